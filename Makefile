@@ -1,0 +1,35 @@
+# Two commands matter: `make tour` shows the whole loop, `make test` proves it. Both do the set-up themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TOUR_OUT ?= runs/tour
+
+.PHONY: setup tour test check bench toy clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+tour: setup
+	$(BIN)/divalign run --out $(TOUR_OUT)
+
+test: setup
+	$(BIN)/python -m pytest -n 2
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: setup
+	$(BIN)/python -m bench
+
+toy: setup
+	$(BIN)/python -m divalign.toy.pretrain
+
+clean:
+	rm -rf $(VENV) runs build dist

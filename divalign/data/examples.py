@@ -1,0 +1,36 @@
+"""The rows that everything passes around: conversations, and TRL's two kinds of training rows.
+
+A training row is a plain mapping with TRL's columns, `prompt, chosen, rejected` or `prompt, completion, label`, each
+text either a string or a list of messages. Two more columns are ours and optional: `harmful` (bool, is the prompt a
+harmful request) and `cluster` (str, what must stay on one side of a split; the prompt itself where it is absent).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypedDict
+
+Row = dict[str, Any]
+
+
+class Message(TypedDict):
+    """One turn: role is "system", "user" or "assistant"."""
+
+    role: str
+    content: str
+
+
+class Conversation(NamedTuple):
+    """What a model is shown before it writes: the turns so far, and the opening put into its mouth."""
+
+    messages: tuple[Message, ...]
+    prefill: str = ""
+
+
+def user_says(text: str, *, prefill: str = "") -> Conversation:
+    """Return the conversation of a single user turn."""
+    return Conversation((Message(role="user", content=text),), prefill)
+
+
+def as_messages(text: str | list[Message], role: str) -> list[Message]:
+    """Return `text` as messages: a string is one turn of `role`."""
+    return [Message(role=role, content=text)] if isinstance(text, str) else list(text)
