@@ -83,6 +83,11 @@ class Method:
         """Whether row i of both samples must belong to one pair."""
         return self.unaligned_loss is None
 
+    @property
+    def has_baseline(self) -> bool:
+        """Whether the loss depends on other rows of the step than its own; where not, micro-batches need no pre-pass."""
+        return self.own_baseline is not _no_baseline
+
     def baseline(self, ratios: LogRatios) -> Float[Tensor, ""]:
         """Return the method's own baseline from the rows of a whole optimizer step, detached; 0 where it has none."""
         _check(ratios)

@@ -20,15 +20,21 @@ class DivergenceConfig(TrainingArguments):
     (prompt, completion, label), of which every micro-batch holds half aligned and half unaligned.
     """
 
-    method: str = field(default="kldo", metadata={"help": "A name of divalign.METHODS, `fdo:<divergence>`, `pkg:thing`."})
+    method: str = field(
+        default="kldo", metadata={"help": "A name of divalign.METHODS, `fdo:<divergence>`, `pkg:thing`."}
+    )
     beta: float = field(default=0.1, metadata={"help": "r = beta log pi/pi_ref. Larger stays closer to the reference."})
-    max_length: int = field(default=1024, metadata={"help": "Tokens of prompt and response together; responses are cut."})
+    max_length: int = field(
+        default=1024, metadata={"help": "Tokens of prompt and response together; responses are cut."}
+    )
     desirable_weight: float = field(default=1.0, metadata={"help": "Weight of the aligned class mean."})
     undesirable_weight: float = field(default=1.0, metadata={"help": "Weight of the unaligned class mean."})
     normaliser: str = field(
         default="exact",
-        metadata={"help": "What the baseline is computed from: `exact` the whole optimizer step over all micro-batches "
-                  "and ranks, `microbatch` each micro-batch alone (biased, for comparison)."},
+        metadata={
+            "help": "What the baseline is computed from: `exact` the whole optimizer step over all micro-batches "
+            "and ranks, `microbatch` each micro-batch alone (biased, for comparison)."
+        },
     )
     disable_dropout: bool = field(default=True, metadata={"help": "Turn dropout off, so that r starts at 0 exactly."})
     reference_cache: str | None = field(

@@ -99,7 +99,9 @@ def collate(items: Sequence[tuple[Scored, Scored]], pad_id: int) -> dict[str, Te
 
 def _split(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], bool]:
     if not rows:
-        raise ValueError("the data set is empty; expected rows with prompt, chosen, rejected or prompt, completion, label")
+        raise ValueError(
+            "the data set is empty; expected rows with prompt, chosen, rejected or prompt, completion, label"
+        )
     columns = set(rows[0])
     if {"prompt", "chosen", "rejected"} <= columns:
         sides = [
