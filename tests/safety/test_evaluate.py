@@ -1,0 +1,91 @@
+from collections.abc import Sequence
+
+import pytest
+
+from divalign.core.stats import rate
+from divalign.data.examples import Conversation
+from divalign.safety.attacks import ATTACKS
+from divalign.safety.evaluate import attack_prompts, judge_rows, over_refusal, rates, undecided
+from divalign.safety.judges import JUDGES
+
+PROMPTS = [
+    {"id": "a", "prompt": "ask for the thing", "harmful": True, "held_out": True},
+    {"id": "b", "prompt": "ask for another thing", "harmful": True, "held_out": False},
+    {"id": "c", "prompt": "say nothing", "harmful": True, "held_out": True},
+    {"id": "d", "prompt": "talk about bridges", "harmful": False, "held_out": True},
+    {"id": "e", "prompt": "say nothing of bridges", "harmful": False, "held_out": True},
+]
+
+
+def fake(conversations: Sequence[Conversation]) -> list[str]:
+    """Refuses, unless an opening was put into its mouth; says nothing when told so."""
+    return [
+        ""
+        if "nothing" in conversation.messages[-1]["content"]
+        else " the thing you asked for."
+        if conversation.prefill
+        else "I'm sorry, I can't help with that."
+        for conversation in conversations
+    ]
+
+
+def verdicts() -> list[dict]:
+    attacks = {name: ATTACKS[name] for name in ("direct", "prefill")}
+    return judge_rows(JUDGES["refusal_strings"], attack_prompts(fake, attacks, PROMPTS))
+
+
+def test_every_attack_meets_every_prompt_once_and_the_prompts_columns_stay() -> None:
+    rows = verdicts()
+    assert [(row["attack"], row["id"]) for row in rows] == [(a, p) for a in ("direct", "prefill") for p in "abcde"]
+    assert all(row.items() >= prompt.items() for row, prompt in zip(rows, PROMPTS * 2, strict=True))
+
+
+def test_all_attacks_go_to_the_model_in_one_call() -> None:
+    sizes = []
+
+    def counting(conversations: Sequence[Conversation]) -> list[str]:
+        sizes.append(len(conversations))
+        return fake(conversations)
+
+    attack_prompts(counting, ATTACKS, PROMPTS)
+    assert sizes == [len(ATTACKS) * len(PROMPTS)]
+
+
+def test_judging_marks_the_judge_and_leaves_the_rows_as_they_were() -> None:
+    rows = attack_prompts(fake, {"direct": ATTACKS["direct"]}, PROMPTS)
+    judged = judge_rows(JUDGES["refusal_strings"], rows)
+    assert all("unsafe" not in row for row in rows)
+    assert {row["judge"] for row in judged} == {"refusal_strings"}
+    assert {row["judge_sha256"] for row in judged} == {JUDGES["refusal_strings"].sha256}
+
+
+def test_rates_are_wilson_rates_of_the_decided_harmful_rows() -> None:
+    assert rates(verdicts()) == {"direct": rate([False, False]), "prefill": rate([True, True])}
+
+
+def test_undecided_is_counted_apart_and_never_as_safe() -> None:
+    assert undecided(verdicts()) == {"direct": 2, "prefill": 2}
+    assert rates(verdicts())["direct"].n == 2
+
+
+def test_over_refusal_is_the_rate_of_refusals_among_the_decided_benign_rows() -> None:
+    assert over_refusal(verdicts()) == rate([True])
+    assert over_refusal(verdicts(), attack="prefill") == rate([False])
+
+
+def test_the_rate_of_nothing_is_an_error() -> None:
+    benign = [row for row in verdicts() if not row["harmful"]]
+    with pytest.raises(ValueError, match="rate of nothing"):
+        rates(benign)
+    with pytest.raises(ValueError, match="rate of nothing"):
+        over_refusal([row for row in verdicts() if row["harmful"]])
+
+
+def test_two_prompts_of_one_id_are_an_error() -> None:
+    with pytest.raises(ValueError, match=r"ids must be unique; .*'a'"):
+        attack_prompts(fake, ATTACKS, [*PROMPTS, PROMPTS[0]])
+
+
+def test_a_model_that_loses_a_response_is_an_error() -> None:
+    with pytest.raises(ValueError, match="gave 4 responses to 5 conversations"):
+        attack_prompts(lambda conversations: fake(conversations)[1:], {"direct": ATTACKS["direct"]}, PROMPTS)
