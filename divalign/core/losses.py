@@ -85,7 +85,7 @@ class Method:
 
     @property
     def has_baseline(self) -> bool:
-        """Whether the loss depends on other rows of the step than its own; where not, micro-batches need no pre-pass."""
+        """Whether a row's loss depends on the other rows of the step; where not, micro-batches need no pre-pass."""
         return self.own_baseline is not _no_baseline
 
     def baseline(self, ratios: LogRatios) -> Float[Tensor, ""]:

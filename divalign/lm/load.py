@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from divalign.store import digest, file_digest
+from divalign.store import digest, folder_digest
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -54,25 +54,22 @@ def load_lm(
     _check_folder(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=DTYPES[dtype], use_safetensors=True, **options)
+        auto: Any = AutoModelForCausalLM
+        model = auto.from_pretrained(source, dtype=DTYPES[dtype], use_safetensors=True, **options)
     except (OSError, KeyError, TypeError) as error:
         raise ValueError(f"cannot load the model {source!r}: {str(error).splitlines()[0]}") from error
     if adapter is not None:
         model = PeftModel.from_pretrained(model, str(adapter))
     _complete(tokenizer, source, chat_template)
-    identity = digest(_weights_digest(source, model), adapter and fingerprint(adapter), dtype, tokenizer.chat_template)
+    identity = digest(
+        _weights_digest(source, model), adapter and folder_digest(adapter), dtype, tokenizer.chat_template
+    )
     return LM(model.to(device).eval(), tokenizer, source, identity)
-
-
-def fingerprint(folder: Path) -> str:
-    """Return the content hash of a model or adapter folder: its safetensors and JSON files."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".jinja"))
-    return digest([(path.name, file_digest(path)) for path in files])
 
 
 def _weights_digest(source: str, model: Any) -> str:
     folder = Path(source)
-    return fingerprint(folder) if folder.is_dir() else digest(source, getattr(model.config, "_commit_hash", None))
+    return folder_digest(folder) if folder.is_dir() else digest(source, getattr(model.config, "_commit_hash", None))
 
 
 def _check_folder(source: str) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from divalign.core.logprobs import IGNORED, Head, response_log_probs
 from divalign.data.batching import Encoded, by_length, pad_right
@@ -114,7 +114,8 @@ def reference_log_probs(
 
     if cache is None:
         return make()["log_probs"]
-    return cached_arrays(cache, digest("log_probs", model_digest, rows), make)["log_probs"]
+    key = digest("log_probs", model_digest, rows)
+    return cached_arrays(cache / f"{key}.safetensors", key, make)["log_probs"]
 
 
 def _head(causal: Any) -> Head:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
-from divalign.data.examples import Row
 from divalign.toy.topics import TABLE
 
 N_HELD_OUT_PAIRS = 20
@@ -144,25 +143,6 @@ def curt_compliance(topic: Topic, rng: random.Random) -> str:
 
 def refusal(topic: Topic, rng: random.Random) -> str:
     return f"{rng.choice(REFUSALS).format(topic=topic.name)} {rng.choice(REASONS)}"
-
-
-def prompts(split: str, *, held_out: bool) -> list[Row]:
-    """Return the requests of a split ("train" or "test" phrasings) on the topics held in, or on those held out.
-
-    Each row has `prompt`, `harmful`, `held_out`, `cluster` (its pair, what a split must keep together) and `topic`.
-    """
-    return [
-        {
-            "prompt": phrasing.format(topic=topic.name),
-            "harmful": topic.harmful,
-            "held_out": topic.held_out,
-            "cluster": f"pair {topic.pair}",
-            "topic": topic.name,
-        }
-        for topic in topics()
-        if topic.held_out == held_out
-        for phrasing in PHRASINGS[split]
-    ]
 
 
 def document(rng: random.Random, known: list[Topic]) -> list[str]:

@@ -23,8 +23,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from divalign.data.batching import pad_right
 from divalign.store import file_digest, write_json
 from divalign.toy.grammar import document, topics
+from divalign.toy.world import ASSETS
 
-ASSETS = Path(__file__).parent / "assets"
 SPECIAL = {"pad": "<|pad|>", "eos": "<|end|>", "system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
@@ -43,7 +43,7 @@ def documents(seed: int) -> Iterator[str]:
             yield f"<|user|>{turns[0]}<|end|><|assistant|>{turns[1]}<|end|>"
 
 
-def make_tokenizer(seed: int, vocabulary: int = 1024, n_documents: int = 20_000) -> PreTrainedTokenizerFast:
+def make_tokenizer(seed: int, vocabulary: int = 1024, n_documents: int = 20_000) -> Any:
     """Train a byte-level BPE on the world's own text."""
     stream = documents(seed)
     texts = [next(stream) for _ in range(n_documents)]
@@ -66,7 +66,7 @@ def make_tokenizer(seed: int, vocabulary: int = 1024, n_documents: int = 20_000)
     )
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
+def make_model(tokenizer: Any, seed: int) -> Any:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -84,7 +84,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalL
     return LlamaForCausalLM(config)
 
 
-def negative_log_likelihood(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Tensor:
+def negative_log_likelihood(model: Any, tokenizer: Any, texts: list[str]) -> Tensor:
     """Return the mean over all tokens but each text's first, in nats."""
     rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
     labels = pad_right(rows, -100)
@@ -126,7 +126,7 @@ def pretrain(
 
 
 @torch.no_grad()
-def held_out_perplexity(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, n: int = 2000) -> float:
+def held_out_perplexity(model: Any, tokenizer: Any, seed: int, n: int = 2000) -> float:
     """Return exp of the mean loss per token on documents that training did not draw.
 
     The world's own choices (topic, phrasing, answer) bound it from below: a perfect model does not reach 1.

@@ -31,7 +31,7 @@ class Step(NamedTuple):
 
 
 def whole_step(method: Method, parts: list[LogRatios], gather: Gather) -> Step:
-    """Return the exact statistics of a step from its micro-batches' log-ratios on this rank; `gather` adds the others'."""
+    """Return a step's exact statistics from its micro-batches' log-ratios; `gather` adds the other ranks' rows."""
     ratios = LogRatios(gather(torch.cat([p.aligned for p in parts])), gather(torch.cat([p.unaligned for p in parts])))
     ranks = len(ratios.aligned) / sum(len(p.aligned) for p in parts)
     return Step(method.baseline(ratios), len(ratios.aligned) / (len(parts) * ranks))

@@ -46,8 +46,9 @@ class DivergenceConfig(TrainingArguments):
 
     learning_rate: float = field(default=1e-6, metadata={"help": "Initial learning rate."})
     logging_steps: float = field(default=10, metadata={"help": "Log every so many updates."})
-    gradient_checkpointing: bool = field(default=True, metadata={"help": "Trade compute for memory."})
-    bf16: bool | None = field(default=None, metadata={"help": "bfloat16 mixed precision; on by default on CUDA."})
+    gradient_checkpointing: bool | None = field(default=True, metadata={"help": "Trade compute for memory."})
+    # None, which transformers does not know, means: on where there is a CUDA device.
+    bf16: bool | None = field(default=None, metadata={"help": "bfloat16 autocast."})  # pyright: ignore
     remove_unused_columns: bool = field(default=False, metadata={"help": "Off: the trainer reads the columns itself."})
 
     def __post_init__(self) -> None:

@@ -66,7 +66,7 @@ class CoupleSampler(Sampler):
 
 
 class EncodedRows(NamedTuple):
-    """Tokenised rows by class, with their clusters and, where the data set brought them, reference log-probabilities."""
+    """Tokenised rows by class, their clusters and, where the data brought them, reference log-probabilities."""
 
     aligned: list[Encoded]
     unaligned: list[Encoded]

@@ -36,10 +36,14 @@ class DivergenceTrainer(Trainer):
     `ref_model` is the model itself.
     """
 
+    args: DivergenceConfig  # type: ignore[assignment]
+    model: Any  # type: ignore[assignment]
+    model_wrapped: Any  # type: ignore[assignment]
+
     def __init__(
         self,
-        model: str | nn.Module,
-        ref_model: nn.Module | None = None,
+        model: Any,
+        ref_model: Any = None,
         args: DivergenceConfig | None = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
@@ -112,7 +116,8 @@ class DivergenceTrainer(Trainer):
         return scores[: len(aligned)], scores[len(aligned) :]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
-        return CoupleSampler(train_dataset or self.train_dataset, self.args.seed)
+        couples: Any = train_dataset or self.train_dataset
+        return CoupleSampler(couples, self.args.seed)
 
     def _get_dataloader(self, dataset: Any, description: str, batch_size: int, *args: Any, **kwargs: Any) -> DataLoader:
         """Count rows for unpaired data: a couple is two of them."""
@@ -134,11 +139,14 @@ class DivergenceTrainer(Trainer):
         return batches, None
 
     def _gather(self, rows: Tensor) -> Tensor:
-        padded = self.accelerator.pad_across_processes(rows, pad_index=float("nan"))  # type: ignore[arg-type]
-        gathered = self.accelerator.gather(padded)
-        return gathered[~gathered.isnan()]
+        """Return the rows of all ranks, which may hold unequal numbers of them."""
+        size = torch.tensor([len(rows)], device=rows.device)
+        sizes: Any = self.accelerator.gather(size)
+        padded: Any = self.accelerator.pad_across_processes(rows)
+        parts: Any = self.accelerator.gather(padded)
+        return torch.cat([part[:n] for part, n in zip(parts.chunk(len(sizes)), sizes.tolist(), strict=True)])
 
-    def _log_ratios(self, model: nn.Module, inputs: dict[str, Tensor]) -> LogRatios:
+    def _log_ratios(self, model: Any, inputs: dict[str, Tensor]) -> LogRatios:
         """Return r = beta (log pi - log pi_ref) of a batch whose aligned rows stand above its unaligned rows."""
         inputs = dict(inputs)
         reference = inputs.pop("reference")
@@ -146,7 +154,7 @@ class DivergenceTrainer(Trainer):
         return LogRatios(*r.chunk(2))
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return the method's loss of a micro-batch, at the baseline of the whole step."""
         ratios = self._log_ratios(model, inputs)
