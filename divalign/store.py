@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -36,6 +37,12 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def folder_digest(folder: Path) -> str:
+    """Return the content hash of a model or adapter folder: its safetensors, JSON and template files."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".jinja"))
+    return digest([(path.name, file_digest(path)) for path in files])
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` so that the path holds either the old file or all of the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,9 +60,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as JSON. NaN and infinity are refused: they are not JSON, and no honest number here."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False, default=_plain)
-    write_bytes(path, (text + "\n").encode())
+    """Write `content` as JSON; NaN and infinity raise ValueError."""
+    write_bytes(path, _document(content))
 
 
 def read_json(path: Path) -> Any:
@@ -63,9 +69,8 @@ def read_json(path: Path) -> Any:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as JSON lines."""
-    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False, default=_plain) for row in rows)
-    write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
+    """Write rows as JSON lines; NaN and infinity raise ValueError."""
+    write_bytes(path, _lines(rows))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -73,38 +78,78 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
-def cached_arrays(folder: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
-    """Return the arrays made from what `key` stands for, computing them only if the folder lacks them intact."""
-    path = folder / f"{key}.safetensors"
-    if not intact(path):
-        seal(path, save(make()))
+def cached_arrays(path: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
+    """Return the arrays that `key` stands for from `path`, making them only if the file is not intact for that key."""
+    if not intact(path, key):
+        seal(path, save(make()), key)
     return load_file(path)
 
 
-def cached_rows(folder: Path, key: str, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return the rows made from what `key` stands for, computing them only if the folder lacks them intact."""
-    path = folder / f"{key}.jsonl"
-    if not intact(path):
-        seal(path, "".join(json.dumps(row, ensure_ascii=False, default=_plain) + "\n" for row in make()).encode())
+def cached_rows(path: Path, key: str, make: Callable[[], Iterable[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the rows that `key` stands for from `path`, making them only if the file is not intact for that key."""
+    if not intact(path, key):
+        seal(path, _lines(make()), key)
     return read_rows(path)
 
 
-def seal(path: Path, content: bytes) -> None:
-    """Write `content` and, after it, its checksum beside it: `intact` is then True until either is touched."""
+def cached_json(path: Path, key: str, make: Callable[[], Any]) -> Any:
+    """Return the value that `key` stands for from `path`, making it only if the file is not intact for that key."""
+    if not intact(path, key):
+        seal(path, _document(make()), key)
+    return read_json(path)
+
+
+def cached_folder(path: Path, key: str, make: Callable[[Path], None]) -> Path:
+    """Return a folder that `make` fills, filling it only if it is not intact for that key.
+
+    It is filled under another name and moved into place whole.
+    """
+    stamp = _stamp_of(path)
+    if not (path.is_dir() and _read_stamp(stamp) == [key, folder_digest(path)]):
+        shutil.rmtree(path, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        try:
+            make(draft)
+            draft.chmod(0o755)
+            draft.rename(path)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        write_json(stamp, [key, folder_digest(path)])
+    return path
+
+
+def seal(path: Path, content: bytes, key: str) -> None:
+    """Write `content` and, after it, a stamp with its key and checksum: `intact` until either file is touched."""
     write_bytes(path, content)
-    write_bytes(_seal_of(path), f"{hashlib.sha256(content).hexdigest()}  {path.name}\n".encode())
+    write_json(_stamp_of(path), [key, hashlib.sha256(content).hexdigest()])
 
 
-def intact(path: Path) -> bool:
-    """Tell whether `path` is a sealed file whose bytes still have the checksum they were sealed with."""
-    seal_path = _seal_of(path)
-    if not (path.is_file() and seal_path.is_file()):
-        return False
-    return seal_path.read_text().split(" ", 1)[0] == file_digest(path)
+def intact(path: Path, key: str) -> bool:
+    """Tell whether `path` was sealed for `key` and still has the bytes it was sealed with."""
+    return path.is_file() and _read_stamp(_stamp_of(path)) == [key, file_digest(path)]
 
 
-def _seal_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
+def _stamp_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.stamp")
+
+
+def _read_stamp(stamp: Path) -> Any:
+    """Return a stamp's key and checksum; None where it is missing or torn, which means: not intact."""
+    try:
+        return read_json(stamp)
+    except (OSError, ValueError):
+        return None
+
+
+def _document(content: Any) -> bytes:
+    """Return JSON text. NaN and infinity are refused: they are not JSON, and no honest number here."""
+    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False, default=_plain) + "\n").encode()
+
+
+def _lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False, default=_plain) for row in rows)
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def _plain(value: Any) -> Any:

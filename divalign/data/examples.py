@@ -34,3 +34,19 @@ def user_says(text: str, *, prefill: str = "") -> Conversation:
 def as_messages(text: str | list[Message], role: str) -> list[Message]:
     """Return `text` as messages: a string is one turn of `role`."""
     return [Message(role=role, content=text)] if isinstance(text, str) else list(text)
+
+
+class Request(NamedTuple):
+    """A prompt with what a recipe needs to make a training row of it.
+
+    `compliance` answers it, `refusal` declines it, `worse` answers it worse. For a harmful prompt the compliance is an
+    opening without content. `held_out` marks topics that alignment must not see.
+    """
+
+    prompt: str
+    harmful: bool
+    compliance: str
+    refusal: str
+    worse: str
+    cluster: str
+    held_out: bool = False

@@ -1,0 +1,119 @@
+"""Two clouds of hidden states, checked once and held as their inner products.
+
+Hidden states are wider than there are prompts, so every quantity here lives in the span of the prompts: the Gram
+matrix is computed once, in float64, and each fold's principal axes, distances and projections are read off it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.linalg import eigh
+from scipy.sparse.linalg import eigsh
+from torch import Tensor
+
+from divalign.core.resampling import Groups, numbered
+
+States = np.ndarray | Tensor
+
+
+class Clouds(NamedTuple):
+    """Safe prompts first, harmful ones after them: which is which, what belongs together, and all inner products.
+
+    `groups` is None, or one number per prompt: prompts of one group stay on one side of every split.
+    """
+
+    harmful: Bool[np.ndarray, " n"]
+    groups: Int[np.ndarray, " n"] | None
+    gram: Float[np.ndarray, "n n"]
+
+
+def as_cloud(states: States, name: str, *, at_least: int) -> Float[np.ndarray, "n d"]:
+    """Return one class's states as a float64 array [prompts, width], or say what is wrong with them."""
+    cloud = states.detach().double().cpu().numpy() if isinstance(states, Tensor) else np.asarray(states, dtype=float)
+    if cloud.ndim != 2:
+        raise ValueError(f"{name}: got an array of shape {cloud.shape}, expected [prompts, width]")
+    if len(cloud) < at_least:
+        raise ValueError(f"{name}: got {len(cloud)} prompts, expected at least {at_least}; add prompts of this class")
+    wrong = np.flatnonzero(~np.isfinite(cloud).all(axis=1))
+    if len(wrong):
+        raise ValueError(f"{name}[{wrong[0]}]: the state is not finite ({len(wrong)} such); compute it in bf16 or fp32")
+    return cloud
+
+
+def pair_of_clouds(safe: States, harmful: States, *, at_least: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return both classes as float64 arrays of one width."""
+    first, second = as_cloud(safe, "safe", at_least=at_least), as_cloud(harmful, "harmful", at_least=at_least)
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(
+            f"safe has width {first.shape[1]} and harmful {second.shape[1]}; expected one layer of one model"
+        )
+    return first, second
+
+
+def clouds(
+    safe: States, harmful: States, *, groups: Groups | None = None, at_least: int, copies: bool = False
+) -> Clouds:
+    """Return the two clouds in their span. Raises ValueError for what no measurement could survive.
+
+    Unless `copies` are allowed, two prompts of different groups with one and the same state are refused: a copy of
+    a fitted prompt among the tested ones is no test.
+    """
+    first, second = pair_of_clouds(safe, harmful, at_least=at_least)
+    numbers = numbered(groups, len(first), len(second))
+    pooled = np.concatenate([first, second])
+    if not copies:
+        _refuse_copies(pooled, numbers, len(first))
+    centred = pooled - pooled.mean(axis=0)
+    return Clouds(np.arange(len(pooled)) >= len(first), numbers, centred @ centred.T)
+
+
+def _refuse_copies(pooled: Float[np.ndarray, "n d"], groups: np.ndarray | None, safe: int) -> None:
+    seen: dict[bytes, int] = {}
+    for index, state in enumerate(pooled):
+        first = seen.setdefault(state.tobytes(), index)
+        if first != index and (groups is None or groups[first] != groups[index]):
+            names = [f"safe[{i}]" if i < safe else f"harmful[{i - safe}]" for i in (first, index)]
+            raise ValueError(f"{names[0]} and {names[1]} have identical states; drop one or give both one group")
+
+
+def squared_distances(gram: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
+    """Squared Euclidean distances from inner products; rounding below zero is taken back to it."""
+    squares = np.diag(gram)
+    return np.maximum(squares[:, None] + squares[None, :] - 2 * gram, 0)
+
+
+def project(
+    gram: Float[np.ndarray, "n n"], fitted: Bool[np.ndarray, " n"], dimensions: int
+) -> Float[np.ndarray, "n k"]:
+    """Coordinates of all points on the first principal axes of the `fitted` ones, largest variance first.
+
+    The axes equal those of an SVD of the fitted points' centred states; the others do not touch them. Fewer axes come
+    back where the fitted points span fewer. Each axis' sign makes its largest fitted coordinate positive.
+    """
+    inside = gram[np.ix_(fitted, fitted)]
+    centre = inside.mean(axis=0)
+    values, vectors = _largest(inside - centre - centre[:, None] + inside.mean(), min(dimensions, len(inside) - 1))
+    real = values > 1e-10 * max(values[0], 0)
+    if not real.any():
+        raise ValueError(f"the {len(inside)} fitted states are one and the same point; expected different states")
+    values, vectors = values[real], vectors[:, real]
+    tallest = np.abs(vectors).argmax(axis=0)
+    vectors = vectors * np.sign(vectors[tallest, np.arange(vectors.shape[1])])
+    # Subtracting the mean of the columns is centring: the columns of vectors sum to zero, rows need no shift.
+    everyone = gram[:, fitted] - centre
+    return (everyone @ vectors) / np.sqrt(values)
+
+
+def _largest(matrix: Float[np.ndarray, "n n"], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Largest eigenvalues, descending, with their vectors. Lanczos where few are wanted: 10 times faster at 1,600."""
+    size = len(matrix)
+    if size > 400 and count < size // 8:
+        start = np.random.default_rng(0).standard_normal(size)  # ARPACK's own start would change from run to run
+        values, vectors = eigsh(matrix, k=count, which="LA", v0=start)
+    else:
+        values, vectors = eigh(matrix, subset_by_index=[size - count, size - 1])
+    order = np.argsort(values)[::-1]
+    return values[order], vectors[:, order]

@@ -1,0 +1,282 @@
+"""Alignment methods as losses of log-ratios: a divergence and a baseline, or a function of a pair's margin.
+
+With r = beta log(pi(y|x) / pi_ref(y|x)), summed over the response, in nats:
+
+    pointwise   loss = mean over unaligned of penalty(r - baseline) - mean over aligned of score(r - baseline)
+    paired      loss = mean over pairs of h(r(aligned) - r(unaligned))
+
+Minus a pointwise divergence loss is a lower bound of that divergence on the rows at hand; in general, the loss at
+r = 0 minus the loss bounds what `Method.estimates` names. Means are taken per class, so the share of aligned rows
+moves neither the optimum nor the bound. beta lives inside r: no loss sees it.
+
+**Micro-batches.** Take b = method.baseline(all rows of the optimizer step) and give it to each of k equal
+micro-batches: the mean of the k losses has the value and the gradient of the one-batch loss. This holds for every
+method; for kldo because at b = log-mean-exp over all unaligned rows the kl penalty is the Donsker-Varadhan term, in
+value (its mean is 0) and in gradient (the weights are e^(r - b) / n, and the derivative by b vanishes there).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from divalign.core.divergences import DIVERGENCES, Divergence, find_divergence, hellinger, js, kl, tv
+from divalign.core.names import find
+
+Formula = Callable[[Tensor], Tensor]
+
+
+class LogRatios(NamedTuple):
+    """r = beta log(pi / pi_ref) of whole responses, in nats.
+
+    For a paired method row i of both belongs to pair i. `mismatched` holds r of prompts with another prompt's response,
+    without gradient; only kto's baseline reads it.
+    """
+
+    aligned: Float[Tensor, " a"]
+    unaligned: Float[Tensor, " u"]
+    mismatched: Float[Tensor, " m"] | None = None
+
+
+class RowBaselines(NamedTuple):
+    """One baseline per row, as a learned head on the prompt gives; gradients flow into it.
+
+    The loss reads r - baseline, so the head that closes the gap of a normalised policy learns
+    -beta log E_ref[R^(1/beta) | x].
+    """
+
+    aligned: Float[Tensor, " a"]
+    unaligned: Float[Tensor, " u"]
+
+
+Baseline = float | int | Float[Tensor, ""] | RowBaselines
+
+
+def _no_baseline(ratios: LogRatios) -> Tensor:
+    return ratios.aligned.new_zeros(())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """An alignment method, row by row a function of r - baseline.
+
+    A paired method has no `unaligned_loss`: its `aligned_loss` reads the margin of a pair. `estimates` says what the
+    loss at r = 0 minus the loss is a lower bound of.
+    """
+
+    name: str
+    estimates: str
+    source: str
+    aligned_loss: Formula
+    unaligned_loss: Formula | None
+    own_baseline: Callable[[LogRatios], Tensor] = _no_baseline
+
+    @property
+    def paired(self) -> bool:
+        """Whether row i of both samples must belong to one pair."""
+        return self.unaligned_loss is None
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether a row's loss depends on the other rows of the step; where not, micro-batches need no pre-pass."""
+        return self.own_baseline is not _no_baseline
+
+    def baseline(self, ratios: LogRatios) -> Float[Tensor, ""]:
+        """Return the method's own baseline from the rows of a whole optimizer step, detached; 0 where it has none."""
+        _check(ratios)
+        return self.own_baseline(ratios).detach()
+
+    def loss(
+        self,
+        ratios: LogRatios,
+        baseline: Baseline | None = None,
+        *,
+        desirable_weight: float | int = 1.0,
+        undesirable_weight: float | int = 1.0,
+    ) -> Float[Tensor, ""]:
+        """Return the loss in nats; lower is better, and `baseline=None` means the method's own over these rows.
+
+        The weights multiply the aligned and the unaligned term, as in TRL; other than 1 they leave the divergence.
+
+        Raises ValueError for an empty class, and for a paired method with unequal classes or with weights.
+        """
+        _check(ratios)
+        rows = _less(ratios, self.baseline(ratios) if baseline is None else baseline)
+        if self.unaligned_loss is None:
+            if desirable_weight != 1.0 or undesirable_weight != 1.0:
+                raise ValueError(f"{self.name} is paired: class weights have no meaning there; leave both at 1")
+            return self.aligned_loss(_margins(rows)).mean()
+        aligned, unaligned = self.aligned_loss(rows.aligned).mean(), self.unaligned_loss(rows.unaligned).mean()
+        return desirable_weight * aligned + undesirable_weight * unaligned
+
+
+def _check(ratios: LogRatios) -> None:
+    if not (len(ratios.aligned) and len(ratios.unaligned)):
+        raise ValueError(
+            f"got {len(ratios.aligned)} aligned and {len(ratios.unaligned)} unaligned rows; a divergence needs at "
+            "least one of each: draw batches in couples"
+        )
+
+
+def _less(ratios: LogRatios, baseline: Baseline) -> LogRatios:
+    if isinstance(baseline, RowBaselines):
+        return LogRatios(ratios.aligned - baseline.aligned, ratios.unaligned - baseline.unaligned)
+    return LogRatios(ratios.aligned - baseline, ratios.unaligned - baseline)
+
+
+def _margins(ratios: LogRatios) -> Float[Tensor, " b"]:
+    if len(ratios.aligned) != len(ratios.unaligned):
+        raise ValueError(
+            f"got {len(ratios.aligned)} aligned and {len(ratios.unaligned)} unaligned rows; a paired method needs the "
+            "two responses of each pair in the same place"
+        )
+    return ratios.aligned - ratios.unaligned
+
+
+def log_mean_exp(rows: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Log of the mean of e^r; in expectation too low by about Var(e^r) / (2 n (E e^r)^2)."""
+    return torch.logsumexp(rows, 0) - math.log(len(rows))
+
+
+def _log_mean_exp_unaligned(ratios: LogRatios) -> Tensor:
+    return log_mean_exp(ratios.unaligned)
+
+
+def _mean_reward(ratios: LogRatios) -> Tensor:
+    """The mean over both classes, each with half the weight whatever its share of the rows."""
+    return (ratios.aligned.mean() + ratios.unaligned.mean()) / 2
+
+
+def _policy_kl(ratios: LogRatios) -> Tensor:
+    """Beta KL(pi, pi_ref), not below 0: the mean r of mismatched rows, else of the rows at hand.
+
+    The rows at hand were not drawn from the policy either, so that is a rough stand-in: the mean reward, clamped. It
+    keeps what matters to kto, a number that follows the policy and that no single row decides.
+    """
+    rows = _mean_reward(ratios) if ratios.mismatched is None else ratios.mismatched.mean()
+    return rows.clamp(min=0.0)
+
+
+def divergence_method(divergence: Divergence) -> Method:
+    """Return the method that maximises the bound of `divergence`, without a baseline."""
+    return Method(
+        name=f"fdo:{divergence.name}",
+        estimates=divergence.value,
+        source=f"FDO, arXiv 2502.00657, canonical link; {divergence.source}",
+        aligned_loss=lambda r: -divergence.score(r),
+        unaligned_loss=divergence.penalty,
+    )
+
+
+def dpo(label_smoothing: float | int = 0.0) -> Method:
+    """Return DPO, -log sigmoid(margin), or its conservative form when labels are wrong with that probability.
+
+    log 2 minus the loss bounds JS(P x Q, Q x P), a pair against the same pair swapped, and reaches it at
+    r = log dP/dQ + c(x). Raises ValueError unless 0 <= label_smoothing < 1/2.
+    Source: Rafailov et al. 2023, eq. 7; smoothing: Mitchell 2023, "A note on DPO with noisy preferences".
+    """
+    if not 0 <= label_smoothing < 0.5:
+        raise ValueError(f"label_smoothing is {label_smoothing}; expected at least 0 and below 1/2")
+    return Method(
+        name=f"dpo({label_smoothing:g})" if label_smoothing else "dpo",
+        estimates="JS(P x Q, Q x P) given the prompt" + (", labels flipped so often" if label_smoothing else ""),
+        source="Rafailov et al. 2023, eq. 7",
+        aligned_loss=lambda m: -(1 - label_smoothing) * logsigmoid(m) - label_smoothing * logsigmoid(-m),
+        unaligned_loss=None,
+    )
+
+
+def ipo(target: float | int = 0.5) -> Method:
+    """Return IPO, (margin - target)^2.
+
+    The published loss is (margin / beta - 1 / (2 beta))^2 in log-ratios without beta: beta^2 times it is this one with
+    target 1/2, for every beta. Whole responses, where TRL divides by length. 1/4 minus the loss bounds an eighth of
+    the triangular discrimination of (P x Q, Q x P), and reaches it only if that critic is a difference.
+    Source: Azar et al. 2023, eq. 17.
+    """
+    return Method(
+        name="ipo" if target == 0.5 else f"ipo({target:g})",
+        estimates="triangular discrimination of (P x Q, Q x P) given the prompt, times target^2 / 2",
+        source="Azar et al. 2023, eq. 17",
+        aligned_loss=lambda margin: (margin - target).square(),
+        unaligned_loss=None,
+    )
+
+
+def rdro(share: float | int = 0.5) -> Method:
+    """Return RDRO: softplus(-r) + share softplus(r) on aligned rows, (1 - share) softplus(r) on unaligned ones.
+
+    2 log 2 minus the loss bounds 2 JS(P, M) for the mixture M = share P + (1 - share) Q, tight at r = log dP/dM, which
+    never exceeds -log(share): the critic cannot run away. Class means, on which that optimum rests, where the released
+    code averages the mixed batch. Raises ValueError unless 0 < share < 1.
+    Source: arXiv 2604.04410.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share is {share}; expected the share of aligned rows, above 0 and below 1")
+    return Method(
+        name=f"rdro({share:g})",
+        estimates=f"2 JS(P, {share:g} P + {1 - share:g} Q)",
+        source="arXiv 2604.04410",
+        aligned_loss=lambda r: -logsigmoid(r) - share * logsigmoid(-r),
+        unaligned_loss=lambda r: -(1 - share) * logsigmoid(-r),
+    )
+
+
+_NAMED = (
+    replace(
+        divergence_method(kl),
+        name="kldo",
+        own_baseline=_log_mean_exp_unaligned,
+        source="arXiv 2502.00657; Donsker, Varadhan 1983. Equal to -mean r + log-mean-exp r, value and gradient",
+    ),
+    replace(
+        divergence_method(js),
+        name="bco",
+        own_baseline=_mean_reward,
+        source="Jung et al. 2024, arXiv 2404.04656, less 2 log 2; the mean of this step's rows, not of all past ones",
+    ),
+    replace(
+        divergence_method(tv),
+        name="kto",
+        own_baseline=_policy_kl,
+        source="Ethayarajh et al. 2024, arXiv 2402.01306, less 1; class means where TRL averages the rows",
+    ),
+    replace(divergence_method(hellinger), name="hdo", source="the HDO trainer beside arXiv 2502.00657, less 2"),
+    dpo(),
+    ipo(),
+    Method(
+        name="exponential_pair",
+        estimates="half the squared Hellinger distance of (P x Q, Q x P) given the prompt",
+        source="the exponential loss on pairs: Reid, Williamson 2011",
+        aligned_loss=lambda margin: 1 - hellinger.score(margin),
+        unaligned_loss=None,
+    ),
+    replace(
+        rdro(0.5),
+        name="nca",
+        source="Chen et al. 2024, arXiv 2402.05369, two responses. It needs no pairs: it is rdro with share 1/2",
+    ),
+    replace(rdro(0.5), name="rdro"),
+)
+
+METHODS: dict[str, Method] = {
+    method.name: method for method in (*_NAMED, *(divergence_method(row) for row in DIVERGENCES.values()))
+}
+FAMILIES: dict[str, Callable[[float], Method]] = {"dpo": dpo, "ipo": ipo, "rdro": rdro}
+
+
+def find_method(name: str) -> Method:
+    """Return the method called `name`: `kldo`, `rdro(0.4)`, `fdo:alpha(0.3)`, or `package.module:thing` of your own.
+
+    Raises ValueError, naming the nearest known one, when there is none.
+    """
+    if name not in METHODS and name.startswith("fdo:"):
+        return divergence_method(find_divergence(name.removeprefix("fdo:")))
+    return find(name, METHODS, kind=Method, families=FAMILIES)

@@ -1,0 +1,58 @@
+"""Find the thing a name stands for: an entry of a table, a member of a family, or something of the user's own."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_MEMBER = re.compile(r"(?P<family>\w+)\((?P<parameter>[^()]+)\)")
+
+
+def find(
+    name: str, table: Mapping[str, T], *, kind: type[T], families: Mapping[str, Callable[[float], T]] | None = None
+) -> T:
+    """Return what `name` stands for.
+
+    Three spellings: `js`, an entry of `table`; `alpha(0.3)`, a member of a family; `package.module:thing`, an object
+    of type `kind` in a module of the user's own.
+
+    Raises ValueError, naming the nearest entry, when nothing of that name exists.
+    """
+    if name in table:
+        return table[name]
+    member = _MEMBER.fullmatch(name)
+    if member and families and member["family"] in families:
+        return families[member["family"]](_number(member["parameter"], name))
+    if re.fullmatch(r"[\w.]+:\w+", name):
+        return _own(name, kind)
+    raise ValueError(
+        _unknown(name, kind.__name__.lower(), [*table, *(f"{family}(NUMBER)" for family in families or {})])
+    )
+
+
+def _number(text: str, name: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{name!r}: got {text!r} in the parentheses, expected a number such as 0.3") from None
+
+
+def _own(name: str, kind: type[T]) -> T:
+    module, _, attribute = name.partition(":")
+    try:
+        thing: Any = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{name!r} cannot be loaded ({error}); is its folder on PYTHONPATH?") from error
+    if not isinstance(thing, kind):
+        raise ValueError(f"{name!r} is a {type(thing).__name__}, expected a {kind.__name__}")
+    return thing
+
+
+def _unknown(name: str, what: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    guess = f"; did you mean {nearest[0]!r}?" if nearest else ";"
+    return f"no {what} is named {name!r}{guess} known: {', '.join(known)}, or package.module:thing of your own"

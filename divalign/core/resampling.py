@@ -1,0 +1,89 @@
+"""Splitting, redrawing and shuffling prompts, by group where prompts belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from divalign.core.stats import Estimate
+
+Groups = tuple[Sequence[object], Sequence[object]]
+FOLDS = 5
+
+
+def numbered(groups: Groups | None, safe: int, harmful: int) -> Int[np.ndarray, " n"] | None:
+    """Return one number per prompt, safe ones first, equal where the groups' names are equal; None stays None."""
+    if groups is None:
+        return None
+    if (len(groups[0]), len(groups[1])) != (safe, harmful):
+        raise ValueError(f"groups name {len(groups[0])} + {len(groups[1])} prompts, expected {safe} + {harmful}")
+    numbers: dict[object, int] = {}
+    return np.array([numbers.setdefault(group, len(numbers)) for group in (*groups[0], *groups[1])])
+
+
+def fold_of_each(
+    labels: Bool[np.ndarray, " n"], groups: Int[np.ndarray, " n"] | None, *, seed: int, folds: int = FOLDS
+) -> Int[np.ndarray, " n"]:
+    """Number of the fold that tests each prompt: classes spread evenly, a group never split."""
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    splitter = kind(folds, shuffle=True, random_state=seed)
+    fold = np.empty(len(labels), dtype=int)
+    for number, (_, test) in enumerate(splitter.split(labels, labels, groups)):
+        fold[test] = number
+    for number in range(folds):
+        if len(set(labels[fold == number])) < 2:
+            raise ValueError(f"{folds} folds: one holds prompts of one class only; give more or smaller groups")
+    return fold
+
+
+def bootstrap_weights(
+    labels: Bool[np.ndarray, " n"],
+    groups: Int[np.ndarray, " n"] | None,
+    *,
+    draws: int,
+    generator: np.random.Generator,
+) -> Float[np.ndarray, "n draws"]:
+    """How often each prompt is in each bootstrap sample.
+
+    Units are prompts, or groups where given; they are redrawn within strata of equal class content, so that no
+    sample lacks a class. Multiplicities instead of copies: a statistic on weights costs one matrix product.
+    """
+    units = np.arange(len(labels)) if groups is None else groups
+    number = int(units.max()) + 1
+    holds_harmful = np.bincount(units, weights=labels, minlength=number) > 0
+    holds_safe = np.bincount(units, weights=~labels, minlength=number) > 0
+    counts = np.zeros((number, draws))
+    for content in {*zip(holds_safe, holds_harmful, strict=True)}:
+        stratum = np.flatnonzero((holds_safe == content[0]) & (holds_harmful == content[1]))
+        counts[stratum] = generator.multinomial(len(stratum), np.full(len(stratum), 1 / len(stratum)), size=draws).T
+    return counts[units]
+
+
+def shuffled_labels(
+    labels: Bool[np.ndarray, " n"], groups: Int[np.ndarray, " n"] | None, generator: np.random.Generator
+) -> Bool[np.ndarray, " n"]:
+    """Labels as they might have been if they meant nothing.
+
+    Without groups any order will do. A group of both classes keeps its labels among its own prompts (a pair swaps or
+    does not); groups of one class swap labels as wholes.
+    """
+    if groups is None:
+        return generator.permutation(labels)
+    result = labels.copy()
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    pure = [indices for indices in members if len(set(labels[indices])) == 1]
+    for indices in members:
+        result[indices] = generator.permutation(labels[indices])
+    order = generator.permutation(len(pure))
+    for indices, other in zip(pure, order, strict=True):
+        result[indices] = labels[pure[other][0]]
+    return result
+
+
+def with_interval(value: float, draws: Float[np.ndarray, " draws"], n: int, *, confidence: float = 0.95) -> Estimate:
+    """A value with the percentile interval of its bootstrap draws."""
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(float(value), float(low), float(high), n)

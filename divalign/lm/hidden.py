@@ -1,0 +1,70 @@
+"""Prompts in, hidden states out: one forward of the backbone per prompt, batched by length, never the head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from divalign.data.batching import by_length, encode_conversation, pad_right
+from divalign.data.examples import Conversation
+
+POSITIONS = ("instruction", "generation")
+
+
+@torch.no_grad()
+def hidden_states(
+    model: Any,
+    tokenizer: Any,
+    conversations: Sequence[Conversation],
+    *,
+    batch_size: int = 64,
+    on_progress: Callable[[int], None] | None = None,
+) -> dict[str, Float[np.ndarray, "l n d"]]:
+    """Return the states of every layer (embeddings first, the last after the final norm) at two positions, float32.
+
+    `"instruction"` is the last token of the rendered turns, before the generation prompt: the position of the
+    paper's code. `"generation"` is the last token of the generation prompt (of the prefill, if there is one), from
+    which the model begins to write. Where a template has no generation prompt the two are one.
+
+    Raises ValueError where a state is not finite, with the prompt's index.
+    """
+    whole = [encode_conversation(tokenizer, conversation) for conversation in conversations]
+    turns = [_turn_length(tokenizer, conversation, ids) for conversation, ids in zip(conversations, whole, strict=True)]
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    out: dict[str, np.ndarray] = {}
+    for indices in by_length([len(ids) for ids in whole], batch_size):
+        ids = pad_right([whole[index] for index in indices], tokenizer.pad_token_id)
+        mask = pad_right([[1] * len(whole[index]) for index in indices], 0)
+        inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+        layers = causal.base_model(**inputs, use_cache=False, output_hidden_states=True).hidden_states
+        ends = {"instruction": [turns[i] - 1 for i in indices], "generation": [len(whole[i]) - 1 for i in indices]}
+        for position, at in ends.items():
+            rows = torch.stack([layer[range(len(indices)), at] for layer in layers]).float().cpu().numpy()
+            out.setdefault(position, np.zeros((len(layers), len(whole), rows.shape[-1]), np.float32))[:, indices] = rows
+        if on_progress:
+            on_progress(len(indices))
+    _check_finite(out)
+    return out
+
+
+def _turn_length(tokenizer: Any, conversation: Conversation, whole: list[int]) -> int:
+    """Return how many tokens of `whole` belong to the turns: what is left without the generation prompt."""
+    text = tokenizer.apply_chat_template(list(conversation.messages), tokenize=False, add_generation_prompt=False)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    shared = next((i for i, (a, b) in enumerate(zip(ids, whole, strict=False)) if a != b), min(len(ids), len(whole)))
+    return max(shared, 1)
+
+
+def _check_finite(states: dict[str, np.ndarray]) -> None:
+    for position, array in states.items():
+        bad = np.argwhere(~np.isfinite(array))
+        if len(bad):
+            layer, prompt = int(bad[0][0]), int(bad[0][1])
+            raise ValueError(
+                f"the hidden state at layer {layer}, position {position!r}, of prompt {prompt} is not finite; "
+                "load the model in float32 or bfloat16 (float16 overflows) and check its weights"
+            )

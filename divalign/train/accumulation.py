@@ -1,0 +1,37 @@
+"""What a loss needs to know of the whole optimizer step before its first micro-batch: the baseline and the counts.
+
+With the baseline of the whole step, the mean of the micro-batch losses has the value and the gradient of one large
+batch, KLDO's log-mean-exp included (THEORY.md, "Log-mean-exp, exactly"). The price is one forward without gradients
+over the step, paid only where a step has more than one micro-batch or rank and the method has a baseline at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from divalign.core.losses import LogRatios, Method
+
+Gather = Callable[[Tensor], Tensor]
+
+
+class Step(NamedTuple):
+    """The baseline of an optimizer step (None: each micro-batch takes its own) and its couples per micro-batch."""
+
+    baseline: Float[Tensor, ""] | None
+    mean_size: float
+
+    def weight(self, size: int) -> float:
+        """Return the factor that makes a mean over micro-batches a mean over the step's rows, also for a short one."""
+        return size / self.mean_size
+
+
+def whole_step(method: Method, parts: list[LogRatios], gather: Gather) -> Step:
+    """Return a step's exact statistics from its micro-batches' log-ratios; `gather` adds the other ranks' rows."""
+    ratios = LogRatios(gather(torch.cat([p.aligned for p in parts])), gather(torch.cat([p.unaligned for p in parts])))
+    ranks = len(ratios.aligned) / sum(len(p.aligned) for p in parts)
+    return Step(method.baseline(ratios), len(ratios.aligned) / (len(parts) * ranks))

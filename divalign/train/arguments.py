@@ -1,0 +1,63 @@
+"""DivergenceConfig: transformers' TrainingArguments and what divergence training adds, under TRL's names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from transformers import TrainingArguments
+
+from divalign.core.losses import find_method
+
+NORMALISERS = ("exact", "microbatch")
+
+
+@dataclass
+class DivergenceConfig(TrainingArguments):
+    """Arguments of `DivergenceTrainer`. Defaults are TRL's where TRL has the field.
+
+    `per_device_train_batch_size` counts pairs for paired data (prompt, chosen, rejected) and rows for unpaired data
+    (prompt, completion, label), of which every micro-batch holds half aligned and half unaligned.
+    """
+
+    method: str = field(
+        default="kldo", metadata={"help": "A name of divalign.METHODS, `fdo:<divergence>`, `pkg:thing`."}
+    )
+    beta: float = field(default=0.1, metadata={"help": "r = beta log pi/pi_ref. Larger stays closer to the reference."})
+    max_length: int = field(
+        default=1024, metadata={"help": "Tokens of prompt and response together; responses are cut."}
+    )
+    desirable_weight: float = field(default=1.0, metadata={"help": "Weight of the aligned class mean."})
+    undesirable_weight: float = field(default=1.0, metadata={"help": "Weight of the unaligned class mean."})
+    normaliser: str = field(
+        default="exact",
+        metadata={
+            "help": "What the baseline is computed from: `exact` the whole optimizer step over all micro-batches "
+            "and ranks, `microbatch` each micro-batch alone (biased, for comparison)."
+        },
+    )
+    disable_dropout: bool = field(default=True, metadata={"help": "Turn dropout off, so that r starts at 0 exactly."})
+    reference_cache: str | None = field(
+        default=None, metadata={"help": "Folder that keeps reference log-probabilities by content."}
+    )
+    precompute_ref_batch_size: int | None = field(
+        default=None, metadata={"help": "Rows per forward of the reference pass; the evaluation batch size if None."}
+    )
+
+    learning_rate: float = field(default=1e-6, metadata={"help": "Initial learning rate."})
+    logging_steps: float = field(default=10, metadata={"help": "Log every so many updates."})
+    gradient_checkpointing: bool | None = field(default=True, metadata={"help": "Trade compute for memory."})
+    # None, which transformers does not know, means: on where there is a CUDA device.
+    bf16: bool | None = field(default=None, metadata={"help": "bfloat16 autocast."})  # pyright: ignore
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Off: the trainer reads the columns itself."})
+
+    def __post_init__(self) -> None:
+        """Check the fields of our own before transformers checks the rest."""
+        find_method(self.method)
+        if self.beta <= 0:
+            raise ValueError(f"beta is {self.beta}, expected a number above 0; the usual value is 0.1")
+        if self.normaliser not in NORMALISERS:
+            raise ValueError(f"normaliser is {self.normaliser!r}, expected one of {', '.join(NORMALISERS)}")
+        if self.bf16 is None:
+            self.bf16 = torch.cuda.is_available() and not self.fp16 and not self.use_cpu
+        super().__post_init__()

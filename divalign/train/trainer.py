@@ -1,0 +1,216 @@
+"""DivergenceTrainer: a transformers.Trainer whose loss is a divergence. It holds no mathematics.
+
+The model owns the only weights: the reference is a column of log-probabilities, computed once from the model as it
+was handed in (or from `ref_model`) and kept by content, so every method, beta and seed over the same rows shares it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler
+from transformers import AutoTokenizer, Trainer
+from transformers.trainer_utils import EvalPrediction
+
+from divalign.core.losses import LogRatios, find_method
+from divalign.lm.load import load_lm
+from divalign.lm.score import attach, reference_log_probs, sequence_log_probs
+from divalign.train.accumulation import Step, whole_step
+from divalign.train.arguments import DivergenceConfig
+from divalign.train.couples import Couples, CoupleSampler, Scored, collate, encode_rows
+from divalign.train.readout import held_out_metrics, reward_metrics
+
+
+class DivergenceTrainer(Trainer):
+    """Align a causal language model by maximising a divergence between its aligned and unaligned responses.
+
+    Takes TRL's data columns, `prompt, chosen, rejected` or `prompt, completion, label`, plain or conversational, and
+    logs under TRL's names. `train_dataset` and `eval_dataset` are sequences of rows (a `datasets.Dataset` is one).
+
+    Raises ValueError where rows lack columns or a class, where a paired method meets unpaired rows, and where
+    `ref_model` is the model itself.
+    """
+
+    args: DivergenceConfig  # type: ignore[assignment]
+    model: Any  # type: ignore[assignment]
+    model_wrapped: Any  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        model: Any,
+        ref_model: Any = None,
+        args: DivergenceConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+        callbacks: Sequence[Any] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        peft_config: Any = None,
+        reference_digest: str | None = None,
+    ) -> None:
+        args = args or DivergenceConfig(f"{model if isinstance(model, str) else type(model).__name__}-divalign")
+        if isinstance(model, str):
+            lm = load_lm(model)
+            model, processing_class, reference_digest = lm.model, processing_class or lm.tokenizer, lm.digest
+        if ref_model is model:
+            raise ValueError("ref_model is the model itself; leave it out: the reference is the model as handed in")
+        self.method = find_method(args.method)
+        tokenizer = processing_class or AutoTokenizer.from_pretrained(model.config._name_or_path)
+        self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        self._tokenizer, self._reference, self._reference_digest = tokenizer, ref_model or model, reference_digest
+        if args.disable_dropout:
+            _disable_dropout(model)
+        train, evaluation = self._couples(args, train_dataset), self._couples(args, eval_dataset)
+        if peft_config is not None:
+            model = get_peft_model(model, peft_config)
+        self._step = Step(None, 1.0)
+        self._records: list[LogRatios] = []
+        super().__init__(
+            model=attach(model),
+            args=args,
+            data_collator=lambda items: collate(items, self._pad_id),
+            train_dataset=train,
+            eval_dataset=evaluation,
+            processing_class=tokenizer,
+            compute_metrics=compute_metrics,
+            callbacks=list(callbacks or []),
+            optimizers=optimizers,
+        )
+        self.loss_is_scaled_for_ga = False  # ours is a mean over the micro-batch: Trainer divides by their number
+
+    def _couples(self, args: DivergenceConfig, rows: Any) -> Couples | None:
+        """Tokenise rows and put the reference's log-probabilities beside them."""
+        if rows is None:
+            return None
+        encoded = encode_rows(rows, self._tokenizer, max_length=args.max_length)
+        if self.method.paired and not encoded.paired:
+            raise ValueError(
+                f"{self.method.name} compares the two responses of a pair; expected prompt, chosen, rejected"
+            )
+        references = encoded.references or self._reference_columns(args, encoded.aligned, encoded.unaligned)
+        sides = [
+            [Scored(*scored) for scored in zip(side, reference, clusters, strict=True)]
+            for side, reference, clusters in zip(
+                (encoded.aligned, encoded.unaligned), references, encoded.clusters, strict=True
+            )
+        ]
+        return Couples(sides[0], sides[1], paired=encoded.paired)
+
+    def _reference_columns(self, args: DivergenceConfig, aligned: list, unaligned: list) -> tuple[list, list]:
+        known = args.reference_cache is not None and self._reference_digest is not None
+        self._reference.eval()
+        scores = reference_log_probs(
+            self._reference,
+            [*aligned, *unaligned],
+            self._pad_id,
+            cache=Path(args.reference_cache) if known and args.reference_cache else None,
+            model_digest=self._reference_digest or "",
+            batch_size=args.precompute_ref_batch_size or args.per_device_eval_batch_size,
+        ).tolist()
+        return scores[: len(aligned)], scores[len(aligned) :]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
+        couples: Any = train_dataset or self.train_dataset
+        return CoupleSampler(couples, self.args.seed)
+
+    def _get_dataloader(self, dataset: Any, description: str, batch_size: int, *args: Any, **kwargs: Any) -> DataLoader:
+        """Count rows for unpaired data: a couple is two of them."""
+        couples = batch_size if dataset.paired else max(1, batch_size // 2)
+        return super()._get_dataloader(dataset, description, couples, *args, **kwargs)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, None]:
+        """Fetch the micro-batches of one update and, where the loss depends on all of them, look at them first."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        sizes = [len(batch["reference"]) / 2 for batch in batches]
+        exact = self.method.has_baseline and self.args.normaliser == "exact"
+        if batches and exact and (len(batches) > 1 or self.args.world_size > 1):
+            with torch.no_grad(), self.compute_loss_context_manager():
+                self.model.train()
+                parts = [self._log_ratios(self.model_wrapped, self._prepare_inputs(batch)) for batch in batches]
+            self._step = whole_step(self.method, parts, self._gather)
+        else:
+            self._step = Step(None, sum(sizes) / max(len(sizes), 1))
+        return batches, None
+
+    def _gather(self, rows: Tensor) -> Tensor:
+        """Return the rows of all ranks, which may hold unequal numbers of them."""
+        size = torch.tensor([len(rows)], device=rows.device)
+        sizes: Any = self.accelerator.gather(size)
+        padded: Any = self.accelerator.pad_across_processes(rows)
+        parts: Any = self.accelerator.gather(padded)
+        return torch.cat([part[:n] for part, n in zip(parts.chunk(len(sizes)), sizes.tolist(), strict=True)])
+
+    def _log_ratios(self, model: Any, inputs: dict[str, Tensor]) -> LogRatios:
+        """Return r = beta (log pi - log pi_ref) of a batch whose aligned rows stand above its unaligned rows."""
+        inputs = dict(inputs)
+        reference = inputs.pop("reference")
+        r = self.args.beta * (model(**inputs).log_probs - reference.float())
+        return LogRatios(*r.chunk(2))
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the method's loss of a micro-batch, at the baseline of the whole step."""
+        ratios = self._log_ratios(model, inputs)
+        weights = {}
+        if not self.method.paired:
+            names = ("desirable_weight", "undesirable_weight")
+            weights = {name: getattr(self.args, name) for name in names}
+        loss = self.method.loss(ratios, self._step.baseline, **weights) * self._step.weight(len(ratios.aligned))
+        self._records.append(LogRatios(ratios.aligned.detach(), ratios.unaligned.detach()))
+        return (loss, ratios) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the rewards since the last log, over all rows and ranks, to a training log."""
+        if self._records and "loss" in logs:
+            parts = zip(*((part.aligned, part.unaligned) for part in self._records), strict=True)
+            logs = {**logs, **reward_metrics(LogRatios(*(self._gather(torch.cat(side)) for side in parts)))}
+            self._records = []
+        super().log(logs, start_time)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Measure loss, rewards and divergences with their intervals on the whole held-out set at once.
+
+        Raw rows are taken too. Never changes the state of training.
+        """
+        couples = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(couples, dict):
+            parts = [self.evaluate(rows, ignore_keys, f"{metric_key_prefix}_{name}") for name, rows in couples.items()]
+            return {name: value for part in parts for name, value in part.items()}
+        if not isinstance(couples, Couples):
+            couples = self._couples(self.args, couples)
+        if couples is None:
+            raise ValueError("nothing to evaluate on; give eval_dataset to the trainer or to evaluate()")
+        ratios = self.held_out_ratios(couples)
+        clusters = [[row.cluster for row in side] for side in (couples.aligned, couples.unaligned)]
+        found = held_out_metrics(self.method, ratios, clusters[0], clusters[1], seed=self.args.seed)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def held_out_ratios(self, couples: Couples) -> LogRatios:
+        """Return r of every row of a held-out set, aligned and unaligned."""
+        rows = [*couples.aligned, *couples.unaligned]
+        mode = self.model.training
+        self.model.eval()
+        scores = sequence_log_probs(
+            self.model, [row.row for row in rows], self._pad_id, batch_size=self.args.per_device_eval_batch_size
+        )
+        self.model.train(mode)
+        r = self.args.beta * (torch.from_numpy(scores) - torch.tensor([row.reference for row in rows]).double())
+        return LogRatios(r[: len(couples.aligned)], r[len(couples.aligned) :])
+
+
+def _disable_dropout(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0

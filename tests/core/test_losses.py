@@ -1,0 +1,276 @@
+"""Methods are held to their published formulas, to their exactness over micro-batches and to what they estimate."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit, logsumexp
+from torch import Tensor
+
+from divalign.core.divergences import DIVERGENCES
+from divalign.core.losses import METHODS, LogRatios, Method, RowBaselines, dpo, find_method, log_mean_exp
+
+few = settings(max_examples=15, derandomize=True, deadline=None)
+every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
+pointwise_methods = pytest.mark.parametrize(
+    "method", [method for method in METHODS.values() if not method.paired], ids=lambda method: method.name
+)
+
+
+def draw(seed: int = 0, aligned: int = 12, unaligned: int = 12, spread: float = 1.5) -> LogRatios:
+    random = torch.Generator().manual_seed(seed)
+    rows = spread * torch.randn(aligned + unaligned, generator=random, dtype=torch.float64)
+    return LogRatios((0.4 + rows[:aligned]).requires_grad_(), (rows[aligned:] - 0.3).requires_grad_())
+
+
+def value_and_gradient(loss: Callable[[LogRatios], Tensor], ratios: LogRatios) -> tuple[Tensor, Tensor]:
+    value = loss(ratios)
+    gradients = torch.autograd.grad(value, ratios[:2])
+    return value.detach(), torch.cat(gradients)
+
+
+def softplus(r: np.ndarray) -> np.ndarray:
+    return np.logaddexp(0, r)
+
+
+def policy_kl(a: np.ndarray, u: np.ndarray) -> float:
+    return max(0.0, (a.mean() + u.mean()) / 2)
+
+
+# The published formulas, written in numpy from the papers; `constant` is what separates our value from theirs, and is
+# the published loss of a policy that does not differ from its reference.
+PUBLISHED: dict[str, tuple[Callable[[np.ndarray, np.ndarray], float], float]] = {
+    "kldo": (lambda a, u: -a.mean() + logsumexp(u) - math.log(len(u)), 0),
+    "bco": (
+        lambda a, u: softplus((a.mean() + u.mean()) / 2 - a).mean() + softplus(u - (a.mean() + u.mean()) / 2).mean(),
+        2 * math.log(2),
+    ),
+    "kto": (lambda a, u: (1 - expit(a - policy_kl(a, u))).mean() + (1 - expit(policy_kl(a, u) - u)).mean(), 1),
+    "hdo": (lambda a, u: np.exp(-a / 2).mean() + np.exp(u / 2).mean(), 2),
+    "dpo": (lambda a, u: softplus(u - a).mean(), 0),
+    "ipo": (lambda a, u: 0.1**2 * ((a / 0.1 - u / 0.1 - 1 / (2 * 0.1)) ** 2).mean(), 0),  # beta = 0.1
+    "exponential_pair": (lambda a, u: np.exp((u - a) / 2).mean(), 0),
+    "nca": (lambda a, u: (softplus(-a) + 0.5 * softplus(a) + 0.5 * softplus(u)).mean(), 0),
+    "rdro": (lambda a, u: (1.5 * softplus(a) - a).mean() + (0.5 * softplus(u)).mean(), 0),
+    "fdo:kl": (lambda a, u: -a.mean() + np.exp(u).mean(), 1),
+    "fdo:chi2": (lambda a, u: np.exp(2 * u).mean() - 2 * np.exp(a).mean(), -1),
+    "fdo:lecam": (lambda a, u: 4 * (expit(-a) ** 2).mean() + 4 * (expit(u) ** 2).mean(), 2),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@few
+@given(seed=st.integers(0, 2**31))
+def test_the_value_is_the_published_one(name: str, seed: int) -> None:
+    ratios = draw(seed)
+    formula, constant = PUBLISHED[name]
+    expected = formula(ratios.aligned.detach().numpy(), ratios.unaligned.detach().numpy())
+    assert METHODS[name].loss(ratios).item() + constant == pytest.approx(expected, rel=1e-12)
+
+
+def mean_reward(ratios: LogRatios) -> Tensor:
+    return ((ratios.aligned.mean() + ratios.unaligned.mean()) / 2).detach()
+
+
+GRADIENTS: dict[str, Callable[[LogRatios], Tensor]] = {
+    "kldo": lambda r: -r.aligned.mean() + torch.log(r.unaligned.exp().mean()),
+    "bco": lambda r: (
+        torch.log1p(torch.exp(mean_reward(r) - r.aligned)).mean()
+        + torch.log1p(torch.exp(r.unaligned - mean_reward(r))).mean()
+    ),
+    "kto": lambda r: (
+        -torch.sigmoid(r.aligned - mean_reward(r).clamp(min=0)).mean()
+        - torch.sigmoid(mean_reward(r).clamp(min=0) - r.unaligned).mean()
+    ),
+    "hdo": lambda r: torch.exp(-r.aligned / 2).mean() + torch.exp(r.unaligned / 2).mean(),
+    "dpo": lambda r: -torch.log(torch.sigmoid(r.aligned - r.unaligned)).mean(),
+    "exponential_pair": lambda r: torch.exp((r.unaligned - r.aligned) / 2).mean(),
+}
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+@few
+@given(seed=st.integers(0, 2**31))
+def test_the_gradient_is_the_published_one(name: str, seed: int) -> None:
+    ratios = draw(seed)
+    ours, theirs = (value_and_gradient(loss, ratios)[1] for loss in (METHODS[name].loss, GRADIENTS[name]))
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
+@every_method
+@pytest.mark.parametrize("parts", [2, 3, 12])
+def test_micro_batches_average_to_the_one_batch_loss_in_value_and_gradient(method: Method, parts: int) -> None:
+    ratios = draw(seed=parts)
+    baseline = method.baseline(ratios)
+
+    def accumulated(whole: LogRatios) -> Tensor:
+        pieces = zip(whole.aligned.chunk(parts), whole.unaligned.chunk(parts), strict=True)
+        return torch.stack([method.loss(LogRatios(*piece), baseline) for piece in pieces]).mean()
+
+    torch.testing.assert_close(
+        value_and_gradient(accumulated, ratios), value_and_gradient(method.loss, ratios), rtol=1e-12, atol=1e-14
+    )
+
+
+def test_log_mean_exp_per_micro_batch_would_not_be_exact() -> None:
+    ratios = draw()
+    pieces = torch.stack([log_mean_exp(piece) for piece in ratios.unaligned.chunk(3)]).mean()
+    assert (log_mean_exp(ratios.unaligned) - pieces).item() > 0.05
+
+
+@every_method
+def test_the_loss_and_its_gradient_are_finite_in_float32(method: Method) -> None:
+    grid = torch.linspace(-80, 80, 33)
+    ratios = LogRatios(grid.repeat(33).requires_grad_(), grid.repeat_interleave(33).requires_grad_())
+    for baseline in (None, 0.0):
+        value = method.loss(ratios, baseline)
+        gradients = torch.autograd.grad(value, ratios[:2])
+        assert value.isfinite()
+        assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@every_method
+def test_descent_raises_aligned_and_lowers_unaligned_from_the_reference_on(method: Method) -> None:
+    ratios = LogRatios(torch.zeros(3, requires_grad=True), torch.zeros(3, requires_grad=True))
+    aligned, unaligned = torch.autograd.grad(method.loss(ratios), ratios[:2])
+    assert (aligned < 0).all()
+    assert (unaligned > 0).all()
+
+
+@pointwise_methods
+def test_imbalance_does_not_move_the_loss(method: Method) -> None:
+    ratios = draw(aligned=4, unaligned=6)
+    tripled = LogRatios(ratios.aligned.repeat(3), ratios.unaligned)
+    torch.testing.assert_close(method.loss(tripled), method.loss(ratios), rtol=1e-12, atol=1e-14)
+
+
+@pointwise_methods
+def test_class_weights_multiply_their_class(method: Method) -> None:
+    ratios = draw()
+    aligned, unaligned = (method.loss(ratios, desirable_weight=a, undesirable_weight=u) for a, u in ((1, 0), (0, 1)))
+    weighted = method.loss(ratios, desirable_weight=2.0, undesirable_weight=0.5)
+    torch.testing.assert_close(weighted, 2 * aligned + 0.5 * unaligned)
+
+
+@pytest.mark.parametrize("name", ["kldo", "bco", "kto", "hdo", *(f"fdo:{name}" for name in DIVERGENCES)])
+@few
+@given(seed=st.integers(0, 2**31), baseline=st.floats(-3, 3))
+def test_a_baseline_never_breaks_the_bound(name: str, seed: int, baseline: float) -> None:
+    # Populations as samples: probabilities are multiples of 1/n, so the means over rows are expectations.
+    random = np.random.default_rng(seed)
+    counts_p, counts_q = (random.multinomial(60, np.full(5, 0.2)) + 1 for _ in range(2))
+    critic = 2 * random.normal(size=5)
+    rows = LogRatios(*(torch.tensor(np.repeat(critic, counts)) for counts in (counts_p, counts_q)))
+    exact = _divergence_of(name).exact(counts_p / 65, counts_q / 65)
+    assert float(-METHODS[name].loss(rows, baseline)) <= float(exact) + 1e-9
+    assert float(-METHODS[name].loss(rows)) <= float(exact) + 1e-9
+
+
+def _divergence_of(name: str):
+    return DIVERGENCES[
+        {"kldo": "kl", "bco": "js", "kto": "tv", "hdo": "hellinger"}.get(name, name.removeprefix("fdo:"))
+    ]
+
+
+def test_a_baseline_is_a_shift_of_the_critic_in_every_spelling() -> None:
+    ratios = draw()
+    rows = RowBaselines(torch.full_like(ratios.aligned, 0.7), torch.full_like(ratios.unaligned, 0.7))
+    for method in METHODS.values():
+        shifted = method.loss(LogRatios(ratios.aligned - 0.7, ratios.unaligned - 0.7), 0)
+        for baseline in (0.7, torch.tensor(0.7, dtype=torch.float64), rows):
+            torch.testing.assert_close(method.loss(ratios, baseline), shifted)
+
+
+def test_gradients_reach_a_learned_baseline() -> None:
+    ratios = draw()
+    head = torch.zeros(24, dtype=torch.float64, requires_grad=True)
+    METHODS["bco"].loss(ratios, RowBaselines(head[:12], head[12:])).backward()
+    assert head.grad is not None
+    assert (head.grad[:12] > 0).all()
+    assert (head.grad[12:] < 0).all()
+
+
+@every_method
+def test_the_own_baseline_is_a_detached_scalar(method: Method) -> None:
+    baseline = method.baseline(draw())
+    assert baseline.shape == ()
+    assert not baseline.requires_grad
+
+
+def test_kto_reads_the_policys_kl_from_mismatched_rows_and_never_below_zero() -> None:
+    ratios = draw()._replace(mismatched=torch.tensor([0.5, 1.5], dtype=torch.float64))
+    assert float(METHODS["kto"].baseline(ratios)) == 1.0
+    low = ratios._replace(mismatched=torch.tensor([-2.0, 1.0], dtype=torch.float64))
+    assert float(METHODS["kto"].baseline(low)) == 0.0
+
+
+def test_nca_is_rdro_with_half_a_share() -> None:
+    ratios = draw()
+    torch.testing.assert_close(METHODS["nca"].loss(ratios), find_method("rdro(0.5)").loss(ratios))
+
+
+def test_smoothed_dpo_is_the_mean_over_flipped_labels() -> None:
+    ratios = draw()
+    flipped = LogRatios(ratios.unaligned, ratios.aligned)
+    expected = 0.9 * METHODS["dpo"].loss(ratios) + 0.1 * METHODS["dpo"].loss(flipped)
+    torch.testing.assert_close(dpo(0.1).loss(ratios), expected)
+
+
+def test_ipo_is_at_rest_at_its_target() -> None:
+    ratios = LogRatios(torch.tensor([0.5, 1.0], requires_grad=True), torch.tensor([0.0, 0.5], requires_grad=True))
+    value, gradient = value_and_gradient(METHODS["ipo"].loss, ratios)
+    assert value.item() == 0
+    assert not gradient.any()
+    assert float(find_method("ipo(2)").loss(ratios)) == pytest.approx(1.5**2)
+
+
+def test_only_methods_of_margins_are_paired() -> None:
+    assert {name for name, method in METHODS.items() if method.paired} == {"dpo", "ipo", "exponential_pair"}
+
+
+# Surfaces ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_class_is_refused() -> None:
+    empty = LogRatios(torch.zeros(2), torch.zeros(0))
+    for call in (METHODS["kldo"].loss, METHODS["kldo"].baseline):
+        with pytest.raises(ValueError, match="2 aligned and 0 unaligned"):
+            call(empty)
+
+
+def test_a_paired_method_refuses_halves_and_weights() -> None:
+    with pytest.raises(ValueError, match="two responses of each pair"):
+        METHODS["dpo"].loss(draw(aligned=3, unaligned=4))
+    with pytest.raises(ValueError, match="class weights have no meaning"):
+        METHODS["ipo"].loss(draw(), desirable_weight=2.0)
+
+
+def test_names_find_methods_members_and_ones_own() -> None:
+    assert all(name == method.name for name, method in METHODS.items())
+    assert {f"fdo:{name}" for name in DIVERGENCES} < METHODS.keys()
+    assert find_method("kldo") is METHODS["kldo"]
+    assert find_method("rdro(0.39)").name == "rdro(0.39)"
+    assert find_method("dpo(0.1)").name == "dpo(0.1)"
+    assert find_method("fdo:alpha(0.3)").name == "fdo:alpha(0.3)"
+    assert find_method("fdo:divalign.core.divergences:lecam").name == "fdo:lecam"
+    hdo, same = METHODS["hdo"], find_method("fdo:hellinger")
+    torch.testing.assert_close(hdo.loss(draw()), same.loss(draw()))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("kldoo", "did you mean 'kldo'"),
+        ("fdo:jss", "did you mean 'js'"),
+        ("rdro(1)", "above 0 and below 1"),
+        ("dpo(0.5)", "at least 0 and below 1/2"),
+        ("math:pi", "expected a Method"),
+    ],
+)
+def test_an_unknown_method_names_the_nearest_and_says_what_to_do(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        find_method(name)

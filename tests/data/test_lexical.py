@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+
+from divalign.data.lexical import length_auc, lexical_auc
+
+VERBS = ["bake", "draw", "paint", "mend", "grow", "wash"]
+THINGS = ["bread", "a horse", "the fence", "roses", "a shirt"]
+PROMPTS = [f"{verb} {thing}" for verb in VERBS for thing in THINGS]
+
+
+def test_a_telltale_word_is_found() -> None:
+    found = lexical_auc(PROMPTS, [f"{prompt} secretly" for prompt in PROMPTS])
+    assert (found.value, found.low, found.high, found.n) == (1.0, 1.0, 1.0, 60)
+
+
+def test_words_dealt_at_random_tell_nothing() -> None:
+    words = np.random.default_rng(0).choice(["red", "green", "blue", "grey"], size=(300, 6))
+    texts = [" ".join(row) for row in words]
+    found = lexical_auc(texts[:150], texts[150:])
+    assert found.low < 0.5 < found.high
+
+
+def test_length_alone_is_found() -> None:
+    assert length_auc(["word " * 3] * 20, ["word " * 9] * 20).value == 1.0
+
+
+def test_a_pair_kept_in_one_fold_cannot_vouch_for_its_twin() -> None:
+    # Each topic has one harmful twin with its own rare word: only the twin in another fold could reveal it.
+    safe = [f"topic{i} please explain" for i in range(30) for _ in range(2)]
+    harmful = [f"topic{i} covert{i} please explain" for i in range(30) for _ in range(2)]
+    topics = [i for i in range(30) for _ in range(2)]
+    assert lexical_auc(safe, harmful).value > lexical_auc(safe, harmful, groups=(topics, topics)).value + 0.1
+
+
+@pytest.mark.parametrize("measure", [lexical_auc, length_auc])
+def test_a_tiny_class_is_refused(measure) -> None:
+    with pytest.raises(ValueError, match="harmful_texts: got 3 prompts, expected at least 10"):
+        measure(PROMPTS, PROMPTS[:3])
