@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -67,7 +68,7 @@ def decode(net: Network, rows: Sequence[Row], *, ends: set[int], size: int, temp
         try:
             batch = _advance(net, batch, joining, ends, temperature)
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             size = _halved(len(running) + len(joining), error)
             lost = True
@@ -214,7 +215,20 @@ def _newcomers(net: Network, waiting: Sequence[Row], running: int, size: int) ->
     return [row for row in waiting if len(row.tokens) == length][:free]
 
 
-def _out_of_memory(error: BaseException) -> bool:
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Switch dropout off, and give every module back the mode it had: a frozen part may differ from the rest."""
+    modes: list[tuple[Any, Any]] = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that memory ran out, on any device."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return "can't allocate memory" in str(error) or "not enough memory" in str(error)  # the CPU allocator's words

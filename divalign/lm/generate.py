@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 
 from divalign.data.batching import encode_conversation
 from divalign.data.examples import Conversation
-from divalign.lm.decoding import Row, decode, network
+from divalign.lm.decoding import Row, decode, evaluating, network
 from divalign.store import digest
 
 
@@ -56,7 +55,7 @@ def generate(
     rows = [Row(*parts) for parts in zip(range(len(prompts)), prompts, limits, draws, strict=True)]
     texts = [""] * len(prompts)
     ends, net = _end_tokens(model, tokenizer), network(model)
-    with _evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         finished = decode(net, rows, ends=ends, size=batch_size, temperature=temperature)
         for done, row in enumerate(finished, start=1):
             texts[row.index] = _written(tokenizer, row.prompt, row.written)
@@ -113,15 +112,3 @@ def _written(tokenizer: Any, prompt: Sequence[int], tokens: Sequence[int]) -> st
     if whole.startswith(before):
         return whole[len(before) :]
     return tokenizer.decode(list(tokens), skip_special_tokens=True)
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Switch dropout off, and give every module back the mode it had: a frozen part may differ from the rest."""
-    modes: list[tuple[Any, Any]] = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
