@@ -1,4 +1,4 @@
-"""GCG's candidates per second, in batches behind a cached prompt against one whole chat at a time: `python -m bench.gcg`.
+"""GCG candidates per second, batched behind a cached prompt against one whole chat at a time: `python -m bench.gcg`.
 
 The bench model of `bench.generate`; 256 changes of a suffix of 20 marks behind a prompt of 60 bytes. Writing the chats
 out and tokenising them again is counted on both sides. Prints one JSON line.
