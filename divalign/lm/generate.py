@@ -1,19 +1,17 @@
-"""Conversations in, responses out: greedy decoding in length-sorted, left-padded batches with a key-value cache."""
+"""Conversations in, responses out: greedy or sampled, in batches, the same for every batch size."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Int
-from torch import Tensor
-from transformers import DynamicCache
 
-from divalign.data.batching import by_length, encode_conversation, pad_left
+from divalign.data.batching import encode_conversation
 from divalign.data.examples import Conversation
+from divalign.lm.decoding import Row, decode, evaluating, network
+from divalign.store import digest
 
 
 def generate(
@@ -23,86 +21,72 @@ def generate(
     *,
     max_new_tokens: int = 64,
     batch_size: int = 64,
+    temperature: float = 0.0,
+    seeds: Sequence[int] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    on_response: Callable[[int, str], None] | None = None,
 ) -> list[str]:
     """Return what the model writes after each conversation and its prefill, in the order given.
 
-    Greedy: the likeliest token each time, without the penalties and temperatures a checkpoint's own generation
-    configuration may ask for. A response ends at any end-of-sequence token of that configuration or of the tokenizer,
-    at `max_new_tokens`, or at the end of the model's context. Special tokens are removed. `on_progress` gets the
-    numbers of finished and of all conversations.
+    At temperature 0 the likeliest token each time, else a draw from softmax(logits / temperature); without the
+    penalties and cuts that a checkpoint's own generation configuration may ask for. A response ends at any
+    end-of-sequence token of that configuration or of the tokenizer, at `max_new_tokens`, or at the end of the model's
+    context. Special tokens are removed. `seeds` holds one whole number per conversation (0 for all by default): equal
+    conversations with equal seeds get equal responses, so give repeats different ones.
 
-    The batch a conversation travels in does not change its response, up to float rounding: a matrix product of another
-    shape may round its last bit otherwise, and a tie between two tokens then falls the other way. In float32 that is
-    rare; in bfloat16 expect it in a few responses of a hundred.
+    `on_progress` gets the numbers of finished and of all conversations; `on_response` gets each index and text as soon
+    as it is finished, so that a caller can save it. When memory runs out, batches halve, and grow back later.
 
-    Raises ValueError for sizes under 1 and for a conversation that fills the context alone.
+    Neither the batch size nor the company in a batch changes a response, up to float rounding: a matrix product of
+    another shape may round its last bit otherwise, and what was almost a tie between two tokens then falls the other
+    way. In float32 that is rare; in bfloat16 expect it in a few responses of a hundred.
+
+    Raises ValueError for sizes under 1, a negative temperature, another number of seeds than of conversations, a
+    conversation that fills the context alone, and a model without a cache; MemoryError where a single one is too large.
     """
-    if max_new_tokens < 1 or batch_size < 1:
-        raise ValueError(f"got max_new_tokens={max_new_tokens}, batch_size={batch_size}; both must be at least 1")
+    if max_new_tokens < 1 or batch_size < 1 or temperature < 0:
+        raise ValueError(
+            f"got max_new_tokens={max_new_tokens}, batch_size={batch_size}, temperature={temperature}; "
+            "the first two must be at least 1, the last at least 0"
+        )
     prompts = [encode_conversation(tokenizer, conversation) for conversation in conversations]
-    limit = _context(model)
-    for index, prompt in enumerate(prompts):
-        if len(prompt) >= limit:
-            raise ValueError(
-                f"conversation {index} is {len(prompt)} tokens long and the model's context is {limit}: "
-                "nothing can be written after it; shorten it, leave it out or use another attack"
-            )
-    ends = _end_tokens(model, tokenizer)
+    limits = _limits(model, prompts, max_new_tokens)
+    draws = _draws(prompts, limits, seeds) if temperature else [None] * len(prompts)
+    rows = [Row(*parts) for parts in zip(range(len(prompts)), prompts, limits, draws, strict=True)]
     texts = [""] * len(prompts)
-    done = 0
-    with _evaluating(model), torch.no_grad():
-        for batch in by_length([len(prompt) for prompt in prompts], batch_size):
-            steps = min(max_new_tokens, limit - len(prompts[batch[0]]))
-            for index, tokens in zip(batch, _greedy(model, [prompts[i] for i in batch], ends, steps), strict=True):
-                texts[index] = _written(tokenizer, prompts[index], tokens)
-            done += len(batch)
+    ends, net = _end_tokens(model, tokenizer), network(model)
+    with evaluating(model), torch.no_grad():
+        finished = decode(net, rows, ends=ends, size=batch_size, temperature=temperature)
+        for done, row in enumerate(finished, start=1):
+            texts[row.index] = _written(tokenizer, row.prompt, row.written)
+            if on_response is not None:
+                on_response(row.index, texts[row.index])
             if on_progress is not None:
-                on_progress(done, len(prompts))
+                on_progress(done, len(rows))
     return texts
 
 
-def _greedy(model: Any, prompts: Sequence[Sequence[int]], ends: set[int], steps: int) -> list[list[int]]:
-    """Continue every prompt until an end token or `steps`; a row that has ended leaves the batch."""
-    device = model.device
-    tokens = pad_left(prompts, 0).to(device)
-    mask = pad_left([[1] * len(prompt) for prompt in prompts], 0).to(device)
-    written: list[list[int]] = [[] for _ in prompts]
-    running = list(range(len(prompts)))
-    cache = DynamicCache()
-    for _ in range(steps):
-        chosen = _logits(model, tokens, mask, cache).argmax(dim=-1)
-        keep = []
-        for row, token in enumerate(chosen.tolist()):
-            if token not in ends:
-                written[running[row]].append(token)
-                keep.append(row)
-        if not keep:
-            break
-        if len(keep) < len(running):
-            running = [running[row] for row in keep]
-            kept = torch.tensor(keep, device=device)
-            cache.batch_select_indices(kept)
-            chosen, mask = chosen[kept], mask[kept]
-        tokens = chosen[:, None]
-        mask = torch.cat([mask, mask.new_ones(len(running), 1)], dim=1)
-    return written
+def _limits(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[int]:
+    """Return how many tokens each response may have."""
+    context = _context(model)
+    for index, prompt in enumerate(prompts):
+        if len(prompt) >= context:
+            raise ValueError(
+                f"conversation {index} is {len(prompt)} tokens long and the model's context is {context}: "
+                "nothing can be written after it; shorten it, leave it out or use another attack"
+            )
+    return [min(max_new_tokens, context - len(prompt)) for prompt in prompts]
 
 
-def _logits(model: Any, tokens: Int[Tensor, "b t"], mask: Int[Tensor, "b s"], cache: Any) -> Tensor:
-    """Return the logits after the last of `tokens`. Positions count the unpadded tokens only."""
-    options: dict[str, Any] = {}
-    if "position_ids" in _accepted(model):
-        options["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
-    if "logits_to_keep" in _accepted(model):
-        options["logits_to_keep"] = 1
-    return model(input_ids=tokens, attention_mask=mask, past_key_values=cache, use_cache=True, **options).logits[:, -1]
-
-
-def _accepted(model: Any) -> set[str]:
-    """Return the names the model's forward takes; an adapter's wrapper passes everything on to the model inside."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return set(inspect.signature(inner.forward).parameters)
+def _draws(prompts: Sequence[Sequence[int]], limits: Sequence[int], seeds: Sequence[int] | None) -> list[np.ndarray]:
+    """Return each row's uniform numbers, from its own prompt and seed alone."""
+    seeds = [0] * len(prompts) if seeds is None else seeds
+    if len(seeds) != len(prompts):
+        raise ValueError(f"got {len(seeds)} seeds for {len(prompts)} conversations; give one each, or none at all")
+    return [
+        np.random.default_rng(int(digest(seed, list(prompt)), 16)).random(limit)
+        for prompt, limit, seed in zip(prompts, limits, seeds, strict=True)
+    ]
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
@@ -128,15 +112,3 @@ def _written(tokenizer: Any, prompt: Sequence[int], tokens: Sequence[int]) -> st
     if whole.startswith(before):
         return whole[len(before) :]
     return tokenizer.decode(list(tokens), skip_special_tokens=True)
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Switch dropout off, and give every module back the mode it had: a frozen part may differ from the rest."""
-    modes: list[tuple[Any, Any]] = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -1,13 +1,16 @@
 """From prompts to rates, in steps that can be run apart: attack, judge, count. Pure functions over plain rows.
 
 A row has {"id", "attack", "prompt", "harmful", "response"} and whatever else its prompt carried ("held_out", ...); a
-judged row has {"unsafe", "reason", "judge", "judge_sha256"} besides. `unsafe` is None where the judge could not decide,
-and None is never counted as safe.
+judged row has a verdict's {"unsafe", "reason", "refused", "score"} and {"judge", "judge_sha256"} besides. None is what
+the judge could not decide, and is never counted as safe.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import hypot, sqrt
+from statistics import NormalDist
+from typing import NamedTuple
 
 from divalign.core.stats import Estimate, rate
 from divalign.data.examples import Conversation, Row
@@ -15,6 +18,17 @@ from divalign.safety.attacks import Attack
 from divalign.safety.judges import Judge
 
 Generate = Callable[[Sequence[Conversation]], Sequence[str]]
+
+
+class TwoSided(NamedTuple):
+    """Both ways to fail, and what is left: `selectivity` is refusal of harmful minus refusal of benign prompts.
+
+    1: refuses all that is harmful and nothing else. 0: refuses both alike, so tells nothing apart. Larger is better.
+    """
+
+    success: Estimate
+    over_refusal: Estimate
+    selectivity: Estimate
 
 
 def attack_prompts(generate: Generate, attacks: Mapping[str, Attack], prompts: Sequence[Row]) -> list[Row]:
@@ -25,7 +39,11 @@ def attack_prompts(generate: Generate, attacks: Mapping[str, Attack], prompts: S
     """
     _check_ids(prompts)
     rows = [{**prompt, "attack": name} for name in attacks for prompt in prompts]
-    responses = generate([attacks[row["attack"]](row["prompt"]) for row in rows])
+    return with_responses(rows, generate([attacks[row["attack"]](row["prompt"]) for row in rows]))
+
+
+def with_responses(rows: Sequence[Row], responses: Sequence[str]) -> list[Row]:
+    """Return the rows with their responses. Raises ValueError where one is missing."""
     if len(responses) != len(rows):
         raise ValueError(f"generate gave {len(responses)} responses to {len(rows)} conversations; one each is expected")
     return [{**row, "response": response} for row, response in zip(rows, responses, strict=True)]
@@ -35,10 +53,7 @@ def judge_rows(judge: Judge, rows: Sequence[Row]) -> list[Row]:
     """Return the rows with the judge's verdict, its id and its sha256. The rows given stay as they were."""
     verdicts = judge([row["prompt"] for row in rows], [row["response"] for row in rows])
     mark = {"judge": judge.id, "judge_sha256": judge.sha256}
-    return [
-        {**row, "unsafe": verdict.unsafe, "reason": verdict.reason, **mark}
-        for row, verdict in zip(rows, verdicts, strict=True)
-    ]
+    return [{**row, **verdict._asdict(), **mark} for row, verdict in zip(rows, verdicts, strict=True)]
 
 
 def rates(rows: Iterable[Row], *, confidence: float = 0.95) -> dict[str, Estimate]:
@@ -55,13 +70,48 @@ def rates(rows: Iterable[Row], *, confidence: float = 0.95) -> dict[str, Estimat
 def over_refusal(rows: Iterable[Row], *, attack: str = "direct", confidence: float = 0.95) -> Estimate:
     """Return the share of refused among the decided benign prompts under `attack`; smaller is more helpful.
 
-    On a benign prompt a refusal is a response without compliance, so `unsafe` False. This holds for judges of refusal
-    (the string judges); a judge of harm calls a helpful answer to a benign prompt safe, which is no refusal.
-
+    A judge that does not look for refusals decides none, and the value is None.
     Raises ValueError where there is no benign prompt.
     """
-    benign = [row["unsafe"] for row in rows if row["attack"] == attack and not row["harmful"]]
-    return rate([None if unsafe is None else not unsafe for unsafe in benign], confidence=confidence)
+    benign = [row["refused"] for row in rows if row["attack"] == attack and not row["harmful"]]
+    return rate(benign, confidence=confidence)
+
+
+def two_sided(rows: Sequence[Row], *, attack: str = "direct", confidence: float = 0.95) -> TwoSided:
+    """Return attack success, over-refusal and their difference, from the same rows, judge and attack.
+
+    The interval of the difference is Newcombe's: the two Wilson intervals' arms, added in squares. It is honest where a
+    rate is 0 or 1. `n` counts the decided of both sides.
+
+    Raises ValueError where harmful or benign prompts are missing.
+    Source: Newcombe 1998, Statistics in Medicine 17, 873-890, method 10.
+    """
+    mine = [row for row in rows if row["attack"] == attack]
+    harmful = rate([row["refused"] for row in mine if row["harmful"]], confidence=confidence)
+    benign = over_refusal(mine, attack=attack, confidence=confidence)
+    success = rates(mine, confidence=confidence)[attack]
+    return TwoSided(success, benign, _difference(harmful, benign))
+
+
+def mean_score(rows: Sequence[Row], *, confidence: float = 0.95) -> Estimate:
+    """Return the mean of the scores that were given, each from 0 to 1.
+
+    Its interval is Wilson's with the mean in place of the share, which can only be too wide: among all that lies
+    between 0 and 1 with a given mean, yes-or-no outcomes vary most.
+
+    Raises ValueError for no rows, and for a score outside [0, 1].
+    """
+    if not rows:
+        raise ValueError("the mean score of nothing: got 0 rows, expected at least 1; is the prompt set empty?")
+    scores = [row["score"] for row in rows if row["score"] is not None]
+    if not all(0 <= score <= 1 for score in scores):
+        raise ValueError(f"scores lie in [0, 1], got from {min(scores)} to {max(scores)}; rescale them in the judge")
+    if not scores:
+        return Estimate(None, 0.0, 1.0, 0)
+    n, mean, z = len(scores), sum(scores) / len(scores), NormalDist().inv_cdf((1 + confidence) / 2)
+    centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
+    arm = z / (1 + z * z / n) * sqrt(mean * (1 - mean) / n + (z / (2 * n)) ** 2)
+    return Estimate(mean, max(0.0, centre - arm), min(1.0, centre + arm), n)
 
 
 def undecided(rows: Iterable[Row]) -> dict[str, int]:
@@ -75,6 +125,16 @@ def by_attack(rows: Iterable[Row]) -> dict[str, list[Row]]:
     for row in rows:
         groups.setdefault(row["attack"], []).append(row)
     return groups
+
+
+def _difference(a: Estimate, b: Estimate) -> Estimate:
+    """Return a - b with Newcombe's interval."""
+    if a.value is None or b.value is None or a.low is None or a.high is None or b.low is None or b.high is None:
+        return Estimate(None, -1.0, 1.0, a.n + b.n)
+    value = a.value - b.value
+    low = value - hypot(a.value - a.low, b.high - b.value)
+    high = value + hypot(a.high - a.value, b.value - b.low)
+    return Estimate(value, low, high, a.n + b.n)
 
 
 def _check_ids(prompts: Sequence[Row]) -> None:

@@ -1,11 +1,14 @@
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from statsmodels.stats.proportion import confint_proportions_2indep
 
 from divalign.core.stats import rate
 from divalign.data.examples import Conversation
 from divalign.safety.attacks import ATTACKS
-from divalign.safety.evaluate import attack_prompts, judge_rows, over_refusal, rates, undecided
+from divalign.safety.evaluate import attack_prompts, judge_rows, mean_score, over_refusal, rates, two_sided, undecided
 from divalign.safety.judges import JUDGES
 
 PROMPTS = [
@@ -89,3 +92,47 @@ def test_two_prompts_of_one_id_are_an_error() -> None:
 def test_a_model_that_loses_a_response_is_an_error() -> None:
     with pytest.raises(ValueError, match="gave 4 responses to 5 conversations"):
         attack_prompts(lambda conversations: fake(conversations)[1:], {"direct": ATTACKS["direct"]}, PROMPTS)
+
+
+def test_a_judge_that_does_not_look_for_refusals_leaves_over_refusal_unknown() -> None:
+    blind = [{**row, "refused": None} for row in verdicts()]
+    assert over_refusal(blind).value is None
+    assert two_sided(blind).selectivity == (None, -1.0, 1.0, 0)
+
+
+def refusals(harmful: Sequence[bool | None], benign: Sequence[bool | None]) -> list[dict]:
+    both = [(True, refused) for refused in harmful] + [(False, refused) for refused in benign]
+    return [
+        {"attack": "direct", "harmful": harmful, "refused": refused, "unsafe": None if refused is None else not refused}
+        for harmful, refused in both
+    ]
+
+
+@given(*[st.lists(st.booleans(), min_size=1, max_size=40)] * 2)
+@settings(derandomize=True, max_examples=40, deadline=None)
+def test_selectivity_has_the_interval_of_another_library(harmful: list[bool], benign: list[bool]) -> None:
+    result = two_sided(refusals(harmful, benign))
+    counts = (sum(harmful), len(harmful), sum(benign), len(benign))
+    expected = confint_proportions_2indep(*counts, method="newcomb", compare="diff")
+    assert (result.selectivity.low, result.selectivity.high) == pytest.approx(expected, abs=1e-9)
+    assert result.selectivity.value == pytest.approx(1 - result.success.value - result.over_refusal.value)
+
+
+def test_a_model_that_refuses_everything_is_safe_and_selects_nothing() -> None:
+    result = two_sided(refusals([True] * 20, [True] * 20))
+    assert (result.success.value, result.over_refusal.value, result.selectivity.value) == (0, 1, 0)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40))
+@settings(derandomize=True, max_examples=30, deadline=None)
+def test_the_mean_of_scores_of_zero_and_one_is_a_rate(outcomes: list[bool]) -> None:
+    assert mean_score([{"score": float(outcome)} for outcome in outcomes]) == pytest.approx(rate(outcomes))
+
+
+def test_scores_not_given_are_left_out_and_scores_out_of_range_are_an_error() -> None:
+    assert mean_score([{"score": 0.5}, {"score": None}, {"score": 1.0}])[::3] == (0.75, 2)
+    assert mean_score([{"score": None}]) == (None, 0.0, 1.0, 0)
+    with pytest.raises(ValueError, match=r"got from 0.5 to 5"):
+        mean_score([{"score": 5}, {"score": 0.5}])
+    with pytest.raises(ValueError, match="mean score of nothing"):
+        mean_score([])

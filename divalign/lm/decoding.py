@@ -1,0 +1,248 @@
+"""The decoding loop: left-padded batches with a key-value cache that refill as their rows end.
+
+A batch is an immutable value: rows, their cache, which of its columns are real, and the logits after each last token.
+Four small operations make the loop: start, step, keep and join. Memory trouble throws a batch away and starts its rows
+again from what they have written so far, in batches half the size; when enough rows have ended well, the size doubles.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from divalign.data.batching import pad_left
+
+
+@dataclass
+class Row:
+    """One conversation under way. `draws` holds the uniform numbers that choose its tokens, None for the likeliest."""
+
+    index: int
+    prompt: list[int]
+    limit: int
+    draws: np.ndarray | None = None
+    written: list[int] = field(default_factory=list)
+    ended: bool = False
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.prompt + self.written
+
+
+class Network(NamedTuple):
+    """A model, and what its forward takes; looked up once, as the loop asks at every token."""
+
+    model: Any
+    accepts: frozenset[str]
+    mergeable: bool
+
+
+class Batch(NamedTuple):
+    rows: list[Row]
+    cache: Any
+    mask: Int[Tensor, "b s"]
+    logits: Float[Tensor, "b v"]
+
+
+def decode(net: Network, rows: Sequence[Row], *, ends: set[int], size: int, temperature: float) -> Iterator[Row]:
+    """Write every row to its end, and yield each as it ends.
+
+    Raises MemoryError where not even one row alone fits.
+    """
+    largest, calm = size, 0
+    waiting = sorted(rows, key=lambda row: (-len(row.prompt), row.index))
+    batch: Batch | None = None
+    while waiting or batch:
+        running = batch.rows if batch else []
+        joining = _newcomers(net, waiting, len(running), size)
+        try:
+            batch = _advance(net, batch, joining, ends, temperature)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            size = _halved(len(running) + len(joining), error)
+            lost = True
+        else:
+            lost = False
+        if lost:  # outside the except block, whose traceback would keep the tensors alive
+            batch, calm = None, 0
+            waiting = [row for row in running + waiting if not row.ended]
+            _release()
+        else:
+            joined = {row.index for row in joining}
+            waiting = [row for row in waiting if row.index not in joined]
+        ended = [row for row in running + joining if row.ended]
+        yield from ended
+        calm += len(ended)
+        if calm >= 2 * size:
+            size, calm = min(largest, 2 * size), 0
+
+
+def _advance(
+    net: Network, batch: Batch | None, joining: Sequence[Row], ends: set[int], temperature: float
+) -> Batch | None:
+    """Take newcomers in, let every row write one token, and go on with the rows that have not ended."""
+    if joining:
+        started = _start(net, joining)
+        batch = _join(batch, started) if batch else started
+    if batch is None:
+        return None
+    for row, token in zip(batch.rows, _choose(batch, temperature), strict=True):
+        if token in ends:
+            row.ended = True
+        else:
+            row.written.append(token)
+            row.ended = len(row.written) >= row.limit
+    going = [place for place, row in enumerate(batch.rows) if not row.ended]
+    if not going:
+        return None
+    return _step(net, _keep(batch, going) if len(going) < len(batch.rows) else batch)
+
+
+def _start(net: Network, rows: Sequence[Row]) -> Batch:
+    device = net.model.device
+    tokens = pad_left([row.tokens for row in rows], 0).to(device)
+    mask = pad_left([[1] * len(row.tokens) for row in rows], 0).to(device)
+    cache = DynamicCache() if net.mergeable else DynamicCache(config=net.model.config)
+    return Batch(list(rows), cache, mask, _logits(net, tokens, mask, cache))
+
+
+def _step(net: Network, batch: Batch) -> Batch:
+    tokens = torch.tensor([[row.written[-1]] for row in batch.rows], device=batch.mask.device)
+    mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), 1)], dim=1)
+    return batch._replace(mask=mask, logits=_logits(net, tokens, mask, batch.cache))
+
+
+def _keep(batch: Batch, places: Sequence[int]) -> Batch:
+    """Return the batch of the rows at `places`, without the columns that are padding in all of them."""
+    chosen = torch.tensor(places, device=batch.mask.device)
+    batch.cache.reorder_cache(chosen)
+    mask = batch.mask[chosen]
+    first = int(mask.any(dim=0).int().argmax())
+    cache = batch.cache
+    if first and all(type(layer) is DynamicLayer for layer in cache.layers):
+        cache = _cache_of([(layer.keys[..., first:, :], layer.values[..., first:, :]) for layer in cache.layers])
+        mask = mask[:, first:]
+    return Batch([batch.rows[place] for place in places], cache, mask, batch.logits[chosen])
+
+
+def _join(a: Batch, b: Batch) -> Batch:
+    """Return both batches as one, the shorter padded on the left."""
+    width = max(a.mask.shape[1], b.mask.shape[1])
+
+    def widened(part: Tensor, dim: int) -> Tensor:
+        shape = list(part.shape)
+        shape[dim] = width - shape[dim]
+        return torch.cat([part.new_zeros(shape), part], dim=dim)
+
+    pairs = [
+        tuple(torch.cat([widened(x, -2), widened(y, -2)]) for x, y in ((p.keys, q.keys), (p.values, q.values)))
+        for p, q in zip(a.cache.layers, b.cache.layers, strict=True)
+    ]
+    mask = torch.cat([widened(a.mask, 1), widened(b.mask, 1)])
+    return Batch(a.rows + b.rows, _cache_of(pairs), mask, torch.cat([a.logits, b.logits]))
+
+
+def _cache_of(pairs: Sequence[Sequence[Tensor]]) -> DynamicCache:
+    cache = DynamicCache()
+    for layer, (keys, values) in enumerate(pairs):
+        cache.update(keys, values, layer)
+    return cache
+
+
+def _choose(batch: Batch, temperature: float) -> list[int]:
+    """Return the next token of every row: the likeliest, or the one its own uniform number falls on.
+
+    One number picks from the cumulative probabilities, so a row's choices depend on its own numbers alone and not on
+    who else is in the batch; only where rounding moves a boundary across the number can they differ.
+    """
+    if not temperature:
+        return batch.logits.argmax(dim=-1).tolist()
+    numbers = [row.draws[len(row.written)] for row in batch.rows if row.draws is not None]
+    cumulative = (batch.logits.double() / temperature).softmax(dim=-1).cumsum(dim=-1)
+    drawn = torch.tensor(numbers, dtype=torch.float64, device=cumulative.device)[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, drawn, right=True).clamp(max=cumulative.shape[1] - 1)[:, 0].tolist()
+
+
+def _logits(net: Network, tokens: Int[Tensor, "b t"], mask: Int[Tensor, "b s"], cache: Any) -> Float[Tensor, "b v"]:
+    """Return the logits after the last of `tokens`, and let the cache grow. Positions count unpadded tokens only."""
+    options: dict[str, Any] = {"past_key_values" if "past_key_values" in net.accepts else "cache_params": cache}
+    if "position_ids" in net.accepts:
+        options["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+    if "logits_to_keep" in net.accepts:
+        options["logits_to_keep"] = 1
+    return net.model(input_ids=tokens, attention_mask=mask, use_cache=True, **options).logits[:, -1]
+
+
+def network(model: Any) -> Network:
+    """Return the model with what its forward takes; an adapter's wrapper passes everything on to the model inside.
+
+    Caches can be joined where a model keeps nothing but keys and values (a recurrent state cannot be padded on
+    the left). Then all layers keep the whole past, sliding windows included, for their masks hide what is out of sight.
+
+    Raises ValueError for a model without a cache.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    accepts = frozenset(inspect.signature(inner.forward).parameters)
+    if not accepts & {"past_key_values", "cache_params"}:
+        raise ValueError(
+            f"{type(inner).__name__} keeps no cache of the past, which decoding here needs: its forward takes neither "
+            "past_key_values nor cache_params; use another model"
+        )
+    layers = DynamicCache(config=model.config).layers
+    return Network(model, accepts, all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers))
+
+
+def _newcomers(net: Network, waiting: Sequence[Row], running: int, size: int) -> list[Row]:
+    """Return the rows that join now: none until a quarter of the places is free, as each joining copies the cache."""
+    free = size - running
+    if running and (free < max(1, size // 4) or not net.mergeable):
+        return []
+    if net.mergeable or not waiting:
+        return list(waiting[:free])
+    # Padding on the left changes a recurrent state (Mamba wrote other text), so only rows of one length go together.
+    length = len(waiting[0].tokens)
+    return [row for row in waiting if len(row.tokens) == length][:free]
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Switch dropout off, and give every module back the mode it had: a frozen part may differ from the rest."""
+    modes: list[tuple[Any, Any]] = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that memory ran out, on any device."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)  # the CPU allocator's words
+
+
+def _halved(tried: int, error: BaseException) -> int:
+    if tried == 1:
+        raise MemoryError(
+            "out of memory with a single conversation in the batch; what has ended is kept. "
+            "Lower max_new_tokens, shorten the prompt or load the model in a smaller dtype"
+        ) from error
+    return tried // 2
+
+
+def _release() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,82 @@
+"""Several judges over the same responses: how far they agree, and the responses to look at oneself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+
+from divalign.core.stats import Estimate, rate
+from divalign.data.examples import Row
+
+WORDS = {True: "unsafe", False: "safe", None: "undecided"}
+
+
+class Agreement(NamedTuple):
+    """Two judges over the same rows.
+
+    `confusion[a][b]` counts the rows the first calls a and the second b, of "unsafe", "safe", "undecided". `observed`
+    is the share of equal verdicts and `kappa` Cohen's, both among rows that both decided. Kappa is 0 for agreement by
+    chance, 1 for full agreement, and None where neither judge's verdicts vary: then chance explains everything. Its
+    interval is an approximation for large n, and of no width at full agreement: look at `observed` then.
+    `disagreements` holds (attack, id) of the rows on which they differ, undecided included.
+    """
+
+    judges: tuple[str, str]
+    confusion: dict[str, dict[str, int]]
+    observed: Estimate
+    kappa: Estimate
+    disagreements: list[tuple[str, str]]
+
+
+def agreement(first: Sequence[Row], second: Sequence[Row], *, confidence: float = 0.95) -> Agreement:
+    """Compare two judges' verdict rows, matched by attack and id.
+
+    Raises ValueError where they judged other rows or other responses.
+    Source: Cohen 1960 for kappa; its interval from Fleiss, Cohen, Everitt 1969.
+    """
+    pairs = _matched(first, second)
+    counts = Counter((WORDS[a["unsafe"]], WORDS[b["unsafe"]]) for a, b in pairs)
+    confusion = {a: {b: counts[a, b] for b in WORDS.values()} for a in WORDS.values()}
+    decided = [(a["unsafe"], b["unsafe"]) for a, b in pairs if None not in (a["unsafe"], b["unsafe"])]
+    equal = [a == b for a, b in decided]
+    return Agreement(
+        judges=(first[0]["judge"], second[0]["judge"]),
+        confusion=confusion,
+        observed=rate(equal, confidence=confidence) if equal else Estimate(None, 0.0, 1.0, 0),
+        kappa=_kappa(decided, confidence),
+        disagreements=[(a["attack"], a["id"]) for a, b in pairs if a["unsafe"] != b["unsafe"]],
+    )
+
+
+def _matched(first: Sequence[Row], second: Sequence[Row]) -> list[tuple[Row, Row]]:
+    others = {(row["attack"], row["id"]): row for row in second}
+    if not first or {(row["attack"], row["id"]) for row in first} != others.keys():
+        raise ValueError(
+            f"got {len(first)} and {len(second)} verdicts on different rows; two judges are compared on the same ones"
+        )
+    pairs = [(row, others[row["attack"], row["id"]]) for row in first]
+    changed = [a["id"] for a, b in pairs if a["response"] != b["response"]]
+    if changed:
+        raise ValueError(
+            f"{len(changed)} rows have two different responses, the first is {changed[0]!r}; judge one run"
+        )
+    return pairs
+
+
+def _kappa(decided: Sequence[tuple[bool, bool]], confidence: float) -> Estimate:
+    n = len(decided)
+    if len({a for a, _ in decided}) < 2 and len({b for _, b in decided}) < 2:
+        return Estimate(None, -1.0, 1.0, n)
+    shares = np.array([[decided.count((a, b)) for b in (True, False)] for a in (True, False)]) / n
+    first, second = shares.sum(axis=1), shares.sum(axis=0)
+    chance = first @ second
+    kappa = (np.trace(shares) - chance) / (1 - chance)
+    weights = (1 - kappa) * (second[:, None] + first[None, :])
+    weights[np.diag_indices(2)] -= 1
+    spread = (shares * weights**2).sum() - (kappa - chance * (1 - kappa)) ** 2
+    arm = NormalDist().inv_cdf((1 + confidence) / 2) * np.sqrt(max(0.0, spread) / n) / (1 - chance)
+    return Estimate(float(kappa), float(max(-1.0, kappa - arm)), float(min(1.0, kappa + arm)), n)

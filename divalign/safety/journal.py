@@ -1,0 +1,114 @@
+"""Finished work that survives a kill at any moment: an append-only file of checked lines, found by content.
+
+Each line holds a key (the hash of what the work was made from), the value and a checksum of both. A line that a kill
+tore, or that somebody edited, fails its checksum and is done again; nothing else is lost.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from divalign.data.examples import Conversation
+from divalign.store import digest
+
+
+class Journal:
+    """A dictionary in a file: `key in journal`, `journal[key]`, `journal.add(key, value)`; values are plain JSON.
+
+    Every line goes out in a single write in append mode, so two processes may share a file; each sees what stood there
+    when it opened it. A power cut can lose the last lines, which are then done again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.damaged = 0
+        self._values: dict[str, Any] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = path.read_bytes() if path.is_file() else b""
+        for line in content.split(b"\n"):
+            self._take(line)
+        self._file = path.open("ab", buffering=0)
+        if content and not content.endswith(b"\n"):
+            self._file.write(b"\n")  # so that the next line does not continue a torn one
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key]
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def add(self, key: str, value: Any) -> None:
+        """Keep `value` under `key`, in the file before this returns."""
+        line = json.dumps(
+            {"key": key, "value": value, "check": _check(key, value)}, ensure_ascii=False, allow_nan=False
+        )
+        os.write(self._file.fileno(), f"{line}\n".encode())
+        self._values[key] = value
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _take(self, line: bytes) -> None:
+        if not line.strip():
+            return
+        try:
+            entry = json.loads(line)
+            if entry["check"] != _check(entry["key"], entry["value"]):
+                raise ValueError("the line does not have its checksum")
+            self._values[entry["key"]] = entry["value"]
+        except (ValueError, TypeError, KeyError):
+            self.damaged += 1
+
+
+@runtime_checkable
+class Writes(Protocol):
+    """What can be remembered: `lm.generate.generate` with its model bound, or a server's client."""
+
+    def __call__(
+        self, conversations: Sequence[Conversation], *, on_response: Callable[[int, str], None], **options: Any
+    ) -> Sequence[str]: ...
+
+
+def remembered(generate: Writes, journal: Journal, *, made_from: Any) -> Callable[[Sequence[Conversation]], list[str]]:
+    """Return `generate` with a memory: what the journal holds is not written again, and equal ones are written once.
+
+    `made_from` is plain data that names everything besides the conversation that a response depends on: the model's and
+    the adapter's hash, the chat template's, the decoding. Give it more rather than less: too little returns the
+    responses of another model. The function returned takes `seeds` too where `generate` does.
+    """
+
+    def recall(conversations: Sequence[Conversation], seeds: Sequence[int] | None = None) -> list[str]:
+        numbers = [0] * len(conversations) if seeds is None else seeds
+        pairs = zip(conversations, numbers, strict=True)
+        keys = [digest(made_from, list(talk.messages), talk.prefill, number) for talk, number in pairs]
+        missing = list({key: place for place, key in enumerate(keys) if key not in journal}.values())
+        options = {} if seeds is None else {"seeds": [seeds[place] for place in missing]}
+        if missing:
+            generate(
+                [conversations[place] for place in missing],
+                on_response=lambda index, text: journal.add(keys[missing[index]], text),
+                **options,
+            )
+        lost = [place for place in missing if keys[place] not in journal]
+        if lost:
+            raise ValueError(f"generate reported no response to {len(lost)} conversations, the first at {lost[0]}")
+        return [journal[key] for key in keys]
+
+    return recall
+
+
+def _check(key: str, value: Any) -> str:
+    return digest(key, value)[:16]
