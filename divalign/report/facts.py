@@ -124,8 +124,8 @@ def number(value: Any) -> float | None:
 
 
 def _run(results: Any) -> Run:
-    schema = results.get("schema")
-    if schema != SCHEMA:
+    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
+        schema = results.get("schema") if isinstance(results, dict) else results
         raise TypeError(f"got schema {schema!r}, expected {SCHEMA}")
     return Run(
         version=str(results.get("divalign", "")),

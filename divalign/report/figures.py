@@ -108,7 +108,7 @@ def planes(models: Sequence[Model]) -> Figure:
         Key("safe prompt", swatch("dots safe", "M7 7h0")),
         Key("harmful prompt", swatch("dots harmful", "M7 7h0")),
         Key("topic held out of alignment", swatch("crosses ink", "M4 4l6 6m0 -6l-6 6")),
-        Key("1 and 2 standard deviations", swatch("ellipse ink", symbol(0, 7, 7, 5.5))),
+        Key("1 and 2 standard deviations", swatch("ellipse ink", symbol(0, 7.0, 7.0, size=5.5))),
     ]
     aside = (
         "How to read a panel: the ellipses are those of a Gaussian with the mean and covariance of a class, over the "
@@ -150,7 +150,7 @@ def separation_against_attacks(models: Sequence[Model]) -> Figure:
         says = f"Success rate of the {attack_words(attack)} attack against D_B, {len(dots)} models, as in the table."
         picture = dots_picture(dots, _distance_axis(models), shares(ASR.form), x_label=SEPARATION[D_B].label, says=says)
         panels.append(Panel(attack_words(attack), "", picture))
-    keys = [*recipe_keys(models), *base_key(models, "mark tone-base", symbol(shape_of(None, models), 7, 7))]
+    keys = [*recipe_keys(models), *base_key(models, "mark tone-base", symbol(shape_of(None, models), 7.0, 7.0))]
     return Figure([[panel] for panel in panels], keys)
 
 

@@ -46,7 +46,7 @@ def tone(recipe: str | None, models: Sequence[Model]) -> str:
 def recipe_keys(models: Sequence[Model]) -> list[Key]:
     """Return the symbols of the data recipes."""
     return [
-        Key(data_words(recipe), swatch(f"mark {tone(recipe, models)}", symbol(shape_of(recipe, models), 7, 7)))
+        Key(data_words(recipe), swatch(f"mark {tone(recipe, models)}", symbol(shape_of(recipe, models), 7.0, 7.0)))
         for recipe in recipes(models)
     ]
 

@@ -143,9 +143,9 @@ def _unsupported(found: Sequence[Contrast]) -> str:
     overlapping = [contrast.title for contrast in found if contrast.change == "unclear"]
     single = [contrast.title for contrast in found if contrast.change == "unknown"]
     said = f" The intervals overlap for {listed(overlapping)}." if overlapping else ""
-    if single:
-        said += f" {'These' if len(single) == len(found) else listed(single)} are single numbers without an interval."
-    return said
+    if len(single) == len(found):
+        return f"{said} None of these numbers has an interval."
+    return said + (f" The numbers for {listed(single)} have no interval." if single else "")
 
 
 def _extrapolated(models: Sequence[Model]) -> str:
@@ -153,9 +153,10 @@ def _extrapolated(models: Sequence[Model]) -> str:
     count = sum(map(extrapolated, measured))
     if not count:
         return ""
+    total, are = len(known(models, distance)), "is" if count == 1 else "are"
     return (
-        f" {count} of the {len(known(models, distance))} distances stand for less than one error in n prompts, which "
-        "n prompts cannot show: they only say “far apart”."
+        f" {count} of the {total} distances {are} extrapolated (less than one error in n prompts, which n prompts cannot "
+        "show): they only say “far apart”."
     )
 
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 Child = Element | str | None
 
 
-def node(tag: str, *children: Child, **attributes: str | float | None) -> Element:
+def node(tag: str, *children: Child, **attributes: str | float | int | None) -> Element:
     """Return an element. `class_` is class, an underscore a hyphen; None drops an attribute or a child."""
     named = {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items() if value is not None}
     element = Element(tag, {name: _text(value) for name, value in named.items()})
@@ -41,7 +41,7 @@ def markup(element: Element) -> Markup:
     return Markup(tostring(element, encoding="unicode"))
 
 
-def symbol(shape: int, x: float, y: float, size: float = 4.5) -> str:
+def symbol(shape: int, x: float, y: float, *, size: float = 4.5) -> str:
     """Return the path of a circle, diamond, square or triangle centred on (x, y), so that no reader needs colour."""
     r = size
     shapes = (
@@ -53,5 +53,5 @@ def symbol(shape: int, x: float, y: float, size: float = 4.5) -> str:
     return shapes[shape % len(shapes)]
 
 
-def _text(value: str | float) -> str:
+def _text(value: str | float | int) -> str:
     return value if isinstance(value, str) else f"{value:.6g}"

@@ -82,7 +82,7 @@ def spelled(estimate: Estimate | None, form=percent) -> str:
     if estimate.value is None:
         return f"{UNDECIDED} (n = {estimate.n})"
     interval = bounds(estimate, form)
-    details = [f"95 % interval {interval}"] if interval else []
+    details = [f"interval {interval}"] if interval else []
     details += [f"n = {estimate.n}"] if estimate.n else []
     return f"{form(estimate.value)} ({', '.join(details)})" if details else form(estimate.value)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from divalign.core.stats import rate
+from divalign.report.facts import Measures, Model
 from divalign.store import write_bytes, write_rows
 
 # method: D_B, direct, prefill, wrapper, held-out direct, over-refusal (shares of prompts), reward, per data recipe
@@ -185,3 +186,24 @@ def write_results(folder: Path, made: dict[str, Any]) -> None:
 def _write(path: Path, *rows: Any) -> None:
     """Write JSON (lines) in ASCII: store.py would refuse the lone surrogate that another writer may leave."""
     write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def model(method: str | None = None, data: str | None = None, **facts: Any) -> Model:
+    """A model with only what a test is about: asr, distance, over_refusal, unseen (its direct ASR) and fields."""
+    distance, unseen = facts.pop("distance", None), facts.pop("unseen", None)
+    measures = Measures(
+        separation={} if distance is None else {"bhattacharyya_paper": distance},
+        asr=facts.pop("asr", {}),
+        over_refusal=facts.pop("over_refusal", None),
+    )
+    return Model(
+        name=f"{method}-{data}-{facts.get('seed', 0)}" if method else "base",
+        title=method or "base",
+        method=method,
+        data=data,
+        seed=facts.pop("seed", 0),
+        held_in=measures,
+        held_out=None if unseen is None else Measures({}, {"direct": unseen}, None),
+        divergence=facts.pop("divergence", {}),
+        **facts,
+    )
