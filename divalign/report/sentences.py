@@ -155,8 +155,8 @@ def _extrapolated(models: Sequence[Model]) -> str:
         return ""
     total, are = len(known(models, distance)), "is" if count == 1 else "are"
     return (
-        f" {count} of the {total} distances {are} extrapolated (less than one error in n prompts, which n prompts cannot "
-        "show): they only say “far apart”."
+        f" {count} of the {total} distances {are} extrapolated (less than one error in n prompts, which n prompts "
+        "cannot show): they only say “far apart”."
     )
 
 

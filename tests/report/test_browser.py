@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this ma
 
 WIDTHS = """<script>onload = () => {
   const pages = [...document.querySelectorAll("iframe")].map((frame) => frame.contentDocument.documentElement);
-  document.body.dataset.found = JSON.stringify(pages.map((page) => page.scrollWidth));
+  document.body.dataset.found = JSON.stringify(pages.map((page) => page.scrollWidth - page.clientWidth));
 }</script>"""
 POINTER = """<script>
 const svg = document.querySelectorAll("svg.plane")[1];
@@ -49,8 +49,9 @@ def friendly(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(write_run(tmp_path_factory.mktemp("friendly")))
 
 
-def test_hostile_text_runs_nothing_and_leaves_the_console_silent(hostile: Path, tmp_path: Path) -> None:
-    loaded = load(hostile, tmp_path)
+@pytest.mark.parametrize("page", ["hostile", "friendly"])
+def test_no_text_runs_and_the_console_stays_silent(page: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    loaded = load(request.getfixturevalue(page), tmp_path)
     assert "<title>What alignment did" in loaded.document
     assert not loaded.console
 
@@ -88,7 +89,7 @@ def test_no_page_is_wider_than_its_window(page: str, request: pytest.FixtureRequ
     frames = "".join(f'<iframe srcdoc="{text}" width={width} height=800></iframe>' for width in (400, 1200))
     outer = tmp_path / "outer.html"
     outer.write_bytes(f'<!doctype html><meta charset="utf-8"><body>{frames}{WIDTHS}'.encode())
-    assert found(load(outer, tmp_path / "profile").document) == [400, 1200]
+    assert found(load(outer, tmp_path / "profile").document) == [0, 0]
 
 
 def test_pointing_at_a_mark_or_stepping_to_it_shows_its_prompt(friendly: Path, tmp_path: Path) -> None:
