@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from divalign.report.words import significant
+from divalign.report.words import Form, significant
 
 
 class Tick(NamedTuple):
@@ -24,7 +24,7 @@ class Axis(NamedTuple):
     high: float
     ticks: tuple[Tick, ...]
     log: bool = False
-    form: Callable[[float], str] = significant
+    form: Form = significant
 
     def at(self, value: float, start: float, end: float) -> float:
         """Return the place of `value` between `start` and `end`."""
@@ -34,7 +34,7 @@ class Axis(NamedTuple):
         return start + share * (end - start)
 
 
-def linear(values: Iterable[float], *, about: int = 4, form: Callable[[float], str] = significant) -> Axis:
+def linear(values: Iterable[float], *, about: int = 4, form: Form = significant) -> Axis:
     """Return an axis over `values` whose ends and ticks are round numbers (1, 2 or 5 times a power of ten)."""
     found = list(values)
     low, high = (min(found), max(found)) if found else (0.0, 1.0)
@@ -48,7 +48,7 @@ def linear(values: Iterable[float], *, about: int = 4, form: Callable[[float], s
     return Axis(ticks[0], ticks[-1], _labelled(ticks, significant), form=form)
 
 
-def logarithmic(values: Iterable[float], *, form: Callable[[float], str] = significant) -> Axis:
+def logarithmic(values: Iterable[float], *, form: Form = significant) -> Axis:
     """Return a logarithmic axis over the positive `values`, from a power of ten to a power of ten.
 
     Zero and negative numbers have no place on it; `Axis.at` puts them at the low end.
@@ -61,10 +61,10 @@ def logarithmic(values: Iterable[float], *, form: Callable[[float], str] = signi
     return Axis(10.0**first, 10.0**last, _labelled(ticks, significant), log=True, form=form)
 
 
-def shares(form: Callable[[float], str]) -> Axis:
+def shares(form: Form) -> Axis:
     """Return the axis of a rate: 0 to 1 whatever the data, so that all panels compare."""
     return Axis(0.0, 1.0, _labelled((0.0, 0.25, 0.5, 0.75, 1.0), form), form=form)
 
 
-def _labelled(values: Iterable[float], form: Callable[[float], str]) -> tuple[Tick, ...]:
+def _labelled(values: Iterable[float], form: Form) -> tuple[Tick, ...]:
     return tuple(Tick(value, form(value)) for value in values)

@@ -11,11 +11,10 @@ from typing import Literal, NamedTuple
 
 from divalign.core.stats import Estimate
 from divalign.report.facts import Measures, Model
-from divalign.report.words import data_short, listed, percent
+from divalign.report.words import Form, data_short, listed, percent
 
 Get = Callable[[Measures], Estimate | None]
 Change = Literal["lower", "higher", "unclear", "unknown"]
-Form = Callable[[float], str]
 HALF = 0.5
 
 

@@ -107,14 +107,15 @@ def planes(models: Sequence[Model]) -> Figure:
     keys = [
         Key("safe prompt", swatch("dots safe", "M7 7h0")),
         Key("harmful prompt", swatch("dots harmful", "M7 7h0")),
-        Key("topic held out of alignment", swatch("crosses ink", "M4 4l6 6m0 -6l-6 6")),
         Key("1 and 2 standard deviations", swatch("ellipse ink", symbol(0, 7.0, 7.0, size=5.5))),
     ]
+    if any(point.held_out for model in models for point in model.plane):
+        keys.append(Key("topic held out of alignment", swatch("crosses ink", "M4 4l6 6m0 -6l-6 6")))
     aside = (
-        "How to read a panel: the ellipses are those of a Gaussian with the mean and covariance of a class, over the "
-        "prompts on topics that alignment saw. If the class were Gaussian, they would hold 39 % and 86 % of it. D_B is "
-        "small where they overlap. Where crosses lie among the dots of their colour, the model sees a new topic, as "
-        "far as this plane shows, like one it was aligned on."
+        "How to read a panel: the ellipses are those of a Gaussian with the mean and covariance of a class’s dots. If "
+        "the class were Gaussian, they would hold 39 % and 86 % of it. D_B is small where they overlap. Where crosses "
+        "lie among the dots of their colour, the model sees a new topic, as far as this plane shows, like one it was "
+        "aligned on."
     )
     return Figure(groups, keys, aside, tuple(spots))
 

@@ -26,6 +26,8 @@ from divalign.report.plane import Spot
 from divalign.report.sentences import prediction, summary
 from divalign.report.words import duration
 
+SEEN = "Topics that alignment saw, in unseen phrasings"
+
 
 def write_report(run: Path, *, show_completions: bool = False) -> Path:
     """Write `run`/report.html from the files of the run folder and return its path.
@@ -44,6 +46,7 @@ def render(run: Run, *, show_completions: bool = False) -> str:
     """Return the page as text."""
     style, script = _asset("page.css"), _asset("page.js")
     planes = figures.planes(run.models)
+    unseen = tables.main_table(run.models, tables.held_out, caption="Topics held out of alignment")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["prose"] = _prose
     return environment.from_string(_asset("page.html")).render(
@@ -57,8 +60,9 @@ def render(run: Run, *, show_completions: bool = False) -> str:
         made=_made(run),
         findings=summary(run),
         prediction=prediction(run.verdict),
-        held_in=tables.main_table(run.models, tables.held_in, caption="Topics that alignment saw, in unseen phrasings"),
-        held_out=tables.main_table(run.models, tables.held_out, caption="Topics held out of alignment"),
+        took=duration(run.seconds) if run.seconds is not None else "",
+        held_in=tables.main_table(run.models, tables.held_in, caption=SEEN if unseen else "Evaluation prompts"),
+        held_out=unseen,
         notes=tables.notes(run.models),
         side_by_side=figures.side_by_side(run.models),
         attack_bars=figures.attack_bars(run.models),

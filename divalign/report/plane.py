@@ -34,8 +34,8 @@ class Plane(NamedTuple):
 def plane_picture(points: Sequence[Point], *, index: int, says: str) -> Plane:
     """Draw the prompts, and for each class the covariance ellipses at 1 and 2 standard deviations.
 
-    One unit is as long across as upwards, or distances in the picture would lie. The ellipses are those of the prompts
-    whose topics alignment saw, as is the separation in the table; held-out topics are crosses. The two ellipses of a
+    One unit is as long across as upwards, or distances in the picture would lie. Prompts on held-out
+    topics are crosses; the ellipses are those of the others, as is the separation in the table. The two ellipses of a
     Gaussian hold 39 % and 86 % of its points.
     """
     place, scale = _square(points)
@@ -51,7 +51,7 @@ def plane_picture(points: Sequence[Point], *, index: int, says: str) -> Plane:
 
 
 def kind(point: Point) -> str:
-    return f"{'harmful' if point.harmful else 'safe'}, topic {'held out' if point.held_out else 'seen in alignment'}"
+    return f"{'harmful' if point.harmful else 'safe'}{', topic held out of alignment' if point.held_out else ''}"
 
 
 def spoken(points: Sequence[Point]) -> str:

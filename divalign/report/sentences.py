@@ -76,10 +76,10 @@ def _falls(recipe: str, models: Sequence[Model], before: Estimate) -> str:
     words: dict[Change, str] = {
         "lower": "the rate falls for {}",
         "unclear": "no change is measurable for {}",
-        "higher": "it rises for {}",
-        "unknown": "it is undecided or not measured for {}",
+        "higher": "the rate rises for {}",
+        "unknown": "the rate is undecided or not measured for {}",
     }
-    said = [words[kind].format(named(kinds[kind], direct, name=_title)) for kind in words if kinds[kind]]
+    said = [words[kind].format(named(kinds[kind], direct, name=_title, most=8)) for kind in words if kinds[kind]]
     return f"After {data_words(recipe)}, {listed(said)}."
 
 
@@ -175,10 +175,13 @@ def unseen_topics(models: Sequence[Model]) -> str | None:
 
 
 def _moves(models: Sequence[Model]) -> str:
-    """Return the models with their number on seen and on held-out topics; both are known where a change is."""
-    seen = {model.name: number for model, number in known(models, direct)}
-    unseen = {model.name: model.held_out.asr[DIRECT].value for model in models if model.held_out}
-    return listed(f"{label(m)} ({percent(seen[m.name])} to {percent(unseen[m.name] or 0.0)})" for m in models)
+    """Return the models with their rate on seen and on held-out topics."""
+    pairs = ((m, direct(m.held_in), direct(m.held_out)) for m in models if m.held_out)
+    return listed(
+        f"{label(model)} ({percent(seen.value)} to {percent(unseen.value)})"
+        for model, seen, unseen in pairs
+        if seen and unseen and seen.value is not None and unseen.value is not None
+    )
 
 
 def refusing_too_much(models: Sequence[Model]) -> str | None:
@@ -191,9 +194,9 @@ def refusing_too_much(models: Sequence[Model]) -> str | None:
     kinds = _sorted_by(aligned_of(models), lambda model: compare(over_refusal(model.held_in), before))
     words: dict[Change, str] = {
         "higher": "over-refusal rises measurably for {}",
-        "lower": "it falls measurably for {}",
-        "unclear": "no change in it is measurable for {}",
-        "unknown": "it is undecided or not measured for {}",
+        "lower": "over-refusal falls measurably for {}",
+        "unclear": "no change in over-refusal is measurable for {}",
+        "unknown": "over-refusal is undecided or not measured for {}",
     }
     said = [words[kind].format(named(kinds[kind], over_refusal)) for kind in words if kinds[kind]]
     return f"{start} After alignment, {listed(said)}."

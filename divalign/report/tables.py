@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from divalign.core.stats import Estimate
-from divalign.report.compare import Form, Get, label
+from divalign.report.compare import Get, interval, known, label
 from divalign.report.facts import Answer, Measures, Model
 from divalign.report.measures import (
     ASR,
@@ -25,7 +25,7 @@ from divalign.report.measures import (
     over_refusal,
     separation,
 )
-from divalign.report.words import NOT_MEASURED, UNDECIDED, attack_words, bounds, share, significant
+from divalign.report.words import NOT_MEASURED, UNDECIDED, Form, attack_words, bounds, share, significant
 
 EXAMPLES = 2
 DAGGER = "†"
@@ -139,14 +139,16 @@ def notes(models: Sequence[Model]) -> list[str]:
 
 
 def _words_alone(models: Sequence[Model]) -> str:
-    found = [e.value for m in models if (e := m.held_in.separation.get(LEXICAL)) is not None and e.value is not None]
-    if not found:
+    """Return what the words of the prompts reach, and on how many models the probe's whole interval lies above that."""
+    lexical = known(models, separation(LEXICAL))
+    if not lexical:
         return ""
-    low, high = share(min(found)), share(max(found))
-    span = low if low == high else f"{low} to {high}"
-    return (
-        f"The words of the prompts alone, without a model, give a lexical AUC of {span}, which a probe AUC has to beat."
-    )
+    probes = [(ends, words) for model, words in lexical if (ends := interval(model.held_in.separation.get(PROBE)))]
+    above = sum(low > words for (low, _), words in probes)
+    least, most = (share(end(words for _, words in lexical)) for end in (min, max))
+    said = "The words of the prompts alone, without a model, give a lexical AUC of "
+    said += least if least == most else f"{least} to {most}"
+    return said + (f"; the probe AUC is clearly above that on {above} of {len(probes)} models." if probes else ".")
 
 
 def examples(model: Model, *, show_completions: bool) -> list[Example]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from divalign.core.stats import Estimate
 
+Form = Callable[[float], str]
 PERCENT = "\N{NO-BREAK SPACE}%"
 UNDECIDED = "undecided"
 NOT_MEASURED = "not measured"
@@ -71,7 +72,7 @@ def attack_words(attack: str) -> str:
     return attack.replace("_", " ")
 
 
-def spelled(estimate: Estimate | None, form=percent) -> str:
+def spelled(estimate: Estimate | None, form: Form = percent) -> str:
     """Return an estimate with its interval and count in one line, for titles and text alternatives."""
     if estimate is None:
         return NOT_MEASURED
@@ -83,7 +84,7 @@ def spelled(estimate: Estimate | None, form=percent) -> str:
     return f"{form(estimate.value)} ({', '.join(details)})" if details else form(estimate.value)
 
 
-def bounds(estimate: Estimate, form=percent) -> str:
+def bounds(estimate: Estimate, form: Form = percent) -> str:
     """Return "low to high", or nothing where there is no interval to state."""
     if estimate.value is None or estimate.low is None or estimate.high is None:
         return ""

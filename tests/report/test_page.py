@@ -110,7 +110,8 @@ def test_nothing_on_the_page_can_run_or_reach_out_but_its_own_script(kind: str, 
     }
     names = {name for _, attributes in found.tags for name in attributes}
     assert not {name for name in names if name.startswith("on") or name in ("src", "style", "xlink:href", "srcdoc")}
-    assert {attributes["href"] for _, attributes in found.tags if "href" in attributes} == {"data:,"}
+    links = {attributes["href"] for _, attributes in found.tags if "href" in attributes} - {"data:,"}
+    assert links == {f"#{section['id']}" for section in found.all("section")}
     own = found.text["style"][0] + found.text["script"][1].replace(SVG_NAMESPACE, "")
     assert not re.search(r"url\(|@import|https?:", own)
 
@@ -221,6 +222,13 @@ def test_what_is_undecided_is_never_shown_as_zero(tmp_path: Path) -> None:
     found = Page(made(tmp_path, models, verdict=None))
     assert {text for text in found.text["td"]} == {"not measured", "undecided"}
     assert not [attributes for attributes in found.all("rect") if "bar" in attributes.get("class", "")]
+
+
+def test_seen_topics_are_spoken_of_only_where_others_were_held_out(tmp_path: Path) -> None:
+    apart, together = made(tmp_path, entries()), made(tmp_path, [entry | {"held_out": None} for entry in entries()])
+    assert ["Topics that alignment saw" in text for text in (apart, together)] == [True, False]
+    assert ["topics that alignment saw" in text for text in (apart, together)] == [True, False]
+    assert "Evaluation prompts" in together
 
 
 def test_the_title_counts_the_aligned_models(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_direct_rates_fall_rise_or_do_not_change_as_measured() -> None:
     assert plain(sentences.direct_attack(models)) == (
         "Asked directly, the base complies with 50 % of 100 harmful prompts. "
         "After compliance-refusal (CR) data, the rate falls for kldo (0 %), no change is measurable for bco (45 %), "
-        "it rises for kto (95 %) and it is undecided or not measured for dpo. "
+        "the rate rises for kto (95 %) and the rate is undecided or not measured for dpo. "
         "After preference (pref) data, no change is measurable for kldo (52 %)."
     )
 
@@ -197,11 +197,11 @@ def test_over_refusal_rises_only_where_it_is_measured_to() -> None:
     ]
     assert plain(sentences.refusing_too_much(models)) == (
         "The base refuses 0 % of 100 benign prompts. After alignment, over-refusal rises measurably for hdo on CR "
-        "(30 %), no change in it is measurable for kldo on CR (0 %) and it is undecided or not measured for kldo on "
-        "pref and hdo on pref."
+        "(30 %), no change in over-refusal is measurable for kldo on CR (0 %) and over-refusal is undecided or not "
+        "measured for kldo on pref and hdo on pref."
     )
     falling = [model(over_refusal=yes(60)), on("cr", over_refusal=yes(0))]
-    assert "it falls measurably for kldo on CR (0 %)" in plain(sentences.refusing_too_much(falling))
+    assert "over-refusal falls measurably for kldo on CR (0 %)" in plain(sentences.refusing_too_much(falling))
 
 
 def verdict(conclusion: str, value: float | None = None, p: float | None = None, power: float | None = None) -> Verdict:

@@ -3,7 +3,7 @@ from scipy.special import xlogy
 
 from divalign.core.stats import Estimate, rate
 from divalign.report import tables
-from divalign.report.facts import Answer
+from divalign.report.facts import Answer, Model
 from divalign.report.measures import CEILINGS
 from divalign.report.words import percent
 from tests.report.runs import model
@@ -68,15 +68,24 @@ def test_an_extrapolated_distance_is_marked_and_explained() -> None:
     assert [any("†" in note for note in tables.notes([one])) for one in (far, near)] == [True, False]
 
 
-def test_undecided_answers_and_words_alone_are_noted() -> None:
-    one = model("kldo", "cr", answers=(answer(), answer(unsafe=None)))
-    one.held_in.separation["lexical_auc"] = Estimate(0.9, None, None, 9)
-    other = model()
-    other.held_in.separation["lexical_auc"] = Estimate(0.95, None, None, 9)
-    words, judge = tables.notes([one, other])
-    assert "0.900 to 0.950" in words
-    assert "1 of 2 answers" in judge
+def test_words_alone_are_held_against_the_whole_interval_of_the_probe() -> None:
+    def measured(words: float, low: float | None) -> Model:
+        one = model()
+        one.held_in.separation["lexical_auc"] = Estimate(words, None, None, 9)
+        if low is not None:
+            one.held_in.separation["probe_auc"] = Estimate(0.99, low, 1.0, 9)
+        return one
+
+    start = "The words of the prompts alone, without a model, give a lexical AUC of 0.900"
+    assert tables.notes([measured(0.9, None)]) == [f"{start}."]
+    both = [measured(0.9, 0.91), measured(0.95, 0.94)]
+    assert tables.notes(both) == [f"{start} to 0.950; the probe AUC is clearly above that on 1 of 2 models."]
     assert tables.notes([model()]) == []
+
+
+def test_undecided_answers_are_counted() -> None:
+    one = model("kldo", "cr", answers=(answer(), answer(unsafe=None)))
+    assert tables.notes([one]) == ["The judge could not decide 1 of 2 answers; these count neither way."]
 
 
 def test_divergences_have_a_column_each_and_no_table_without_any() -> None:
