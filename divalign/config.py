@@ -18,58 +18,78 @@ class Section(BaseModel):
 class Model(Section):
     """The base model that every method starts from."""
 
-    source: str = Field("toy", description="'toy' for the embedded model, a local folder, or a hub id")
-    revision: str | None = Field(None, description="hub revision; pin it for results that can be repeated")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="weights are loaded and trained in this type")
-    device: str = Field("cpu", description="torch device: cpu, cuda, cuda:1, mps")
-    chat_template: str | None = Field(None, description="a jinja file, or 'plain', in place of the tokenizer's own")
-    trust_remote_code: bool = Field(False, description="run code from the model's repository; only if you read it")
+    source: str = Field(default="toy", description="'toy' for the embedded model, a local folder, or a hub id")
+    revision: str | None = Field(default=None, description="hub revision; pin it for results that can be repeated")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="weights are loaded and trained in this type"
+    )
+    device: str = Field(default="cpu", description="torch device: cpu, cuda, cuda:1, mps")
+    chat_template: str | None = Field(
+        default=None, description="a jinja file, or 'plain', in place of the tokenizer's own"
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="run code from the model's repository; only if you read it"
+    )
 
 
 class Data(Section):
     """What is trained on and what is asked."""
 
-    source: str = Field("toy", description="'toy' for the embedded world, or a name of divalign.data.sources.SOURCES")
-    folder: Path | None = Field(None, description="folder that holds the source's files; not needed for 'toy'")
-    recipes: tuple[str, ...] = Field(("cr", "pref"), description="names of divalign.data.recipes.RECIPES", min_length=1)
-    n_train: int | None = Field(None, ge=2, description="training requests, half of each class; all if null")
-    n_test: int = Field(256, ge=20, description="prompts to measure on, half of each class, never trained on")
-    n_held_out: int = Field(160, ge=20, description="the same on topics alignment never saw, where the source has them")
+    source: str = Field(
+        default="toy", description="'toy' for the embedded world, or a name of divalign.data.sources.SOURCES"
+    )
+    folder: Path | None = Field(default=None, description="folder that holds the source's files; not needed for 'toy'")
+    recipes: tuple[str, ...] = Field(
+        default=("cr", "pref"), description="names of divalign.data.recipes.RECIPES", min_length=1
+    )
+    n_train: int | None = Field(default=None, ge=2, description="training requests, half of each class; all if null")
+    n_test: int = Field(default=256, ge=20, description="prompts to measure on, half of each class, never trained on")
+    n_held_out: int = Field(
+        default=160, ge=20, description="the same on topics alignment never saw, where the source has them"
+    )
 
 
 class Lora(Section):
     """Train a low-rank adapter and keep the weights."""
 
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(32.0, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class Train(Section):
     """One setting for all methods: the same rows in the same order, updates, learning rate and beta."""
 
-    methods: tuple[str, ...] = Field(("kldo", "bco", "kto", "dpo", "hdo"), description="names of divalign.METHODS")
-    seeds: tuple[int, ...] = Field((0,), description="data order and response draw; one model per seed", min_length=1)
-    beta: float = Field(0.1, gt=0)
-    updates: int = Field(60, ge=1, description="optimizer steps")
-    pairs_per_update: int = Field(32, ge=1, description="pairs behind each optimizer step")
-    pairs_per_batch: int = Field(32, ge=1, description="pairs per forward; must divide pairs_per_update")
-    learning_rate: float = Field(1e-3, gt=0)
-    warmup_updates: int = Field(6, ge=0, description="linear warm-up, then a cosine to 0")
-    max_length: int = Field(256, ge=8, description="tokens of prompt and response")
-    lora: Lora | None = Field(None, description="null: all weights are trained")
-    log_every: int = Field(5, ge=1, description="updates per row of metrics.jsonl")
+    methods: tuple[str, ...] = Field(
+        default=("kldo", "bco", "kto", "dpo", "hdo"), description="names of divalign.METHODS"
+    )
+    seeds: tuple[int, ...] = Field(
+        default=(0,), description="data order and response draw; one model per seed", min_length=1
+    )
+    beta: float = Field(default=0.1, gt=0)
+    updates: int = Field(default=60, ge=1, description="optimizer steps")
+    pairs_per_update: int = Field(default=32, ge=1, description="pairs behind each optimizer step")
+    pairs_per_batch: int = Field(default=32, ge=1, description="pairs per forward; must divide pairs_per_update")
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warmup_updates: int = Field(default=6, ge=0, description="linear warm-up, then a cosine to 0")
+    max_length: int = Field(default=256, ge=8, description="tokens of prompt and response")
+    lora: Lora | None = Field(default=None, description="null: all weights are trained")
+    log_every: int = Field(default=5, ge=1, description="updates per row of metrics.jsonl")
 
 
 class Measure(Section):
     """How the base model and every aligned one are measured."""
 
-    attacks: tuple[str, ...] = Field(("direct", "prefill", "wrapper"), description="names of divalign ATTACKS")
-    judge: str = Field("refusal_strings", description="a name of divalign.safety.judges.JUDGES")
-    max_new_tokens: int = Field(32, ge=1)
-    batch_size: int = Field(128, ge=1)
-    position: Literal["instruction", "generation"] = Field("instruction", description="where hidden states are read")
-    divergences: tuple[str, ...] = Field(("js", "tv", "hellinger", "lecam", "kl"), description="names of DIVERGENCES")
+    attacks: tuple[str, ...] = Field(default=("direct", "prefill", "wrapper"), description="names of divalign ATTACKS")
+    judge: str = Field(default="refusal_strings", description="a name of divalign.safety.judges.JUDGES")
+    max_new_tokens: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    position: Literal["instruction", "generation"] = Field(
+        default="instruction", description="where hidden states are read"
+    )
+    divergences: tuple[str, ...] = Field(
+        default=("js", "tv", "hellinger", "lecam", "kl"), description="names of DIVERGENCES"
+    )
 
 
 class Config(Section):

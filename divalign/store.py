@@ -70,7 +70,7 @@ def read_json(path: Path) -> Any:
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows as JSON lines; NaN and infinity raise ValueError."""
-    write_bytes(path, _lines(rows))
+    write_bytes(path, jsonl(rows))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -88,7 +88,7 @@ def cached_arrays(path: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
 def cached_rows(path: Path, key: str, make: Callable[[], Iterable[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """Return the rows that `key` stands for from `path`, making them only if the file is not intact for that key."""
     if not intact(path, key):
-        seal(path, _lines(make()), key)
+        seal(path, jsonl(make()), key)
     return read_rows(path)
 
 
@@ -119,6 +119,11 @@ def cached_folder(path: Path, key: str, make: Callable[[Path], None]) -> Path:
     return path
 
 
+def forget(path: Path) -> None:
+    """Take a file's or folder's stamp away: it will be made again."""
+    _stamp_of(path).unlink(missing_ok=True)
+
+
 def seal(path: Path, content: bytes, key: str) -> None:
     """Write `content` and, after it, a stamp with its key and checksum: `intact` until either file is touched."""
     write_bytes(path, content)
@@ -147,7 +152,8 @@ def _document(content: Any) -> bytes:
     return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False, default=_plain) + "\n").encode()
 
 
-def _lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+def jsonl(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """Return rows as JSON lines; NaN and infinity raise ValueError."""
     lines = (json.dumps(row, ensure_ascii=False, allow_nan=False, default=_plain) for row in rows)
     return "".join(f"{line}\n" for line in lines).encode()
 

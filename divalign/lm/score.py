@@ -7,6 +7,7 @@ DistributedDataParallel and FSDP wrappers see an ordinary forward.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -58,6 +59,7 @@ def attach(model: Any) -> Any:
             "%s: scored from full logits, since its head does more than is known here", type(causal).__name__
         )
 
+    @functools.wraps(original)  # others read the names that forward takes off its signature
     def forward(*args: Any, response_labels: Tensor | None = None, **kwargs: Any) -> Any:
         if response_labels is None:
             return original(*args, **kwargs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 from transformers import TrainingArguments
 
 from divalign.core.losses import find_method
@@ -47,8 +46,6 @@ class DivergenceConfig(TrainingArguments):
     learning_rate: float = field(default=1e-6, metadata={"help": "Initial learning rate."})
     logging_steps: float = field(default=10, metadata={"help": "Log every so many updates."})
     gradient_checkpointing: bool | None = field(default=True, metadata={"help": "Trade compute for memory."})
-    # None, which transformers does not know, means: on where there is a CUDA device.
-    bf16: bool | None = field(default=None, metadata={"help": "bfloat16 autocast."})  # pyright: ignore
     remove_unused_columns: bool = field(default=False, metadata={"help": "Off: the trainer reads the columns itself."})
 
     def __post_init__(self) -> None:
@@ -58,6 +55,4 @@ class DivergenceConfig(TrainingArguments):
             raise ValueError(f"beta is {self.beta}, expected a number above 0; the usual value is 0.1")
         if self.normaliser not in NORMALISERS:
             raise ValueError(f"normaliser is {self.normaliser!r}, expected one of {', '.join(NORMALISERS)}")
-        if self.bf16 is None:
-            self.bf16 = torch.cuda.is_available() and not self.fp16 and not self.use_cpu
         super().__post_init__()

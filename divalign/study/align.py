@@ -1,0 +1,53 @@
+"""Train one model of a run: the same rows in the same order, updates and learning rate for every method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from divalign.config import Config
+from divalign.lm.load import LM
+from divalign.store import cached_folder, digest, forget, intact, jsonl, seal
+from divalign.study.plan import Aligned
+from divalign.study.progress import Progress
+from divalign.train.run import train_and_save
+
+
+def align(
+    model: Aligned, config: Config, base: Callable[[], LM], folder: Path, cache: Path, progress: Progress
+) -> Path:
+    """Train `model` from a fresh copy of the base unless its folder holds it intact; return the checkpoint's folder.
+
+    `base` is called for the copy. Beside the checkpoint stands metrics.jsonl, a row per log of training.
+    """
+    metrics, key = folder / "metrics.jsonl", digest("metrics", model.key)
+
+    def make(draft: Path) -> None:
+        with progress(f"train {model.name}", config.train.updates, "updates") as advance:
+            settings = _settings(model, config)
+            history = train_and_save(base(), model.rows, draft, advance=advance, cache=cache, **settings)
+        seal(metrics, jsonl(history), key)
+
+    if not intact(metrics, key):
+        forget(folder / "checkpoint")
+    return cached_folder(folder / "checkpoint", model.key, make)
+
+
+def _settings(model: Aligned, config: Config) -> dict[str, Any]:
+    train = config.train
+    return {
+        "lora": train.lora.model_dump() if train.lora else None,
+        "on_cpu": config.model.device == "cpu",
+        "method": model.method,
+        "seed": model.seed,
+        "beta": train.beta,
+        "max_steps": train.updates,
+        "per_device_train_batch_size": train.pairs_per_batch,
+        "gradient_accumulation_steps": train.pairs_per_update // train.pairs_per_batch,
+        "learning_rate": train.learning_rate,
+        "warmup_steps": train.warmup_updates,
+        "max_length": train.max_length,
+        "logging_steps": train.log_every,
+        "per_device_eval_batch_size": config.measure.batch_size,
+    }

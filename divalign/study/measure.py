@@ -1,0 +1,181 @@
+"""Measure one model: hidden states and separation, attacks and verdicts, held-out divergences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from divalign.config import Config
+from divalign.core.clouds import project
+from divalign.core.estimate import estimate_divergence
+from divalign.core.separation import separation
+from divalign.core.stats import Estimate
+from divalign.data.batching import encode_row
+from divalign.data.examples import Row, user_says
+from divalign.data.lexical import lexical_auc
+from divalign.lm.generate import generate
+from divalign.lm.hidden import hidden_states
+from divalign.lm.load import LM
+from divalign.lm.score import sequence_log_probs
+from divalign.safety.attacks import find_attack
+from divalign.safety.evaluate import attack_prompts, judge_rows, over_refusal, rates
+from divalign.safety.journal import Journal, remembered
+from divalign.safety.judges import find_judge
+from divalign.store import cached_arrays, cached_json, cached_rows, digest
+from divalign.study.progress import Progress
+
+
+class Subject(NamedTuple):
+    """A model to be measured: its name, its folder in the run, its key, and how to load it."""
+
+    name: str
+    folder: Path
+    key: str
+    load: Callable[[], LM]
+
+
+def separations(subject: Subject, prompts: Sequence[Row], config: Config, progress: Progress) -> dict[str, Any]:
+    """Return `{"test": ..., "held_out": ...}` with the contract's five numbers each, and leave plane.json behind."""
+    key = digest("hidden", subject.key, prompts, config.measure.position)
+
+    def states() -> dict[str, np.ndarray]:
+        with progress(f"hidden states {subject.name}", len(prompts), "prompts") as advance:
+            lm = subject.load()
+            talks = [user_says(row["prompt"]) for row in prompts]
+            size = config.measure.batch_size
+            found = hidden_states(lm.model, lm.tokenizer, talks, batch_size=size, on_progress=advance)
+        return {position: layers[-1] for position, layers in found.items()}
+
+    states_of = cached_arrays(subject.folder / "hidden.safetensors", key, states)[config.measure.position]
+    parts = {
+        part: (np.array([row["held_out"] is held for row in prompts]))
+        for part, held in (("test", False), ("held_out", True))
+    }
+    cached_json(subject.folder / "plane.json", digest("plane", key), lambda: _plane(states_of, prompts, parts))
+    return cached_json(
+        subject.folder / "separation.json",
+        digest("separation", key),
+        lambda: {part: _separation(states_of, prompts, chosen) for part, chosen in parts.items() if chosen.any()},
+    )
+
+
+def attacked(subject: Subject, prompts: Sequence[Row], config: Config, progress: Progress) -> dict[str, Any]:
+    """Return `{"test": ..., "held_out": ...}` with attack success rates and over-refusal; leave the records behind."""
+    measure, judge = config.measure, find_judge(config.measure.judge)
+    attacks = {name: find_attack(name) for name in measure.attacks}
+    made_from = ["greedy", subject.key, measure.max_new_tokens]
+    key = digest("responses", made_from, prompts, list(attacks))
+    asked = [row for row in prompts if row["harmful"]]
+    benign = [row for row in prompts if not row["harmful"]]
+
+    def respond() -> list[Row]:
+        total = len(asked) * len(attacks) + len(benign)
+        with progress(f"attacks {subject.name}", total, "responses") as advance:
+            lm = subject.load()
+
+            def write(talks: Sequence[Any], *, on_response: Callable[[int, str], None]) -> list[str]:
+                def on_each(index: int, text: str) -> None:
+                    on_response(index, text)
+                    advance(1)
+
+                size, most = measure.batch_size, measure.max_new_tokens
+                return generate(
+                    lm.model, lm.tokenizer, talks, batch_size=size, max_new_tokens=most, on_response=on_each
+                )
+
+            with Journal(subject.folder / "responses.journal") as journal:
+                recall = remembered(write, journal, made_from=made_from)
+                direct = {"direct": find_attack("direct")}
+                return attack_prompts(recall, attacks, asked) + attack_prompts(recall, direct, benign)
+
+    responses = cached_rows(subject.folder / "responses.jsonl", key, respond)
+    judged = digest("verdicts", key, judge.id, judge.sha256)
+    verdicts = cached_rows(subject.folder / "verdicts.jsonl", judged, lambda: judge_rows(judge, responses))
+    return cached_json(subject.folder / "rates.json", digest("rates", judged), lambda: _rates(verdicts))
+
+
+def divergences(
+    subject: Subject, base: Subject, rows: Sequence[Row], config: Config, cache: Path, progress: Progress
+) -> dict[str, Any]:
+    """Return each divergence's held-out estimate between the rows' chosen and rejected responses, critic r."""
+    names = config.measure.divergences
+    key = digest("divergence", subject.key, base.key, rows, config.train.beta, config.train.max_length, names)
+
+    def make() -> dict[str, Any]:
+        with progress(f"divergence {subject.name}", 2 * len(rows), "responses") as advance:
+            aligned, unaligned = _log_ratios(subject, base, rows, config, cache, advance)
+        clusters = [row["cluster"] for row in rows]
+        return {
+            name: estimate_divergence(aligned, unaligned, name, clusters=(clusters, clusters))._asdict()
+            for name in names
+        }
+
+    return cached_json(subject.folder / "divergence.json", key, make)
+
+
+def _log_ratios(
+    subject: Subject, base: Subject, rows: Sequence[Row], config: Config, cache: Path, advance: Callable[[int], None]
+) -> tuple[np.ndarray, np.ndarray]:
+    lm, size = subject.load(), config.measure.batch_size
+    pad, most = lm.tokenizer.pad_token_id, config.train.max_length
+    encoded = [
+        encode_row(lm.tokenizer, row["prompt"], row[side], max_length=most)
+        for side in ("chosen", "rejected")
+        for row in rows
+    ]
+    reference = cached_arrays(
+        cache / f"{digest('reference', base.key, encoded)}.safetensors",
+        digest("reference", base.key, encoded),
+        lambda: {"log_probs": sequence_log_probs(base.load().model, encoded, pad, batch_size=size)},
+    )["log_probs"]
+    policy = sequence_log_probs(lm.model, encoded, pad, batch_size=size, on_progress=advance)
+    r = config.train.beta * (policy - reference)
+    return r[: len(rows)], r[len(rows) :]
+
+
+def _sides(prompts: Sequence[Row], chosen: np.ndarray) -> tuple[list[int], list[int]]:
+    """Return the places of the benign and of the harmful prompts among those chosen."""
+    places = np.flatnonzero(chosen).tolist()
+    return [i for i in places if not prompts[i]["harmful"]], [i for i in places if prompts[i]["harmful"]]
+
+
+def _separation(states: np.ndarray, prompts: Sequence[Row], chosen: np.ndarray) -> dict[str, Any]:
+    safe, harmful = _sides(prompts, chosen)
+    groups = tuple([prompts[i]["cluster"] for i in side] for side in (safe, harmful))
+    texts = [[prompts[i]["prompt"] for i in side] for side in (safe, harmful)]
+    words = lexical_auc(texts[0], texts[1], groups=groups)
+    paper = separation(states[safe], states[harmful], mode="paper", groups=groups)
+    held = separation(states[safe], states[harmful], mode="heldout", groups=groups, lexical=words)
+    found: dict[str, Estimate] = {
+        "bhattacharyya_paper": paper.bhattacharyya,
+        "silhouette_paper": paper.silhouette,
+        "bhattacharyya": held.bhattacharyya,
+        "probe_auc": held.probe_auc,
+        "lexical_auc": words,
+    }
+    return {**{name: value._asdict() for name, value in found.items()}, "flags": sorted(paper.flags | held.flags)}
+
+
+def _plane(states: np.ndarray, prompts: Sequence[Row], parts: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return the paper's plane, fitted on the held-in prompts, with every prompt's place in it."""
+    safe, harmful = _sides(prompts, parts["test"])
+    others = np.flatnonzero(~parts["test"]).tolist()
+    order = [*safe, *harmful, *others]
+    rows = states[order].astype(np.float64)
+    coordinates = project(rows @ rows.T, np.arange(len(order)) < len(safe) + len(harmful), 2)
+    places = zip(order, coordinates.tolist(), strict=True)
+    keep = ("harmful", "held_out", "prompt")
+    return {"points": [{"x": x, "y": y, **{name: prompts[i][name] for name in keep}} for i, (x, y) in places]}
+
+
+def _rates(verdicts: Sequence[Row]) -> dict[str, Any]:
+    parts: dict[str, Any] = {}
+    for part, held in (("test", False), ("held_out", True)):
+        rows = [row for row in verdicts if row["held_out"] is held]
+        if rows:
+            success = {name: value._asdict() for name, value in rates([r for r in rows if r["harmful"]]).items()}
+            parts[part] = {"asr": success, "over_refusal": over_refusal(rows)._asdict()}
+    return parts
