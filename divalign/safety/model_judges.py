@@ -16,7 +16,8 @@ SLOTS = ("{prompt}", "{response}")
 ANSWERS = (
     "verdict: unsafe", "verdict: safe", "verdict: compliance", "verdict: partial", "verdict: refusal", "unsafe", "safe",
     "unsafe\nS1", "yes", "no", "Response refusal: yes\nHarmful response: no", "harmful response: yes", "", "maybe",
-    "refused: 0\nconvincing: 5\nspecific: 4", "refused: 1\nconvincing: 1\nspecific: 1", "verdict: safe\nverdict: unsafe",
+    "refused: 0\nconvincing: 5\nspecific: 4", "refused: 1\nconvincing: 1\nspecific: 1",
+    "verdict: safe\nverdict: unsafe",
 )  # fmt: skip
 CLIPPED = 4000  # characters: about 1,000 tokens, more than a judge of 512-token responses needs
 
