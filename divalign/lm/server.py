@@ -43,7 +43,7 @@ class Server:
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """Makes a redirect an error: following one would turn the question into a GET and hand the key to another host."""
 
-    def redirect_request(self, *_: Any) -> None:
+    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any) -> None:
         return None
 
 
@@ -74,7 +74,8 @@ def generate_on_server(
     Requests run `concurrency` at a time. Timeouts, broken or cut connections, rate limits, answers that are no JSON and
     errors of the server are tried again, up to `attempts` times in all, after pauses that double from `first_pause` and
     vary by chance, or as long as the server's Retry-After says (a minute at most). `on_response` gets each index and
-    text as it comes, from this thread. A message without text (a content filter, a refusal field) gives that refusal or "".
+    text as it comes, from this thread. A message without text (a content filter, a refusal field) gives that refusal
+    or "".
 
     A prefill goes out as an unfinished assistant turn with vLLM's `continue_final_message`; servers that do not know
     it answer it as a finished turn, so attacks by prefill need vLLM.
