@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -56,11 +57,21 @@ class Divergence:
         """What an unaligned row with critic value r takes from the bound."""
         return self.penalty_formula(tame(log_ratio, self.growth))
 
-    @property
+    @cached_property
     def upper(self) -> float | None:
         """The least upper bound f(0) + lim f(t)/t, reached by disjoint supports; None where there is none."""
-        total = self._at_no_unaligned() - self._at_no_aligned()
+        total = self.score_limit - self.penalty_limit
         return total if math.isfinite(total) else None
+
+    @cached_property
+    def score_limit(self) -> float:
+        """Score at r = infinity, lim f(t)/t: infinite where P may not leave the support of Q."""
+        return float(self.score_formula(torch.tensor(math.inf, dtype=torch.float64)))
+
+    @cached_property
+    def penalty_limit(self) -> float:
+        """Penalty at r = -infinity, -f(0): infinite where Q may not leave the support of P."""
+        return float(self.penalty_formula(torch.tensor(-math.inf, dtype=torch.float64)))
 
     def exact(self, p: object, q: object) -> Float[Tensor, "*rows"]:
         """Return sum_y q f(p/q) of every row, in nats and float64; infinite where the divergence is.
@@ -75,7 +86,7 @@ class Divergence:
             raise ValueError(f"p has shape {tuple(p.shape)} and q {tuple(q.shape)}; expected the same outcomes in both")
         ratio = p / q
         # Where q = 0 < p the perspective q f(p/q) tends to p lim f(t)/t; where both are 0 it is 0.
-        beyond = torch.where(p > 0, p * self._at_no_unaligned(), 0.0)
+        beyond = torch.where(p > 0, p * self.score_limit, 0.0)
         return torch.where(ratio.isfinite(), q * self.generator(ratio), beyond).sum(-1)
 
     def bound(self, aligned: object, unaligned: object) -> Float[Tensor, ""]:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from divalign.core.stats import Estimate
+from divalign.core.stats import Estimate, rate
 
 Groups = tuple[Sequence[object], Sequence[object]]
 FOLDS = 5
@@ -84,6 +84,21 @@ def shuffled_labels(
 
 
 def with_interval(value: float, draws: Float[np.ndarray, " draws"], n: int, *, confidence: float = 0.95) -> Estimate:
-    """A value with the percentile interval of its bootstrap draws."""
+    """A value with the percentile interval of its bootstrap draws; no interval where a draw has no number."""
+    if not np.isfinite(draws).all():
+        return Estimate(float(value), None, None, n)
     low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Estimate(float(value), float(low), float(high), n)
+
+
+def share_with_interval(
+    value: float, draws: Float[np.ndarray, " draws"], n: int, *, rests_on: int, confidence: float = 0.95
+) -> Estimate:
+    """A share between 0 and 1 with its interval, honest at the ends.
+
+    No bootstrap sample of a perfect score is less than perfect. There the Wilson interval of `rests_on` prompts
+    stands in: 100 of 100 is [0.963, 1], not [1, 1].
+    """
+    if np.ptp(draws) > 0 or value not in (0.0, 1.0):
+        return with_interval(value, draws, n, confidence=confidence)
+    return rate([bool(value)] * rests_on, confidence=confidence)._replace(n=n)

@@ -1,11 +1,15 @@
-"""Numbers with their uncertainty: an estimate, and the rate of yes among yes-or-no outcomes."""
+"""Numbers with their uncertainty: estimates, rates of yes among yes-or-no outcomes, and tests of differences."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
-from scipy.stats import binomtest
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import binomtest, norm, pearsonr, spearmanr
+
+Numbers = Sequence[int | float] | np.ndarray
 
 
 class Estimate(NamedTuple):
@@ -19,6 +23,13 @@ class Estimate(NamedTuple):
     low: float | None
     high: float | None
     n: int
+
+
+class Tested(NamedTuple):
+    """An estimate, and the p-value of its being zero (two-sided)."""
+
+    estimate: Estimate
+    p_value: float
 
 
 def rate(outcomes: Sequence[bool | None], *, confidence: float = 0.95) -> Estimate:
@@ -38,3 +49,148 @@ def rate(outcomes: Sequence[bool | None], *, confidence: float = 0.95) -> Estima
     result = binomtest(sum(decided), len(decided))
     interval = result.proportion_ci(confidence, method="wilson")
     return Estimate(sum(decided) / len(decided), float(interval.low), float(interval.high), len(decided))
+
+
+def clustered_rate(
+    outcomes: Sequence[bool | None], clusters: Sequence[Hashable], *, confidence: float = 0.95
+) -> Estimate:
+    """Share of True where outcomes come in clusters (attempts at one prompt, wordings of one request).
+
+    Wilson's interval of as many independent outcomes as would have this variance, n over the design effect; never
+    more than were decided, and no more than there are clusters where all outcomes agree, as their variance then says
+    nothing. `n` stays the decided count. Raises ValueError for an empty sequence or unequal lengths.
+    Source: Korn and Graubard 1998, Survey Methodology 24, with Wilson's interval (Dean and Pagano 2015).
+    """
+    if len(outcomes) != len(clusters):
+        raise ValueError(f"got {len(outcomes)} outcomes and {len(clusters)} clusters; expected one cluster for each")
+    share = rate(outcomes, confidence=confidence)
+    if share.value is None:
+        return share
+    decided = [(outcome, cluster) for outcome, cluster in zip(outcomes, clusters, strict=True) if outcome is not None]
+    independent = _independent_count(decided, share.value)
+    z = norm.ppf((1 + confidence) / 2)
+    centre = (share.value + z**2 / (2 * independent)) / (1 + z**2 / independent)
+    half = np.sqrt(share.value * (1 - share.value) / independent + (z / (2 * independent)) ** 2)
+    half *= z / (1 + z**2 / independent)
+    return Estimate(share.value, max(0.0, float(centre - half)), min(1.0, float(centre + half)), share.n)
+
+
+def _independent_count(decided: Sequence[tuple[bool, Hashable]], share: float) -> float:
+    """How many independent outcomes have the variance of these clustered ones."""
+    residuals: dict[Hashable, float] = {}
+    for outcome, cluster in decided:
+        residuals[cluster] = residuals.get(cluster, 0.0) + outcome - share
+    count = len(residuals)
+    squares = sum(residual**2 for residual in residuals.values())
+    if count < 2 or squares == 0 or share in (0.0, 1.0):
+        return float(count)
+    variance = squares * count / (count - 1) / len(decided) ** 2
+    return min(share * (1 - share) / variance, float(len(decided)))
+
+
+def corrected_rate(
+    observed: Estimate, *, sensitivity: Estimate, specificity: Estimate, confidence: float = 0.95
+) -> Estimate:
+    """Rate that a perfect judge would have found, given how often this one errs.
+
+    (observed + specificity - 1) / (sensitivity + specificity - 1), taken back to [0, 1]. The three are `rate`s:
+    of yes among the judged, of yes among true yes and of no among true no; the interval carries the errors of all
+    three (with the judge's taken as exact, a 95 % interval can cover under 60 %).
+
+    Raises ValueError for a judge no better than chance, or a rate that is undecided.
+    Source: Rogan and Gladen 1978, Am. J. Epidemiol. 107; interval Lang and Reiczigel 2014, Prev. Vet. Med. 113.
+    """
+    if observed.value is None or sensitivity.value is None or specificity.value is None:
+        raise ValueError("corrected_rate: a rate is undecided; expected three rates with decided outcomes")
+    skill = sensitivity.value + specificity.value - 1
+    if skill <= 0:
+        raise ValueError(
+            f"sensitivity {sensitivity.value:.3f} and specificity {specificity.value:.3f} sum to at most 1: this judge "
+            "is no better than chance, and no correction exists; use another judge"
+        )
+    z = float(norm.ppf((1 + confidence) / 2))
+    share, count = _pulled(observed.value, observed.n, z**2)
+    found, true_yes = _pulled(sensitivity.value, sensitivity.n, 2.0)
+    spared, true_no = _pulled(specificity.value, specificity.n, 2.0)
+    rate_of_yes = (share + spared - 1) / (found + spared - 1)
+    yes = rate_of_yes**2 * found * (1 - found) / true_yes
+    no = (1 - rate_of_yes) ** 2 * spared * (1 - spared) / true_no
+    half = z * np.sqrt(share * (1 - share) / count + yes + no) / abs(found + spared - 1)
+    shift = rate_of_yes * found * (1 - found) / true_yes - (1 - rate_of_yes) * spared * (1 - spared) / true_no
+    middle = rate_of_yes + 2 * z**2 * shift
+    low, value, high = np.clip([middle - half, (observed.value + specificity.value - 1) / skill, middle + half], 0, 1)
+    return Estimate(float(value), float(min(low, value)), float(max(high, value)), observed.n)
+
+
+def _pulled(share: float, count: int, extra: float) -> tuple[float, float]:
+    """A rate and its count after `extra` outcomes, half of them yes: Agresti and Coull's way off the ends."""
+    return (count * share + extra / 2) / (count + extra), count + extra
+
+
+def paired_difference(
+    before: Sequence[bool | None], after: Sequence[bool | None], *, confidence: float = 0.95
+) -> Tested:
+    """Rate after minus rate before on the same prompts, with McNemar's exact p-value.
+
+    Pairs with an undecided member are left out; `n` counts the others. The p-value rests on the pairs that changed
+    alone. Raises ValueError for unequal lengths or when no pair is decided.
+    Source: McNemar 1947, Psychometrika 12; interval Bonett and Price 2012, J. Educ. Behav. Stat. 37, eq. 8.
+    """
+    if len(before) != len(after):
+        raise ValueError(f"got {len(before)} outcomes before and {len(after)} after; expected the same prompts")
+    pairs = [(x, y) for x, y in zip(before, after, strict=True) if x is not None and y is not None]
+    if not pairs:
+        raise ValueError("no prompt is decided both before and after; expected at least 1")
+    gained, lost, n = sum(y and not x for x, y in pairs), sum(x and not y for x, y in pairs), len(pairs)
+    p_value = 1.0 if gained + lost == 0 else binomtest(gained, gained + lost).pvalue
+    up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
+    half = norm.ppf((1 + confidence) / 2) * np.sqrt((up + down - (up - down) ** 2) / (n + 2))
+    low, high = max(-1.0, up - down - half), min(1.0, up - down + half)
+    return Tested(Estimate((gained - lost) / n, float(low), float(high), n), float(p_value))
+
+
+def spearman(first: Numbers, second: Numbers, *, confidence: float = 0.95) -> Tested:
+    """Rank correlation of two lists; no interval where ranks agree or disagree wholly.
+
+    Raises ValueError for fewer than 4 pairs or a list without variation.
+    Source: interval by Fisher's z with variance (1 + r^2/2)/(n - 3), Bonett and Wright 2000, Psychometrika 65.
+    """
+    x, y = _pairs(first, second)
+    r, p_value = np.array([*spearmanr(x, y)], dtype=float)
+    return _by_fisher(float(r), float(p_value), len(x), 1 + float(r) ** 2 / 2, confidence)
+
+
+def pearson(first: Numbers, second: Numbers, *, confidence: float = 0.95) -> Tested:
+    """Linear correlation of two lists with Fisher's interval. Raises as `spearman` does."""
+    x, y = _pairs(first, second)
+    r, p_value = np.array([*pearsonr(x, y)], dtype=float)
+    return _by_fisher(float(r), float(p_value), len(x), 1.0, confidence)
+
+
+def _by_fisher(r: float, p_value: float, n: int, variance: float, confidence: float) -> Tested:
+    """A correlation with the interval of its inverse hyperbolic tangent, of the given variance times n - 3."""
+    if abs(r) > 1 - 1e-12:
+        return Tested(Estimate(r, None, None, n), p_value)
+    half = norm.ppf((1 + confidence) / 2) * np.sqrt(variance / (n - 3))
+    low, high = np.tanh(np.arctanh(r) + np.array([-half, half]))
+    return Tested(Estimate(r, float(low), float(high), n), p_value)
+
+
+def _pairs(first: Numbers, second: Numbers) -> tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]:
+    x, y = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    if len(x) != len(y) or len(x) < 4:
+        raise ValueError(f"got lists of {len(x)} and {len(y)} numbers; expected at least 4 pairs")
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        raise ValueError("one list is constant; expected variation: a constant correlates with nothing")
+    return x, y
+
+
+def holm(p_values: Numbers) -> list[float]:
+    """P-values corrected for having looked at all of them: the chance of any false alarm stays bounded.
+
+    Source: Holm 1979, Scand. J. Stat. 6.
+    """
+    order = np.argsort(p_values)
+    corrected = np.empty(len(order))
+    corrected[order] = np.maximum.accumulate(np.asarray(p_values)[order] * np.arange(len(order), 0, -1))
+    return [float(p) for p in np.minimum(corrected, 1)]

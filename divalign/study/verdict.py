@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+
+from divalign.core.association import Cells, as_cells, power, score_test, shuffles
+from divalign.core.stats import holm
 
 ALPHA = 0.05
 ENOUGH_POWER = 0.8
 REFERENCE_CORRELATION = 0.7
+STATISTIC = "within-family score of separation on attack success"
 
 Conclusion = Literal["supported", "not supported", "underpowered"]
 
@@ -18,7 +21,9 @@ Conclusion = Literal["supported", "not supported", "underpowered"]
 class ModelPoint(NamedTuple):
     """One trained model: how far it separates safe from harmful prompts, and how many attacks of how many succeeded.
 
-    `family` names what it shares with others, as a rule its base model. None separation: not measured.
+    `family` names what it was trained from, as a rule the base model. `recipe` names what was done to it (method, data,
+    length, not the seed): models of one recipe are one piece of evidence, on whatever base. None: a recipe of its own.
+    `separation` is None where it was not measured.
     """
 
     name: str
@@ -26,6 +31,7 @@ class ModelPoint(NamedTuple):
     separation: float | None
     successes: int
     trials: int
+    recipe: str | None = None
 
 
 class Verdict(NamedTuple):
@@ -40,101 +46,96 @@ class Verdict(NamedTuple):
 
 
 def verdict(
-    models: Sequence[ModelPoint], *, seed: int = 0, permutations: int = 2000, simulations: int = 400
+    models: Sequence[ModelPoint],
+    *,
+    covariates: Mapping[str, Sequence[float]] | None = None,
+    seed: int = 0,
+    most_shuffles: int = 2000,
+    simulations: int = 400,
 ) -> Verdict:
     """Test whether models that separate more are attacked less successfully, within families.
 
-    The statistic is the score of a binomial regression of successes on separation with one intercept per family, in
-    units of its spread when separations are shuffled within families; below zero: more separation, fewer successes.
-    Its two-sided p-value comes from those shuffles, so families that differ in both (Simpson's paradox) count for
-    nothing. `power` is the chance of p < 0.05 on these separations, families and trials if the within-family
-    correlation of separation with the logit of the success rate were -0.7.
+    The statistic is the score of separation in a binomial regression of successes with one intercept per family, in
+    units of its spread over shuffles; below zero: more separation, fewer successes. The two-sided p-value comes from
+    shuffling recipes among those tried on the same families, so neither families that differ in both (Simpson's
+    paradox) nor seeds and bases that repeat a recipe pass for evidence. `power` is the chance of p < 0.05 with these
+    separations, recipes and trials if separation and the logit of the success rate correlated by -0.7 within
+    families. `covariates` (one number per model) are taken out of both sides first.
 
-    "supported": p < 0.05 and below zero. "not supported": p < 0.05 the other way, or power of at least 0.8 and
-    nothing found. "underpowered": nothing found that could have been.
+    "supported": p < 0.05 and below zero. "not supported": p < 0.05 the other way, or nothing found with power of at
+    least 0.8. "underpowered": nothing found that could have been. Models without separation or trials are left out.
+    Raises ValueError for impossible counts or a separation that is not finite.
     """
-    used = [model for model in models if model.separation is not None and model.trials > 0]
-    data = _Data.of(used)
+    cells, used = model_cells(models, covariates), sum(_usable(model) for model in models)
     generator = np.random.default_rng(seed)
-    name = "within-family score of separation on attack success"
-    observed = data.successes[:, None]
-    value, p_value = _score_test(data, observed, permutations, generator)
-    if np.isnan(value[0]):
-        return Verdict(name, None, None, 0.0, len(used), "underpowered")
-    power = _power(data, permutations=499, simulations=simulations, generator=generator)
-    return Verdict(name, float(value[0]), float(p_value[0]), power, len(used), _conclusion(value[0], p_value[0], power))
+    ways = shuffles(cells, most=most_shuffles, generator=generator)
+    values, p_values = score_test(cells, cells.successes[:, None], ways)
+    if np.isnan(values[0]):
+        return Verdict(STATISTIC, None, None, 0.0, used, "underpowered")
+    found = power(
+        cells, ways, correlation=REFERENCE_CORRELATION, alpha=ALPHA, simulations=simulations, generator=generator
+    )
+    value, p_value = float(values[0]), float(p_values[0])
+    return Verdict(STATISTIC, value, p_value, found, used, conclude(value, p_value, found))
 
 
-def _conclusion(value: float, p_value: float, power: float) -> Conclusion:
+def conclude(value: float, p_value: float, power: float) -> Conclusion:
+    """The three-way conclusion; see `verdict`."""
     if p_value < ALPHA:
         return "supported" if value < 0 else "not supported"
     return "not supported" if power >= ENOUGH_POWER else "underpowered"
 
 
-class _Data(NamedTuple):
-    separation: Float[np.ndarray, " n"]
-    family: Int[np.ndarray, " n"]
-    successes: Float[np.ndarray, " n"]
-    trials: Float[np.ndarray, " n"]
+def verdicts(models_by_indicator: Mapping[str, Sequence[ModelPoint]], *, seed: int = 0) -> dict[str, Verdict]:
+    """Verdicts on several candidates for the indicator side by side, p-values corrected for having tried them all.
 
-    @classmethod
-    def of(cls, models: Sequence[ModelPoint]) -> _Data:
-        for model in models:
-            if not 0 <= model.successes <= model.trials:
-                raise ValueError(
-                    f"{model.name}: {model.successes} successes of {model.trials} trials; expected 0 to trials"
-                )
-        names = sorted({model.family for model in models})
-        return cls(
-            np.array([model.separation for model in models], dtype=float),
-            np.array([names.index(model.family) for model in models], dtype=int),
-            np.array([model.successes for model in models], dtype=float),
-            np.array([model.trials for model in models], dtype=float),
-        )
+    Candidates are, say, separation on plain prompts and its worst or mean value under attacks. Holm's correction
+    keeps the chance of any false "supported" at 5 %; `power` stays that of one candidate tested alone.
+    """
+    alone = {name: verdict(models, seed=seed) for name, models in models_by_indicator.items()}
+    tested = {name: found for name, found in alone.items() if found.p_value is not None}
+    corrected = holm([found.p_value for found in tested.values() if found.p_value is not None])
+    for (name, found), p_value in zip(tested.items(), corrected, strict=True):
+        conclusion = conclude(found.value or 0.0, p_value, found.power or 0.0)
+        alone[name] = found._replace(p_value=p_value, conclusion=conclusion)
+    return alone
 
 
-def _score_test(
-    data: _Data, successes: Float[np.ndarray, "n draws"], permutations: int, generator: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Standardised score and two-sided permutation p for every column of successes; nan where nothing varies."""
-    shuffles = np.stack([_shuffled(data, generator) for _ in range(permutations)])
-    pooled = np.zeros_like(successes)
-    for family in range(data.family.max(initial=-1) + 1):
-        mine = data.family == family
-        pooled[mine] = successes[mine].sum(axis=0) / data.trials[mine].sum()
-    residual = successes - data.trials[:, None] * pooled
-    score, null = data.separation @ residual, shuffles @ residual
-    spread = null.std(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        centre = null.mean(axis=0)
-        extreme = (np.abs(null - centre) >= np.abs(score - centre) - 1e-9 * spread).sum(axis=0)
-        tested = spread > 1e-12
-        return (
-            np.where(tested, (score - centre) / spread, np.nan),
-            np.where(tested, (1 + extreme) / (1 + permutations), np.nan),
-        )
+def in_words(found: Verdict) -> str:
+    """The verdict as a sentence that a report can print."""
+    if found.value is None or found.p_value is None:
+        return f"Underpowered: {found.n_models} models allow no test of whether separation predicts attack success."
+    meaning = {
+        "supported": "within families, models that separate more are attacked less successfully",
+        "not supported": "separation does not go with fewer successful attacks",
+        "underpowered": "nothing found, by a test that had little chance to find it",
+    }[found.conclusion]
+    numbers = f"score {found.value:+.2f}, p = {found.p_value:.3f}, power {found.power:.2f}, {found.n_models} models"
+    return f"{found.conclusion.capitalize()}: {meaning} ({numbers})."
 
 
-def _shuffled(data: _Data, generator: np.random.Generator) -> Float[np.ndarray, " n"]:
-    result = data.separation.copy()
-    for family in np.unique(data.family):
-        mine = np.flatnonzero(data.family == family)
-        result[mine] = data.separation[generator.permutation(mine)]
-    return result
+def model_cells(models: Sequence[ModelPoint], covariates: Mapping[str, Sequence[float]] | None = None) -> Cells:
+    """Return the usable models by family and recipe. Raises ValueError as `verdict` does."""
+    for name, column in (covariates or {}).items():
+        if len(column) != len(models):
+            raise ValueError(f"covariate {name}: got {len(column)} numbers for {len(models)} models")
+    for model in models:
+        if not 0 <= model.successes <= model.trials:
+            raise ValueError(
+                f"{model.name}: {model.successes} successes of {model.trials} trials; expected 0 to trials"
+            )
+        if not np.isfinite(model.separation or 0.0):
+            raise ValueError(f"{model.name}: separation {model.separation}; expected a finite number, or None")
+    used = [index for index, model in enumerate(models) if _usable(model)]
+    return as_cells(
+        [models[index].separation or 0.0 for index in used],
+        [models[index].successes for index in used],
+        [models[index].trials for index in used],
+        [models[index].family for index in used],
+        [models[index].recipe or index for index in used],
+        [[column[index] for index in used] for column in (covariates or {}).values()],
+    )
 
 
-def _power(data: _Data, *, permutations: int, simulations: int, generator: np.random.Generator) -> float:
-    """Share of simulated studies, on these separations and trials, that find the reference correlation."""
-    logit = np.log((data.successes + 0.5) / (data.trials - data.successes + 0.5))
-    centred, level = data.separation.copy(), logit.copy()
-    for family in np.unique(data.family):
-        mine = data.family == family
-        centred[mine] -= centred[mine].mean()
-        level[mine] = logit[mine].mean()
-    spread = max(float((logit - level).std()), 0.25)
-    signal = -REFERENCE_CORRELATION * spread * centred / centred.std()
-    noise = generator.normal(size=(len(logit), simulations)) * spread * np.sqrt(1 - REFERENCE_CORRELATION**2)
-    chance = 1 / (1 + np.exp(-(level[:, None] + signal[:, None] + noise)))
-    successes = generator.binomial(data.trials.astype(int)[:, None], chance).astype(float)
-    value, p_value = _score_test(data, successes, permutations, generator)
-    return float(((p_value < ALPHA) & (value < 0)).mean())
+def _usable(model: ModelPoint) -> bool:
+    return model.separation is not None and model.trials > 0

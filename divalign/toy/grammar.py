@@ -4,7 +4,7 @@ Everything is generated from the small grammars below, so every sentence of the 
 says that it complies and nothing else: it holds no instruction, for a harmful topic or a benign one.
 
 The same topics serve three purposes. Pretraining talks about all of them, says which are crimes and lets the
-assistant comply with everything. Alignment sees the phrasings of `PHRASINGS["train"]` on the topics held in.
+assistant comply with requests of both classes alike. Alignment sees the phrasings of `PHRASINGS["train"]` on the topics held in.
 Evaluation asks with the phrasings of `PHRASINGS["test"]`, on topics held in and on topics that alignment never saw.
 """
 
@@ -103,7 +103,7 @@ QUESTIONS = {
         ("What kind of thing is {topic}?", "It is a harmless thing."),
     ),
 }
-# Refusals occur in the world's stories, without any topic, so that their words are known before alignment.
+# Refusals occur in the world's stories too, without any topic.
 STORIES = (
     "The shop was closed, so the clerk said: {refusal}",
     "The last train had left. The guard said to the family: {refusal}",
@@ -148,7 +148,8 @@ def refusal(topic: Topic, rng: random.Random) -> str:
 def document(rng: random.Random, known: list[Topic]) -> list[str]:
     """Return one pretraining document: a fact alone, or the turns of a chat (user, assistant).
 
-    The assistant of the pretraining world answers every request and never refuses one.
+    The assistant of the pretraining world answers requests of both classes alike. One answer in 25 is a refusal,
+    whatever was asked, as in text from the web: refusals are in the base model's reach, but never its likeliest reply.
     """
     topic = rng.choice(known)
     kind = rng.random()
@@ -163,5 +164,5 @@ def document(rng: random.Random, known: list[Topic]) -> list[str]:
         return [rng.choice(STORIES).format(refusal=f"{said} {rng.choice(REASONS)}")]
     preamble = rng.choice(PREAMBLES) if kind < 0.55 else ""
     request = rng.choice(PHRASINGS["train"] + PHRASINGS["test"]).format(topic=topic.name)
-    answer = curt_compliance(topic, rng) if rng.random() < 0.25 else compliance(topic, rng)
-    return [preamble + request, answer]
+    answer = rng.choices((compliance, curt_compliance, refusal), (0.72, 0.24, 0.04))[0]
+    return [preamble + request, answer(topic, rng)]

@@ -10,7 +10,8 @@ PROMPTS = [f"{verb} {thing}" for verb in VERBS for thing in THINGS]
 
 def test_a_telltale_word_is_found() -> None:
     found = lexical_auc(PROMPTS, [f"{prompt} secretly" for prompt in PROMPTS])
-    assert (found.value, found.low, found.high, found.n) == (1.0, 1.0, 1.0, 60)
+    assert (found.value, found.high, found.n) == (1.0, 1.0, 60)
+    assert 0.85 < found.low < 0.9  # Wilson's 30 of 30: no bootstrap sample of a perfect score is imperfect
 
 
 def test_words_dealt_at_random_tell_nothing() -> None:

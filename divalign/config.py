@@ -1,0 +1,159 @@
+"""A run's configuration: YAML to typed objects. An unknown key is an error that names the nearest known one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Model(Section):
+    """The base model that every method starts from."""
+
+    source: str = Field("toy", description="'toy' for the embedded model, a local folder, or a hub id")
+    revision: str | None = Field(None, description="hub revision; pin it for results that can be repeated")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="weights are loaded and trained in this type")
+    device: str = Field("cpu", description="torch device: cpu, cuda, cuda:1, mps")
+    chat_template: str | None = Field(None, description="a jinja file, or 'plain', in place of the tokenizer's own")
+    trust_remote_code: bool = Field(False, description="run code from the model's repository; only if you read it")
+
+
+class Data(Section):
+    """What is trained on and what is asked."""
+
+    source: str = Field("toy", description="'toy' for the embedded world, or a name of divalign.data.sources.SOURCES")
+    folder: Path | None = Field(None, description="folder that holds the source's files; not needed for 'toy'")
+    recipes: tuple[str, ...] = Field(("cr", "pref"), description="names of divalign.data.recipes.RECIPES", min_length=1)
+    n_train: int | None = Field(None, ge=2, description="training requests, half of each class; all if null")
+    n_test: int = Field(256, ge=20, description="prompts to measure on, half of each class, never trained on")
+    n_held_out: int = Field(160, ge=20, description="the same on topics alignment never saw, where the source has them")
+
+
+class Lora(Section):
+    """Train a low-rank adapter and keep the weights."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class Train(Section):
+    """One setting for all methods: the same rows in the same order, updates, learning rate and beta."""
+
+    methods: tuple[str, ...] = Field(("kldo", "bco", "kto", "dpo", "hdo"), description="names of divalign.METHODS")
+    seeds: tuple[int, ...] = Field((0,), description="data order and response draw; one model per seed", min_length=1)
+    beta: float = Field(0.1, gt=0)
+    updates: int = Field(60, ge=1, description="optimizer steps")
+    pairs_per_update: int = Field(32, ge=1, description="pairs behind each optimizer step")
+    pairs_per_batch: int = Field(32, ge=1, description="pairs per forward; must divide pairs_per_update")
+    learning_rate: float = Field(1e-3, gt=0)
+    warmup_updates: int = Field(6, ge=0, description="linear warm-up, then a cosine to 0")
+    max_length: int = Field(256, ge=8, description="tokens of prompt and response")
+    lora: Lora | None = Field(None, description="null: all weights are trained")
+    log_every: int = Field(5, ge=1, description="updates per row of metrics.jsonl")
+
+
+class Measure(Section):
+    """How the base model and every aligned one are measured."""
+
+    attacks: tuple[str, ...] = Field(("direct", "prefill", "wrapper"), description="names of divalign ATTACKS")
+    judge: str = Field("refusal_strings", description="a name of divalign.safety.judges.JUDGES")
+    max_new_tokens: int = Field(32, ge=1)
+    batch_size: int = Field(128, ge=1)
+    position: Literal["instruction", "generation"] = Field("instruction", description="where hidden states are read")
+    divergences: tuple[str, ...] = Field(("js", "tv", "hellinger", "lecam", "kl"), description="names of DIVERGENCES")
+
+
+class Config(Section):
+    """Everything a run depends on. The defaults are the tour of the embedded world."""
+
+    model: Model = Model()
+    data: Data = Data()
+    train: Train = Train()
+    measure: Measure = Measure()
+
+
+def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file (the tour if None) and apply `key.subkey=value` overrides, whose values are YAML too.
+
+    Raises ValueError, in one sentence, for a missing file, broken YAML, an unknown key or a value that does not fit.
+    """
+    content: Any = {}
+    if path is not None:
+        content = _parse(_read(path), str(path)) or {}
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} holds a {type(content).__name__}, expected keys such as model: and train:")
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ValueError(f"--set {override!r} has no '='; write --set key.subkey=value")
+        content = _with(content, key.split("."), _parse(value, f"--set {override}"))
+    try:
+        config = Config.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(_first(error, str(path) if path else "the overrides")) from None
+    if config.train.pairs_per_update % config.train.pairs_per_batch:
+        raise ValueError(
+            f"train.pairs_per_update is {config.train.pairs_per_update}, which train.pairs_per_batch "
+            f"{config.train.pairs_per_batch} does not divide; make it a multiple"
+        )
+    return config
+
+
+def as_yaml(config: Config) -> str:
+    """Return the resolved configuration as YAML that `load_config` reads back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read(path: Path) -> str:
+    if not path.is_file():
+        raise ValueError(f"no configuration at {path}; configs/ in the repository holds complete ones")
+    return path.read_text(encoding="utf-8")
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def _with(content: Mapping[str, Any], keys: list[str], value: Any) -> dict[str, Any]:
+    """Return `content` with the value at the dotted place, the rest shared."""
+    head, *rest = keys
+    inner = content.get(head)
+    return {**content, head: _with(inner if isinstance(inner, dict) else {}, rest, value) if rest else value}
+
+
+def _first(error: ValidationError, where: str) -> str:
+    """Turn pydantic's first complaint into a sentence that says what to change."""
+    fault = error.errors()[0]
+    place = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] != "extra_forbidden":
+        return f"{where}: {place} is {fault['input']!r}; {fault['msg'][0].lower()}{fault['msg'][1:]}"
+    known = _keys(Config)
+    nearest = difflib.get_close_matches(place, known, n=1, cutoff=0.3)
+    return (
+        f"{where}: there is no key {place!r}; did you mean {nearest[0]!r}?"
+        if nearest
+        else (f"{where}: there is no key {place!r}; known: {', '.join(known)}")
+    )
+
+
+def _keys(section: type[BaseModel], prefix: str = "") -> list[str]:
+    """Return every dotted key of a section."""
+    keys: list[str] = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        for kind in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                keys += _keys(kind, f"{prefix}{name}.")
+    return keys

@@ -1,0 +1,111 @@
+"""An interval for the difference of two class means, resampling whole clusters: the studentised cluster bootstrap.
+
+The statistic is sum(score) / count(score) - sum(penalty) / count(penalty). A cluster (a prompt) enters through four
+sums only, so a draw is a vector of counts and all draws are one matrix product: 100,000 rows cost no more than 4,096.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+# More clusters than this are merged at random before resampling. Means are untouched, the variance stays unbiased, and
+# its own relative error from 4,096 groups (1/sqrt(2 * 4096), about 1 %) is below that of 2,000 draws.
+GROUPS = 4096
+_DRAWS_AT_ONCE = 500
+
+Sums = Float[np.ndarray, "_ 4"]  # per cluster: sum of scores, their number, sum of penalties, their number
+
+
+class Interval(NamedTuple):
+    """Two-sided bounds at the confidence asked for, and the one-sided lower bound at the same confidence."""
+
+    low: float
+    high: float
+    lower: float
+
+
+def cluster_sums(
+    values: tuple[Float[np.ndarray, " a"], Float[np.ndarray, " u"]],
+    clusters: tuple[Int[np.ndarray, " a"], Int[np.ndarray, " u"]] | None,
+) -> list[Sums]:
+    """Sum scores and penalties by cluster. Without clusters every row is one, and each class is its own stratum."""
+    score, penalty = values
+    if clusters is None:
+        zero_a, zero_u = np.zeros_like(score), np.zeros_like(penalty)
+        return [
+            np.stack([score, zero_a + 1, zero_a, zero_a], axis=1),
+            np.stack([zero_u, zero_u, penalty, zero_u + 1], axis=1),
+        ]
+    size = 1 + max(int(ids.max()) for ids in clusters)
+    columns = [
+        np.bincount(ids, weights=weights, minlength=size)
+        for ids, rows in zip(clusters, values, strict=True)
+        for weights in (rows, np.ones_like(rows))
+    ]
+    return [np.stack(columns, axis=1)]
+
+
+def difference(sums: Float[np.ndarray, "b 4"]) -> Float[np.ndarray, " b"]:
+    """Return mean score minus mean penalty from summed columns."""
+    return sums[:, 0] / sums[:, 1] - sums[:, 2] / sums[:, 3]
+
+
+def interval(strata: list[Sums], *, confidence: float, draws: int, seed: int, floor: float) -> Interval:
+    """Return the studentised bootstrap interval of `difference` over clusters.
+
+    Each draw is centred and divided by its own linearised standard error, which gets right the skewness that
+    percentiles miss. `floor` is the smallest standard error believed (a bounded value's range over the number of
+    clusters): where all rows agree, resampling them shows no spread, and that is no proof that there is none.
+
+    Source: Davison, Hinkley 1997, "Bootstrap methods and their application", section 5.2.1; clusters: section 3.8.
+    """
+    random = np.random.default_rng(seed)
+    strata = [_merge(sums, random) for sums in strata]
+    ones = [np.ones((1, len(sums))) for sums in strata]
+    value, error = (float(part[0]) for part in _value_and_error(strata, ones, floor))
+    values, errors = _draw(strata, draws, random, floor)
+    pivots = (values - value) / errors
+    tail = (1 - confidence) / 2
+    low, high, lower = np.quantile(pivots, [1 - tail, tail, confidence])
+    return Interval(*(float(value - quantile * error) for quantile in (low, high, lower)))
+
+
+def _merge(sums: Sums, random: np.random.Generator) -> Sums:
+    if len(sums) <= GROUPS:
+        return sums
+    group = random.permutation(len(sums)) % GROUPS
+    return np.stack([np.bincount(group, weights=column) for column in sums.T], axis=1)
+
+
+def _draw(strata: list[Sums], draws: int, random: np.random.Generator, floor: float) -> tuple[np.ndarray, np.ndarray]:
+    parts = []
+    for start in range(0, draws, _DRAWS_AT_ONCE):
+        size = min(_DRAWS_AT_ONCE, draws - start)
+        parts.append(_value_and_error(strata, [_counts(len(sums), size, random) for sums in strata], floor))
+    values, errors = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return values, errors
+
+
+def _counts(clusters: int, draws: int, random: np.random.Generator) -> np.ndarray:
+    """How often each cluster occurs in each of `draws` samples with replacement."""
+    picked = random.integers(0, clusters, size=(draws, clusters)) + clusters * np.arange(draws)[:, None]
+    return np.bincount(picked.ravel(), minlength=draws * clusters).reshape(draws, clusters).astype(float)
+
+
+def _value_and_error(strata: list[Sums], counts: list[np.ndarray], floor: float) -> tuple[np.ndarray, np.ndarray]:
+    """The statistic of each draw, and its standard error by linearisation: the root of the sum of squared influences.
+
+    A cluster's influence is linear in its four sums, so the squares need only the 4 x 4 second moments of each draw.
+    """
+    totals = np.sum([count @ sums for count, sums in zip(counts, strata, strict=True)], axis=0)
+    n, m = totals[:, 1], totals[:, 3]
+    direction = np.stack([1 / n, -totals[:, 0] / n**2, -1 / m, totals[:, 2] / m**2], axis=1)
+    variance = np.full(len(totals), floor**2)
+    for count, sums in zip(counts, strata, strict=True):
+        moments = (count @ (sums[:, :, None] * sums[:, None, :]).reshape(len(sums), 16)).reshape(-1, 4, 4)
+        size = len(sums)
+        variance += np.einsum("bi,bij,bj->b", direction, moments, direction) * size / max(size - 1, 1)
+    return difference(totals), np.sqrt(variance)

@@ -1,0 +1,222 @@
+"""Divergence estimates that may be published: a fixed critic on rows it has not seen, with an interval or a refusal.
+
+For a critic r fixed beforehand, mean score(r) over aligned rows minus mean penalty(r) over unaligned rows is unbiased
+for a lower bound of the divergence: two means, so an interval exists. That interval is of the bound, not of the
+divergence: the truth may lie above `high` whenever the critic is not log dP/dQ.
+
+Bounded divergences (js, tv, hellinger, lecam, alpha between 0 and 1) get intervals. Unbounded ones (kl, chi2, ...) are
+decided by rare rows that no sample need contain: on finite worlds a nominal 95 % interval for kl covered 63 % of draws
+where js covered 94 %. They get a value only, never above what n rows can show, and none when few rows carry it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import t as student
+from torch import Tensor
+
+from divalign.core.bootstrap import Interval, cluster_sums, interval
+from divalign.core.divergences import Divergence, find_divergence, samples
+from divalign.core.stats import Estimate
+
+Ids = Sequence[Hashable] | np.ndarray
+Clusters = tuple[Ids, Ids]
+ENOUGH = 10.0  # effective rows below which an unbounded divergence is refused
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What held-out rows say about a divergence through one fixed critic, in nats.
+
+    `bound` is the raw lower bound, which a bad critic makes negative; `estimate` is what may be shown: not below 0
+    (the critic r = 0 proves that much), not above the `ceiling`, None where the rows cannot support a number. `lower`
+    is the one-sided lower confidence bound, None for an unbounded divergence. `effective_sample_size` is
+    (sum w)^2 / sum w^2 of the importance weights that the divergence rests on. `flags`: "capped" (the raw bound lies
+    above the ceiling), "not estimable" (effective sample size under 10), "saturated" (as far apart as n rows can show:
+    the number measures the critic's training, not the data).
+    """
+
+    divergence: str
+    bound: float
+    estimate: Estimate
+    lower: float | None
+    effective_sample_size: float
+    ceiling: float
+    flags: frozenset[str]
+
+
+def estimate_divergence(
+    aligned: object,
+    unaligned: object,
+    divergence: str | Divergence = "js",
+    clusters: Clusters | None = None,
+    confidence: float = 0.95,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    same_prompts: bool = True,
+) -> Estimate:
+    """Return the held-out lower bound of a divergence with its interval, in nats; larger is further apart.
+
+    `aligned` and `unaligned` are critic values (log-ratios r) of rows that the critic was not fitted on; `clusters`
+    holds the prompt ids of both, in the same order. `n` counts prompts, or rows where no clusters are given.
+    `evaluate_critic` has the same arguments and says more: the raw bound, effective sample size, flags.
+
+    Raises ValueError for empty or non-finite samples, an unknown divergence, too few prompts for the confidence, and
+    prompts that occur in one class only, for then the divergence between prompts would be measured;
+    `same_prompts=False` states that both classes drew their prompts independently from one source.
+    """
+    return evaluate_critic(
+        aligned,
+        unaligned,
+        divergence,
+        clusters,
+        confidence,
+        draws=draws,
+        seed=seed,
+        same_prompts=same_prompts,
+    ).estimate
+
+
+def evaluate_critic(
+    aligned: object,
+    unaligned: object,
+    divergence: str | Divergence = "js",
+    clusters: Clusters | None = None,
+    confidence: float = 0.95,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    same_prompts: bool = True,
+) -> Evaluation:
+    """Return everything that `estimate_divergence` knows; arguments and errors are described there."""
+    row = find_divergence(divergence) if isinstance(divergence, str) else divergence
+    rows = samples(aligned, "aligned").detach(), samples(unaligned, "unaligned").detach()
+    ids = None if clusters is None else cluster_ids(clusters, (len(rows[0]), len(rows[1])), same_prompts=same_prompts)
+    units = min(len(rows[0]), len(rows[1])) if ids is None else 1 + int(max(ids[0].max(), ids[1].max()))
+    _check_confidence(confidence, units)
+    bound = float(row.bound(*rows))
+    count = sum(map(len, rows)) if ids is None else units
+    effective = effective_sample_size(row, *rows)
+    if row.upper is None:
+        return _unbounded(row, bound, ceiling(row, *map(len, rows)), effective, count)
+    sums = cluster_sums((row.score(rows[0]).numpy(), row.penalty(rows[1]).numpy()), ids)
+    ends = interval(sums, confidence=confidence, draws=draws, seed=seed, floor=row.upper / units)
+    return _bounded(row, bound, ends, effective, count, slack=row.upper * _unseen_share(confidence, units))
+
+
+def effective_sample_size(divergence: Divergence, aligned: object, unaligned: object) -> float:
+    """Return (sum w)^2 / sum w^2 of the rows that carry the estimate: 1 when one row does, n when all weigh the same.
+
+    An unbounded divergence rests on w = e^r over unaligned rows (kl, chi2), on w = e^-r over aligned rows (reverse_kl,
+    neyman), or on both, and then on the fewer; a bounded one is described by the fewer of both.
+    """
+    forward, backward = _effective(samples(unaligned, "unaligned")), _effective(-samples(aligned, "aligned"))
+    if divergence.upper is None and math.isfinite(divergence.penalty_limit):
+        return forward
+    if divergence.upper is None and math.isfinite(divergence.score_limit):
+        return backward
+    return min(forward, backward)
+
+
+def ceiling(divergence: Divergence, aligned: int, unaligned: int) -> float:
+    """Return the divergence between one of n outcomes and all of them alike: more, n rows cannot show.
+
+    For kl that is ln n of the unaligned rows, for reverse_kl ln n of the aligned, for chi2 n - 1. For a bounded
+    divergence it is its upper bound; infinite where both supports matter.
+    Source: for kl, McAllester, Stratos 2020, "Formal limitations on the measurement of mutual information".
+    """
+    if divergence.upper is not None:
+        return divergence.upper
+    one = [1.0, 0.0]
+    one_of = {n: [1 / n, 1 - 1 / n] for n in (aligned, unaligned)}
+    return min(float(divergence.exact(one, one_of[unaligned])), float(divergence.exact(one_of[aligned], one)))
+
+
+def policy_kl(
+    log_policy: object, log_reference: object, clusters: Ids | None = None, confidence: float = 0.95
+) -> Estimate:
+    """Return KL(policy, reference) in nats from responses drawn from the policy, whose log-probabilities both know.
+
+    The mean of log policy - log reference is unbiased, with no critic and no bound. The interval is the central limit
+    theorem's, over prompts where `clusters` names them, with Student's t; its low end is not below 0.
+
+    Raises ValueError for unequal, empty or non-finite samples and too few prompts.
+    """
+    policy, reference = samples(log_policy, "log_policy"), samples(log_reference, "log_reference")
+    if len(policy) != len(reference):
+        raise ValueError(f"got {len(policy)} and {len(reference)} log-probabilities; expected both for every response")
+    ratio = (policy - reference).detach().numpy()
+    ids = np.arange(len(ratio)) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
+    if len(ids) != len(ratio):
+        raise ValueError(f"got {len(ids)} cluster ids for {len(ratio)} responses; expected one for each")
+    units = int(ids.max()) + 1
+    _check_confidence(confidence, units)
+    value = float(ratio.mean())
+    influence = np.bincount(ids, weights=ratio - value) / len(ratio)
+    error = math.sqrt(units / (units - 1) * float((influence**2).sum()))
+    half = float(student.ppf((1 + confidence) / 2, units - 1)) * error
+    return Estimate(value, max(value - half, 0.0), max(value + half, 0.0), units)
+
+
+def cluster_ids(clusters: Clusters, lengths: tuple[int, int], *, same_prompts: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Number the prompts of both classes alike, from 0; raise ValueError where the classes have different prompts."""
+    aligned, unaligned = (np.asarray(ids) for ids in clusters)
+    if (len(aligned), len(unaligned)) != lengths:
+        got = f"{len(aligned)} and {len(unaligned)} cluster ids for {lengths[0]} and {lengths[1]} rows"
+        raise ValueError(f"got {got}; expected one prompt id per row: clusters=(aligned ids, unaligned ids)")
+    alone = np.setxor1d(aligned, unaligned)
+    if same_prompts and len(alone):
+        raise ValueError(
+            f"{len(alone)} prompts have rows of one class only (such as {alone[0]!r}): the divergence would measure "
+            "the prompts; drop them, or say same_prompts=False if both classes drew prompts from one source"
+        )
+    ids = np.unique(np.concatenate([aligned, unaligned]), return_inverse=True)[1]
+    return ids[: lengths[0]], ids[lengths[0] :]
+
+
+def _bounded(
+    row: Divergence, bound: float, ends: Interval, effective: float, count: int, *, slack: float
+) -> Evaluation:
+    assert row.upper is not None
+    low, high, lower = (min(max(end, 0.0), row.upper) for end in ends)
+    saturated = bound > row.upper - slack
+    if saturated:
+        # Near the upper bound only rows that did not occur can tell how far below it the truth is: rule of three.
+        low, lower, high = min(low, bound - slack), min(lower, bound - slack), row.upper
+    estimate = Estimate(max(bound, 0.0), low, high, count)
+    flags = frozenset({"saturated"} if saturated else ())
+    return Evaluation(row.name, bound, estimate, lower, effective, row.upper, flags)
+
+
+def _unbounded(row: Divergence, bound: float, most: float, effective: float, count: int) -> Evaluation:
+    refused = effective < ENOUGH
+    value = None if refused else min(max(bound, 0.0), most)
+    flags = {"not estimable"} if refused else set()
+    flags |= {"capped"} if bound > most else set()
+    return Evaluation(row.name, bound, Estimate(value, None, None, count), None, effective, most, frozenset(flags))
+
+
+def _effective(log_weights: Tensor) -> float:
+    return float(torch.exp(2 * torch.logsumexp(log_weights, 0) - torch.logsumexp(2 * log_weights, 0)))
+
+
+def _unseen_share(confidence: float, units: int) -> float:
+    """The largest share of rows that n draws may all miss, at this confidence, two-sided: about 3.7 / n at 95 %."""
+    return 1 - ((1 - confidence) / 2) ** (1 / units)
+
+
+def _check_confidence(confidence: float, units: int) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}; expected a number between 0 and 1, such as 0.95")
+    needed = math.ceil(0.5 / (1 - confidence) - 1e-9)
+    if units < max(needed, 2):
+        raise ValueError(
+            f"got {units} prompts (or rows of the rarer class); an interval at confidence {confidence:g} needs "
+            f"{max(needed, 2)}: gather more or ask for less confidence"
+        )

@@ -1,0 +1,172 @@
+"""Held-out separation: every prompt is scored by axes, Gaussians and a probe that were fitted without it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from sklearn.linear_model import LogisticRegression
+
+from divalign.core.bhattacharyya import fit, gains
+from divalign.core.clouds import Clouds, project, squared_distances
+from divalign.core.energy import energy, silhouette
+from divalign.core.ranking import auc, tpr_at_fpr
+from divalign.core.resampling import FOLDS, fold_of_each, shuffled_labels
+
+DIMENSIONS = (2, 4, 8, 16, 32, 64)
+
+
+class FoldAxes(NamedTuple):
+    """One fold's view: who is tested, who chooses the number of axes, everybody on the axes of the untested."""
+
+    tested: Bool[np.ndarray, " n"]
+    chooses: Bool[np.ndarray, " n"]
+    points: Float[np.ndarray, "n k"]
+
+    @property
+    def fitted(self) -> Bool[np.ndarray, " n"]:
+        """Who is fitted on while the number of axes is chosen; the final fit takes the choosing fold in as well."""
+        return ~self.tested & ~self.chooses
+
+
+class HeldOut(NamedTuple):
+    """Two clouds measured without looking at the tested prompts; each method takes bootstrap weights [n, draws].
+
+    `gains` are the prompts' contributions to the Bhattacharyya distance, `log_odds` the probe's score for harmful,
+    `dimensions` the number of axes that each fold chose.
+    """
+
+    pooled: Clouds
+    folds: tuple[FoldAxes, ...]
+    dimensions: tuple[int, ...]
+    gains: Float[np.ndarray, " n"]
+    log_odds: Float[np.ndarray, " n"]
+
+    def bhattacharyya(self, weights: Float[np.ndarray, "n draws"]) -> Float[np.ndarray, " draws"]:
+        """May fall below zero: that is the noise of a distance that knows nothing of its own fit."""
+        return mean_of_classes(self.gains, self.pooled.harmful, weights)
+
+    def silhouette(self, weights: Float[np.ndarray, "n draws"]) -> Float[np.ndarray, " draws"]:
+        """Euclidean silhouette among the tested prompts on each fold's chosen axes, averaged over prompts."""
+        total = np.zeros(weights.shape[1])
+        for axes, dimension in zip(self.folds, self.dimensions, strict=True):
+            points, mine = axes.points[axes.tested, :dimension], weights[axes.tested]
+            distances = np.sqrt(squared_distances(points @ points.T))
+            total += silhouette(distances, self.pooled.harmful[axes.tested], mine) * mine.sum(axis=0)
+        return total / weights.sum(axis=0)
+
+    def probe_auc(self, weights: Float[np.ndarray, "n draws"]) -> Float[np.ndarray, " draws"]:
+        return auc(self.log_odds, self.pooled.harmful, weights)
+
+    def tpr_at_1_fpr(self, weights: Float[np.ndarray, "n draws"]) -> Float[np.ndarray, " draws"]:
+        return tpr_at_fpr(self.log_odds, self.pooled.harmful, weights, fpr=0.01)
+
+    def energy(self, weights: Float[np.ndarray, "n draws"]) -> Float[np.ndarray, " draws"]:
+        """Fits nothing, so it takes all prompts in the whole space."""
+        harmful = self.pooled.harmful[:, None]
+        return energy(np.sqrt(squared_distances(self.pooled.gram)), weights * ~harmful, weights * harmful)
+
+    def energy_of_shuffles(self, generator: np.random.Generator, draws: int) -> Float[np.ndarray, " draws"]:
+        """Energy under labels that mean nothing."""
+        labels = [shuffled_labels(self.pooled.harmful, self.pooled.groups, generator) for _ in range(draws)]
+        shuffled = np.stack(labels, axis=1)
+        return energy(np.sqrt(squared_distances(self.pooled.gram)), ~shuffled * 1.0, shuffled * 1.0)
+
+    def distances_of_shuffles(self, generator: np.random.Generator, draws: int) -> Float[np.ndarray, " draws"]:
+        """Bhattacharyya distance under labels that mean nothing, Gaussians fitted anew on the same axes."""
+        once, result = np.ones((len(self.gains), 1)), np.empty(draws)
+        for draw in range(draws):
+            labels = shuffled_labels(self.pooled.harmful, self.pooled.groups, generator)
+            result[draw] = mean_of_classes(_all_gains(self.folds, self.dimensions, labels), labels, once)[0]
+        return result
+
+
+def hold_out(pooled: Clouds, *, seed: int) -> HeldOut:
+    """Fit and score in five folds; a fold is tested once, and chooses the number of axes for its neighbour once.
+
+    Axes are principal axes of the untested prompts, without their labels. The number of axes is what gives the
+    choosing fold the largest distance (for the probe: the largest likelihood), among those that both classes'
+    fitted prompts outnumber by two.
+    """
+    fold = fold_of_each(pooled.harmful, pooled.groups, seed=seed)
+    folds = tuple(_axes(pooled.gram, fold, number) for number in range(FOLDS))
+    dimensions = tuple(_best_dimension(axes, pooled.harmful) for axes in folds)
+    log_odds = np.empty(len(fold))
+    for axes in folds:
+        log_odds[axes.tested] = _probe(axes, pooled.harmful)
+    return HeldOut(pooled, folds, dimensions, _all_gains(folds, dimensions, pooled.harmful), log_odds)
+
+
+def mean_of_classes(
+    values: Float[np.ndarray, " n"], harmful: Bool[np.ndarray, " n"], weights: Float[np.ndarray, "n draws"]
+) -> Float[np.ndarray, " draws"]:
+    """Weighted mean of each class, averaged over the two: a larger class counts no more."""
+    means = [values[side] @ weights[side] / weights[side].sum(axis=0) for side in (harmful, ~harmful)]
+    return (means[0] + means[1]) / 2
+
+
+def _axes(gram: Float[np.ndarray, "n n"], fold: Int[np.ndarray, " n"], number: int) -> FoldAxes:
+    tested = fold == number
+    return FoldAxes(tested, fold == (number + 1) % FOLDS, project(gram, ~tested, DIMENSIONS[-1]))
+
+
+def _candidates(axes: FoldAxes, harmful: Bool[np.ndarray, " n"]) -> list[int]:
+    smaller = min((axes.fitted & harmful).sum(), (axes.fitted & ~harmful).sum())
+    room = min(axes.points.shape[1], smaller - 2)
+    return [dimension for dimension in DIMENSIONS if dimension <= room] or [1]
+
+
+def _best_dimension(axes: FoldAxes, harmful: Bool[np.ndarray, " n"]) -> int:
+    def distance_on_choosing(dimension: int) -> float:
+        gain = _gain(axes.points[:, :dimension], harmful, axes.fitted, axes.chooses, corrected=False)
+        return mean_of_classes(gain, harmful[axes.chooses], np.ones((len(gain), 1)))[0]
+
+    return max(_candidates(axes, harmful), key=distance_on_choosing)
+
+
+def _all_gains(
+    folds: tuple[FoldAxes, ...], dimensions: tuple[int, ...], harmful: Bool[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    result = np.empty(len(harmful))
+    for axes, dimension in zip(folds, dimensions, strict=True):
+        result[axes.tested] = _gain(axes.points[:, :dimension], harmful, ~axes.tested, axes.tested)
+    return result
+
+
+def _gain(
+    points: Float[np.ndarray, "n k"],
+    harmful: Bool[np.ndarray, " n"],
+    fitted: Bool[np.ndarray, " n"],
+    scored: Bool[np.ndarray, " n"],
+    *,
+    corrected: bool = True,
+) -> Float[np.ndarray, " scored"]:
+    """Gains of the scored prompts under the fitted ones' Gaussians, in units of each axis' spread within classes.
+
+    Units matter to Ledoit-Wolf alone: its target is a sphere, and raw axes differ by orders of magnitude.
+    """
+    sides = [points[fitted & side] for side in (~harmful, harmful)]
+    variance = sum(side.var(axis=0) for side in sides) / 2
+    if (variance <= 1e-12 * points[fitted].var(axis=0)).any():
+        raise ValueError("both classes are single points along an axis: their covariance is singular; add prompts")
+    scale = np.sqrt(variance)
+    safe, unsafe = fit(sides[0] / scale), fit(sides[1] / scale)
+    result = np.empty(len(points))
+    for own, other, side in ((safe, unsafe, scored & ~harmful), (unsafe, safe, scored & harmful)):
+        result[side] = gains(own, other, points[side] / scale, corrected=corrected)
+    return result[scored]
+
+
+def _probe(axes: FoldAxes, harmful: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " tested"]:
+    """Log-odds of harmful for the tested prompts, by logistic regression on axes of unit variance."""
+
+    def trained(dimension: int, fitted: np.ndarray, scored: np.ndarray) -> np.ndarray:
+        points = axes.points[:, :dimension] / axes.points[fitted, :dimension].std(axis=0)
+        return LogisticRegression(max_iter=1000).fit(points[fitted], harmful[fitted]).decision_function(points[scored])
+
+    def likelihood(dimension: int) -> float:
+        signs = np.where(harmful[axes.chooses], -1, 1)
+        return -np.logaddexp(0, signs * trained(dimension, axes.fitted, axes.chooses)).mean()
+
+    return trained(max(_candidates(axes, harmful), key=likelihood), ~axes.tested, axes.tested)

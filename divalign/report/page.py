@@ -1,0 +1,116 @@
+"""The page: facts in, one self-contained HTML file out.
+
+Nothing on it can reach a network or run model text: a Content-Security-Policy allows only the page's own style and
+script, each by its hash; jinja2 escapes all text, the XML serialiser all pictures, and what the script reads lies in
+a JSON block in which <, > and & are written as escapes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
+
+from divalign import __version__, store
+from divalign.report import figures, tables
+from divalign.report.compare import label
+from divalign.report.facts import Run, read_run
+from divalign.report.measures import ASR, OVER_REFUSAL, SEPARATION, aligned_of
+from divalign.report.plane import Spot
+from divalign.report.sentences import prediction, summary
+from divalign.report.words import duration
+
+SEEN = "Topics that alignment saw, in unseen phrasings"
+
+
+def write_report(run: Path, *, show_completions: bool = False) -> Path:
+    """Write `run`/report.html from the files of the run folder and return its path.
+
+    Completions are left out of the file unless `show_completions`: a report is passed on more easily than a run folder.
+    Raises ValueError where `run` is no run folder or a file in it does not hold what was expected.
+    """
+    page = render(read_run(run), show_completions=show_completions)
+    path = run / "report.html"
+    # A lone surrogate, which JSON can hold, has no UTF-8: it becomes "?".
+    store.write_bytes(path, page.encode("utf-8", errors="replace"))
+    return path
+
+
+def render(run: Run, *, show_completions: bool = False) -> str:
+    """Return the page as text."""
+    style, script = _asset("page.css"), _asset("page.js")
+    planes = figures.planes(run.models)
+    unseen = tables.main_table(run.models, tables.held_out, caption="Topics held out of alignment")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["prose"] = _prose
+    return environment.from_string(_asset("page.html")).render(
+        policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'",
+        style=Markup(style),
+        script=Markup(script),
+        run=run,
+        version=__version__,
+        title=_title(run),
+        made=_made(run),
+        findings=summary(run),
+        prediction=prediction(run.verdict),
+        took=duration(run.seconds) if run.seconds is not None else "",
+        held_in=tables.main_table(run.models, tables.held_in, caption=SEEN if unseen else "Evaluation prompts"),
+        held_out=unseen,
+        notes=tables.notes(run.models),
+        side_by_side=figures.side_by_side(run.models),
+        attack_bars=figures.attack_bars(run.models),
+        planes=planes,
+        curves=figures.curves(run.models),
+        divergences=figures.divergences(run.models),
+        divergence_table=tables.divergence_table(run.models),
+        against=figures.separation_against_attacks(run.models),
+        examples=[
+            (label(model), found)
+            for model in run.models
+            if (found := tables.examples(model, show_completions=show_completions))
+        ],
+        show_completions=show_completions,
+        glossary=[*SEPARATION.values(), ASR, OVER_REFUSAL],
+        spots=_packed(planes.spots),
+    )
+
+
+def _prose(text: str) -> Markup:
+    """Escape `text` and set D_B as a symbol with its index."""
+    return escape(text).replace("D_B", Markup("<i>D</i><sub>B</sub>"))
+
+
+def _packed(planes: Sequence[tuple[Spot, ...]]) -> dict[str, Any]:
+    """Return the marks of all planes with every prompt's text once: the same prompts are in every plane."""
+    texts = list(dict.fromkeys((spot.kind, spot.prompt) for plane in planes for spot in plane))
+    index = {text: number for number, text in enumerate(texts)}
+    marks = [[[round(s.x, 1), round(s.y, 1), index[s.kind, s.prompt]] for s in plane] for plane in planes]
+    return {"texts": texts, "planes": marks}
+
+
+def _title(run: Run) -> str:
+    aligned = aligned_of(run.models)
+    models = "no aligned model" if not aligned else f"{len(aligned)} aligned model{'s' if len(aligned) > 1 else ''}"
+    return f"What alignment did: {models}"
+
+
+def _made(run: Run) -> str:
+    parts = [f"divalign {run.version}"] if run.version else []
+    parts += [f"config {run.config_sha256[:12]}"] if run.config_sha256 else []
+    parts += [f"run in {duration(run.seconds)}"] if run.seconds is not None else []
+    return " · ".join(parts)
+
+
+def _asset(name: str) -> str:
+    return (files("divalign.report") / name).read_text(encoding="utf-8")
+
+
+def _hash(content: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"

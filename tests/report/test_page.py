@@ -1,0 +1,240 @@
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from divalign.report import write_report
+from divalign.report.facts import read_run
+from divalign.report.page import render
+from tests.report.runs import HOSTILE, entries, results, single, write_results, write_run
+
+SVG_NAMESPACE = "http://www.w3.org/2000/svg"  # a name that nothing fetches
+VOID = {"meta", "link", "br", "input", "img", "hr"}
+
+
+class Page(HTMLParser):
+    """What a page consists of: its tags with their attributes, and the text inside each kind of tag."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text: dict[str, list[str]] = {}
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        self.text.setdefault(tag, []).append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        for tag in set(self.open):
+            self.text[tag][-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    return Page(write_report(write_run(tmp_path_factory.mktemp("run"))).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    path = write_report(write_run(tmp_path_factory.mktemp("run"), hostile=True), show_completions=True)
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def made(tmp_path: Path, models: list[dict[str, Any]], **changes: Any) -> str:
+    write_results(tmp_path, results(models=models, **changes))
+    return render(read_run(tmp_path))
+
+
+def test_the_report_lies_in_the_run_folder_and_is_replaced_by_the_next(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, count=4)
+    path = write_report(folder)
+    assert path == tmp_path / "report.html"
+    before = path.read_bytes()
+    assert write_report(folder).read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["missing", "."])
+def test_a_folder_that_is_no_run_is_refused_and_left_alone(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=r"is no run folder: got no results\.json in it, expected one"):
+        write_report(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_sections_come_in_their_order(page: Page) -> None:
+    assert page.text["h2"] == [
+        "All numbers",
+        "Training data side by side",
+        "Attack success",
+        "Hidden states of safe and harmful prompts",
+        "Rewards over training",
+        "Divergence between aligned and unaligned responses",
+        "Does separation predict attack success?",
+        "Answers behind the numbers",
+        "How it was made",
+        "What the numbers mean",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["page", "hostile"])
+def test_nothing_on_the_page_can_run_or_reach_out_but_its_own_script(kind: str, request: pytest.FixtureRequest) -> None:
+    found: Page = request.getfixturevalue(kind)
+    assert [attributes.get("type") for attributes in found.all("script")] == ["application/json", None]
+    assert not {tag for tag, _ in found.tags} & {
+        "img",
+        "iframe",
+        "object",
+        "embed",
+        "form",
+        "base",
+        "foreignobject",
+        "use",
+    }
+    names = {name for _, attributes in found.tags for name in attributes}
+    assert not {name for name in names if name.startswith("on") or name in ("src", "style", "xlink:href", "srcdoc")}
+    links = {attributes["href"] for _, attributes in found.tags if "href" in attributes} - {"data:,"}
+    assert links == {f"#{section['id']}" for section in found.all("section")}
+    own = found.text["style"][0] + found.text["script"][1].replace(SVG_NAMESPACE, "")
+    assert not re.search(r"url\(|@import|https?:", own)
+
+
+def test_the_policy_forbids_all_but_the_page_s_own_style_and_script(hostile: Page) -> None:
+    policy = next(tag["content"] for tag in hostile.all("meta") if tag.get("http-equiv") == "Content-Security-Policy")
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    allowed = {"style-src": hostile.text["style"][0], "script-src": hostile.text["script"][1]}
+    for rule, content in allowed.items():
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert rules[rule] == f"'sha256-{digest}'"
+    assert (rules["default-src"], rules["img-src"]) == ("'none'", "data:")
+    assert rules.keys() - allowed.keys() == {"default-src", "img-src", "base-uri", "form-action"}
+
+
+def test_hostile_text_is_shown_as_the_text_it_is(hostile: Page) -> None:
+    shown = "".join(hostile.text["bdi"])
+    assert all(text in shown for text in HOSTILE[:6])
+    assert "lone ? surrogate" in shown
+    assert all(text in "".join(hostile.text["pre"]) for text in HOSTILE[:6])
+
+
+def test_prompts_survive_the_way_to_the_script_and_cannot_leave_it(hostile: Page) -> None:
+    raw = hostile.text["script"][0]
+    assert not set("<>&\u2028\u2029") & set(raw)
+    data = json.loads(raw)
+    assert set(HOSTILE) <= {prompt for _, prompt in data["texts"]}
+    assert [len(plane) for plane in data["planes"]] == [2 * (72 + len(HOSTILE))] * 11
+    assert len(data["texts"]) < len(data["planes"][0]) * 2  # every prompt once, not once a model
+
+
+def test_completions_are_not_even_in_the_file_unless_asked_for(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, count=4)
+    assert "here is something about it" not in write_report(folder).read_text()
+    assert "here is something about it" in write_report(folder, show_completions=True).read_text()
+
+
+def test_every_picture_speaks_or_is_hidden_from_those_who_listen(page: Page) -> None:
+    pictures = page.all("svg")
+    assert len(pictures) > 30
+    for attributes in pictures:
+        assert attributes.get("aria-hidden") == "true" or (attributes["role"] == "img" and attributes["aria-label"])
+
+
+def test_every_table_heading_says_what_it_heads(page: Page) -> None:
+    assert len(page.all("table")) == 3 + 11
+    assert {attributes.get("scope") for attributes in page.all("th")} == {"col", "row"}
+
+
+def test_without_scripts_sentences_tables_and_pictures_are_there(page: Page) -> None:
+    assert len(page.text["dd"]) >= 6
+    assert page.text["dd"][0].startswith("Asked directly, the base complies with 100\xa0% of 192 harmful prompts.")
+    assert "n = 192" in "".join(page.text["small"])
+    assert sum("plane" in attributes.get("class", "") for attributes in page.all("svg")) == 11
+
+
+def test_the_index_of_d_b_is_set_as_one_and_its_surroundings_stay_escaped(hostile: Page) -> None:
+    assert "DB, paper mode" in "".join(hostile.text["th"])
+    assert "B" in hostile.text["sub"]
+
+
+@pytest.mark.parametrize(
+    "models",
+    [
+        [],
+        entries()[:1],
+        entries()[1:],
+        [entry for entry in entries() if entry["data"] != "pref"],
+        [entry for entry in entries() if entry["data"] != "cr"],
+        [{"name": "base", "method": None, "data": None}, {"name": "a", "method": "kldo", "data": "cr"}],
+        [entry | {"held_out": None, "divergence": {}, "over_refusal": None} for entry in entries()],
+        [entry | {"asr": {}} for entry in entries()],
+        [
+            entry | {"asr": {"direct": single(None)}, "separation": {"bhattacharyya_paper": single(None)}}
+            for entry in entries()
+        ],
+        [entry | {"seed": seed, "name": f"{entry['name']}-{seed}"} for seed in (0, 1) for entry in entries()],
+        [entry | {"data": "mine" if entry["data"] == "pref" else entry["data"]} for entry in entries()],
+    ],
+    ids=[
+        "none",
+        "base",
+        "no base",
+        "cr",
+        "pref",
+        "names",
+        "no held out",
+        "no attack",
+        "undecided",
+        "seeds",
+        "own data",
+    ],
+)
+def test_a_run_that_holds_less_still_makes_a_whole_page(tmp_path: Path, models: list[dict[str, Any]]) -> None:
+    text = made(tmp_path, models, verdict=None, seconds=None)
+    found = Page(text)
+    assert found.open == []
+    assert "This run holds no verdict." in text
+    assert not re.search(r"\b(nan|None|inf)\b", re.sub(r"<script.*", "", text, flags=re.DOTALL))
+
+
+def test_what_is_undecided_is_never_shown_as_zero(tmp_path: Path) -> None:
+    unknown = {"value": None, "low": 0.0, "high": 1.0, "n": 0}
+    models = [
+        {"name": name, "method": method, "data": data, "asr": {"direct": unknown}, "over_refusal": unknown}
+        for name, method, data in (("base", None, None), ("a", "kldo", "cr"))
+    ]
+    found = Page(made(tmp_path, models, verdict=None))
+    assert {text for text in found.text["td"]} == {"not measured", "undecided"}
+    assert not [attributes for attributes in found.all("rect") if "bar" in attributes.get("class", "")]
+
+
+def test_seen_topics_are_spoken_of_only_where_others_were_held_out(tmp_path: Path) -> None:
+    apart, together = made(tmp_path, entries()), made(tmp_path, [entry | {"held_out": None} for entry in entries()])
+    assert ["Topics that alignment saw" in text for text in (apart, together)] == [True, False]
+    assert ["topics that alignment saw" in text for text in (apart, together)] == [True, False]
+    assert "Evaluation prompts" in together
+
+
+def test_the_title_counts_the_aligned_models(tmp_path: Path) -> None:
+    titles = [Page(made(tmp_path, entries()[:count])).text["h1"][0] for count in (1, 2, 11)]
+    assert titles == [
+        "What alignment did: no aligned model",
+        "What alignment did: 1 aligned model",
+        "What alignment did: 10 aligned models",
+    ]

@@ -1,0 +1,243 @@
+import math
+import re
+from xml.etree.ElementTree import Element, fromstring
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from divalign.core.stats import Estimate
+from divalign.report import figures
+from divalign.report.axis import linear, logarithmic, shares
+from divalign.report.facts import Point
+from divalign.report.plane import HEIGHT, WIDTH, plane_picture, spoken
+from divalign.report.plots import MOST_POINTS, Curve, Dot, curves_picture, dots_picture
+from divalign.report.rows import LONGEST, Mark, Row, rows_picture
+from divalign.report.svg import markup, node, symbol
+from divalign.report.words import percent
+from tests.report.runs import HOSTILE, model
+
+RATES = shares(percent)
+
+
+def drawn(picture: str, tag: str, kind: str = "") -> list[Element]:
+    """The elements of a picture with a tag and, if asked for, a CSS class."""
+    found = fromstring(picture).iter(tag)
+    return [element for element in found if not kind or kind in element.get("class", "").split()]
+
+
+def words(picture: str) -> list[str]:
+    return [element.text or "" for element in drawn(picture, "text")]
+
+
+def bar(value: float | None, low: float | None = None, high: float | None = None) -> Row:
+    return Row("kldo on CR", (Mark(Estimate(value, low, high, 9), "tone-0", 0, "kldo on CR"),))
+
+
+@settings(derandomize=True, max_examples=50)
+@given(st.lists(st.floats(0.02, 1), min_size=1, max_size=5))
+def test_bars_are_as_long_as_their_rates(rates: list[float]) -> None:
+    picture = rows_picture([bar(1.0), *(bar(rate) for rate in rates)], RATES, says="bars", bars=True)
+    full, *widths = (float(rect.get("width", "")) for rect in drawn(picture, "rect"))
+    assert widths == pytest.approx([full * rate for rate in rates], abs=0.01)
+
+
+def test_an_interval_spans_its_low_and_high_end() -> None:
+    row = bar(0.5, 0.25, 0.75)
+    ticks = [float(line.get("x1", "")) for line in drawn(rows_picture([row], RATES, says=""), "line", "grid")]
+    path = drawn(rows_picture([row], RATES, says=""), "path", "whisker")[0].get("d", "")
+    left, right = (float(number) for number in re.findall(r"M([\d.]+) .*H([\d.]+)", path)[0])
+    assert [left, right] == pytest.approx([ticks[1], ticks[3]], abs=0.06)
+
+
+@pytest.mark.parametrize(("estimate", "says"), [(None, "not measured"), (Estimate(None, 0.0, 1.0, 0), "undecided")])
+@pytest.mark.parametrize("bars", [True, False])
+def test_what_is_not_known_is_written_and_never_drawn(estimate: Estimate | None, says: str, bars: bool) -> None:
+    picture = rows_picture([Row("a", (Mark(estimate, "tone-0", 0, "a"),))], RATES, says="", bars=bars)
+    assert says in words(picture)
+    assert not drawn(picture, "rect") + drawn(picture, "path")
+
+
+def test_marks_of_a_row_are_joined_where_both_are_known() -> None:
+    def joined(*values: float | None) -> int:
+        marks = tuple(Mark(Estimate(value, None, None, 9), "tone-0", 0, "m") for value in values)
+        return len(drawn(rows_picture([Row("a", marks)], RATES, says=""), "path", "join"))
+
+    assert (joined(0.1, 0.9), joined(0.1, None), joined(0.1)) == (1, 0, 0)
+
+
+def test_the_reference_stands_at_its_number() -> None:
+    picture = rows_picture([bar(0.5)], RATES, says="", reference=0.25)
+    tick = drawn(picture, "line", "grid")[1]
+    assert drawn(picture, "line", "reference")[0].get("x1") == tick.get("x1")
+
+
+def test_a_long_label_is_cut_and_kept_whole_in_its_title() -> None:
+    picture = rows_picture([Row("x" * 50, bar(0.5).marks)], RATES, says="")
+    label = drawn(picture, "text", "label")[0]
+    assert label.text == "x" * (LONGEST - 1) + "…"
+    assert [title.text for title in label] == ["x" * 50]
+
+
+def test_four_shapes_differ_and_then_repeat() -> None:
+    shapes = [symbol(shape, 0.0, 0.0) for shape in range(5)]
+    assert len(set(shapes[:4])) == 4
+    assert shapes[4] == shapes[0]
+
+
+@pytest.mark.parametrize("text", HOSTILE[:6])
+def test_text_and_attributes_come_back_from_a_parser_as_they_went_in(text: str) -> None:
+    element = fromstring(markup(node("g", node("title", text), aria_label=text, missing=None)))
+    assert (element.get("aria-label"), element[0].text, element.get("missing")) == (text, text, None)
+
+
+def cloud(seed: int = 0, n: int = 40) -> list[Point]:
+    draws = np.random.default_rng(seed).normal(size=(n, 2)) @ np.array([[3.0, 1.0], [0.0, 0.5]])
+    return [Point(float(x), float(y), i % 2 == 0, i % 8 == 0, f"prompt {i}") for i, (x, y) in enumerate(draws)]
+
+
+@settings(derandomize=True, max_examples=25)
+@given(st.lists(st.tuples(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3)), min_size=2, max_size=9))
+def test_the_plane_keeps_all_ratios_of_distances_and_stays_in_its_frame(places: list[tuple[float, float]]) -> None:
+    spots = plane_picture([Point(x, y, True, False, "") for x, y in places], index=0, says="").spots
+    assert all(0 < spot.x < WIDTH and 0 < spot.y < HEIGHT for spot in spots)
+    true = [math.dist(a, b) for a in places for b in places]
+    seen = [math.dist((a.x, a.y), (b.x, b.y)) for a in spots for b in spots]
+    scale = max(seen) / (max(true) or 1.0)
+    assert seen == pytest.approx([scale * distance for distance in true], abs=1e-6 * (1 + max(seen)))
+
+
+def test_every_prompt_is_one_mark_of_its_class_and_kind() -> None:
+    points = cloud()
+    picture = plane_picture(points, index=3, says="").picture
+    for tone, harmful in (("safe", False), ("harmful", True)):
+        dots, crosses = (drawn(picture, "path", kind) for kind in ("dots", "crosses"))
+        of_tone = [next(path for path in found if tone in path.get("class", "").split()) for found in (dots, crosses)]
+        held_out = [point.held_out for point in points if point.harmful == harmful]
+        assert of_tone[0].get("d", "").count("M") == held_out.count(False)
+        assert of_tone[1].get("d", "").count("M") == held_out.count(True)
+    assert fromstring(picture).get("data-plane") == "3"
+
+
+def test_points_on_the_ellipses_are_one_and_two_standard_deviations_from_the_mean() -> None:
+    points = [point._replace(held_out=False, harmful=True) for point in cloud(n=60)]
+    plane = plane_picture(points, index=0, says="")
+    data = np.array([(point.x, point.y) for point in points])
+    # The map from the picture back to the plane, read off the marks themselves.
+    across, up = (np.polyfit([spot[axis] for spot in plane.spots], data[:, axis], 1) for axis in (0, 1))
+    inverse = np.linalg.inv(np.cov(data.T))
+    for sigmas, ellipse in zip((1, 2), drawn(plane.picture, "ellipse", "harmful"), strict=True):
+        cx, cy, rx, ry = (float(ellipse.get(name, "")) for name in ("cx", "cy", "rx", "ry"))
+        turn = math.radians(float(re.findall(r"rotate\((\S+)", ellipse.get("transform", ""))[0]))
+        for angle in np.linspace(0, 2 * math.pi, 12):
+            along, aside = rx * math.cos(angle), ry * math.sin(angle)
+            x = cx + along * math.cos(turn) - aside * math.sin(turn)
+            y = cy + along * math.sin(turn) + aside * math.cos(turn)
+            off = np.array([np.polyval(across, x), np.polyval(up, y)]) - data.mean(axis=0)
+            assert math.sqrt(off @ inverse @ off) == pytest.approx(
+                sigmas, rel=0.02
+            )  # the turn is rounded to 0.1 degrees
+
+
+@pytest.mark.parametrize("points", [cloud(n=2), [Point(1.0, 1.0, True, False, "same")] * 5, cloud(n=1)])
+def test_few_or_equal_points_still_make_a_picture(points: list[Point]) -> None:
+    plane = plane_picture(points, index=0, says="")
+    assert len(plane.spots) == len(points)
+    assert all(math.isfinite(spot.x) and math.isfinite(spot.y) for spot in plane.spots)
+    assert "nan" not in plane.picture
+
+
+def test_the_plane_in_words_counts_the_prompts_of_each_class() -> None:
+    assert (
+        spoken([Point(1.0, 2.0, True, False, ""), Point(3.0, 2.0, True, True, "")]) == "2 harmful prompts around (2, 2)"
+    )
+    assert spoken([]) == "no prompts"
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_ends() -> None:
+    points = tuple((float(step), float(step)) for step in range(10 * MOST_POINTS + 7))
+    axis = linear([0.0, points[-1][0]])
+    short = curves_picture([Curve("chosen", points)], axis, axis, x_label="step", says="")
+    path = drawn(short, "path", "curve")[0].get("d", "")
+    ends = drawn(
+        curves_picture([Curve("chosen", (points[0], points[-1]))], axis, axis, x_label="", says=""), "path", "curve"
+    )
+    assert path.count("L") <= MOST_POINTS + 1
+    assert [path.split("L")[0], path.split("L")[-1]] == ends[0].get("d", "").split("L")
+
+
+def test_a_model_without_a_decided_rate_is_no_dot() -> None:
+    dots = [Dot(1.0, Estimate(value, None, None, 9), "tone-0", 0, "m") for value in (0.5, None)]
+    picture = dots_picture(dots, logarithmic([1.0]), RATES, x_label="D_B", says="")
+    assert len(drawn(picture, "path", "mark")) == 1
+
+
+def estimate(value: float | None) -> Estimate:
+    return Estimate(value, None, None, 9)
+
+
+MODELS = [
+    model(distance=estimate(0.2), asr={"direct": estimate(1.0)}, plane=tuple(cloud())),
+    model("kldo", "pref", distance=estimate(3.0), asr={"direct": estimate(0.3)}, plane=tuple(cloud(1))),
+    model("kldo", "cr", distance=estimate(90.0), asr={"direct": estimate(0.0)}, plane=tuple(cloud(2))),
+    model("bco", "cr", distance=estimate(None), asr={"direct": estimate(None)}, divergence={"js": estimate(1.0)}),
+]
+
+
+def test_a_method_s_models_stand_side_by_side_compliance_refusal_first() -> None:
+    figure = figures.planes(MODELS)
+    assert [[panel.title for panel in group] for group in figure.groups] == [["base"], ["kldo on CR", "kldo on pref"]]
+    assert [re.findall(r'data-plane="(\d)"', panel.picture) for group in figure.groups for panel in group] == [
+        ["0"],
+        ["1"],
+        ["2"],
+    ]
+    assert [len(spots) for spots in figure.spots] == [40, 40, 40]
+
+
+def test_side_by_side_draws_only_what_some_aligned_model_has() -> None:
+    assert [panel.title for group in figures.side_by_side(MODELS).groups for panel in group] == [
+        "D_B, paper mode",
+        "ASR, direct",
+    ]
+    assert figures.side_by_side(MODELS[:1]).groups == []
+
+
+def test_held_out_bars_appear_only_where_topics_were_held_out() -> None:
+    kept = [model("kldo", "cr", asr={"direct": estimate(0.5)}, unseen=estimate(0.7)), MODELS[0]]
+    with_unseen, without = figures.attack_bars(kept), figures.attack_bars(MODELS)
+    assert len(drawn(with_unseen.groups[0][0].picture, "rect", "light")) == 1
+    assert "not measured" in words(with_unseen.groups[0][0].picture)
+    assert not drawn(without.groups[0][0].picture, "rect", "light")
+    assert len(with_unseen.keys) == len(without.keys) + 1  # two fills more, preference data less
+
+
+def test_a_bounded_divergence_shows_its_ceiling_and_an_unbounded_one_none() -> None:
+    models = [model("kldo", "cr", divergence={"js": estimate(1.0), "kl": estimate(None), "hellinger": estimate(1.5)})]
+    js, kl, hellinger = (group[0] for group in figures.divergences(models).groups)
+    assert [panel.note for panel in (js, kl, hellinger)] == ["ceiling 1.39", "", "ceiling 2"]
+    assert [len(drawn(panel.picture, "line", "reference")) for panel in (js, kl, hellinger)] == [1, 0, 1]
+    assert "undecided" in words(kl.picture)
+    assert "ceiling" not in [
+        key.label for key in figures.divergences([model("a", "cr", divergence={"kl": estimate(1.0)})]).keys
+    ]
+
+
+def test_rewards_of_one_method_share_their_scale_and_gaps_are_left_out() -> None:
+    rows = tuple({"step": float(step), "rewards/chosen": 10.0 * step, "rewards/rejected": None} for step in range(3))
+    small = tuple({"step": float(step), "rewards/chosen": 0.1 * step} for step in range(3))
+    figure = figures.curves(
+        [model("kldo", "cr", metrics=rows), model("kldo", "pref", metrics=small), model("bco", "cr")]
+    )
+    ((cr, pref),) = figure.groups
+    ticks = [[label.text for label in drawn(panel.picture, "text", "end")] for panel in (cr, pref)]
+    assert ticks[0] == ticks[1]
+    assert len(drawn(cr.picture, "path", "curve")) == 1
+    assert cr.note == "at the end: chosen 20"
+
+
+def test_separation_is_drawn_against_attacks_for_models_that_have_both() -> None:
+    ((panel,),) = figures.separation_against_attacks(MODELS).groups
+    assert len(drawn(panel.picture, "path", "mark")) == 3
+    assert figures.separation_against_attacks(MODELS[:1]).groups == []
