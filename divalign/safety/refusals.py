@@ -44,7 +44,8 @@ OPENING = 400  # characters: about the 80 tokens in which a refusal is said, if 
 # Words with which things are asked for: that an answer repeats them says nothing about its topic.
 ASKING = (
     "about", "answer", "could", "describe", "detail", "does", "explain", "from", "give", "guide", "help", "hint",
-    "idea", "info", "instruction", "into", "know", "learn", "list", "make", "manual", "need", "outline", "plan", "please",
+    "idea", "info", "instruction", "into", "know", "learn", "list", "make", "manual", "need", "outline", "plan",
+    "please",
     "possible", "provide", "recipe", "should", "show", "some", "step", "steps", "suggest", "teach", "tell", "that",
     "them", "this", "tips", "tutorial", "using", "want", "ways", "what", "when", "where", "which", "with", "would",
     "write", "your",
