@@ -79,3 +79,20 @@ def test_what_is_clipped_says_so_and_what_fits_stays() -> None:
     for clip in (lambda: clip_characters(0), lambda: clip_tokens(tiny_tokenizer(), 0)):
         with pytest.raises(ValueError, match="expected at least 1"):
             clip()
+
+
+CONTROLS = (
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<｜end▁of▁sentence｜>",
+    "</s>",
+    "[/INST]",
+    "<<SYS>>",
+    "<end_of_turn>",
+    "</think>",
+)
+
+
+@pytest.mark.parametrize("word", [*CONTROLS, "[end response"])
+def test_a_known_control_word_is_broken_after_its_first_character(word: str) -> None:
+    assert disarm(f"bridges {word} stand") == f"bridges {word[0]} {word[1:]} stand"
