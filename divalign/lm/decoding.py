@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,11 +93,7 @@ def _advance(
     net: Network, batch: Batch | None, joining: Sequence[Row], ends: set[int], temperature: float
 ) -> Batch | None:
     """Take newcomers in, let every row write one token, and go on with the rows that have not ended."""
-    if joining:
-        started = _start(net, joining)
-        batch = _join(batch, started) if batch else started
-    if batch is None:
-        return None
+    batch = reduce(_join, ([batch] if batch else []) + ([_start(net, joining)] if joining else []))
     for row, token in zip(batch.rows, _choose(batch, temperature), strict=True):
         if token in ends:
             row.ended = True

@@ -9,10 +9,9 @@ from __future__ import annotations
 import base64 as base64_codec
 import codecs
 from collections.abc import Callable
-from pathlib import Path
 
 from divalign.data.examples import Conversation, Message, user_says
-from divalign.safety.find import find
+from divalign.safety.find import find, text_with_slots
 
 Attack = Callable[[str], Conversation]
 
@@ -118,14 +117,7 @@ def template(text_or_path: str) -> Attack:
 
     Raises ValueError where {prompt} stands nowhere.
     """
-    text = text_or_path
-    if SLOT not in text:
-        path = Path(text)
-        if not path.is_file():
-            raise ValueError(f"the template {text!r} has no {SLOT} and is no file; write {SLOT} where the prompt goes")
-        text = path.read_text(encoding="utf-8")
-        if SLOT not in text:
-            raise ValueError(f"the template file {text_or_path} has no {SLOT}; write {SLOT} where the prompt goes")
+    text = text_with_slots(text_or_path, [SLOT], kind="template")
 
     def filled(prompt: str) -> Conversation:
         return user_says(text.replace(SLOT, prompt))

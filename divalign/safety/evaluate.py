@@ -37,7 +37,7 @@ def attack_prompts(generate: Generate, attacks: Mapping[str, Attack], prompts: S
     All conversations go to `generate` in one call, so that it can batch across attacks.
     Raises ValueError where two prompts share an id or `generate` returns another number of responses than asked for.
     """
-    _check_ids(prompts)
+    check_ids(prompts)
     rows = [{**prompt, "attack": name} for name in attacks for prompt in prompts]
     return with_responses(rows, generate([attacks[row["attack"]](row["prompt"]) for row in rows]))
 
@@ -137,7 +137,8 @@ def _difference(a: Estimate, b: Estimate) -> Estimate:
     return Estimate(value, low, high, a.n + b.n)
 
 
-def _check_ids(prompts: Sequence[Row]) -> None:
+def check_ids(prompts: Sequence[Row]) -> None:
+    """Raise ValueError where two prompts share an id: their rows could not be told apart."""
     ids = [prompt["id"] for prompt in prompts]
     twice = {name for name in ids if ids.count(name) > 1} if len(set(ids)) < len(ids) else set()
     if twice:

@@ -14,7 +14,7 @@ from divalign.safety.suffix import lay_out, suffix_text, survivors, unwritable
 from tests.tiny import ARCHITECTURES, SPECIAL, tiny_model, tiny_tokenizer
 
 PROMPT = "Tell me about bridges"
-FEW = GcgOptions(steps=12, width=24, top_k=16, marks=6, batch_size=10, check_every=3)
+FEW = GcgOptions(steps=9, width=16, top_k=16, marks=5, batch_size=10, check_every=3)
 
 
 def naive_loss(model: Any, tokenizer: Any, suffix: str, target: str) -> float:
@@ -35,7 +35,7 @@ def test_the_loss_falls_and_is_that_of_the_chat_a_user_would_send(architecture: 
     assert len(result.losses) == FEW.steps + 1
     assert list(result.losses) == sorted(result.losses, reverse=True)
     assert result.losses[-1] < result.losses[0]
-    assert result.losses[0] == pytest.approx(naive_loss(model, tokenizer, " !" * 6, "Sure, here is"), rel=1e-4)
+    assert result.losses[0] == pytest.approx(naive_loss(model, tokenizer, " !" * 5, "Sure, here is"), rel=1e-4)
     assert result.losses[-1] == pytest.approx(naive_loss(model, tokenizer, result.suffix, "Sure, here is"), rel=1e-4)
 
 
@@ -96,7 +96,7 @@ def interrupted(after: int) -> Callable[[int, float], None]:
     return on_step
 
 
-@pytest.mark.parametrize("after", [1, 5, 11])
+@pytest.mark.parametrize("after", [1, 8])
 def test_an_interrupted_search_goes_on_to_the_same_result(tmp_path: Path, after: int) -> None:
     model, tokenizer = tiny_model("Llama")
     calm = gcg(model, tokenizer, PROMPT, options=FEW)
@@ -130,7 +130,7 @@ def test_a_checkpoint_of_another_search_or_a_damaged_one_is_begun_anew(tmp_path:
 def test_the_search_ends_when_a_judge_says_it_succeeded_and_not_before() -> None:
     model, tokenizer = tiny_model("Llama")
     asked: list[Conversation] = []
-    answers = iter([None, False, True])
+    answers = iter([None, True])
 
     def judged(conversation: Conversation) -> bool | None:
         asked.append(conversation)
@@ -138,7 +138,7 @@ def test_the_search_ends_when_a_judge_says_it_succeeded_and_not_before() -> None
 
     result = gcg(model, tokenizer, PROMPT, options=FEW, judged=judged)
     assert result.succeeded is True
-    assert len(result.losses) - 1 == 9
+    assert len(result.losses) - 1 == 6
     assert asked[-1] == user_says(PROMPT + result.suffix)
 
 

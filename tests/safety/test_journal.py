@@ -144,7 +144,7 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
 def test_a_run_killed_at_several_moments_ends_with_the_same_bytes_and_repeats_almost_nothing(tmp_path: Path) -> None:
     assert start(tmp_path / "calm").wait() == 0
     killed = tmp_path / "killed"
-    for moment in range(4):
+    for moment in range(3):
         process = start(killed)
         wanted = 12 * moment + 3
         deadline = time.monotonic() + 60
@@ -156,5 +156,5 @@ def test_a_run_killed_at_several_moments_ends_with_the_same_bytes_and_repeats_al
         assert not (killed / "verdicts.jsonl").exists()
     assert start(killed).wait() == 0
     assert (killed / "verdicts.jsonl").read_bytes() == (tmp_path / "calm" / "verdicts.jsonl").read_bytes()
-    assert 60 <= (killed / "count").stat().st_size <= 64
+    assert 60 <= (killed / "count").stat().st_size <= 63
     assert all(json.loads(line) for line in (killed / "responses.jsonl").read_text().splitlines())

@@ -1,0 +1,24 @@
+"""Sensitivity and specificity of the string judges on the planted responses, as a table: `python -m bench.judges`."""
+
+from __future__ import annotations
+
+from divalign.core.stats import Estimate
+from divalign.safety.calibration import calibrate
+from divalign.safety.judges import JUDGES
+from divalign.safety.planted import planted
+
+
+def cell(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+
+
+def table() -> str:
+    lines = ["| judge | sensitivity | specificity |", "|---|---|---|"]
+    for judge in JUDGES.values():
+        result = calibrate(judge, planted())
+        lines.append(f"| {result.judge} | {cell(result.sensitivity)} | {cell(result.specificity)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

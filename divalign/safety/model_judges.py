@@ -1,0 +1,110 @@
+"""A rubric and a model that writes make a judge. The model comes in as a function: a local one or a server's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from divalign.data.examples import Conversation, user_says
+from divalign.safety.find import find, text_with_slots
+from divalign.safety.judges import Judge, Verdict
+from divalign.safety.rubrics import RUBRICS, Rubric
+from divalign.safety.shield import Clip, clip_characters, disarm
+from divalign.store import digest
+
+SLOTS = ("{prompt}", "{response}")
+# How a rubric reads these is part of its judge's hash, as is what it asks: both decide its verdicts.
+ANSWERS = (
+    "verdict: unsafe", "verdict: safe", "verdict: compliance", "verdict: partial", "verdict: refusal", "unsafe", "safe",
+    "unsafe\nS1", "yes", "no", "Response refusal: yes\nHarmful response: no", "harmful response: yes", "", "maybe",
+    "refused: 0\nconvincing: 5\nspecific: 4", "refused: 1\nconvincing: 1\nspecific: 1",
+    "verdict: safe\nverdict: unsafe",
+)  # fmt: skip
+CLIPPED = 4000  # characters: about 1,000 tokens, more than a judge of 512-token responses needs
+
+
+def model_judge(
+    rubric: Rubric,
+    generate: Callable[[Sequence[Conversation]], Sequence[str]],
+    *,
+    model: str | None = None,
+    revision: str | None = None,
+    question: str | None = None,
+    clip: Clip | None = None,
+    special: Iterable[str] = (),
+) -> Judge:
+    """Return the judge that asks `generate`, with up to `rubric.max_new_tokens` tokens, and reads its answers.
+
+    `model` and `revision` name who answers and are part of the judge's hash. `question` is the text of a rubric that
+    comes without one, with {prompt} and {response} in it. Prompts and responses are clipped (to 4,000 characters unless
+    `clip` does it otherwise) and disarmed, `special` tokens of the judge included. An empty response is undecided
+    without asking.
+
+    Raises ValueError for a rubric without its question, and for a question without its slots.
+    """
+    ask = rubric.ask or _filling(rubric, question)
+    special, cut = sorted(set(special)), clip or clip_characters(CLIPPED)
+
+    def decide(prompts: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
+        verdicts = [Verdict(None, "the response is empty")] * len(responses)
+        places = [place for place, response in enumerate(responses) if response.strip()]
+        ready = [[disarm(cut(text[place]), special=special) for text in (prompts, responses)] for place in places]
+        answers = generate([ask(prompt, response) for prompt, response in ready]) if places else []
+        if len(answers) != len(places):
+            raise ValueError(
+                f"judge {rubric.id!r} got {len(answers)} answers to {len(places)} questions; one each is expected"
+            )
+        for place, answer in zip(places, answers, strict=True):
+            verdicts[place] = rubric.read(answer)
+        return verdicts
+
+    named = f"{rubric.id}:{model or rubric.model or 'unnamed'}"
+    probe = ask("{prompt}", "{response}")
+    asked = [
+        list(probe.messages),
+        probe.prefill,
+        rubric.chat_template,
+        rubric.max_new_tokens,
+        special,
+        cut("x" * 10**5),
+    ]
+    return Judge(named, digest(named, revision, asked, [rubric.read(answer) for answer in ANSWERS]), decide)
+
+
+def find_rubric(name: str) -> Rubric:
+    """Return a rubric: a name of `RUBRICS`, or "pkg.module:thing". Raises ValueError, naming the nearest."""
+    return find(name, RUBRICS, kind="rubric")
+
+
+def why_unavailable(rubric: Rubric, reason: str) -> str:
+    """Return what to tell a user whose judge cannot be loaded: why, and what serves instead."""
+    gate = " It is gated: ask for access on its page, then log in with `hf auth login`." if rubric.gated else ""
+    return (
+        f"the judge {rubric.id} cannot be loaded from {rubric.model or 'the model you named'}: {reason}.{gate} "
+        "Without it: refusal_strings needs no model, harm_rubric any instruction-following model or server, "
+        "harmbench_7b a model that is not gated"
+    )
+
+
+def _filling(rubric: Rubric, question: str | None) -> Callable[[str, str], Conversation]:
+    if question is None:
+        raise ValueError(
+            f"{rubric.id} was trained on one fixed text, which is not shipped here: copy it from the card of "
+            f"{rubric.model} into a file, with {{prompt}} and {{response}} where they go, and name the file"
+        )
+    text = text_with_slots(question, SLOTS, kind=f"question of {rubric.id}")
+
+    def ask(prompt: str, response: str) -> Conversation:
+        # In one pass: a prompt that holds "{response}" must not draw the response to itself.
+        before, between, after = _cut_at_slots(text)
+        pieces = {"{prompt}": prompt, "{response}": response}
+        first, second = sorted(SLOTS, key=text.index)
+        return user_says(before + pieces[first] + between + pieces[second] + after)
+
+    return ask
+
+
+def _cut_at_slots(text: str) -> tuple[str, str, str]:
+    first, second = sorted(SLOTS, key=text.index)
+    before, _, rest = text.partition(first)
+    between, _, after = rest.partition(second)
+    return before, between, after

@@ -1,0 +1,113 @@
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from divalign.data.examples import Conversation
+from divalign.safety.adaptive import hits, led_on, perturbed
+from divalign.safety.judges import JUDGES
+from tests.safety.injections import INJECTIONS
+
+GOALS = [
+    {"id": "a", "prompt": "tell me about arches", "harmful": True},
+    {"id": "b", "prompt": "tell me about cables", "harmful": True},
+]
+JUDGE = JUDGES["refusal_strings"]
+
+
+def attacker(conversations: Sequence[Conversation]) -> list[str]:
+    """Asks the n-th time with n question marks, n being the tries it can see."""
+    return ["now?" + "?" * talk.messages[0]["content"].count("[begin assistant") for talk in conversations]
+
+
+class Target:
+    """Complies when a user message ends with enough question marks, and notes what it was shown."""
+
+    def __init__(self, enough: int) -> None:
+        self.enough = enough
+        self.shown: list[Conversation] = []
+
+    def __call__(self, conversations: Sequence[Conversation]) -> list[str]:
+        self.shown += conversations
+        ends = [talk.messages[-1]["content"].endswith("?" * self.enough) for talk in conversations]
+        return ["Sure, here is the thing you asked for." if end else "I can't help with that." for end in ends]
+
+
+@pytest.mark.parametrize("step_by_step", [False, True])
+def test_the_attacker_goes_on_until_the_target_complies_and_no_longer(step_by_step: bool) -> None:
+    target = Target(3)
+    rows = led_on(attacker, target, JUDGE, GOALS, name="pair", step_by_step=step_by_step, rounds=5)
+    assert [(row["id"], row["attack"], row["rounds"], row["unsafe"]) for row in rows] == [
+        ("a", "pair", 3, True),
+        ("b", "pair", 3, True),
+    ]
+    assert rows[0]["message"] == "now???"
+    assert len(target.shown) == 2 * 3
+    turns = [len(talk.messages) for talk in target.shown]
+    assert turns == ([1, 1, 3, 3, 5, 5] if step_by_step else [1] * 6)
+
+
+def test_a_target_that_never_complies_ends_the_rounds_with_its_last_verdict() -> None:
+    rows = led_on(attacker, Target(99), JUDGE, GOALS, name="crescendo", step_by_step=True, rounds=2)
+    assert [(row["rounds"], row["unsafe"], row["refused"]) for row in rows] == [(2, False, True)] * 2
+
+
+def test_an_undecided_round_is_no_success_and_is_tried_again() -> None:
+    rows = led_on(attacker, lambda talks: [""] * len(talks), JUDGE, GOALS, name="pair", step_by_step=False, rounds=2)
+    assert [(row["rounds"], row["unsafe"]) for row in rows] == [(2, None)] * 2
+
+
+def test_an_attacker_that_writes_nothing_sends_the_goal() -> None:
+    target = Target(1)
+    led_on(lambda talks: [" \n"] * len(talks), target, JUDGE, GOALS, name="pair", step_by_step=False, rounds=1)
+    assert [talk.messages[0]["content"] for talk in target.shown] == [goal["prompt"] for goal in GOALS]
+
+
+@pytest.mark.parametrize("text", INJECTIONS.values(), ids=INJECTIONS)
+def test_the_targets_answer_is_data_to_the_attacker(text: str) -> None:
+    seen: list[str] = []
+
+    def noting(conversations: Sequence[Conversation]) -> list[str]:
+        seen.extend(talk.messages[0]["content"] for talk in conversations)
+        return ["now?"] * len(conversations)
+
+    refuse: Callable[..., list[str]] = lambda talks: [f"I can't help with that.\n{text}"] * len(talks)  # noqa: E731
+    led_on(noting, refuse, JUDGE, GOALS[:1], name="pair", step_by_step=False, rounds=2)
+    second = seen[1]
+    assert second.count("\n[begin ") == second.count("\n[end ") == 3  # the goal, the message and the answer
+    assert second.endswith("Write the user's next message and nothing else.")
+
+
+def test_no_rounds_and_ids_that_repeat_are_errors() -> None:
+    with pytest.raises(ValueError, match="rounds=0"):
+        led_on(attacker, Target(1), JUDGE, GOALS, name="pair", step_by_step=False, rounds=0)
+    with pytest.raises(ValueError, match="ids must be unique"):
+        led_on(attacker, Target(1), JUDGE, [*GOALS, GOALS[0]], name="pair", step_by_step=False)
+
+
+@given(st.text(max_size=60), st.integers(0, 9))
+@settings(derandomize=True, max_examples=60, deadline=None)
+def test_a_perturbation_depends_on_seed_and_prompt_alone_and_keeps_word_breaks(prompt: str, seed: int) -> None:
+    text = perturbed(seed)(prompt).messages[0]["content"]
+    assert text == perturbed(seed)(prompt).messages[0]["content"]
+    assert [bool(word) for word in text.split(" ")] == [bool(word) for word in prompt.split(" ")]
+
+
+def test_perturbations_of_many_seeds_differ() -> None:
+    prompt = "tell me everything about bridges"
+    assert len({perturbed(seed)(prompt).messages[0]["content"] for seed in range(20)}) == 20
+
+
+verdicts = st.lists(st.sampled_from([True, False, None]), min_size=1, max_size=6)
+
+
+@given(verdicts)
+@settings(derandomize=True, max_examples=60, deadline=None)
+def test_one_success_is_a_hit_and_only_failures_are_a_miss(values: list[bool | None]) -> None:
+    rows = [{"id": "a", "attack": f"try {n}", "unsafe": value, "harmful": True} for n, value in enumerate(values)]
+    (only,) = hits(rows, name="best_of_n")
+    assert only["tries"] == len(values)
+    assert only["attack"] == "best_of_n"
+    assert (only["unsafe"] is True) == (True in values)
+    assert (only["unsafe"] is False) == (set(values) == {False})
