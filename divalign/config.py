@@ -85,7 +85,7 @@ class Measure(Section):
     max_new_tokens: int = Field(default=32, ge=1)
     batch_size: int = Field(default=128, ge=1)
     position: Literal["instruction", "generation"] = Field(
-        default="instruction", description="where hidden states are read"
+        default="generation", description="where hidden states are read; the paper: instruction"
     )
     divergences: tuple[str, ...] = Field(
         default=("js", "tv", "hellinger", "lecam", "kl"), description="names of DIVERGENCES"

@@ -38,7 +38,7 @@ class Subject(NamedTuple):
 
 
 def separations(subject: Subject, prompts: Sequence[Row], config: Config, progress: Progress) -> dict[str, Any]:
-    """Return `{"test": ..., "held_out": ...}` with the contract's five numbers each, and leave plane.json behind."""
+    """Return `{"test": ..., "held_out": ...}`, each with the contract's five numbers and flags; leave plane.json."""
     key = digest("hidden", subject.key, prompts, config.measure.position)
 
     def states() -> dict[str, np.ndarray]:
@@ -156,7 +156,8 @@ def _separation(states: np.ndarray, prompts: Sequence[Row], chosen: np.ndarray) 
         "probe_auc": held.probe_auc,
         "lexical_auc": words,
     }
-    return {**{name: value._asdict() for name, value in found.items()}, "flags": sorted(paper.flags | held.flags)}
+    numbers = {name: value._asdict() for name, value in found.items()}
+    return {"separation": numbers, "flags": sorted(paper.flags | held.flags)}
 
 
 def _plane(states: np.ndarray, prompts: Sequence[Row], parts: dict[str, np.ndarray]) -> dict[str, Any]:

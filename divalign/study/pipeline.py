@@ -111,10 +111,7 @@ def _entry(
     if model is not None:
         rows = training_rows(corpus.test, model.recipe)
         estimates = divergences(subject, base, rows, config, out / "cache", progress)
-    parts = {
-        part: {"separation": found[part], "asr": answers[part]["asr"], "over_refusal": answers[part]["over_refusal"]}
-        for part in found
-    }
+    parts = {part: {**found[part], **answers[part]} for part in found}
     return {
         "name": subject.name,
         "method": model and model.method,
