@@ -191,6 +191,7 @@ def joint_bootstrap(
     `separation_draws` are each model's bootstrap draws, the same prompts redrawn for every model (`separation_draws`
     with one seed); `outcomes` are 1 and 0, nan where undecided, one column per attacked prompt. The interval says what
     other prompts could have given for these models; what other models could have given is the verdict's business.
+    Redrawing adds noise to both sides, so the interval leans towards zero where prompts are few.
     """
 
     def correlation(x: Float[np.ndarray, " n"], weights: Float[np.ndarray, " prompts"]) -> float:

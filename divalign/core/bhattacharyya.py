@@ -88,7 +88,7 @@ def _log_density(
     """Log-density up to the constant that all Gaussians of one dimension share."""
     centred = points - mean
     squares = (centred @ np.linalg.inv(covariance) * centred).sum(axis=1)
-    return -(squares + log_determinant(covariance)) / 2
+    return -(squares + np.linalg.slogdet(covariance)[1]) / 2
 
 
 def many_bhattacharyya(
@@ -110,4 +110,5 @@ def _moments(points: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.nd
     counts = weights.sum(axis=0)
     means = weights.T @ points / counts[:, None]
     centred = points[None] - means[:, None]
-    return means, np.einsum("nd,dnk,dnl->dkl", weights, centred, centred, optimize=True) / (counts - 1)[:, None, None]
+    squares = np.einsum("nd,dnk,dnl->dkl", weights, centred, centred, optimize=True)
+    return means, squares / np.maximum(counts - 1, 1)[:, None, None]

@@ -59,12 +59,15 @@ class HeldOut:
 
     def silhouette(self, weights: Float[np.ndarray, "n draws"]) -> Float[np.ndarray, " draws"]:
         """Euclidean silhouette among the tested prompts on each fold's chosen axes, averaged over prompts."""
-        total = np.zeros(weights.shape[1])
+        total, count = np.zeros((2, weights.shape[1]))
         for axes, dimension in zip(self.folds, self.dimensions, strict=True):
             points, mine = axes.points[axes.tested, :dimension], weights[axes.tested]
             distances = np.sqrt(squared_distances(points @ points.T))
-            total += silhouette(distances, self.pooled.harmful[axes.tested], mine) * mine.sum(axis=0)
-        return total / weights.sum(axis=0)
+            value = silhouette(distances, self.pooled.harmful[axes.tested], mine)
+            known = np.isfinite(value)  # a small fold may lack a class in some draws
+            total += np.where(known, value * mine.sum(axis=0), 0)
+            count += np.where(known, mine.sum(axis=0), 0)
+        return total / count
 
     def probe_auc(self, weights: Float[np.ndarray, "n draws"]) -> Float[np.ndarray, " draws"]:
         return auc(self.log_odds, self.pooled.harmful, weights)
