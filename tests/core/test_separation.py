@@ -199,6 +199,3 @@ def test_choosing_among_layers_of_noise_finds_nothing() -> None:
         safe, harmful = generator.normal(size=(2, 6, 45, 10))
         found.append(separation_at_best_layer(safe, harmful, seed=seed))
     assert max(one.separation.bhattacharyya.low for one in found) == 0
-    # On the choosing third the best of six layers looks better than it is.
-    best = [max(layer.value for layer in one.by_layer) for one in found]
-    assert np.mean(best) > np.mean([one.separation.bhattacharyya.value for one in found])
