@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.linalg import eigh
 from scipy.sparse.linalg import eigsh
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from divalign.core.resampling import Groups, numbered
@@ -114,7 +115,8 @@ def _largest(matrix: Float[np.ndarray, "n n"], count: int) -> tuple[np.ndarray, 
     size = len(matrix)
     if size > 400 and count < size // 8:
         start = np.random.default_rng(0).standard_normal(size)  # ARPACK's own start changes from call to call
-        values, vectors = eigsh(matrix, k=count, which="LA", v0=start)
+        with threadpool_limits(1):  # products with one vector: on a busy machine two threads took 13 s for 2
+            values, vectors = eigsh(matrix, k=count, which="LA", v0=start)
     else:
         values, vectors = eigh(matrix, subset_by_index=[size - count, size - 1])
     order = np.argsort(values)[::-1]
