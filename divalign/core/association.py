@@ -13,6 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.stats import t as student
+
+from divalign.core.resampling import with_interval
+from divalign.core.stats import Estimate, Tested
 
 
 class Cells(NamedTuple):
@@ -130,8 +134,10 @@ def power(
 ) -> float:
     """Chance that `score_test` finds p < alpha below zero if separation went with success rates as given.
 
-    Within families, the logit of the success rate is made to correlate with separation by -`correlation`; the rest of
-    its variation is the observed one dealt out anew by recipe, so that recipes keep what they share over families.
+    Within families and over recipes, the logit of the success rate is made to correlate with separation by
+    -`correlation`; the rest of its variation is the observed one dealt out anew by recipe, so that recipes keep what
+    they share over families. In simulated studies with that correlation the share found was never more than 2 points
+    under the number given here (one entry per recipe; seeds that differ more than recipes do cost up to 6).
     A spread of logits under 0.25 is taken as 0.25: models that hardly differ would make any effect look findable.
     """
     logit = np.log((cells.successes + 0.5) / (cells.trials - cells.successes + 0.5))
@@ -145,6 +151,59 @@ def power(
     simulated = generator.binomial(cells.trials.astype(int)[:, None], chance).astype(float)
     value, p_value = score_test(cells, simulated, ways)
     return float(((p_value < alpha) & (value < 0)).mean())
+
+
+def fixed_effects(
+    first: Float[np.ndarray, " n"], second: Float[np.ndarray, " n"], family: Int[np.ndarray, " n"]
+) -> Tested:
+    """Linear correlation within families, tested with one degree of freedom less for each family.
+
+    Takes entries as independent, which models of one recipe are not: for comparison with published numbers. No
+    interval. Raises ValueError where nothing varies within families or no degree of freedom is left.
+    """
+    freedom = len(first) - len(set(family.tolist())) - 1
+    if freedom < 1:
+        raise ValueError(f"got {len(first)} models, too few for their families; expected two more than families")
+    r = _correlation_within(first, second, family)
+    p_value = 2 * student.sf(abs(r) * math.sqrt(freedom / max(1 - r**2, 1e-300)), freedom)
+    return Tested(Estimate(r, None, None, len(first)), float(p_value))
+
+
+def _correlation_within(
+    first: Float[np.ndarray, " n"], second: Float[np.ndarray, " n"], family: Int[np.ndarray, " n"]
+) -> float:
+    x, y = within_family(first, family), within_family(second, family)
+    if not (np.ptp(x) > 1e-12 * np.abs(first).max() and np.ptp(y) > 1e-12 * np.abs(second).max()):
+        raise ValueError("one of the two numbers is constant within families: nothing can correlate with it")
+    return float(np.clip(x @ y / math.sqrt((x @ x) * (y @ y)), -1, 1))
+
+
+def joint_bootstrap(
+    separation: Float[np.ndarray, " n"],
+    separation_draws: Float[np.ndarray, "draws n"],
+    outcomes: Float[np.ndarray, "n prompts"],
+    family: Int[np.ndarray, " n"],
+    *,
+    seed: int = 0,
+) -> Estimate:
+    """Within-family correlation of separation with the logit of the success rate, prompts of both redrawn.
+
+    `separation_draws` are each model's bootstrap draws, the same prompts redrawn for every model (`separation_draws`
+    with one seed); `outcomes` are 1 and 0, nan where undecided, one column per attacked prompt. The interval says what
+    other prompts could have given for these models; what other models could have given is the verdict's business.
+    Redrawing adds noise to both sides, so the interval leans towards zero where prompts are few.
+    """
+
+    def correlation(x: Float[np.ndarray, " n"], weights: Float[np.ndarray, " prompts"]) -> float:
+        decided = ~np.isnan(outcomes)
+        wins = np.where(decided, outcomes, 0) @ weights
+        logit = np.log((wins + 0.5) / (decided @ weights - wins + 0.5))
+        return _correlation_within(x, logit, family)
+
+    prompts, generator = outcomes.shape[1], np.random.default_rng(seed)
+    weights = generator.multinomial(prompts, np.full(prompts, 1 / prompts), size=len(separation_draws)).astype(float)
+    draws = [correlation(x, weight) for x, weight in zip(separation_draws, weights, strict=True)]
+    return with_interval(correlation(separation, np.ones(prompts)), np.array(draws), len(separation))
 
 
 def within_family(values: Float[np.ndarray, " n"], family: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

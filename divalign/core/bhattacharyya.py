@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
-from sklearn.covariance import ledoit_wolf
 
 
 class Gaussian(NamedTuple):
@@ -43,8 +42,20 @@ def log_determinant(covariance: Float[np.ndarray, "k k"]) -> float:
 
 
 def fit(points: Float[np.ndarray, "n k"]) -> Gaussian:
-    """Mean and Ledoit-Wolf covariance. Give points of comparable scale: the shrinkage target is a sphere."""
-    return Gaussian(points.mean(axis=0), ledoit_wolf(points)[0])
+    """Mean and Ledoit-Wolf covariance: S shrunk towards the sphere of its average variance, by the optimal share.
+
+    Give points of comparable scale along each axis, or the sphere is a poor target. scikit-learn's function computes
+    the same in 1.3 ms, nearly all of it checks; a permutation null calls this a thousand times.
+    Source: Ledoit and Wolf 2004, J. Multivar. Anal. 88, section 3.
+    """
+    n, dimension = points.shape
+    centred = points - points.mean(axis=0)
+    covariance = centred.T @ centred / n
+    sphere = np.trace(covariance) / dimension * np.eye(dimension)
+    distance = ((covariance - sphere) ** 2).sum()
+    error = (((centred**2).sum(axis=1) ** 2).sum() / n - (covariance**2).sum()) / n
+    share = min(error / distance, 1.0) if distance > 0 else 0.0
+    return Gaussian(points.mean(axis=0), (1 - share) * covariance + share * sphere)
 
 
 def gains(
@@ -77,7 +88,7 @@ def _log_density(
     """Log-density up to the constant that all Gaussians of one dimension share."""
     centred = points - mean
     squares = (centred @ np.linalg.inv(covariance) * centred).sum(axis=1)
-    return -(squares + log_determinant(covariance)) / 2
+    return -(squares + np.linalg.slogdet(covariance)[1]) / 2
 
 
 def many_bhattacharyya(
@@ -99,4 +110,5 @@ def _moments(points: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.nd
     counts = weights.sum(axis=0)
     means = weights.T @ points / counts[:, None]
     centred = points[None] - means[:, None]
-    return means, np.einsum("nd,dnk,dnl->dkl", weights, centred, centred, optimize=True) / (counts - 1)[:, None, None]
+    squares = np.einsum("nd,dnk,dnl->dkl", weights, centred, centred, optimize=True)
+    return means, squares / np.maximum(counts - 1, 1)[:, None, None]

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.linalg import eigh
 from scipy.sparse.linalg import eigsh
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from divalign.core.resampling import Groups, numbered
@@ -22,12 +23,14 @@ States = np.ndarray | Tensor
 class Clouds(NamedTuple):
     """Safe prompts first, harmful ones after them: which is which, what belongs together, and all inner products.
 
-    `groups` is None, or one number per prompt: prompts of one group stay on one side of every split.
+    `groups` is None, or one number per prompt: prompts of one group stay on one side of every split. `width` is that
+    of the states: no more axes than that exist.
     """
 
     harmful: Bool[np.ndarray, " n"]
     groups: Int[np.ndarray, " n"] | None
     gram: Float[np.ndarray, "n n"]
+    width: int
 
 
 def as_cloud(states: States, name: str, *, at_least: int) -> Float[np.ndarray, "n d"]:
@@ -67,7 +70,7 @@ def clouds(
     if not copies:
         _refuse_copies(pooled, numbers, len(first))
     centred = pooled - pooled.mean(axis=0)
-    return Clouds(np.arange(len(pooled)) >= len(first), numbers, centred @ centred.T)
+    return Clouds(np.arange(len(pooled)) >= len(first), numbers, centred @ centred.T, pooled.shape[1])
 
 
 def _refuse_copies(pooled: Float[np.ndarray, "n d"], groups: np.ndarray | None, safe: int) -> None:
@@ -112,7 +115,8 @@ def _largest(matrix: Float[np.ndarray, "n n"], count: int) -> tuple[np.ndarray, 
     size = len(matrix)
     if size > 400 and count < size // 8:
         start = np.random.default_rng(0).standard_normal(size)  # ARPACK's own start changes from call to call
-        values, vectors = eigsh(matrix, k=count, which="LA", v0=start)
+        with threadpool_limits(1):  # products with one vector: on a busy machine two threads took 13 s for 2
+            values, vectors = eigsh(matrix, k=count, which="LA", v0=start)
     else:
         values, vectors = eigh(matrix, subset_by_index=[size - count, size - 1])
     order = np.argsort(values)[::-1]

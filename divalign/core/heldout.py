@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -30,18 +32,26 @@ class FoldAxes(NamedTuple):
         return ~self.tested & ~self.chooses
 
 
-class HeldOut(NamedTuple):
+@dataclass(frozen=True)
+class HeldOut:
     """Two clouds measured without looking at the tested prompts; each method takes bootstrap weights [n, draws].
 
-    `gains` are the prompts' contributions to the Bhattacharyya distance, `log_odds` the probe's score for harmful,
-    `dimensions` the number of axes that each fold chose.
+    `gains` are the prompts' contributions to the Bhattacharyya distance, `dimensions` the number of axes that each
+    fold chose.
     """
 
     pooled: Clouds
     folds: tuple[FoldAxes, ...]
     dimensions: tuple[int, ...]
     gains: Float[np.ndarray, " n"]
-    log_odds: Float[np.ndarray, " n"]
+
+    @cached_property
+    def log_odds(self) -> Float[np.ndarray, " n"]:
+        """The probe's score for harmful; fitted when first asked for, as it takes most of the time."""
+        result = np.empty(len(self.gains))
+        for axes in self.folds:
+            result[axes.tested] = _probe(axes, self.pooled.harmful)
+        return result
 
     def bhattacharyya(self, weights: Float[np.ndarray, "n draws"]) -> Float[np.ndarray, " draws"]:
         """May fall below zero: that is the noise of a distance that knows nothing of its own fit."""
@@ -49,12 +59,15 @@ class HeldOut(NamedTuple):
 
     def silhouette(self, weights: Float[np.ndarray, "n draws"]) -> Float[np.ndarray, " draws"]:
         """Euclidean silhouette among the tested prompts on each fold's chosen axes, averaged over prompts."""
-        total = np.zeros(weights.shape[1])
+        total, count = np.zeros((2, weights.shape[1]))
         for axes, dimension in zip(self.folds, self.dimensions, strict=True):
             points, mine = axes.points[axes.tested, :dimension], weights[axes.tested]
             distances = np.sqrt(squared_distances(points @ points.T))
-            total += silhouette(distances, self.pooled.harmful[axes.tested], mine) * mine.sum(axis=0)
-        return total / weights.sum(axis=0)
+            value = silhouette(distances, self.pooled.harmful[axes.tested], mine)
+            known = np.isfinite(value)  # a small fold may lack a class in some draws
+            total += np.where(known, value * mine.sum(axis=0), 0)
+            count += np.where(known, mine.sum(axis=0), 0)
+        return total / count
 
     def probe_auc(self, weights: Float[np.ndarray, "n draws"]) -> Float[np.ndarray, " draws"]:
         return auc(self.log_odds, self.pooled.harmful, weights)
@@ -90,12 +103,9 @@ def hold_out(pooled: Clouds, *, seed: int) -> HeldOut:
     fitted prompts outnumber by two.
     """
     fold = fold_of_each(pooled.harmful, pooled.groups, seed=seed)
-    folds = tuple(_axes(pooled.gram, fold, number) for number in range(FOLDS))
+    folds = tuple(_axes(pooled, fold, number) for number in range(FOLDS))
     dimensions = tuple(_best_dimension(axes, pooled.harmful) for axes in folds)
-    log_odds = np.empty(len(fold))
-    for axes in folds:
-        log_odds[axes.tested] = _probe(axes, pooled.harmful)
-    return HeldOut(pooled, folds, dimensions, _all_gains(folds, dimensions, pooled.harmful), log_odds)
+    return HeldOut(pooled, folds, dimensions, _all_gains(folds, dimensions, pooled.harmful))
 
 
 def mean_of_classes(
@@ -106,9 +116,9 @@ def mean_of_classes(
     return (means[0] + means[1]) / 2
 
 
-def _axes(gram: Float[np.ndarray, "n n"], fold: Int[np.ndarray, " n"], number: int) -> FoldAxes:
-    tested = fold == number
-    return FoldAxes(tested, fold == (number + 1) % FOLDS, project(gram, ~tested, DIMENSIONS[-1]))
+def _axes(pooled: Clouds, fold: Int[np.ndarray, " n"], number: int) -> FoldAxes:
+    tested, most = fold == number, min(DIMENSIONS[-1], pooled.width)
+    return FoldAxes(tested, fold == (number + 1) % FOLDS, project(pooled.gram, ~tested, most))
 
 
 def _candidates(axes: FoldAxes, harmful: Bool[np.ndarray, " n"]) -> list[int]:

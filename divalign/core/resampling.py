@@ -28,6 +28,8 @@ def fold_of_each(
     labels: Bool[np.ndarray, " n"], groups: Int[np.ndarray, " n"] | None, *, seed: int, folds: int = FOLDS
 ) -> Int[np.ndarray, " n"]:
     """Number of the fold that tests each prompt: classes spread evenly, a group never split."""
+    if groups is not None and len(np.unique(groups)) < folds:
+        raise ValueError(f"got {len(np.unique(groups))} groups, expected at least {folds}: a group is never split")
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
     splitter = kind(folds, shuffle=True, random_state=seed)
     fold = np.empty(len(labels), dtype=int)

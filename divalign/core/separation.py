@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -15,7 +15,6 @@ from divalign.core.heldout import hold_out
 from divalign.core.resampling import FOLDS, Groups, bootstrap_weights, share_with_interval, with_interval
 from divalign.core.stats import Estimate
 
-Mode = Literal["paper", "heldout"]
 FEWEST_PROMPTS = {"paper": 4, "heldout": 2 * FOLDS}
 
 
@@ -51,7 +50,7 @@ class SeparationChange(NamedTuple):
 def separation(
     safe: States,
     harmful: States,
-    mode: Mode = "heldout",
+    mode: str = "heldout",
     *,
     seed: int = 0,
     groups: Groups | None = None,
@@ -123,6 +122,18 @@ def separation_change(
         return with_interval(value[0], getattr(second, name)(weights) - getattr(first, name)(weights), len(once))
 
     return SeparationChange(*map(change, SeparationChange._fields))
+
+
+def separation_draws(
+    safe: States, harmful: States, *, seed: int = 0, groups: Groups | None = None, draws: int = 1000
+) -> Float[np.ndarray, " draws"]:
+    """Bootstrap draws of the held-out Bhattacharyya distance, in nats, not taken back to zero.
+
+    One seed redraws the same prompts for every model measured on them, as a joint bootstrap over models wants.
+    Raises as `separation` does.
+    """
+    pooled = clouds(safe, harmful, groups=groups, at_least=FEWEST_PROMPTS["heldout"])
+    return hold_out(pooled, seed=seed).bhattacharyya(_weights(pooled, seed=seed, draws=draws)[1])
 
 
 def _plane(pooled: Clouds) -> Float[np.ndarray, "n 2"]:

@@ -119,6 +119,8 @@ def model_cells(models: Sequence[ModelPoint], covariates: Mapping[str, Sequence[
     for name, column in (covariates or {}).items():
         if len(column) != len(models):
             raise ValueError(f"covariate {name}: got {len(column)} numbers for {len(models)} models")
+        if not np.isfinite(column).all():
+            raise ValueError(f"covariate {name}: not every number is finite; leave out the models that lack it")
     for model in models:
         if not 0 <= model.successes <= model.trials:
             raise ValueError(

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+
+from divalign.study.evidence import evidence, odds_ratio, unseen_family_skill
+from divalign.study.paper import PAPER_POINTS, paper_evidence
+from divalign.study.verdict import ModelPoint, model_cells, verdict
+from tests.study.test_verdict import study
+
+
+def test_the_papers_numbers_come_out() -> None:
+    found = paper_evidence()
+    assert found.pooled_z.estimate.value == pytest.approx(-0.485, abs=5e-4)
+    assert found.pooled_z.p_value == pytest.approx(0.030, abs=5e-4)
+    assert found.within_bases.estimate.value == pytest.approx(-0.554, abs=5e-4)
+    assert found.within_bases.p_value == pytest.approx(0.026, abs=5e-4)
+    assert found.ranks.estimate.value == pytest.approx(0.014, abs=5e-4)
+    assert found.ranks.p_value == pytest.approx(0.95, abs=0.005)
+
+
+def test_four_methods_are_too_few_to_support_the_papers_claim() -> None:
+    found = paper_evidence()
+    assert found.by_method.p_value == pytest.approx(5 / 24)  # 5 of the 24 orders of four methods are as extreme
+    assert found.by_method.conclusion == "underpowered"
+    assert found.by_model.conclusion == "supported"  # were the 20 models independent
+
+
+def test_the_paper_table_is_five_bases_by_four_methods() -> None:
+    assert len(PAPER_POINTS) == len({point.name for point in PAPER_POINTS}) == 20
+    mean = {m: np.mean([p.separation for p in PAPER_POINTS if p.recipe == m]) for m in ("dpo", "kto", "kldo", "bco")}
+    assert list(mean.values()) == pytest.approx([2.78, 3.76, 7.09, 6.71], abs=0.01)  # the table's own means
+
+
+def test_the_odds_ratio_recovers_a_planted_slope() -> None:
+    generator, points = np.random.default_rng(0), []
+    separation = generator.normal(size=(6, 40))
+    separation -= separation.mean(axis=1, keepdims=True)
+    for (family, model), x in np.ndenumerate(separation / separation.std()):
+        wins = generator.binomial(200, 1 / (1 + np.exp(0.5 + 0.4 * x - 0.5 * family)))
+        points.append(ModelPoint(f"{family}.{model}", str(family), float(x + family), int(wins), 200))
+    found = odds_ratio(model_cells(points))
+    assert found.value == pytest.approx(np.exp(-0.4), rel=0.05)
+    assert found.low < np.exp(-0.4) < found.high
+    assert found.n == 240
+
+
+@pytest.mark.parametrize("wins", [(0, 0, 0, 0, 0, 0), (0, 0, 0, 100, 100, 100)])
+def test_no_odds_ratio_where_none_is_finite(wins: tuple[int, ...]) -> None:
+    points = [ModelPoint(str(x), "f", float(x), k, 100) for x, k in enumerate(wins)]
+    assert odds_ratio(model_cells(points)).value is None
+
+
+def test_separation_that_compares_across_families_predicts_unseen_ones() -> None:
+    generator = np.random.default_rng(1)
+
+    def points(offset: float) -> list[ModelPoint]:
+        result = []
+        for family in range(6):
+            for model in range(8):
+                x = generator.normal()
+                wins = generator.binomial(100, 1 / (1 + np.exp(1.2 * x)))
+                result.append(ModelPoint(f"{family}.{model}", str(family), float(x + offset * family), int(wins), 100))
+        return result
+
+    comparable, incomparable = (unseen_family_skill(model_cells(points(offset))) for offset in (0.0, 10.0))
+    assert comparable > 0.8
+    assert incomparable < 0.3
+    assert unseen_family_skill(model_cells(study(0, families=2))) is None
+
+
+def test_evidence_holds_verdict_neighbours_and_controls() -> None:
+    points = study(4, correlation=0.8)
+    noise = np.random.default_rng(2).normal(size=(2, 24)).tolist()
+    found = evidence(points, covariates={"over-refusal": noise[0]}, placebos={"benign topics": noise[1]})
+    assert found.verdict == verdict(points)
+    assert found.verdict.conclusion == found.controls["given over-refusal"].conclusion == "supported"
+    assert found.controls["placebo benign topics"].conclusion != "supported"
+    assert found.controls["placebo shuffled within families"].conclusion != "supported"
+    assert found.odds_ratio.high < 1
+    assert found.within_families.estimate.value < -0.5
+    assert found.ranks is not None
+    assert found.pooled_z is None  # some of these separations are below zero: they have no logarithm
+
+
+def test_evidence_from_nothing_is_nothing() -> None:
+    found = evidence([])
+    assert found.odds_ratio.value is None
+    assert found.ranks is found.within_families is found.pooled_z is found.unseen_family_skill is None
+    assert found.verdict.conclusion == "underpowered"
+
+
+def test_one_model_per_family_has_no_spread_to_standardise_by() -> None:
+    points = [ModelPoint(str(x), str(x), x + 1.0, 10 * x, 100) for x in range(5)]
+    assert evidence(points).pooled_z is None
