@@ -56,7 +56,7 @@ def load_lm(
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         auto: Any = AutoModelForCausalLM
         model = auto.from_pretrained(source, dtype=DTYPES[dtype], use_safetensors=True, **options)
-    except (OSError, KeyError, TypeError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"cannot load the model {source!r}: {str(error).splitlines()[0]}") from error
     if adapter is not None:
         model = PeftModel.from_pretrained(model, str(adapter))

@@ -1,0 +1,164 @@
+"""Log-probabilities and hidden states equal what the model's own forward gives, on every architecture."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from divalign.core.logprobs import IGNORED, response_log_probs, token_log_probs
+from divalign.data.batching import Encoded, encode_conversation
+from divalign.data.examples import user_says
+from divalign.lm.hidden import hidden_states
+from divalign.lm.load import load_lm
+from divalign.lm.score import attach, reference_log_probs, sequence_log_probs
+from tests.tiny import ARCHITECTURES, save_tiny, tiny_model
+
+ROWS = [Encoded([5, 6, 7], [8, 9]), Encoded([10], [11, 12, 13, 14]), Encoded([9, 8, 7, 6, 5, 4], [3])]
+
+
+def slow_log_prob(model, row: Encoded) -> float:
+    """The definition: one row, no padding, full logits."""
+    logits = model(input_ids=torch.tensor([[*row.prompt_ids, *row.response_ids]])).logits[0].double().log_softmax(-1)
+    start = len(row.prompt_ids)
+    return sum(logits[start + i - 1, token].item() for i, token in enumerate(row.response_ids))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_batched_response_log_probs_equal_the_definition(architecture: str) -> None:
+    model, tokenizer = tiny_model(architecture)
+    expected = [slow_log_prob(model, row) for row in ROWS]
+    found = sequence_log_probs(model, ROWS, tokenizer.pad_token_id, batch_size=2)
+    # float32 through two layers; rows travel padded here and alone there
+    assert np.allclose(found, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_an_adapter_is_scored_as_its_own_forward_says() -> None:
+    model, tokenizer = tiny_model("Llama")
+    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    adapted = get_peft_model(model, config).eval()
+    expected = [slow_log_prob(adapted, row) for row in ROWS]
+    assert np.allclose(sequence_log_probs(adapted, ROWS, tokenizer.pad_token_id), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_a_head_that_does_more_than_is_known_is_scored_from_full_logits(caplog: pytest.LogCaptureFixture) -> None:
+    model, tokenizer = tiny_model("Llama")
+    original = model.forward
+
+    def doubled(*args, **kwargs):
+        out = original(*args, **kwargs)
+        out.logits = 2 * out.logits
+        return out
+
+    model.forward = doubled
+    expected = [slow_log_prob(model, row) for row in ROWS]
+    assert np.allclose(sequence_log_probs(model, ROWS, tokenizer.pad_token_id), expected, rtol=1e-5, atol=1e-4)
+    assert "scored from full logits" in caplog.text
+    assert attach(model) is model
+
+
+def test_chunks_change_neither_value_nor_gradient() -> None:
+    torch.manual_seed(0)
+    head = torch.nn.Linear(8, 50).double()
+    hidden = torch.randn(10, 8, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(50, (10,))
+    gradients = []
+    for chunk in (3, 100):
+        value = token_log_probs(hidden, targets, head, chunk=chunk)
+        gradients.append((value.detach(), *torch.autograd.grad(value.square().sum(), [hidden, head.weight])))
+    for one, two in zip(*gradients, strict=True):
+        assert torch.allclose(one, two, rtol=1e-6, atol=1e-6)  # logits are read in float32
+
+
+def test_a_row_without_labels_says_nothing_at_log_probability_zero() -> None:
+    labels = torch.full((2, 3), IGNORED)
+    labels[1, 2] = 1
+    scored = response_log_probs(torch.zeros(2, 3, 4), labels, torch.nn.Linear(4, 5, bias=False))
+    assert scored[0] == 0
+    assert scored[1].item() == pytest.approx(-np.log(5), rel=1e-6)
+
+
+def test_reference_log_probs_are_computed_once_for_a_model_and_its_rows(tmp_path: Path) -> None:
+    model, tokenizer = tiny_model("Llama")
+    seen: list[int] = []
+    options = {"cache": tmp_path, "model_digest": "m", "on_progress": seen.append}
+    one = reference_log_probs(model, ROWS, tokenizer.pad_token_id, **options)
+    two = reference_log_probs(model, ROWS, tokenizer.pad_token_id, **options)
+    assert np.array_equal(one, two)
+    assert seen == [3]
+    reference_log_probs(model, ROWS[:2], tokenizer.pad_token_id, **options)
+    assert seen == [3, 2]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_hidden_states_equal_one_prompt_at_a_time(architecture: str) -> None:
+    model, tokenizer = tiny_model(architecture)
+    talks = [user_says("one"), user_says("a longer prompt", prefill="Sure"), user_says("xy")]
+    found = hidden_states(model, tokenizer, talks, batch_size=2)
+    for number, talk in enumerate(talks):
+        ids = torch.tensor([encode_conversation(tokenizer, talk)])
+        layers = model(input_ids=ids, output_hidden_states=True).hidden_states
+        expected = torch.stack([layer[0, -1] for layer in layers]).detach().numpy()
+        assert np.allclose(found["generation"][:, number], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_instruction_position_ends_the_turns() -> None:
+    model, tokenizer = tiny_model("Llama")
+    found = hidden_states(model, tokenizer, [user_says("abc")])
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "abc"}], tokenize=False)
+    ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
+    expected = model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0, -1]
+    assert np.allclose(found["instruction"][-1, 0], expected.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_state_that_is_not_finite_is_named() -> None:
+    model, tokenizer = tiny_model("Llama")
+    model.model.norm.weight.data[:] = float("nan")
+    with pytest.raises(ValueError, match="layer 2, position 'instruction', of prompt 0 is not finite"):
+        hidden_states(model, tokenizer, [user_says("abc")])
+
+
+def test_a_saved_model_loads_and_its_digest_follows_its_weights(tmp_path: Path) -> None:
+    one, again = (load_lm(str(save_tiny("Llama", tmp_path / name, seed=0))) for name in ("a", "b"))
+    other = load_lm(str(save_tiny("Llama", tmp_path / "c", seed=1)))
+    assert one.digest == again.digest != other.digest
+
+
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        ("folder", "no model folder at"),
+        ("weights", "holds no"),
+        ("config", "cannot load the model"),
+        ("pad", "neither a padding nor an end token"),
+        ("template", "has no chat template"),
+        ("template file", "no chat template at"),
+    ],
+)
+def test_a_folder_that_lacks_something_is_refused_in_a_sentence(tmp_path: Path, harm: str, sentence: str) -> None:
+    folder, template = save_tiny("Llama", tmp_path / "m"), None
+    _, tokenizer = tiny_model("Llama")
+    if harm == "folder":
+        folder = tmp_path / "none"
+    elif harm == "weights":
+        (folder / "model.safetensors").unlink()
+    elif harm == "config":
+        (folder / "config.json").write_text('{"model_type": "no-such"}')
+    elif harm == "pad":
+        tokenizer.pad_token = tokenizer.eos_token = None
+        tokenizer.save_pretrained(folder)
+    elif harm == "template":
+        (folder / "chat_template.jinja").unlink()
+    else:
+        template = str(tmp_path / "none.jinja")
+    with pytest.raises(ValueError, match=sentence):
+        load_lm(str(folder), chat_template=template)
+
+
+def test_the_plain_template_and_the_end_token_stand_in_for_what_is_missing(tmp_path: Path) -> None:
+    folder = save_tiny("Llama", tmp_path / "m")
+    (folder / "chat_template.jinja").unlink()
+    assert "user: hello" in load_lm(str(folder), chat_template="plain").tokenizer.apply_chat_template(
+        [{"role": "user", "content": "hello"}], tokenize=False
+    )

@@ -1,0 +1,186 @@
+"""The whole loop: its contract, its memory, its refusals; real processes, real kills."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from divalign.cli import main
+from divalign.config import Config, load_config
+from divalign.store import read_json, read_rows
+from divalign.study.corpus import balanced, read_corpus
+from divalign.study.pipeline import run
+from divalign.toy.world import requests
+from tests.tiny import ARCHITECTURES, save_tiny
+
+SMALL = [
+    "data.n_train=24",
+    "data.n_test=24",
+    "data.n_held_out=20",
+    "train.methods=[kldo,dpo]",
+    "train.updates=2",
+    "train.warmup_updates=0",
+    "train.pairs_per_update=4",
+    "train.pairs_per_batch=4",
+    "measure.attacks=[direct,prefill]",
+    "measure.max_new_tokens=4",
+]
+
+
+def small(*overrides: str) -> Config:
+    return load_config(None, [*SMALL, *overrides])
+
+
+def facts(folder: Path) -> dict:
+    """results.json without the times."""
+    return {**read_json(folder / "results.json"), "seconds": None}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "out"
+    run(small(), folder)
+    return folder
+
+
+def test_results_follow_the_contract(finished: Path) -> None:
+    results = read_json(finished / "results.json")
+    assert results["schema"] == 1
+    assert [model["name"] for model in results["models"]] == ["base", "cr-kldo", "cr-dpo", "pref-kldo", "pref-dpo"]
+    for model in results["models"]:
+        assert set(model["separation"]) == {
+            "bhattacharyya_paper", "silhouette_paper", "bhattacharyya", "probe_auc", "lexical_auc",
+        }  # fmt: skip
+        assert set(model["asr"]) == {"direct", "prefill"}
+        assert model["asr"]["direct"]["n"] == 12
+        for estimate in [*model["asr"].values(), model["over_refusal"], *model["divergence"].values()]:
+            assert set(estimate) == {"value", "low", "high", "n"}
+        assert set(model["held_out"]) >= {"separation", "asr", "over_refusal"}
+    assert results["models"][0]["method"] is None
+    assert results["models"][0]["divergence"] == {}
+    assert set(results["models"][1]["divergence"]) == {"js", "tv", "hellinger", "lecam", "kl"}
+    assert set(results["verdict"]) >= {"statistic", "value", "p_value", "power", "n_models", "conclusion"}
+
+
+def test_a_second_run_does_no_work(finished: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+
+    def refuse(stage: str, total: int, unit: str):
+        raise AssertionError(f"the stage {stage!r} was done again")
+
+    run(small(), finished, progress=refuse)
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "file", ["verdicts.jsonl", "separation.json", "metrics.jsonl", "checkpoint/model.safetensors", "hidden.safetensors"]
+)
+def test_an_edited_file_is_made_again_as_it_was(finished: Path, file: str) -> None:
+    path, expected = finished / "models" / "cr-kldo" / file, facts(finished)
+    before = path.read_bytes()
+    path.write_bytes(before[:-7])
+    run(small(), finished)
+    assert path.read_bytes() == before
+    assert facts(finished) == expected
+
+
+def test_judging_again_costs_no_generation(finished: Path) -> None:
+    folder = finished / "models" / "base"
+    (folder / "verdicts.jsonl").unlink()
+    before = (folder / "responses.jsonl").stat().st_mtime_ns
+    run(small(), finished)
+    assert len(read_rows(folder / "verdicts.jsonl")) == 2 * 22 + 22
+    assert (folder / "responses.jsonl").stat().st_mtime_ns == before
+
+
+def test_no_evaluation_prompt_is_trained_on(finished: Path) -> None:
+    trained = {row["prompt"][0]["content"] for row in read_rows(finished / "data" / "cr-seed0.jsonl")}
+    assert not trained & {row["prompt"] for row in read_rows(finished / "data" / "prompts.jsonl")}
+
+
+def test_a_run_killed_at_any_moment_ends_with_the_same_results(finished: Path, tmp_path: Path) -> None:
+    overrides = [part for override in SMALL for part in ("--set", override)]
+    command = [sys.executable, "-m", "divalign", "run", "--quiet", "--out", str(tmp_path / "out"), *overrides]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    marks = ["models/cr-kldo/checkpoint", "models/base/responses.journal", "models/cr-dpo/verdicts.jsonl"]
+    for mark in marks:
+        process = subprocess.Popen(command, env=environment)
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "out" / mark).exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert subprocess.run(command, env=environment, check=False).returncode == 0
+    ours, theirs = facts(finished), facts(tmp_path / "out")
+    assert [model["asr"] for model in ours["models"]] == [model["asr"] for model in theirs["models"]]
+    assert json.dumps(ours["config_sha256"]) == json.dumps(theirs["config_sha256"])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_loop_runs_on_every_architecture(architecture: str, tmp_path: Path) -> None:
+    save_tiny(architecture, tmp_path / "model")
+    adapted = ["train.lora.rank=2"] if architecture in ("Llama", "GPTNeoX") else []
+    half = ["model.dtype=bfloat16"] if architecture == "Qwen2" else []
+    config = small(f"model.source={tmp_path / 'model'}", "data.recipes=[cr]", "train.methods=[kldo]", *adapted, *half)
+    results = run(config, tmp_path / "out")
+    assert [model["name"] for model in results["models"]] == ["base", "cr-kldo"]
+    saved = {path.name for path in (tmp_path / "out/models/cr-kldo/checkpoint").iterdir()}
+    assert ("adapter_model.safetensors" if adapted else "model.safetensors") in saved
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["train.methods=[kldoo]"], "did you mean 'kldo'"),
+        (["measure.attacks=[drect]"], "did you mean 'direct'"),
+        (["measure.judge=refusal"], "refusal_strings"),
+        (["measure.divergences=[jss]"], "did you mean 'js'"),
+        (["data.recipes=[cp]"], "known: cr, pref"),
+        (["data.source=advbench"], "known: toy, advbench_alpaca"),
+        (["data.source=advbench_alpaca"], "set data.folder"),
+        (["data.source=advbench_alpaca", "data.folder=/nowhere"], "no file /nowhere"),
+        (["model.source=/nowhere"], "no model folder at"),
+        (["train.max_length=16"], "leaves no room for a response"),
+        (["train.max_length=4096"], "the model's context 512"),
+        (["measure.max_new_tokens=510"], "leaves no room for 510 new ones"),
+        (["train.learning_rat=1"], "did you mean 'train.learning_rate'"),
+    ],
+)
+def test_bad_input_is_one_sentence_exit_2_and_nothing_written(
+    overrides: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    options = [part for override in [*SMALL, *overrides] for part in ("--set", override)]
+    monkeypatch.setattr(sys, "argv", ["divalign", "run", "--quiet", "--out", str(tmp_path / "out"), *options])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_another_run_or_of_something_else_is_left_alone(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="another configuration"):
+        run(small("train.beta=0.2"), finished)
+    (tmp_path / "a.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is no run folder"):
+        run(small(), tmp_path)
+    with pytest.raises(ValueError, match="cannot write to"):
+        run(small(), Path("/proc/divalign"))
+
+
+def test_one_class_is_no_data_set() -> None:
+    harmful = [request for request in requests("test", held_out=True) if request.harmful]
+    with pytest.raises(ValueError, match="no benign prompt among 80"):
+        balanced(harmful, 20)
+
+
+def test_the_training_seed_moves_responses_and_no_test_prompt() -> None:
+    one, two = (read_corpus(small().data, seed=seed) for seed in (0, 1))
+    assert one.test == two.test
+    assert [r.prompt for r in one.train] == [r.prompt for r in two.train]
+    assert one.train != two.train

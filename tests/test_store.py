@@ -1,0 +1,80 @@
+"""Run folders hold whole files only, and find finished work by what it was made from."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from divalign import store
+
+
+def test_equal_content_has_one_digest_whatever_the_order_of_its_keys() -> None:
+    assert store.digest({"a": 1, "b": [2]}) == store.digest({"b": [2], "a": 1}) != store.digest({"a": 1, "b": [3]})
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    store.write_json(path, {"old": 1})
+    with pytest.raises(ValueError, match="Out of range"):
+        store.write_json(path, {"new": float("nan")})
+    assert store.read_json(path) == {"old": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_rows_keep_characters_that_other_readers_take_for_line_ends(tmp_path: Path) -> None:
+    rows = [{"text": "a\u2028b\x85c\nd"}, {"text": ""}]
+    store.write_rows(tmp_path / "rows.jsonl", rows)
+    assert store.read_rows(tmp_path / "rows.jsonl") == rows
+
+
+@pytest.mark.parametrize("harm", ["edit", "tear", "stamp", "key"])
+def test_work_is_redone_exactly_when_its_file_stamp_or_key_is_not_what_it_was(tmp_path: Path, harm: str) -> None:
+    path, made = tmp_path / "rows.jsonl", []
+
+    def make() -> list[dict[str, int]]:
+        made.append(1)
+        return [{"n": 1}]
+
+    store.cached_rows(path, "key", make)
+    store.cached_rows(path, "key", make)
+    assert len(made) == 1
+    if harm == "edit":
+        path.write_text('{"n": 2}\n')
+    elif harm == "tear":
+        path.write_text(path.read_text()[:3])
+    elif harm == "stamp":
+        (tmp_path / ".rows.jsonl.stamp").write_text('["key", "')
+    assert store.cached_rows(path, "other" if harm == "key" else "key", make) == [{"n": 1}]
+    assert len(made) == 2
+
+
+def test_arrays_come_back_as_they_went_in(tmp_path: Path) -> None:
+    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3)}
+    found = store.cached_arrays(tmp_path / "a.safetensors", "key", lambda: arrays)
+    assert np.array_equal(found["a"], arrays["a"])
+
+
+def test_a_folder_is_filled_whole_or_not_at_all(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        (folder / "half.json").write_text("{}")
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        store.cached_folder(tmp_path / "model", "key", fail)
+    assert not list(tmp_path.iterdir())
+
+    def fill(folder: Path) -> None:
+        (folder / "config.json").write_text("{}")
+
+    path = store.cached_folder(tmp_path / "model", "key", fill)
+    (path / "config.json").write_text("[]")
+    store.cached_folder(path, "key", fill)
+    assert (path / "config.json").read_text() == "{}"
+
+
+def test_what_json_lacks_is_written_plainly_and_the_rest_refused(tmp_path: Path) -> None:
+    content = {"n": np.float64(0.5), "p": Path("a"), "s": {"b", "a"}}
+    store.write_json(tmp_path / "a.json", content)
+    assert store.read_json(tmp_path / "a.json") == {"n": 0.5, "p": "a", "s": ["a", "b"]}
+    with pytest.raises(TypeError, match="is no JSON"):
+        store.digest(object())

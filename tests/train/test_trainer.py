@@ -1,0 +1,190 @@
+"""The trainer adds nothing to the mathematics: its steps equal the hand-written ones."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig
+
+from divalign import DivergenceConfig, DivergenceTrainer, LogRatios
+from divalign.core.losses import METHODS, find_method
+from divalign.train.couples import Couples, CoupleSampler, Index, Scored, encode_rows
+from divalign.train.readout import auc, effective_sample_size
+from tests.tiny import tiny_model
+
+PAIRS = [
+    {"prompt": f"question {n}", "chosen": f"yes {n * 7 % 5}", "rejected": f"no, not {n * 3 % 7}"} for n in range(8)
+]
+UNPAIRED = [
+    {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+    for row in PAIRS
+    for side in ("chosen", "rejected")
+]
+
+
+def trainer(folder: Path, rows, *, method: str = "kldo", model=None, **options) -> DivergenceTrainer:
+    made, tokenizer = tiny_model("Llama")
+    settings = {
+        "per_device_train_batch_size": 8,
+        "learning_rate": 1e-2,
+        "max_steps": 1,
+        "max_length": 64,
+        "logging_steps": 1,
+        "lr_scheduler_type": "constant",
+        "optim": "sgd",
+        "max_grad_norm": 0.0,
+        "gradient_checkpointing": False,
+        **options,
+    }
+    peft_config = settings.pop("peft_config", None)
+    eval_dataset = settings.pop("eval_dataset", None)
+    args = DivergenceConfig(
+        str(folder), method=method, report_to=[], use_cpu=True, save_strategy="no", disable_tqdm=True, **settings
+    )
+    return DivergenceTrainer(
+        model or made,
+        args=args,
+        train_dataset=rows,
+        eval_dataset=eval_dataset,
+        processing_class=tokenizer,
+        peft_config=peft_config,
+    )
+
+
+def weights(trained: DivergenceTrainer) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten().double() for parameter in trained.model.parameters()])
+
+
+@pytest.mark.parametrize("method", ["kldo", "bco", "kto", "hdo", "dpo", "ipo", "nca", "fdo:lecam"])
+def test_accumulation_changes_no_step(tmp_path: Path, method: str) -> None:
+    """Two updates at 1 x 8, 2 x 4 and 8 x 1: the second one's baseline is not that of r = 0."""
+    found = []
+    for size in (8, 4, 1):
+        run = trainer(
+            tmp_path,
+            PAIRS,
+            method=method,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=8 // size,
+            max_steps=2,
+        )
+        run.train()
+        found.append(weights(run))
+    start = weights(trainer(tmp_path, PAIRS))
+    moved = (found[0] - start).norm()
+    assert moved > 1e-4
+    for other in found[1:]:
+        assert (other - found[0]).norm() < 1e-4 * moved  # float32 sums in another order
+
+
+def test_statistics_of_a_micro_batch_alone_are_another_step(tmp_path: Path) -> None:
+    found = []
+    for normaliser in ("exact", "microbatch"):
+        options = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "max_steps": 3, "beta": 1.0}
+        run = trainer(tmp_path, PAIRS, normaliser=normaliser, **options)
+        run.train()
+        found.append(weights(run))
+    assert (found[0] - found[1]).norm() > 1e-4
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.paired])
+def test_the_first_loss_is_the_methods_value_at_zero(tmp_path: Path, method: str) -> None:
+    run = trainer(tmp_path, UNPAIRED, method=method)
+    run.train()
+    expected = find_method(method).loss(LogRatios(torch.zeros(4), torch.zeros(4))).item()
+    assert run.state.log_history[0]["loss"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_training_parts_the_classes_and_logs_under_trls_names(tmp_path: Path) -> None:
+    run = trainer(tmp_path, PAIRS, max_steps=10, learning_rate=0.1, eval_dataset=PAIRS)
+    before = run.evaluate()
+    run.train()
+    after = run.evaluate()
+    assert before["eval_rewards/margins"] == pytest.approx(0, abs=1e-5)
+    assert after["eval_rewards/margins"] > 0.01
+    assert after["eval_loss"] < before["eval_loss"]
+    assert {"rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "divergence/ess"} <= set(
+        run.state.log_history[1]
+    )
+
+
+def test_lora_trains_the_adapter_alone_from_the_base_as_reference(tmp_path: Path) -> None:
+    config = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    run = trainer(tmp_path, PAIRS, peft_config=config, max_steps=3, learning_rate=0.1)
+    base = {name: p.clone() for name, p in run.model.named_parameters() if "lora" not in name}
+    run.train()
+    assert run.state.log_history[0]["rewards/margins"] == pytest.approx(0, abs=1e-5)
+    assert all(torch.equal(p, base[name]) for name, p in run.model.named_parameters() if "lora" not in name)
+    assert any(p.abs().sum() > 0 for name, p in run.model.named_parameters() if "lora_B" in name)
+
+
+def test_reference_columns_that_the_data_bring_are_used(tmp_path: Path) -> None:
+    rows = [{**row, "ref_chosen_logps": -1.0, "ref_rejected_logps": -2.0} for row in PAIRS]
+    run = trainer(tmp_path, rows)
+    assert {row.reference for row in run.train_dataset.aligned} == {-1.0}
+    assert {row.reference for row in run.train_dataset.unaligned} == {-2.0}
+
+
+def couples(n_aligned: int, n_unaligned: int, *, paired: bool = False) -> Couples:
+    rows = [[Scored(encode, 0.0, "") for encode in range(n)] for n in (n_aligned, n_unaligned)]
+    return Couples(rows[0], rows[1], paired=paired)
+
+
+def test_every_epoch_shows_each_row_of_the_larger_class_once_and_spreads_the_smaller() -> None:
+    sampler = CoupleSampler(couples(2, 40), seed=0)
+    orders = []
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        drawn = list(sampler)
+        assert sorted(index.unaligned for index in drawn) == list(range(40))
+        assert [index.aligned for index in drawn].count(0) == 20
+        orders.append(drawn)
+    assert orders[0] != orders[1]
+    sampler.set_epoch(0)
+    assert list(sampler) == orders[0]
+
+
+def test_pairs_stay_together() -> None:
+    assert all(index == Index(index.aligned, index.aligned) for index in CoupleSampler(couples(9, 9, paired=True), 0))
+
+
+@pytest.mark.parametrize(
+    ("rows", "method", "sentence"),
+    [
+        ([], "kldo", "the data set is empty"),
+        ([{"text": "a"}], "kldo", "expected prompt, chosen, rejected"),
+        ([row for row in UNPAIRED if row["label"]], "kldo", "no unaligned"),
+        (UNPAIRED, "dpo", "compares the two responses of a pair"),
+    ],
+)
+def test_data_that_cannot_be_trained_on_are_refused(tmp_path: Path, rows: list, method: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        trainer(tmp_path, rows, method=method)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [("beta", 0.0, "beta is 0.0"), ("normaliser", "exakt", "expected one of exact"), ("method", "kldoo", "kldo")],
+)
+def test_arguments_of_our_own_are_checked(tmp_path: Path, field: str, value: object, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        DivergenceConfig(str(tmp_path), **{field: value})
+
+
+def test_a_reference_that_is_the_model_itself_is_refused(tmp_path: Path) -> None:
+    model, tokenizer = tiny_model("Llama")
+    with pytest.raises(ValueError, match="ref_model is the model itself"):
+        DivergenceTrainer(model, model, DivergenceConfig(str(tmp_path)), PAIRS, processing_class=tokenizer)
+
+
+def test_auc_and_effective_sample_size_at_their_limits() -> None:
+    assert auc(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 0.5])) == 1
+    assert auc(torch.tensor([1.0, 1.0]), torch.tensor([1.0])) == 0.5
+    assert effective_sample_size(torch.zeros(7)) == pytest.approx(7)
+    assert effective_sample_size(torch.tensor([0.0, 800.0])) == pytest.approx(1)
+
+
+def test_encoded_rows_keep_their_clusters() -> None:
+    _, tokenizer = tiny_model("Llama")
+    rows = encode_rows([{**PAIRS[0], "cluster": "c"}, PAIRS[1]], tokenizer, max_length=64)
+    assert rows.clusters == (["c", "question 1"], ["c", "question 1"])
