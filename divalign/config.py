@@ -70,7 +70,7 @@ class Train(Section):
     updates: int = Field(default=60, ge=1, description="optimizer steps")
     pairs_per_update: int = Field(default=32, ge=1, description="pairs behind each optimizer step")
     pairs_per_batch: int = Field(default=32, ge=1, description="pairs per forward; must divide pairs_per_update")
-    learning_rate: float = Field(default=5e-4, gt=0)
+    learning_rate: float = Field(default=6e-4, gt=0)
     warmup_updates: int = Field(default=6, ge=0, description="linear warm-up, then a cosine to 0")
     max_length: int = Field(default=256, ge=8, description="tokens of prompt and response")
     lora: Lora | None = Field(default=None, description="null: all weights are trained")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 from divalign.store import digest, folder_digest
 
@@ -53,9 +56,10 @@ def load_lm(
     options = {"trust_remote_code": trust_remote_code, "revision": revision}
     _check_folder(source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        auto: Any = AutoModelForCausalLM
-        model = auto.from_pretrained(source, dtype=DTYPES[dtype], use_safetensors=True, **options)
+        with quietly():
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
+            auto: Any = AutoModelForCausalLM
+            model = auto.from_pretrained(source, dtype=DTYPES[dtype], use_safetensors=True, **options)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"cannot load the model {source!r}: {str(error).splitlines()[0]}") from error
     if adapter is not None:
@@ -65,6 +69,20 @@ def load_lm(
         _weights_digest(source, model), adapter and folder_digest(adapter), dtype, tokenizer.chat_template
     )
     return LM(model.to(device).eval(), tokenizer, source, identity)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep transformers' own bars and notes off the terminal, where the run draws its own; errors still show."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _weights_digest(source: str, model: Any) -> str:

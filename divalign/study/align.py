@@ -46,8 +46,8 @@ def _settings(model: Aligned, config: Config) -> dict[str, Any]:
         "per_device_train_batch_size": train.pairs_per_batch,
         "gradient_accumulation_steps": train.pairs_per_update // train.pairs_per_batch,
         "learning_rate": train.learning_rate,
-        "warmup_steps": train.warmup_updates,
+        "warmup_steps": float(train.warmup_updates),
         "max_length": train.max_length,
-        "logging_steps": train.log_every,
+        "logging_steps": float(train.log_every),
         "per_device_eval_batch_size": config.measure.batch_size,
     }

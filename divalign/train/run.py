@@ -9,10 +9,10 @@ from typing import Any
 
 from peft import LoraConfig
 from transformers import TrainerCallback
-from transformers.utils import logging
+from transformers.trainer_callback import PrinterCallback
 
 from divalign.data.examples import Row
-from divalign.lm.load import LM
+from divalign.lm.load import LM, quietly
 from divalign.train.arguments import DivergenceConfig
 from divalign.train.trainer import DivergenceTrainer
 
@@ -44,15 +44,13 @@ def train_and_save(
     gradients are clipped at norm 1; no weight decay. `cache` keeps reference log-probabilities for other methods,
     betas and seeds. The model handed in is changed.
     """
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, quietly():
         arguments = DivergenceConfig(
             output_dir=scratch,
             lr_scheduler_type="cosine",
             weight_decay=0.0,
             save_strategy="no",
-            report_to=[],
+            report_to="none",
             use_cpu=on_cpu,
             gradient_checkpointing=False,
             disable_tqdm=True,
@@ -69,11 +67,10 @@ def train_and_save(
             peft_config=_lora(lora) if lora else None,
             reference_digest=lm.digest,
         )
-        trainer.remove_callback(_printer())
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
         trainer.model.save_pretrained(folder)
         lm.tokenizer.save_pretrained(folder)
-    logging.set_verbosity(verbosity)
     return [row for row in trainer.state.log_history if "loss" in row]
 
 
@@ -86,9 +83,3 @@ def _lora(options: dict[str, Any]) -> LoraConfig:
         bias="none",
         task_type="CAUSAL_LM",
     )
-
-
-def _printer() -> type[TrainerCallback]:
-    from transformers.trainer_callback import PrinterCallback
-
-    return PrinterCallback

@@ -29,7 +29,7 @@ def trainer(folder: Path, rows, *, method: str = "kldo", model=None, **options) 
         "learning_rate": 1e-2,
         "max_steps": 1,
         "max_length": 64,
-        "logging_steps": 1,
+        "logging_steps": 1.0,
         "lr_scheduler_type": "constant",
         "optim": "sgd",
         "max_grad_norm": 0.0,
@@ -39,7 +39,7 @@ def trainer(folder: Path, rows, *, method: str = "kldo", model=None, **options) 
     peft_config = settings.pop("peft_config", None)
     eval_dataset = settings.pop("eval_dataset", None)
     args = DivergenceConfig(
-        str(folder), method=method, report_to=[], use_cpu=True, save_strategy="no", disable_tqdm=True, **settings
+        str(folder), method=method, report_to="none", use_cpu=True, save_strategy="no", disable_tqdm=True, **settings
     )
     return DivergenceTrainer(
         model or made,
