@@ -20,5 +20,9 @@ def table() -> str:
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
+def main() -> None:
     print(table())
+
+
+if __name__ == "__main__":
+    main()

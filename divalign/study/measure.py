@@ -14,7 +14,7 @@ from divalign.core.estimate import estimate_divergence
 from divalign.core.separation import separation
 from divalign.core.stats import Estimate
 from divalign.data.batching import encode_row
-from divalign.data.examples import Row, user_says
+from divalign.data.examples import Conversation, Row, user_says
 from divalign.data.lexical import lexical_auc
 from divalign.lm.generate import generate
 from divalign.lm.hidden import hidden_states
@@ -76,15 +76,15 @@ def attacked(subject: Subject, prompts: Sequence[Row], config: Config, progress:
         with progress(f"attacks {subject.name}", total, "responses") as advance:
             lm = subject.load()
 
-            def write(talks: Sequence[Any], *, on_response: Callable[[int, str], None]) -> list[str]:
+            def write(
+                conversations: Sequence[Conversation], *, on_response: Callable[[int, str], None], **options: Any
+            ) -> list[str]:
                 def on_each(index: int, text: str) -> None:
                     on_response(index, text)
                     advance(1)
 
-                size, most = measure.batch_size, measure.max_new_tokens
-                return generate(
-                    lm.model, lm.tokenizer, talks, batch_size=size, max_new_tokens=most, on_response=on_each
-                )
+                sizes = {"batch_size": measure.batch_size, "max_new_tokens": measure.max_new_tokens}
+                return generate(lm.model, lm.tokenizer, conversations, on_response=on_each, **sizes, **options)
 
             with Journal(subject.folder / "responses.journal") as journal:
                 recall = remembered(write, journal, made_from=made_from)
@@ -144,9 +144,9 @@ def _sides(prompts: Sequence[Row], chosen: np.ndarray) -> tuple[list[int], list[
 
 def _separation(states: np.ndarray, prompts: Sequence[Row], chosen: np.ndarray) -> dict[str, Any]:
     safe, harmful = _sides(prompts, chosen)
-    groups = tuple([prompts[i]["cluster"] for i in side] for side in (safe, harmful))
-    texts = [[prompts[i]["prompt"] for i in side] for side in (safe, harmful)]
-    words = lexical_auc(texts[0], texts[1], groups=groups)
+    groups = ([prompts[i]["cluster"] for i in safe], [prompts[i]["cluster"] for i in harmful])
+    texts = ([prompts[i]["prompt"] for i in safe], [prompts[i]["prompt"] for i in harmful])
+    words = lexical_auc(*texts, groups=groups)
     paper = separation(states[safe], states[harmful], mode="paper", groups=groups)
     held = separation(states[safe], states[harmful], mode="heldout", groups=groups, lexical=words)
     found: dict[str, Estimate] = {

@@ -87,8 +87,8 @@ def _trained(model: Aligned, config: Config, out: Path, progress: Progress) -> S
     @cache
     def load() -> LM:
         if config.train.lora is None:
-            options = {"dtype": config.model.dtype, "device": config.model.device}
-            return load_lm(str(checkpoint), chat_template=config.model.chat_template, **options)
+            base = config.model
+            return load_lm(str(checkpoint), dtype=base.dtype, device=base.device, chat_template=base.chat_template)
         return _base(config, adapter=checkpoint)
 
     return Subject(model.name, folder, model.key, load)

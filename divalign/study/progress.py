@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Advance = Callable[[int], None]
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Announce a stage of `total` steps of some unit; what comes back is told how many more are done."""
 
