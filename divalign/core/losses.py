@@ -68,7 +68,7 @@ class Method:
     """An alignment method, row by row a function of r - baseline.
 
     A paired method has no `unaligned_loss`: its `aligned_loss` reads the margin of a pair. `estimates` says what the
-    loss at r = 0 minus the loss is a lower bound of.
+    loss at r = 0 minus the loss is a lower bound of; `divergence` is that of P and Q itself, None where it is another.
     """
 
     name: str
@@ -77,6 +77,7 @@ class Method:
     aligned_loss: Formula
     unaligned_loss: Formula | None
     own_baseline: Callable[[LogRatios], Tensor] = _no_baseline
+    divergence: Divergence | None = None
 
     @property
     def paired(self) -> bool:
@@ -172,6 +173,7 @@ def divergence_method(divergence: Divergence) -> Method:
         source=f"FDO, arXiv 2502.00657, canonical link; {divergence.source}",
         aligned_loss=lambda r: -divergence.score(r),
         unaligned_loss=divergence.penalty,
+        divergence=divergence,
     )
 
 

@@ -1,0 +1,100 @@
+"""What is claimed, what was reached, and a verdict that follows from the two alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+Verdict = Literal["holds", "holds only if", "fails"]
+Conditions = Mapping[str, Callable[[], float]]
+TOLERANCE = 1e-6  # nats; the solver itself stops at 1e-15
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One line of the lab's table, over all its worlds.
+
+    `target` and `reached` are means over worlds, `gap` the worst world's distance between them (for "<=": by how much
+    `reached` exceeds `target`, at worst), all in the unit of the statement, which is nats where none is named.
+    `condition` completes "holds only if", and is empty otherwise.
+    """
+
+    name: str
+    statement: str
+    relation: Literal["=", "<="]
+    target: float
+    reached: float
+    gap: float
+    verdict: Verdict
+    condition: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Points by series, for a figure: `series` maps a label to its x and y values; x may be names."""
+
+    x_label: str
+    y_label: str
+    series: Mapping[str, tuple[Sequence[Any], Sequence[float]]]
+    log_x: bool = False
+    log_y: bool = False
+    lines: bool = False
+    diagonal: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """Claims that belong together: why they matter, their table, their figure."""
+
+    name: str
+    title: str
+    text: str
+    claims: tuple[Claim, ...]
+    chart: Chart
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything one run of the lab found, and on what it was made."""
+
+    worlds: int
+    seed: int
+    beta: float
+    seconds: float
+    made_with: str
+    sections: tuple[Section, ...] = field(default_factory=tuple)
+
+
+def compare(
+    name: str,
+    statement: str,
+    target: Float[Tensor, " w"],
+    reached: Float[Tensor, " w"],
+    *,
+    relation: Literal["=", "<="] = "=",
+    conditions: Conditions | None = None,
+) -> Claim:
+    """Judge a claim by its worst world.
+
+    `conditions` maps what might save it to a function that returns the worst gap found where that is so; they are asked
+    only if the claim does not hold, and the first that closes the gap is named.
+    """
+    apart = (target - reached).abs() if relation == "=" else (reached - target).clamp(min=0)
+    gap = float(apart.max())
+    verdict, condition = judge(gap, conditions or {})
+    return Claim(name, statement, relation, float(target.mean()), float(reached.mean()), gap, verdict, condition)
+
+
+def judge(gap: float, conditions: Conditions) -> tuple[Verdict, str]:
+    """Return the verdict on a gap, and the first condition under which it closes."""
+    if not math.isfinite(gap):
+        raise ValueError(f"a gap is {gap}; expected a finite number: does a world give some response no probability?")
+    if gap <= TOLERANCE:
+        return "holds", ""
+    saved = next((condition for condition, rest in conditions.items() if rest() <= TOLERANCE), "")
+    return ("holds only if", saved) if saved else ("fails", "")

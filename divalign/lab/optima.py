@@ -1,0 +1,126 @@
+"""Which policy is best under each loss: is it the reference, tilted by a rising function of R?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from sklearn.isotonic import IsotonicRegression
+from torch import Tensor
+
+from divalign.core.divergences import DIVERGENCES
+from divalign.core.losses import METHODS, Method
+from divalign.lab.findings import TOLERANCE, Chart, Claim, Section, compare
+from divalign.lab.identities import (
+    ONE,
+    Solutions,
+    Solved,
+    denominator,
+    normaliser_one,
+    policies,
+    policy_setting,
+    settle,
+)
+from divalign.lab.worlds import Laws, Worlds
+
+_WITHOUT_OPTIMUM = ("kto", "fdo:tv")  # with a free critic their infimum is approached as r grows and never reached
+_ROUNDS = 15
+Entries = dict[str, tuple[Method, Solved]]
+
+
+def alignment_consistency(worlds: Worlds, beta: float, plain: Solutions, learned: Solutions) -> Section:
+    """The paper's alignment consistency: the best policy is pi_ref h(R) / Z(x), for one non-decreasing h."""
+    with_optimum = {
+        f"{name} + prompt baseline": (METHODS[name], one)
+        for name, one in learned.items()
+        if not METHODS[name].paired and name not in _WITHOUT_OPTIMUM
+    }
+    alone = {name: (METHODS[name], one) for name, one in plain.items()}
+    return Section(
+        "alignment-consistency",
+        "Alignment consistency needs more than a good loss",
+        "Is the best policy pi_ref h(R) / Z(x), with h non-decreasing and the same for every prompt? Three answers, from "
+        "weak to strong. Order: reached is the worst inversion, how far (nats of r) a response lies below another of the "
+        "same prompt with less R. Some h: r against the best c(x) + g(R), by isotonic regression in turn with the "
+        "constants; reached is the worst distance left, in nats. h = R^(1/beta): total variation from that policy. "
+        "Losses of margins and every loss with a prompt baseline pass; without it the pull of the normaliser depends on "
+        "the reference, not on R alone, and responses of one prompt even change places. ipo keeps the order with no "
+        "common h. kto and fdo:tv with a prompt baseline have no best policy, only a limit. (For nca and rdro R is dP/dM.)",
+        (
+            *_judged("order: r ranks by R", _inversion, alone, worlds, beta),
+            *_judged("some h: pi_ref h(R) / Z", _from_any_tilt, alone | with_optimum, worlds, beta),
+            *_judged("h = R^(1/beta)", _from_power, alone | with_optimum, worlds, beta),
+        ),
+        _chart(worlds, plain, learned),
+    )
+
+
+Measure = Callable[[Laws, Laws, Worlds, float], Float[Tensor, " w"]]
+
+
+def _judged(statement: str, measure: Measure, entries: Entries, worlds: Worlds, beta: float) -> list[Claim]:
+    """Every entry's distance from the statement, and whether a normaliser of 1 saves it."""
+    claims = []
+    for label, (method, solved) in entries.items():
+        apart = measure(solved.solution.log_ratio, _log_ratio(method, worlds), worlds, beta)
+        saved = {ONE: partial(_distance_at_normaliser_one, method, measure)}
+        claims.append(compare(label, statement, torch.zeros_like(apart), apart, conditions=saved))
+    return claims
+
+
+def _distance_at_normaliser_one(method: Method, measure: Measure) -> float:
+    one = normaliser_one(method)
+    critic = settle(one, method, policy_setting(method, 1.0)).solution.log_ratio
+    return float(measure(critic, _log_ratio(method, one), one, 1.0).max())
+
+
+def _inversion(critic: Laws, log_ratio: Laws, worlds: Worlds, beta: float) -> Float[Tensor, " w"]:
+    """How far, at worst, a response lies below another of its prompt that has less R."""
+    above = log_ratio[..., :, None] > log_ratio[..., None, :] + 1e-9
+    return torch.where(above, critic[..., None, :] - critic[..., :, None], 0.0).flatten(1).amax(1).clamp(min=0)
+
+
+def _from_power(critic: Laws, log_ratio: Laws, worlds: Worlds, beta: float) -> Float[Tensor, " w"]:
+    """Total variation between the policy and pi_ref R^(1/beta) / Z."""
+    best = (worlds.reference.log() + log_ratio / beta).softmax(-1)
+    return DIVERGENCES["tv"].exact(policies(critic, worlds, beta), best).mean(-1)
+
+
+def _from_any_tilt(critic: Laws, log_ratio: Laws, worlds: Worlds, beta: float) -> Float[Tensor, " w"]:
+    pairs = zip(critic.numpy(), log_ratio.numpy(), strict=True)
+    return torch.tensor([_isotonic_distance(r, ratio) for r, ratio in pairs], dtype=torch.float64)
+
+
+def _log_ratio(method: Method, worlds: Worlds) -> Laws:
+    return (worlds.aligned / denominator(method, worlds)).log()
+
+
+def _isotonic_distance(critic: np.ndarray, log_ratio: np.ndarray) -> float:
+    """Worst cell's distance between r and c(x) + g(R), after fitting g and c in turn; the least over the rounds."""
+    constant = (critic - log_ratio).mean(1, keepdims=True)
+    least = np.inf
+    for _ in range(_ROUNDS):
+        fit = IsotonicRegression().fit_transform(log_ratio.ravel(), (critic - constant).ravel()).reshape(critic.shape)
+        least = min(least, float(np.abs(critic - constant - fit).max()))
+        if least < TOLERANCE / 10:
+            break
+        constant = (critic - fit).mean(1, keepdims=True)
+    return least
+
+
+def _chart(worlds: Worlds, plain: Solutions, learned: Solutions) -> Chart:
+    ratio = (worlds.aligned / worlds.unaligned).log()[0].flatten().tolist()
+    freed = learned["hdo"].solution
+    return Chart(
+        "log R of one world's responses",
+        "r at the optimum, nats",
+        {
+            "kldo": (ratio, plain["kldo"].solution.log_ratio[0].flatten().tolist()),
+            "hdo": (ratio, plain["hdo"].solution.log_ratio[0].flatten().tolist()),
+            "hdo, r - prompt baseline": (ratio, (freed.log_ratio - freed.baseline[..., None])[0].flatten().tolist()),
+        },
+        diagonal=True,
+    )
