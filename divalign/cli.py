@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -50,6 +50,28 @@ def report(
     from divalign.report import write_report
 
     console.print(str(write_report(run, show_completions=show_completions)))
+
+
+@app.command()
+def lab(
+    out: Annotated[Path, typer.Option(help="Folder for theory.md, theory.json and figures.")],
+    worlds: Annotated[int, typer.Option(help="Finite worlds to draw.")] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+) -> None:
+    """Try the theory on finite worlds: every claim with its target, what was reached, and whether it holds."""
+    from divalign.lab.claims import run as run_lab
+
+    def show(section: Any) -> None:
+        table = Table(title=section.title, title_justify="left")
+        for name in ("claim", "target", "reached", "gap", "verdict"):
+            table.add_column(name, justify="left" if name in ("claim", "verdict") else "right")
+        for claim in section.claims:
+            numbers = (f"{claim.target:.6g}", f"{claim.reached:.6g}", f"{claim.gap:.1e}")
+            table.add_row(claim.statement, *numbers, " ".join(filter(None, (claim.verdict, claim.condition))))
+        Console().print(table)
+
+    run_lab(worlds, seed, out, progress=show)
+    console.print(str(out / "theory.md"))
 
 
 def main() -> None:

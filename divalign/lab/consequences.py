@@ -38,7 +38,7 @@ def mean_reward(worlds: Worlds) -> Section:
         "mean-reward",
         "BCO's baseline costs it the identity",
         "With the mean reward over both classes as baseline, the critic that is left always has mean 0, and log R has "
-        "that only if KL(P, Q) = KL(Q, P). The least loss over all critics, baseline included, then misses 2 JS. A free "
+        "that only if KL(P, Q) = KL(Q, P). The least loss over all critics, baseline included, misses 2 JS. A free "
         "constant, or a prompt baseline, does not. (Trained with the baseline detached, r also drifts for ever.)",
         (claim,),
         Chart(
@@ -59,7 +59,7 @@ def sensitivity_order(worlds: Worlds) -> Section:
     return Section(
         "sensitivity-order",
         "The order DPO < TV < JS < KL is not in the divergences",
-        "A pair holds both responses, so by data processing its divergence is at least that of one. If methods differ in "
+        "A pair holds both responses: by data processing its divergence is at least that of one. If methods differ in "
         "training as that order says, the reason is optimisation, noise or saturation. JS is in nats, at most ln 2.",
         (
             compare("dpo", "JS(P, Q) <= JS(P x Q, Q x P)", pair, js, relation="<="),
@@ -85,10 +85,11 @@ def separation_theorem(worlds: Worlds, beta: float) -> Section:
     return Section(
         "separation-theorem",
         "Compliance-refusal data separate better than preference data",
-        "A response is of the right kind for its prompt where D+ gives it more than D-. Preference data are read as the "
-        "same two laws confused: with probability noise a pair is the other way round, which moves R towards 1. A policy "
+        "A response is of the right kind for its prompt where D+ gives it more than D-. Preference data are taken as "
+        "the "
+        "same two laws confused: with probability noise a pair is turned round, which moves R towards 1. A policy "
         "pi_ref h(R) / Z then has at least as much mass on the right kind after compliance-refusal data, prompt by "
-        "prompt, whatever the reference and the non-decreasing h. Above 1/2 that mass need not be, unless the reference "
+        "prompt, for every reference and non-decreasing h. Above 1/2 that mass need not be, unless the reference "
         "has it there. Policies of least kldo loss are no such tilt; here the first part held for them too. The worst "
         "prompt of all worlds decides. These hypotheses are ours: the paper's own may be others.",
         (

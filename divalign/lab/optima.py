@@ -1,4 +1,4 @@
-"""Which policy is best under each loss: is it the reference, tilted by a rising function of R?"""
+"""Which policy is best under each loss: whether it is the reference, tilted by a rising function of R."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def alignment_consistency(worlds: Worlds, beta: float, plain: Solutions, learned
     return Section(
         "alignment-consistency",
         "Alignment consistency needs more than a good loss",
-        "Is the best policy pi_ref h(R) / Z(x), with h non-decreasing and the same for every prompt? Three answers, from "
-        "weak to strong. Order: reached is the worst inversion, how far (nats of r) a response lies below another of the "
+        "Is the best policy pi_ref h(R) / Z(x), with h non-decreasing and one for all prompts? Three answers, from "
+        "weak to strong. Order: reached is the worst inversion, how far (nats of r) a response lies below one of the "
         "same prompt with less R. Some h: r against the best c(x) + g(R), by isotonic regression in turn with the "
         "constants; reached is the worst distance left, in nats. h = R^(1/beta): total variation from that policy. "
-        "Losses of margins and every loss with a prompt baseline pass; without it the pull of the normaliser depends on "
+        "Losses of margins and all losses with a prompt baseline pass; without it the normaliser pulls according to "
         "the reference, not on R alone, and responses of one prompt even change places. ipo keeps the order with no "
-        "common h. kto and fdo:tv with a prompt baseline have no best policy, only a limit. (For nca and rdro R is dP/dM.)",
+        "common h. kto and fdo:tv with a prompt baseline have a limit and no best policy. (For nca, rdro: R is dP/dM.)",
         (
             *_judged("order: r ranks by R", _inversion, alone, worlds, beta),
             *_judged("some h: pi_ref h(R) / Z", _from_any_tilt, alone | with_optimum, worlds, beta),

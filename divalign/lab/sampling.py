@@ -28,7 +28,7 @@ def log_mean_exp_bias(seed: int) -> Section:
         "log-mean-exp",
         "Log-mean-exp does not split over micro-batches, unless the step shares its baseline",
         "Rewards of unaligned rows are normal; the truth is half their variance. With few rows the largest decides and "
-        f"the mean falls short (simulated, {_DRAWS:,} rewards per point). One baseline over all rows of the step, given "
+        f"the mean falls short (simulated, {_DRAWS:,} rewards per point). One baseline over all rows of a step, given "
         "to every micro-batch, returns value and gradient of the whole; a baseline per micro-batch does not.",
         (*claims, *_micro_batches(seed)),
         Chart(
@@ -63,7 +63,7 @@ def disjoint_supports() -> Section:
     return Section(
         "disjoint-supports",
         "Disjoint supports: the estimate measures training, not data",
-        "Compliance and refusal share almost no responses. Bounded divergences then stand at their upper bound whatever "
+        "Compliance and refusal share almost no responses. Bounded divergences stand at their upper bound whatever "
         "the data, and kl, reverse_kl, chi2 and neyman are infinite. A free critic under gradient descent (rate 1 per "
         "cell) shows what that means: kldo's number grows with every step, the bounded ones creep to their bound. Only "
         "bounded divergences should be shown there, and as saturated.",

@@ -116,7 +116,7 @@ def _objective(method: Method, setting: Setting, worlds: Worlds) -> Objective:
 
 
 def _critic(parameters: Tensor, log_reference: Tensor, setting: Setting) -> Tensor:
-    """The critic of every cell: the parameters, or what is left of them when the policy must sum to 1 at every prompt."""
+    """The critic of every cell: the parameters, or what is left of them when the policy must sum to 1."""
     prompts, responses = log_reference.shape[-2:]
     free = parameters[..., : prompts * responses].unflatten(-1, (prompts, responses))
     if setting.critic == "free":

@@ -53,7 +53,9 @@ def _points(chart: Chart, names: list[str], xs: Sequence[Any], ys: Sequence[floa
     ]
 
 
-def _axis(values: list[float], start: float, end: float, *, log: bool, names: list[str] | None = None) -> Axis:
+def _axis(
+    values: list[float], start: float | int, end: float | int, *, log: bool, names: list[str] | None = None
+) -> Axis:
     scaled = [math.log10(value) for value in values] if log else values
     low, high = min(scaled), max(scaled)
     margin = 0.05 * (high - low) or 0.5
@@ -128,7 +130,7 @@ def _legend(label: str, index: int, count: int) -> list[str]:
     return [f'<circle cx="{at + 5:.1f}" cy="38" r="4" fill="{colour}"/>', _text(at + 13, 42, label, size=11)]
 
 
-def _text(x: float, y: float, text: str, *, anchor: str = "start", size: int = 12, turn: int = 0) -> str:
+def _text(x: float | int, y: float | int, text: str, *, anchor: str = "start", size: int = 12, turn: int = 0) -> str:
     turned = f' transform="rotate({turn} {x:.1f} {y:.1f})"' if turn else ""
     place = f'x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}" fill="{_INK}"'
     return f"<text {place}{turned}>{escape(text)}</text>"
