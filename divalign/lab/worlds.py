@@ -49,8 +49,8 @@ def draw(count: int, *, seed: int = 0, prompts: int = 6, responses: int = 8, row
 def with_equal_normalisers(worlds: Worlds) -> Worlds:
     """The first prompt of every world, over and over, its responses renamed: E_ref[R^(1/beta) | x] is one number."""
     orders = [torch.arange(worlds.aligned.shape[2]).roll(step) for step in range(worlds.aligned.shape[1])]
-    laws = (torch.stack([law[:, 0, order] for order in orders], dim=1) for law in worlds[:3])
-    return Worlds(*laws, worlds.rows)
+    aligned, unaligned, reference = (torch.stack([law[:, 0, order] for order in orders], dim=1) for law in worlds[:3])
+    return Worlds(aligned, unaligned, reference, worlds.rows)
 
 
 def pointwise_rows(worlds: Worlds) -> Rows:
