@@ -100,14 +100,6 @@ class Divergence:
         aligned, unaligned = samples(aligned, "aligned"), samples(unaligned, "unaligned")
         return self.score(aligned).mean() - self.penalty(unaligned).mean()
 
-    def _at_no_unaligned(self) -> float:
-        """Lim f(t)/t as t grows, which is the score at r = infinity."""
-        return float(self.score_formula(torch.tensor(math.inf, dtype=torch.float64)))
-
-    def _at_no_aligned(self) -> float:
-        """-f(0), which is the penalty at r = -infinity."""
-        return float(self.penalty_formula(torch.tensor(-math.inf, dtype=torch.float64)))
-
 
 def tame(log_ratio: Float[Tensor, "*n"], growth: float | int) -> Float[Tensor, "*n"]:
     """Bend r beyond the limit at which e^(growth |r|) would leave its float type: limit + log(1 + excess).
