@@ -6,10 +6,10 @@ import sys
 
 import typer
 
-from divalign.cli import loop, theory
+from divalign.cli import estimating, loop, theory
 from divalign.cli.app import app, console
 
-VERBS = (loop, theory)
+VERBS = (loop, theory, estimating)
 
 
 def main() -> None:

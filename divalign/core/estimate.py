@@ -26,6 +26,7 @@ from divalign.core.stats import Estimate
 
 Ids = Sequence[Hashable] | np.ndarray
 Clusters = tuple[Ids, Ids]
+_ROUNDING = 1e-12
 ENOUGH = 10.0  # effective rows below which an unbounded divergence is refused
 
 
@@ -184,7 +185,8 @@ def _bounded(
     row: Divergence, bound: float, ends: Interval, effective: float, count: int, *, slack: float
 ) -> Evaluation:
     assert row.upper is not None
-    low, high, lower = (min(max(end, 0.0), row.upper) for end in ends)
+    # A critic that is 0 everywhere has a bound of 0 up to rounding, and an interval of that width: not above 0.
+    low, high, lower = (min(max(end, 0.0), row.upper) if abs(end) > _ROUNDING else 0.0 for end in ends)
     saturated = bound > row.upper - slack
     if saturated:
         # Near the upper bound only rows that did not occur can tell how far below it the truth is: rule of three.

@@ -2,9 +2,9 @@
 
 Two kinds of critic. `measure` takes log-ratios r of a policy and fits one number on the training prompts, a constant
 shift, in place of the prompt baseline that no trainer fitted. `measure_features` takes one feature vector per response
-(a frozen model's hidden state) and fits a logistic regression, whose log-odds with balanced classes estimate log dP/dQ:
-so a data set can be measured before any training. Both then report the held-out bound, its distance to the training
-bound, and what the same critic yields on the same rows when their labels are shuffled.
+(a frozen model's hidden state) and fits a logistic critic, so that a data set can be measured before any training.
+Both then report the held-out bound, its distance to the training bound, and what the same critic yields on the same
+rows when their labels are shuffled.
 """
 
 from __future__ import annotations
@@ -15,17 +15,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, GroupKFold
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 
+from divalign.core.critics import Critic, fit_critic
 from divalign.core.divergences import Divergence, find_divergence, samples
 from divalign.core.estimate import Clusters, Evaluation, cluster_ids, evaluate_critic
 from divalign.core.stats import Estimate
 
-_FOLDS = 3
-_STRENGTHS = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
+Contexts = tuple[Float[np.ndarray, "a _"], Float[np.ndarray, "u _"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,24 +86,27 @@ def measure_features(
     divergence: str | Divergence = "js",
     clusters: Clusters | None = None,
     protocol: Protocol | None = None,
+    *,
+    contexts: Contexts | None = None,
 ) -> Measurement:
     """Return the divergence between two sets of feature vectors that a logistic critic proves on held-out prompts.
 
     Features lose information, never add it (data processing): the number is a lower bound for the responses themselves.
-    The ridge is chosen by cross-validation over training prompts, for the log-loss.
+    `contexts` holds features of each row's prompt, for both sets; the critic is then bilinear in both (`core.critics`).
 
     Raises ValueError for features that are empty, not finite or of unequal width, and what `estimate_divergence`
     raises.
     """
     protocol = protocol or Protocol()
     _check_features(aligned, unaligned)
+    width = None if contexts is None else aligned.shape[1]
+    if contexts is not None:
+        _check_features(*contexts)
+        aligned, unaligned = np.hstack([aligned, contexts[0]]), np.hstack([unaligned, contexts[1]])
     train, test = _split(aligned, unaligned, clusters, protocol)
-    critic = _logistic_critic(train)
+    critic = _critic(train, width)
     train, test = (
-        part._replace(
-            aligned=critic.decision_function(part.aligned), unaligned=critic.decision_function(part.unaligned)
-        )
-        for part in (train, test)
+        part._replace(aligned=critic(part.aligned), unaligned=critic(part.unaligned)) for part in (train, test)
     )
     return _report(train, test, divergence, protocol, clustered=clusters is not None)
 
@@ -209,12 +208,10 @@ def _shuffle(labels: np.ndarray, prompts: np.ndarray, random: np.random.Generato
     return shuffled
 
 
-def _logistic_critic(train: _Part) -> Pipeline:
+def _critic(train: _Part, response_width: int | None) -> Critic:
     features = np.concatenate([train.aligned, train.unaligned])
     labels = np.arange(len(features)) < len(train.aligned)
-    critic = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
-    search = GridSearchCV(critic, {"logisticregression__C": _STRENGTHS}, cv=GroupKFold(_FOLDS), scoring="neg_log_loss")
-    return search.fit(features, labels, groups=np.concatenate(train.prompts)).best_estimator_
+    return fit_critic(features, labels, np.concatenate(train.prompts), response_width=response_width)
 
 
 def _check_features(aligned: np.ndarray, unaligned: np.ndarray) -> None:

@@ -26,7 +26,10 @@ from divalign.data.batching import pad_left
 
 @dataclass
 class Row:
-    """One conversation under way. `draws` holds the uniform numbers that choose its tokens, None for the likeliest."""
+    """One conversation under way. `draws` holds the uniform numbers that choose its tokens, None for the likeliest.
+
+    `end` is the token that ended it, None where it was cut at its limit.
+    """
 
     index: int
     prompt: list[int]
@@ -34,6 +37,7 @@ class Row:
     draws: np.ndarray | None = None
     written: list[int] = field(default_factory=list)
     ended: bool = False
+    end: int | None = None
 
     @property
     def tokens(self) -> list[int]:
@@ -96,7 +100,7 @@ def _advance(
     batch = reduce(_join, ([batch] if batch else []) + ([_start(net, joining)] if joining else []))
     for row, token in zip(batch.rows, _choose(batch, temperature), strict=True):
         if token in ends:
-            row.ended = True
+            row.ended, row.end = True, token
         else:
             row.written.append(token)
             row.ended = len(row.written) >= row.limit

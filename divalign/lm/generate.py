@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from divalign.data.batching import encode_conversation
+from divalign.data.batching import Encoded, encode_conversation
 from divalign.data.examples import Conversation
 from divalign.lm.decoding import Row, decode, evaluating, network
 from divalign.store import digest
@@ -44,6 +44,52 @@ def generate(
     Raises ValueError for sizes under 1, a negative temperature, another number of seeds than of conversations, a
     conversation that fills the context alone, and a model without a cache; MemoryError where a single one is too large.
     """
+    texts, done = [""] * len(conversations), 0
+    sizes = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "temperature": temperature}
+    for row in _decoded(model, tokenizer, conversations, seeds=seeds, **sizes):
+        texts[row.index], done = _written(tokenizer, row.prompt, row.written), done + 1
+        if on_response is not None:
+            on_response(row.index, texts[row.index])
+        if on_progress is not None:
+            on_progress(done, len(texts))
+    return texts
+
+
+def sample(
+    model: Any,
+    tokenizer: Any,
+    conversations: Sequence[Conversation],
+    *,
+    max_new_tokens: int = 64,
+    batch_size: int = 64,
+    seeds: Sequence[int] | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[Encoded]:
+    """Return draws from the model's own law as tokens, each with the token that ended it, in the order given.
+
+    The law is that of responses cut at `max_new_tokens`: its log-probability is the sum over the tokens returned, so
+    `sequence_log_probs` scores exactly what was drawn, where text would be tokenised anew. Raises what `generate` does.
+    """
+    drawn: list[Encoded] = [Encoded([], [])] * len(conversations)
+    sizes = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "temperature": 1.0}
+    for row in _decoded(model, tokenizer, conversations, seeds=seeds, **sizes):
+        drawn[row.index] = Encoded(row.prompt, row.written if row.end is None else [*row.written, row.end])
+        if on_progress is not None:
+            on_progress(1)
+    return drawn
+
+
+def _decoded(
+    model: Any,
+    tokenizer: Any,
+    conversations: Sequence[Conversation],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    temperature: float,
+    seeds: Sequence[int] | None,
+) -> Iterator[Row]:
+    """Yield every conversation's row as it ends."""
     if max_new_tokens < 1 or batch_size < 1 or temperature < 0:
         raise ValueError(
             f"got max_new_tokens={max_new_tokens}, batch_size={batch_size}, temperature={temperature}; "
@@ -53,17 +99,9 @@ def generate(
     limits = _limits(model, prompts, max_new_tokens)
     draws = _draws(prompts, limits, seeds) if temperature else [None] * len(prompts)
     rows = [Row(*parts) for parts in zip(range(len(prompts)), prompts, limits, draws, strict=True)]
-    texts = [""] * len(prompts)
     ends, net = _end_tokens(model, tokenizer), network(model)
     with evaluating(model), torch.no_grad():
-        finished = decode(net, rows, ends=ends, size=batch_size, temperature=temperature)
-        for done, row in enumerate(finished, start=1):
-            texts[row.index] = _written(tokenizer, row.prompt, row.written)
-            if on_response is not None:
-                on_response(row.index, texts[row.index])
-            if on_progress is not None:
-                on_progress(done, len(rows))
-    return texts
+        yield from decode(net, rows, ends=ends, size=batch_size, temperature=temperature)
 
 
 def _limits(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[int]:

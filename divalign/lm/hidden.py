@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from divalign.data.batching import by_length, encode_conversation, pad_right
+from divalign.data.batching import Encoded, by_length, encode_conversation, pad_right
 from divalign.data.examples import Conversation
 
 POSITIONS = ("instruction", "generation")
@@ -48,6 +48,40 @@ def hidden_states(
         if on_progress:
             on_progress(len(indices))
     _check_finite(out)
+    return out
+
+
+@torch.no_grad()
+def response_states(
+    model: Any,
+    rows: Sequence[Encoded],
+    pad_id: int,
+    *,
+    batch_size: int = 64,
+    on_progress: Callable[[int], None] | None = None,
+) -> dict[str, Float[np.ndarray, "n d"]]:
+    """Return two last-layer states of each row: "prompt" (its last token) and "response" (its mean); float32.
+
+    What a frozen model makes of a response to its prompt: features for a divergence between two sets of responses.
+    Raises ValueError where a state is not finite, with the row's index.
+    """
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    lengths = [len(row.prompt_ids) + len(row.response_ids) for row in rows]
+    shape = (len(rows), causal.config.get_text_config().hidden_size)
+    out = {"prompt": np.zeros(shape, np.float32), "response": np.zeros(shape, np.float32)}
+    for indices in by_length(lengths, batch_size):
+        chosen = [rows[index] for index in indices]
+        ids = pad_right([[*row.prompt_ids, *row.response_ids] for row in chosen], pad_id).to(model.device)
+        kept = pad_right([[0] * len(row.prompt_ids) + [1] * len(row.response_ids) for row in chosen], 0)
+        mask = pad_right([[1] * lengths[index] for index in indices], 0).to(model.device)
+        states = causal.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
+        weights = kept.to(states)[..., None]
+        ends = [len(row.prompt_ids) - 1 for row in chosen]
+        out["prompt"][indices] = states[range(len(indices)), ends].cpu().numpy()
+        out["response"][indices] = ((states * weights).sum(1) / weights.sum(1)).cpu().numpy()
+        if on_progress:
+            on_progress(len(indices))
+    _check_finite({name: rows[None] for name, rows in out.items()})
     return out
 
 
