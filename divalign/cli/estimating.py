@@ -41,6 +41,7 @@ def estimate(
 
     Half of the prompts fit the critic, the other half are measured once. `toy` names the embedded model.
     """
+    from divalign.core.divergences import find_divergence
     from divalign.core.measure import Protocol
     from divalign.lm.load import LM, load_lm
     from divalign.store import write_json
@@ -71,6 +72,8 @@ def estimate(
         content = _rows(rows) if unaligned is None else estimates.labelled(_rows(rows), _rows(unaligned))
         protocol = Protocol(confidence=confidence, seed=seed)
         names = divergence or list(HEADLINES)
+        for name in names:
+            find_divergence(name)
         options: dict[str, Any] = {"sizes": sizes, "protocol": protocol, "progress": drawn}
         if features is not None:
             measured = estimates.from_features(content, load(features, "--features"), names, **options)

@@ -9,6 +9,7 @@ in the response's features and in their products with the prompt's, both first b
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -55,17 +56,22 @@ def fit_critic(
 
     A logistic regression with balanced classes, its ridge chosen by cross-validation over prompts for the log-loss;
     then scale and shift are fitted on out-of-fold values, because a critic that separates its own rows is far too sure
-    of others. With `response_width`, columns after it describe the prompt, and the critic is bilinear.
+    of others. With `response_width`, the columns after it describe the prompt, and the critic is bilinear.
+
+    Raises ValueError for too few prompts.
     """
-    steps = [StandardScaler()] if response_width is None else [Products(response_width), StandardScaler()]
-    model = make_pipeline(*steps, LogisticRegression(class_weight="balanced", max_iter=1000))
-    search = GridSearchCV(model, {"logisticregression__C": _STRENGTHS}, cv=GroupKFold(FOLDS), scoring="neg_log_loss")
-    best: Pipeline = search.fit(features, aligned, groups=prompts).best_estimator_
-    unseen = cross_val_predict(
-        best, features, aligned, groups=prompts, cv=GroupKFold(FOLDS), method="decision_function"
-    )
+    groups = len(np.unique(prompts))
+    if groups < 2 * FOLDS:
+        raise ValueError(f"got {groups} prompts to fit a critic on; expected at least {2 * FOLDS}: give more prompts")
+    # Axes are found without labels, so once for all folds.
+    see = StandardScaler().fit(features) if response_width is None else Products(response_width).fit(features)
+    seen, folds = see.transform(features), {"groups": prompts, "cv": GroupKFold(FOLDS)}
+    model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
+    search = GridSearchCV(model, {"logisticregression__C": _STRENGTHS}, cv=folds["cv"], scoring="neg_log_loss")
+    best: Pipeline = search.fit(seen, aligned, groups=prompts).best_estimator_
+    unseen: Any = cross_val_predict(best, seen, aligned, method="decision_function", **folds)
     scale, shift = _calibration(unseen, aligned)
-    return lambda rows: scale * best.decision_function(rows) + shift
+    return lambda rows: scale * best.decision_function(see.transform(rows)) + shift
 
 
 def _calibration(unseen: Float[np.ndarray, " n"], aligned: np.ndarray) -> tuple[float, float]:

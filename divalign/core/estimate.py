@@ -102,6 +102,7 @@ def evaluate_critic(
     units = min(len(rows[0]), len(rows[1])) if ids is None else 1 + int(max(ids[0].max(), ids[1].max()))
     _check_confidence(confidence, units)
     bound = float(row.bound(*rows))
+    bound = bound if abs(bound) > _ROUNDING else 0.0
     count = sum(map(len, rows)) if ids is None else units
     effective = effective_sample_size(row, *rows)
     if row.upper is None:

@@ -62,6 +62,14 @@ class _Part(NamedTuple):
     prompts: tuple[np.ndarray, np.ndarray]
 
 
+class Split(NamedTuple):
+    """Critic values of the prompts that the critic was fitted on and of the others; `clustered`: prompts were named."""
+
+    train: _Part
+    test: _Part
+    clustered: bool
+
+
 def measure(
     aligned: object,
     unaligned: object,
@@ -76,8 +84,7 @@ def measure(
     """
     protocol = protocol or Protocol()
     values = samples(aligned, "aligned").detach().numpy(), samples(unaligned, "unaligned").detach().numpy()
-    train, test = _split(*values, clusters, protocol)
-    return _report(train, test, divergence, protocol, clustered=clusters is not None)
+    return measure_split(_split(*values, clusters, protocol), divergence, protocol)
 
 
 def measure_features(
@@ -98,17 +105,30 @@ def measure_features(
     raises.
     """
     protocol = protocol or Protocol()
+    return measure_split(
+        split_by_features(aligned, unaligned, clusters, protocol, contexts=contexts), divergence, protocol
+    )
+
+
+def split_by_features(
+    aligned: Float[np.ndarray, "a _"],
+    unaligned: Float[np.ndarray, "u _"],
+    clusters: Clusters | None = None,
+    protocol: Protocol | None = None,
+    *,
+    contexts: Contexts | None = None,
+) -> Split:
+    """Return critic values of both halves of the prompts, the critic fitted on the first: once for any divergence."""
+    protocol = protocol or Protocol()
     _check_features(aligned, unaligned)
     width = None if contexts is None else aligned.shape[1]
     if contexts is not None:
         _check_features(*contexts)
         aligned, unaligned = np.hstack([aligned, contexts[0]]), np.hstack([unaligned, contexts[1]])
-    train, test = _split(aligned, unaligned, clusters, protocol)
-    critic = _critic(train, width)
-    train, test = (
-        part._replace(aligned=critic(part.aligned), unaligned=critic(part.unaligned)) for part in (train, test)
-    )
-    return _report(train, test, divergence, protocol, clustered=clusters is not None)
+    halves = _split(aligned, unaligned, clusters, protocol)
+    critic = _critic(halves.train, width)
+    train, test = (part._replace(aligned=critic(part.aligned), unaligned=critic(part.unaligned)) for part in halves[:2])
+    return Split(train, test, halves.clustered)
 
 
 def fit_shift(divergence: Divergence, aligned: np.ndarray, unaligned: np.ndarray) -> float:
@@ -132,9 +152,9 @@ def fit_shift(divergence: Divergence, aligned: np.ndarray, unaligned: np.ndarray
     return best if bounds(np.array([best]))[0] > bounds(np.zeros(1))[0] else 0.0
 
 
-def _report(
-    train: _Part, test: _Part, divergence: str | Divergence, protocol: Protocol, *, clustered: bool
-) -> Measurement:
+def measure_split(split: Split, divergence: str | Divergence, protocol: Protocol | None = None) -> Measurement:
+    """Return what critic values of two halves of the prompts prove: a shift is fitted on the first half."""
+    protocol, (train, test, clustered) = protocol or Protocol(), split
     row = find_divergence(divergence) if isinstance(divergence, str) else divergence
     shift = fit_shift(row, train.aligned, train.unaligned)
     held_out = evaluate_critic(
@@ -156,9 +176,7 @@ def _report(
     return Measurement(held_out, train_bound, train_bound - held_out.bound, shift, null, p_value)
 
 
-def _split(
-    aligned: np.ndarray, unaligned: np.ndarray, clusters: Clusters | None, protocol: Protocol
-) -> tuple[_Part, _Part]:
+def _split(aligned: np.ndarray, unaligned: np.ndarray, clusters: Clusters | None, protocol: Protocol) -> Split:
     """Divide the prompts at random; without clusters, the rows of each class."""
     if not 0 < protocol.train_share < 1:
         raise ValueError(f"train_share is {protocol.train_share}; expected a number between 0 and 1, such as 0.5")
@@ -175,7 +193,7 @@ def _split(
     def part(rows: list[np.ndarray]) -> _Part:
         return _Part(aligned[rows[0]], unaligned[rows[1]], (prompts[0][rows[0]], prompts[1][rows[1]]))
 
-    return part(masks), part([~mask for mask in masks])
+    return Split(part(masks), part([~mask for mask in masks]), clusters is not None)
 
 
 def _some(ids: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from divalign.core.estimate import policy_kl
-from divalign.core.measure import Measurement, Protocol, measure, measure_features
+from divalign.core.measure import Measurement, Protocol, measure, measure_split, split_by_features
 from divalign.core.stats import Estimate
 from divalign.data.batching import Encoded
 from divalign.data.examples import Conversation, Row, as_messages
@@ -81,8 +81,8 @@ def from_features(
         (rows[:split].astype(np.float64), rows[split:].astype(np.float64))
         for rows in (states["response"], states["prompt"])
     )
-    ids = encoded.clusters
-    return {name: measure_features(*sides, name, ids, protocol, contexts=contexts) for name in divergences}
+    halves = split_by_features(*sides, encoded.clusters, protocol, contexts=contexts)
+    return {name: measure_split(halves, name, protocol) for name in divergences}
 
 
 def kl_by_sampling(

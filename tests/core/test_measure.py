@@ -45,7 +45,7 @@ def test_a_constant_added_to_every_ratio_changes_nothing(name: str) -> None:
 def test_prompts_stay_on_one_side_of_the_split() -> None:
     ids = np.repeat(np.arange(20), 3)
     aligned, unaligned = rows(60)
-    train, test = _split(aligned, unaligned, (ids, ids), QUICK)
+    train, test, _ = _split(aligned, unaligned, (ids, ids), QUICK)
     assert len(train.aligned) == len(test.unaligned) == 30
     assert not np.intersect1d(np.concatenate(train.prompts), np.concatenate(test.prompts)).size
     assert set(np.concatenate(train.prompts)) == set(train.prompts[0])
@@ -54,7 +54,7 @@ def test_prompts_stay_on_one_side_of_the_split() -> None:
 def test_the_held_out_number_is_the_bound_on_rows_that_fitted_nothing() -> None:
     aligned, unaligned = rows()
     found = measure(aligned, unaligned, "js", protocol=QUICK)
-    train, test = _split(aligned, unaligned, None, QUICK)
+    train, test, _ = _split(aligned, unaligned, None, QUICK)
     row = DIVERGENCES["js"]
     assert found.held_out.bound == pytest.approx(
         float(row.bound(test.aligned - found.shift, test.unaligned - found.shift))

@@ -1,0 +1,101 @@
+"""`divalign estimate` as its user meets it: three kinds of question, and bad input in one sentence."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from divalign.cli import main
+from divalign.data.recipes import RECIPES
+from divalign.store import write_rows
+from divalign.toy.world import requests
+from tests.tiny import save_tiny
+
+
+def rows(recipe: str, pairs: int = 64) -> list[dict]:
+    """Rows of so many pairs of topics, a pair being what a split keeps together."""
+    known = list(dict.fromkeys(request.cluster for request in requests("test", held_out=False)))[:pairs]
+    return [RECIPES[recipe](request) for request in requests("test", held_out=False) if request.cluster in known]
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["divalign", "estimate", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_a_data_set_is_measured_before_any_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_rows(tmp_path / "cr.jsonl", rows("cr"))
+    out = tmp_path / "out.json"
+    assert call(monkeypatch, tmp_path / "cr.jsonl", "--features", "toy", "--divergence", "tv", "--out", out) == 0
+    found = json.loads(out.read_text())["tv"]
+    assert 0.0 < found["lower"] < found["value"] < found["high"] < 1.0
+    assert found["null"]["low"] < 0.05
+    assert found["n"] < 40
+
+
+def test_two_files_of_the_same_responses_are_at_no_distance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = [{"prompt": row["prompt"], "response": row["chosen"]} for row in rows("cr", 16)]
+    for name in ("a.jsonl", "b.jsonl"):
+        write_rows(tmp_path / name, one)
+    out = tmp_path / "out.json"
+    code = call(monkeypatch, tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--features", "toy", "--out", out)
+    found = json.loads(out.read_text())
+    assert code == 0
+    assert all(found[name]["low"] == 0.0 for name in ("js", "tv", "hellinger", "lecam"))
+
+
+def test_a_policy_that_is_its_reference_proves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_rows(tmp_path / "cr.jsonl", rows("cr", 24))
+    out = tmp_path / "out.json"
+    assert call(monkeypatch, tmp_path / "cr.jsonl", "--policy", "toy", "--reference", "toy", "--out", out) == 0
+    found = json.loads(out.read_text())
+    assert {(row["value"], row["low"]) for name, row in found.items() if name != "kl"} == {(0.0, 0.0)}
+
+
+def test_the_kl_of_two_models_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in (0, 1):
+        save_tiny("Llama", tmp_path / f"m{seed}", seed=seed)
+    write_rows(tmp_path / "prompts.jsonl", [{"prompt": word} for word in "abcdefghijkl"])
+    models = ("--policy", tmp_path / "m0", "--reference", tmp_path / "m1")
+    out = tmp_path / "kl.json"
+    options = ("--kl", "--samples", 2, "--max-new-tokens", 4, "--out", out)
+    assert call(monkeypatch, tmp_path / "prompts.jsonl", *models, *options) == 0
+    found = json.loads(out.read_text())["kl"]
+    assert found["n"] == 12
+    assert 0.0 <= found["low"] <= found["value"] <= found["high"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("missing.jsonl", "--features", "toy"), "no file at missing.jsonl"),
+        (("cr.jsonl",), "--policy is missing"),
+        (("cr.jsonl", "--policy", "toy"), "--reference is missing"),
+        (("cr.jsonl", "--features", "toy", "--divergence", "jss"), "did you mean 'js'"),
+        (("few.jsonl", "--features", "toy"), "prompts to fit a critic on"),
+        (("cr.jsonl", "other.jsonl", "--features", "toy"), "expected response or completion"),
+        (("a.jsonl", "b.jsonl", "--features", "toy"), "have rows of one class only"),
+        (("broken.jsonl", "--features", "toy"), "is not JSON lines"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence_and_code_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows(Path("cr.jsonl"), rows("cr", 2))
+    write_rows(Path("few.jsonl"), rows("cr", 2))
+    write_rows(Path("other.jsonl"), [{"prompt": "a"}])
+    write_rows(Path("a.jsonl"), [{"prompt": f"a{i}", "response": "x"} for i in range(20)])
+    write_rows(Path("b.jsonl"), [{"prompt": f"b{i}", "response": "y"} for i in range(20)])
+    Path("broken.jsonl").write_text("{not json\n")
+    assert call(monkeypatch, *arguments) == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())
