@@ -1,6 +1,6 @@
-"""Hidden states and labels in, log-probabilities of responses out.
+"""Hidden states and targets in, log-probabilities out.
 
-Only response tokens meet the head: a prompt's logits are never made. The rows are taken a chunk at a time, and with
+Only tokens that are scored meet the head: a prompt's logits are never made. They are taken a chunk at a time, and with
 gradients each chunk's logits are made again in the backward pass, so memory grows with tokens and not with tokens
 times vocabulary.
 """
@@ -8,20 +8,21 @@ times vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-IGNORED = -100  # the label of a token that is not scored: prompt and padding
 Head = Callable[[Tensor], Tensor]
+LOGITS_AT_ONCE = 1 << 25  # 128 MiB in float32: 1,048 tokens of a vocabulary of 32,000, 220 of one of 152,000
 
 
 def token_log_probs(
     hidden: Float[Tensor, "n d"], targets: Int[Tensor, " n"], head: Head, *, chunk: int = 1024
 ) -> Float[Tensor, " n"]:
-    """Return log p(target) of each row, in nats and float32: log softmax(head(hidden))[target].
+    """Return log p(target) of each row, in nats, in float32 at least: log softmax(head(hidden))[target].
 
     `head` maps hidden states to logits, [n, d] to [n, v]. At most `chunk` rows of logits are alive at once.
     """
@@ -32,18 +33,41 @@ def token_log_probs(
 
 
 def response_log_probs(
-    hidden: Float[Tensor, "b t d"], labels: Int[Tensor, "b t"], head: Head, *, chunk: int = 1024
+    hidden: Float[Tensor, "n d"],
+    targets: Int[Tensor, " n"],
+    owners: Int[Tensor, " n"],
+    responses: int,
+    head: Head,
+    *,
+    chunk: int = 1024,
 ) -> Float[Tensor, " b"]:
-    """Return the log-probability of each row's response: the sum over its labelled tokens, in nats and float32.
+    """Return the log-probability of each response: the sum over the tokens it owns, in nats.
 
-    The hidden state at position i predicts the label at i + 1; `IGNORED` labels are not scored. A row without a
-    label gives 0, the log-probability of saying nothing.
+    `hidden` holds the states that predict `targets`. A response without a token gives 0, the log-probability of saying
+    nothing.
     """
-    rows, columns = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
-    scored = token_log_probs(hidden[rows, columns], labels[rows, columns + 1], head, chunk=chunk)
-    return torch.zeros(len(labels), dtype=scored.dtype, device=scored.device).index_add(0, rows, scored)
+    scored = token_log_probs(hidden, targets, head, chunk=chunk)
+    return torch.zeros(responses, dtype=scored.dtype, device=scored.device).index_add(0, owners, scored)
+
+
+class _LogProbs(torch.autograd.Function):
+    """log softmax(logits)[target], whose backward makes one array of logits' size where autograd makes four."""
+
+    @staticmethod
+    def forward(context: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        normaliser = logits.logsumexp(1)
+        context.save_for_backward(logits, targets, normaliser)
+        return logits.gather(1, targets[:, None]).squeeze(1) - normaliser
+
+    @staticmethod
+    def backward(context: Any, *slopes: Tensor) -> tuple[Tensor, None]:
+        logits, targets, normaliser = context.saved_tensors
+        slope = slopes[0][:, None]
+        gradient = (logits - normaliser[:, None]).exp_().mul_(-slope)
+        return gradient.scatter_add_(1, targets[:, None], slope), None
 
 
 def _log_probs(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
-    logits = head(hidden).float()
-    return logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(1)
+    logits: Any = head(hidden)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return _LogProbs.apply(logits, targets)  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
 """Log-probabilities of responses under a model, through the model's own forward.
 
-`attach` teaches a causal LM one more keyword: called with `response_labels` it returns the log-probability of each
-row's response and never makes a prompt's logits. The extra path goes through `model(...)`, so that adapters,
+`attach` teaches a causal LM more keywords: called with a `Layout`'s inputs it returns the log-probability of each
+response and never makes a prompt's logits. The extra path goes through `model(...)`, so that adapters,
 DistributedDataParallel and FSDP wrappers see an ordinary forward.
 """
 
@@ -11,39 +11,24 @@ import functools
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformers.utils.generic import ModelOutput
 
-from divalign.core.logprobs import IGNORED, Head, response_log_probs
-from divalign.data.batching import Encoded, by_length, pad_right
+from divalign.core.logprobs import LOGITS_AT_ONCE, Head, response_log_probs
+from divalign.data.batching import Encoded, by_length
+from divalign.lm.layout import attention, lay_out
 from divalign.store import cached_arrays, digest
 
 logger = logging.getLogger(__name__)
 
 
-class ScoreBatch(NamedTuple):
-    """Right-padded rows of prompt and response; labels are `IGNORED` on the prompt and on padding."""
-
-    input_ids: Int[Tensor, "b t"]
-    attention_mask: Int[Tensor, "b t"]
-    response_labels: Int[Tensor, "b t"]
-
-
-def score_batch(rows: Sequence[Encoded], pad_id: int) -> ScoreBatch:
-    """Collate rows for `attach`ed models."""
-    ids = pad_right([[*row.prompt_ids, *row.response_ids] for row in rows], pad_id)
-    mask = pad_right([[1] * (len(row.prompt_ids) + len(row.response_ids)) for row in rows], 0)
-    labels = pad_right([[*[IGNORED] * len(row.prompt_ids), *row.response_ids] for row in rows], IGNORED)
-    return ScoreBatch(ids, mask, labels)
-
-
 def attach(model: Any) -> Any:
-    """Let `model(..., response_labels=labels).log_probs` give each row's response log-probability; return the model.
+    """Let `model(**layout.inputs()).log_probs` give each response's log-probability; return the model.
 
     Whether backbone plus head equal the model's own logits is tried once on four tokens; an architecture that does
     more to its logits than is known here is scored from its full logits, and a line in the log says so.
@@ -60,18 +45,78 @@ def attach(model: Any) -> Any:
         )
 
     @functools.wraps(original)  # others read the names that forward takes off its signature
-    def forward(*args: Any, response_labels: Tensor | None = None, **kwargs: Any) -> Any:
-        if response_labels is None:
+    def forward(*args: Any, sources: Tensor | None = None, **kwargs: Any) -> Any:
+        if sources is None:
             return original(*args, **kwargs)
+        targets, owners, responses = (kwargs.pop(name) for name in ("targets", "owners", "responses"))
+        if "groups" in kwargs:
+            kwargs["attention_mask"] = _mask(causal, kwargs.pop("groups"), kwargs.pop("parts"))
         if fast:
             hidden = causal.base_model(*args, **kwargs, use_cache=False).last_hidden_state
-            return ModelOutput(log_probs=response_log_probs(hidden, response_labels, head))
-        logits = original(*args, **kwargs, use_cache=False).logits
-        return ModelOutput(log_probs=response_log_probs(logits, response_labels, lambda rows: rows))
+        else:
+            hidden = original(*args, **kwargs, use_cache=False).logits
+        used, size = hidden.flatten(0, 1)[sources], causal.config.get_text_config().vocab_size
+        chunk = max(1, LOGITS_AT_ONCE // size)
+        return ModelOutput(
+            log_probs=response_log_probs(used, targets, owners, responses, head if fast else _as_is, chunk=chunk)
+        )
 
     causal.forward_without_scores = original
     causal.forward = forward
     return model
+
+
+def can_share(model: Any) -> bool:
+    """Tell whether responses may share their prompt's row: whether the model lets a mask say who sees whom.
+
+    Not with sliding windows, which count the tokens between, nor with attention that takes no mask or recurrent layers;
+    beyond what the configuration says, two responses are tried both ways once.
+    """
+    causal = attach(model).get_base_model() if hasattr(model, "get_base_model") else attach(model)
+    if not hasattr(causal, "shares_prompts"):
+        causal.shares_prompts = _may_share(causal) and _scores_alike(model)
+    return causal.shares_prompts
+
+
+def _may_share(causal: Any) -> bool:
+    config = causal.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    return config._attn_implementation in ("sdpa", "eager") and kinds == {"full_attention"} and window is None
+
+
+@torch.no_grad()
+def _scores_alike(model: Any) -> bool:
+    rows = [Encoded([1, 2, 3], [4, 5, 6]), Encoded([1, 2, 3], [7, 8]), Encoded([2, 1], [5])]
+    mode = model.training
+    model.eval()
+    layouts = (lay_out(rows, 0, share=share).inputs() for share in (False, True))
+    try:
+        plain, shared = (model(**_on(model.device, inputs)).log_probs.float() for inputs in layouts)
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        logger.info("%s takes no shared prompts: %s", type(model).__name__, error)
+        return False
+    finally:
+        model.train(mode)
+    # bfloat16 carries 8 bits; a wrong mask moves these sums by far more than a hundredth.
+    return torch.allclose(plain, shared, rtol=1e-2 if model.dtype != torch.float32 else 1e-4, atol=1e-3)
+
+
+def _mask(causal: Any, groups: Tensor, parts: Tensor) -> Tensor:
+    """Return the shared layout's attention in the form that the model's attention takes."""
+    seen = attention(groups, parts)
+    if causal.config.get_text_config()._attn_implementation != "eager":
+        return seen
+    lowest = torch.finfo(causal.dtype).min
+    return torch.zeros_like(seen, dtype=causal.dtype).masked_fill(~seen, lowest)
+
+
+def _on(device: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
+
+
+def _as_is(rows: Tensor) -> Tensor:
+    return rows
 
 
 @torch.no_grad()
@@ -84,12 +129,10 @@ def sequence_log_probs(
     on_progress: Callable[[int], None] | None = None,
 ) -> Float[np.ndarray, " n"]:
     """Return log p(response | prompt) of each row in nats, summed over the response's tokens, without gradients."""
-    attach(model)
-    out = np.zeros(len(rows))
+    share, out = can_share(model), np.zeros(len(rows))
     for indices in by_length([len(row.prompt_ids) + len(row.response_ids) for row in rows], batch_size):
-        batch = score_batch([rows[index] for index in indices], pad_id)
-        inputs = {name: value.to(model.device) for name, value in batch._asdict().items()}
-        out[indices] = model(**inputs).log_probs.double().cpu().numpy()
+        layout = lay_out([rows[index] for index in indices], pad_id, share=share)
+        out[indices] = model(**_on(model.device, layout.inputs())).log_probs.double().cpu().numpy()
         if on_progress:
             on_progress(len(indices))
     return out

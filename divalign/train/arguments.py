@@ -35,6 +35,10 @@ class DivergenceConfig(TrainingArguments):
             "and ranks, `microbatch` each micro-batch alone (biased, for comparison)."
         },
     )
+    share_prompts: bool = field(
+        default=True,
+        metadata={"help": "Run a prompt once for all responses of a batch to it, where the architecture allows."},
+    )
     disable_dropout: bool = field(default=True, metadata={"help": "Turn dropout off, so that r starts at 0 exactly."})
     reference_cache: str | None = field(
         default=None, metadata={"help": "Folder that keeps reference log-probabilities by content."}

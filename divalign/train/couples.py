@@ -10,11 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from divalign.data.batching import Encoded, encode_row
-from divalign.lm.score import score_batch
+from divalign.lm.layout import lay_out
 
 
 class Scored(NamedTuple):
@@ -90,10 +89,10 @@ def encode_rows(rows: Iterable[Mapping[str, Any]], tokenizer: Any, *, max_length
     return EncodedRows(sides[0], sides[1], (clusters[0], clusters[1]), references, split[2])  # type: ignore[arg-type]
 
 
-def collate(items: Sequence[tuple[Scored, Scored]], pad_id: int) -> dict[str, Tensor]:
-    """Stack the couples' aligned rows above their unaligned rows."""
+def collate(items: Sequence[tuple[Scored, Scored]], pad_id: int, *, share: bool = False) -> dict[str, Any]:
+    """Lay out the couples' aligned rows before their unaligned rows, sharing prompts if `share`."""
     rows = [item[0] for item in items] + [item[1] for item in items]
-    batch = score_batch([row.row for row in rows], pad_id)._asdict()
+    batch = lay_out([row.row for row in rows], pad_id, share=share).inputs()
     return {**batch, "reference": torch.tensor([row.reference for row in rows], dtype=torch.float64)}
 
 

@@ -6,6 +6,7 @@ was handed in (or from `ref_model`) and kept by content, so every method, beta a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ from transformers.trainer_utils import EvalPrediction
 
 from divalign.core.losses import LogRatios, find_method
 from divalign.lm.load import load_lm
-from divalign.lm.score import attach, reference_log_probs, sequence_log_probs
+from divalign.lm.score import attach, can_share, reference_log_probs, sequence_log_probs
 from divalign.train.accumulation import Step, whole_step
 from divalign.train.arguments import DivergenceConfig
 from divalign.train.couples import Couples, CoupleSampler, Scored, collate, encode_rows
 from divalign.train.readout import held_out_metrics, reward_metrics
+
+logger = logging.getLogger(__name__)
 
 
 class DivergenceTrainer(Trainer):
@@ -69,12 +72,15 @@ class DivergenceTrainer(Trainer):
         train, evaluation = self._couples(args, train_dataset), self._couples(args, eval_dataset)
         if peft_config is not None:
             model = get_peft_model(model, peft_config)
+        self._share = args.share_prompts and can_share(model)
+        if args.share_prompts and not self._share:
+            logger.info("%s: prompts are not shared; every response has a row of its own", type(model).__name__)
         self._step = Step(None, 1.0)
         self._records: list[LogRatios] = []
         super().__init__(
             model=attach(model),
             args=args,
-            data_collator=lambda items: collate(items, self._pad_id),
+            data_collator=lambda items: collate(items, self._pad_id, share=self._share),
             train_dataset=train,
             eval_dataset=evaluation,
             processing_class=tokenizer,
@@ -146,7 +152,7 @@ class DivergenceTrainer(Trainer):
         parts: Any = self.accelerator.gather(padded)
         return torch.cat([part[:n] for part, n in zip(parts.chunk(len(sizes)), sizes.tolist(), strict=True)])
 
-    def _log_ratios(self, model: Any, inputs: dict[str, Tensor]) -> LogRatios:
+    def _log_ratios(self, model: Any, inputs: dict[str, Any]) -> LogRatios:
         """Return r = beta (log pi - log pi_ref) of a batch whose aligned rows stand above its unaligned rows."""
         inputs = dict(inputs)
         reference = inputs.pop("reference")

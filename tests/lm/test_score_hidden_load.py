@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from divalign.core.logprobs import IGNORED, response_log_probs, token_log_probs
+from divalign.core.logprobs import response_log_probs, token_log_probs
 from divalign.data.batching import Encoded, encode_conversation
 from divalign.data.examples import user_says
 from divalign.lm.hidden import hidden_states
@@ -71,10 +71,9 @@ def test_chunks_change_neither_value_nor_gradient() -> None:
         assert torch.allclose(one, two, rtol=1e-6, atol=1e-6)  # logits are read in float32
 
 
-def test_a_row_without_labels_says_nothing_at_log_probability_zero() -> None:
-    labels = torch.full((2, 3), IGNORED)
-    labels[1, 2] = 1
-    scored = response_log_probs(torch.zeros(2, 3, 4), labels, torch.nn.Linear(4, 5, bias=False))
+def test_a_response_without_tokens_says_nothing_at_log_probability_zero() -> None:
+    head = torch.nn.Linear(4, 5, bias=False)
+    scored = response_log_probs(torch.zeros(1, 4), torch.tensor([1]), torch.tensor([1]), 2, head)
     assert scored[0] == 0
     assert scored[1].item() == pytest.approx(-np.log(5), rel=1e-6)
 

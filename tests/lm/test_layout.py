@@ -1,0 +1,112 @@
+"""Padded, packed and shared rows say the same to the model: values, gradients, and the models where they would not."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from divalign.data.batching import Encoded
+from divalign.lm.layout import PADDING, attention, lay_out
+from divalign.lm.score import attach, can_share
+from tests.tiny import ARCHITECTURES, tiny_model
+
+ids = st.lists(st.integers(3, 40), min_size=1, max_size=6)
+few = settings(max_examples=40, deadline=None, derandomize=True)
+WINDOWED = {"Gemma2", "Gemma3", "Mistral", "Phi3"}
+
+
+def rows(seed: int = 0, prompts: int = 4) -> list[Encoded]:
+    """Rows of a few prompts, each with two or three responses, in mixed order."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def tokens(most: int) -> list[int]:
+        size = int(torch.randint(1, most + 1, (1,), generator=draw))
+        return torch.randint(3, 40, (size,), generator=draw).tolist()
+
+    made = [Encoded(prompt, tokens(7)) for prompt in (tokens(9) for _ in range(prompts)) for _ in range(2)]
+    return made[::2] + made[1::2] + [Encoded(made[0].prompt_ids, tokens(5))]
+
+
+def log_probs(model, batch: list[Encoded], *, share: bool) -> torch.Tensor:
+    return model(**lay_out(batch, 0, share=share).inputs()).log_probs
+
+
+@pytest.mark.parametrize("attention_kind", ["sdpa", "eager"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_shared_prompts_score_as_padded_rows_do_wherever_they_are_allowed(
+    architecture: str, attention_kind: str
+) -> None:
+    model, _ = tiny_model(architecture)
+    if attention_kind == "sdpa" and not model._supports_sdpa:
+        pytest.skip(f"{architecture} has no sdpa in transformers")
+    model.set_attn_implementation(attention_kind)
+    attach(model.eval())
+    if not can_share(model):
+        assert architecture in WINDOWED
+        return
+    batch = rows()
+    padded, shared = (log_probs(model, batch, share=share) for share in (False, True))
+    torch.testing.assert_close(shared, padded, rtol=1e-5, atol=1e-5)
+
+
+def test_a_sliding_window_forbids_sharing_and_a_window_that_is_switched_off_does_not() -> None:
+    assert not can_share(attach(tiny_model("Mistral", sliding_window=4)[0]))
+    assert can_share(attach(tiny_model("Mistral", sliding_window=None)[0]))
+
+
+def test_gradients_are_those_of_padded_rows() -> None:
+    model, _ = tiny_model("Llama")
+    model = attach(model.double())
+    gradients = []
+    for share in (False, True):
+        model.zero_grad()
+        log_probs(model, rows(), share=share).square().sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    # The model's own norms compute in float32, whatever its weights are.
+    assert (gradients[0] - gradients[1]).norm() <= 1e-6 * gradients[0].norm()
+
+
+@few
+@given(st.lists(st.tuples(ids, ids), min_size=1, max_size=8))
+def test_every_response_token_is_scored_once_and_from_the_token_before_it(pairs: list) -> None:
+    batch = [Encoded(prompt, response) for prompt, response in pairs]
+    for share in (False, True):
+        layout = lay_out(batch, 0, share=share)
+        flat = layout.input_ids.flatten()
+        for index, row in enumerate(batch):
+            mine = layout.owners == index
+            assert layout.targets[mine].tolist() == row.response_ids
+            before = [row.prompt_ids[-1], *row.response_ids[:-1]]
+            assert flat[layout.sources[mine]].tolist() == before
+
+
+@few
+@given(st.lists(st.tuples(ids, ids), min_size=1, max_size=8))
+def test_a_token_sees_its_own_prompt_and_the_response_so_far_and_nothing_else(pairs: list) -> None:
+    batch = [Encoded(prompt, response) for prompt, response in pairs]
+    layout = lay_out(batch, 0, share=True)
+    if layout.groups is None:
+        return
+    seen = attention(layout.groups, layout.parts)[:, 0]
+    width = layout.input_ids.shape[1]
+    for source, owner in zip(layout.sources.tolist(), layout.owners.tolist(), strict=True):
+        line, place = divmod(source, width)
+        visible = layout.input_ids[line][seen[line, place]].tolist()
+        row = batch[owner]
+        whole = [*row.prompt_ids, *row.response_ids]
+        assert visible == whole[: len(visible)]
+        assert layout.position_ids[line, place] == len(visible) - 1
+
+
+@few
+@given(st.lists(st.tuples(ids, ids), min_size=1, max_size=12))
+def test_packing_loses_nothing_and_is_never_larger_than_padding(pairs: list) -> None:
+    batch = [Encoded(prompt, response) for prompt, response in pairs]
+    shared, padded = (lay_out(batch, 0, share=share) for share in (True, False))
+    prompts = {tuple(row.prompt_ids) for row in batch}
+    tokens = sum(map(len, prompts)) + sum(len(row.response_ids) for row in batch)
+    assert int(shared.attention_mask.sum()) == tokens
+    if shared.groups is not None:
+        assert int((shared.groups != PADDING).sum()) == tokens
+    if len(prompts) == len(batch):
+        assert shared.input_ids.numel() <= padded.input_ids.numel()
