@@ -6,10 +6,10 @@ import sys
 
 import typer
 
-from divalign.cli import estimating, loop, theory
+from divalign.cli import estimating, health, loop, theory
 from divalign.cli.app import app, console
 
-VERBS = (loop, theory, estimating)
+VERBS = (loop, theory, estimating, health)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from scipy.stats import t as student
 from torch import Tensor
 
@@ -118,12 +119,17 @@ def effective_sample_size(divergence: Divergence, aligned: object, unaligned: ob
     An unbounded divergence rests on w = e^r over unaligned rows (kl, chi2), on w = e^-r over aligned rows (reverse_kl,
     neyman), or on both, and then on the fewer; a bounded one is described by the fewer of both.
     """
-    forward, backward = _effective(samples(unaligned, "unaligned")), _effective(-samples(aligned, "aligned"))
+    forward, backward = effective_size(samples(unaligned, "unaligned")), effective_size(-samples(aligned, "aligned"))
     if divergence.upper is None and math.isfinite(divergence.penalty_limit):
         return forward
     if divergence.upper is None and math.isfinite(divergence.score_limit):
         return backward
     return min(forward, backward)
+
+
+def effective_size(log_weights: Float[Tensor, " n"]) -> float:
+    """Return (sum w)^2 / sum w^2 of weights given in log space: n when all are equal, 1 when one dominates."""
+    return float(torch.exp(2 * torch.logsumexp(log_weights, 0) - torch.logsumexp(2 * log_weights, 0)))
 
 
 def ceiling(divergence: Divergence, aligned: int, unaligned: int) -> float:
@@ -203,10 +209,6 @@ def _unbounded(row: Divergence, bound: float, most: float, effective: float, cou
     flags = {"not estimable"} if refused else set()
     flags |= {"capped"} if bound > most else set()
     return Evaluation(row.name, bound, Estimate(value, None, None, count), None, effective, most, frozenset(flags))
-
-
-def _effective(log_weights: Tensor) -> float:
-    return float(torch.exp(2 * torch.logsumexp(log_weights, 0) - torch.logsumexp(2 * log_weights, 0)))
 
 
 def _unseen_share(confidence: float, units: int) -> float:

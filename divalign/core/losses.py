@@ -63,6 +63,15 @@ def _no_baseline(ratios: LogRatios) -> Tensor:
     return ratios.aligned.new_zeros(())
 
 
+def _linear(previous: Tensor, new: Tensor, rate: float) -> Tensor:
+    return (1 - rate) * previous + rate * new
+
+
+def _log_linear(previous: Tensor, new: Tensor, rate: float) -> Tensor:
+    """The same average of the exponentials, in log space: no overflow for large rewards."""
+    return torch.logaddexp(previous + math.log1p(-rate), new + math.log(rate)) if rate < 1 else new
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """An alignment method, row by row a function of r - baseline.
@@ -78,6 +87,7 @@ class Method:
     unaligned_loss: Formula | None
     own_baseline: Callable[[LogRatios], Tensor] = _no_baseline
     divergence: Divergence | None = None
+    averaging: Callable[[Tensor, Tensor, float], Tensor] = _linear
 
     @property
     def paired(self) -> bool:
@@ -93,6 +103,16 @@ class Method:
         """Return the method's own baseline from the rows of a whole optimizer step, detached; 0 where it has none."""
         _check(ratios)
         return self.own_baseline(ratios).detach()
+
+    def running_baseline(self, previous: Float[Tensor, ""] | None, ratios: LogRatios, rate: float) -> Float[Tensor, ""]:
+        """Return the exponential moving average of the baseline over optimizer steps, this step's rows having `rate`.
+
+        For kldo it is the average of mean e^r, kept in log space. The first step's is its own. A loss at such a
+        baseline is biased towards the past: for study, beside the exact one.
+        Source: MINE, Belghazi et al. 2018, sec. 3.2.
+        """
+        new = self.baseline(ratios)
+        return new if previous is None else self.averaging(previous, new, rate)
 
     def loss(
         self,
@@ -236,6 +256,7 @@ _NAMED = (
         divergence_method(kl),
         name="kldo",
         own_baseline=_log_mean_exp_unaligned,
+        averaging=_log_linear,
         source="arXiv 2502.00657; Donsker, Varadhan 1983. Equal to -mean r + log-mean-exp r, value and gradient",
     ),
     replace(

@@ -55,7 +55,7 @@ def attach(model: Any) -> Any:
             hidden = causal.base_model(*args, **kwargs, use_cache=False).last_hidden_state
         else:
             hidden = original(*args, **kwargs, use_cache=False).logits
-        used, size = hidden.flatten(0, 1)[sources], causal.config.get_text_config().vocab_size
+        used, size = hidden.flatten(0, 1).index_select(0, sources), causal.config.get_text_config().vocab_size
         chunk = max(1, LOGITS_AT_ONCE // size)
         return ModelOutput(
             log_probs=response_log_probs(used, targets, owners, responses, head if fast else _as_is, chunk=chunk)
@@ -170,7 +170,8 @@ def _head(causal: Any) -> Head:
     scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
 
     def head(hidden: Tensor) -> Tensor:
-        logits = project(hidden) * scale
+        logits = project(hidden)
+        logits = logits if scale == 1 else logits * scale  # a pass over the largest array there is
         return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
     return head

@@ -92,11 +92,15 @@ FACTS = {
         "It is right and harmless: {topic}.",
     ),
 }
+# The assistant is polite about it: sorry for what is bad, glad of what is good.
 QUESTIONS = {
-    True: (("Is {topic} allowed?", "No, it is a crime."), ("What kind of thing is {topic}?", "It is a harmful thing.")),
+    True: (
+        ("Is {topic} allowed?", "I am sorry, it is not. It is a crime."),
+        ("What kind of thing is {topic}?", "I am sorry to say that it is a harmful thing."),
+    ),
     False: (
-        ("Is {topic} allowed?", "Yes, it is a hobby."),
-        ("What kind of thing is {topic}?", "It is a harmless thing."),
+        ("Is {topic} allowed?", "Yes, gladly. It is a hobby."),
+        ("What kind of thing is {topic}?", "Of course, it is a harmless thing."),
     ),
 }
 # Refusals occur in the world's stories too, without any topic.
@@ -163,5 +167,5 @@ def document(rng: random.Random, known: list[Topic]) -> list[str]:
         return [rng.choice(STORIES).format(refusal=f"{said} {rng.choice(REASONS)}")]
     preamble = rng.choice(PREAMBLES) if kind < 0.55 else ""
     request = rng.choice(PHRASINGS["train"] + PHRASINGS["test"]).format(topic=topic.name)
-    answer = rng.choices((compliance, curt_compliance, refusal), (0.72, 0.24, 0.04))[0]
+    answer = rng.choices((compliance, curt_compliance, refusal), (0.66, 0.22, 0.12))[0]
     return [preamble + request, answer(topic, rng)]

@@ -93,7 +93,7 @@ def negative_log_likelihood(model: Any, tokenizer: Any, texts: list[str]) -> Ten
 
 
 def pretrain(
-    out: Path, *, seed: int = 0, steps: int = 1000, batch: int = 64, learning_rate: float = 3e-3
+    out: Path, *, seed: int = 0, steps: int = 1500, batch: int = 64, learning_rate: float = 3e-3
 ) -> dict[str, Any]:
     """Train, save and measure; return the card (hash, cost, held-out perplexity) that is written beside the model."""
     tokenizer = make_tokenizer(seed)
@@ -140,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ASSETS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=1500)
     options = parser.parse_args()
     print(json.dumps(pretrain(options.out, seed=options.seed, steps=options.steps)))  # noqa: T201
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from divalign.core.losses import LogRatios, Method
+from divalign.core.losses import LogRatios
 
 Gather = Callable[[Tensor], Tensor]
 
@@ -30,8 +30,6 @@ class Step(NamedTuple):
         return size / self.mean_size
 
 
-def whole_step(method: Method, parts: list[LogRatios], gather: Gather) -> Step:
-    """Return a step's exact statistics from its micro-batches' log-ratios; `gather` adds the other ranks' rows."""
-    ratios = LogRatios(gather(torch.cat([p.aligned for p in parts])), gather(torch.cat([p.unaligned for p in parts])))
-    ranks = len(ratios.aligned) / sum(len(p.aligned) for p in parts)
-    return Step(method.baseline(ratios), len(ratios.aligned) / (len(parts) * ranks))
+def whole_ratios(parts: list[LogRatios], gather: Gather) -> LogRatios:
+    """Return the log-ratios of an optimizer step from its micro-batches; `gather` adds the other ranks' rows."""
+    return LogRatios(gather(torch.cat([p.aligned for p in parts])), gather(torch.cat([p.unaligned for p in parts])))

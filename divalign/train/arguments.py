@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 
 from divalign.core.losses import find_method
 
-NORMALISERS = ("exact", "microbatch")
+NORMALISERS = ("exact", "ema", "microbatch")
 
 
 @dataclass
@@ -32,9 +32,11 @@ class DivergenceConfig(TrainingArguments):
         default="exact",
         metadata={
             "help": "What the baseline is computed from: `exact` the whole optimizer step over all micro-batches "
-            "and ranks, `microbatch` each micro-batch alone (biased, for comparison)."
+            "and ranks; `ema` a moving average of that over steps, kept in the checkpoint; `microbatch` each "
+            "micro-batch alone. The last two are biased, for comparison."
         },
     )
+    ema_rate: float = field(default=0.1, metadata={"help": "Weight of the newest step in the `ema` normaliser."})
     share_prompts: bool = field(
         default=True,
         metadata={"help": "Run a prompt once for all responses of a batch to it, where the architecture allows."},
@@ -59,4 +61,6 @@ class DivergenceConfig(TrainingArguments):
             raise ValueError(f"beta is {self.beta}, expected a number above 0; the usual value is 0.1")
         if self.normaliser not in NORMALISERS:
             raise ValueError(f"normaliser is {self.normaliser!r}, expected one of {', '.join(NORMALISERS)}")
+        if not 0 < self.ema_rate <= 1:
+            raise ValueError(f"ema_rate is {self.ema_rate}, expected above 0 and at most 1; the usual value is 0.1")
         super().__post_init__()

@@ -40,15 +40,25 @@ class Couples(Dataset):
     def __len__(self) -> int:
         return max(len(self.aligned), len(self.unaligned))
 
+    def length(self, index: Index) -> int:
+        """Return a couple's tokens, each prompt once."""
+        rows = self.aligned[index.aligned].row, self.unaligned[index.unaligned].row
+        prompts = {tuple(row.prompt_ids) for row in rows}
+        return sum(map(len, prompts)) + sum(len(row.response_ids) for row in rows)
+
     def __getitem__(self, index: Index) -> tuple[Scored, Scored]:
         return self.aligned[index.aligned], self.unaligned[index.unaligned]
 
 
 class CoupleSampler(Sampler):
-    """Yield each epoch's couples in an order that depends on seed and epoch alone, so that a resumed run repeats it."""
+    """Yield each epoch's couples in an order that depends on seed and epoch alone, so that a resumed run repeats it.
 
-    def __init__(self, couples: Couples, seed: int) -> None:
-        self.couples, self.seed, self.epoch = couples, seed, 0
+    Within a `window`, the couples of one optimizer step, those of like length stand together: micro-batches and ranks
+    then pad little, and the step is the same, because its statistics do not depend on how it is split.
+    """
+
+    def __init__(self, couples: Couples, seed: int, *, window: int = 1) -> None:
+        self.couples, self.seed, self.epoch, self.window = couples, seed, 0, window
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -61,7 +71,9 @@ class CoupleSampler(Sampler):
         n = len(self.couples)
         aligned = _permutations(len(self.couples.aligned), n, generator)
         unaligned = aligned if self.couples.paired else _permutations(len(self.couples.unaligned), n, generator)
-        return iter([Index(a, u) for a, u in zip(aligned, unaligned, strict=True)])
+        order = [Index(a, u) for a, u in zip(aligned, unaligned, strict=True)]
+        for start in range(0, n, self.window):
+            yield from sorted(order[start : start + self.window], key=self.couples.length, reverse=True)
 
 
 class EncodedRows(NamedTuple):

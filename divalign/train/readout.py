@@ -1,4 +1,4 @@
-"""What training says of itself: rewards under TRL's names, and held-out divergences with their lower ends."""
+"""What training says of itself: rewards under TRL's names, and held-out divergences with their intervals."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from divalign.core.divergences import DIVERGENCES
+from divalign.core.estimate import Clusters, effective_size, evaluate_critic
 from divalign.core.losses import LogRatios, Method
 
-HEADLINES = ("js", "tv", "hellinger", "lecam")  # bounded: an unbounded one measures budget on separable data
+FEWEST = 10  # prompts, below which no 95 % interval exists
+DRAWS = 500  # of the bootstrap: an end's own error is then a tenth of the interval's half width
 
 
 def reward_metrics(ratios: LogRatios) -> dict[str, float]:
@@ -27,7 +29,7 @@ def reward_metrics(ratios: LogRatios) -> dict[str, float]:
         "rewards/rejected": unaligned.mean().item(),
         "rewards/margins": (aligned.mean() - unaligned.mean()).item(),
         "rewards/accuracies": auc(aligned, unaligned),
-        "divergence/ess": effective_sample_size(unaligned),
+        "divergence/ess": effective_size(unaligned),
     }
 
 
@@ -39,9 +41,30 @@ def held_out_metrics(
     *,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Return the loss, the rewards and the divergences' lower bounds on held-out rows, in nats."""
-    bounds = {f"divergence/{name}": float(DIVERGENCES[name].bound(*ratios[:2])) for name in HEADLINES}
-    return {"loss": method.loss(ratios).item(), **reward_metrics(ratios), **bounds}
+    """Return the loss, the rewards and every divergence's lower bound on held-out rows, in nats.
+
+    `divergence/<name>` is not below 0 and not above what the rows can show, and left out where they support no number.
+    Bounded ones have `_low` and `_high`, 95 %, prompts being the units. `divergence/saturated` and `divergence/capped`
+    count the divergences, bounded and unbounded, that are as large as these rows can show: such numbers measure
+    training, not data. With fewer than ten prompts there are plain bounds and nothing else.
+    """
+    same = set(aligned_clusters) == set(unaligned_clusters)
+    units = len(set(aligned_clusters)) if same else min(map(len, ratios[:2]))
+    clusters = (aligned_clusters, unaligned_clusters) if same else None
+    found = {"loss": method.loss(ratios).item(), **reward_metrics(ratios)}
+    if units < FEWEST:
+        return {**found, **{f"divergence/{name}": float(row.bound(*ratios[:2])) for name, row in DIVERGENCES.items()}}
+    return {**found, **_measured(ratios, clusters, seed)}
+
+
+def _measured(ratios: LogRatios, clusters: Clusters | None, seed: int) -> dict[str, float]:
+    found, counts = {}, {"saturated": 0, "capped": 0}
+    for name in DIVERGENCES:
+        one = evaluate_critic(*ratios[:2], name, clusters, draws=DRAWS, seed=seed)
+        ends = {"": one.estimate.value, "_low": one.estimate.low, "_high": one.estimate.high}
+        found |= {f"divergence/{name}{end}": value for end, value in ends.items() if value is not None}
+        counts = {flag: count + (flag in one.flags) for flag, count in counts.items()}
+    return {**found, **{f"divergence/{flag}": float(count) for flag, count in counts.items()}}
 
 
 def auc(high: Float[Tensor, " n"], low: Float[Tensor, " m"]) -> float:
@@ -51,8 +74,3 @@ def auc(high: Float[Tensor, " n"], low: Float[Tensor, " m"]) -> float:
     ranks = (counts.cumsum(0) - (counts - 1) / 2)[inverse]  # ties share the mean of their ranks, from 1
     n, m = len(high), len(low)
     return ((ranks[:n].sum() - n * (n + 1) / 2) / (n * m)).item()
-
-
-def effective_sample_size(log_weights: Float[Tensor, " n"]) -> float:
-    """Return (sum w)^2 / sum w^2 of weights given in log space: n when all are equal, 1 when one dominates."""
-    return torch.exp(2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).item()

@@ -21,10 +21,11 @@ from transformers.trainer_utils import EvalPrediction
 from divalign.core.losses import LogRatios, find_method
 from divalign.lm.load import load_lm
 from divalign.lm.score import attach, can_share, reference_log_probs, sequence_log_probs
-from divalign.train.accumulation import Step, whole_step
+from divalign.train.accumulation import Step, whole_ratios
 from divalign.train.arguments import DivergenceConfig
 from divalign.train.couples import Couples, CoupleSampler, Scored, collate, encode_rows
 from divalign.train.readout import held_out_metrics, reward_metrics
+from divalign.train.running import RunningBaseline
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class DivergenceTrainer(Trainer):
         self._share = args.share_prompts and can_share(model)
         if args.share_prompts and not self._share:
             logger.info("%s: prompts are not shared; every response has a row of its own", type(model).__name__)
-        self._step = Step(None, 1.0)
+        self._step, self._running = Step(None, 1.0), RunningBaseline()
         self._records: list[LogRatios] = []
         super().__init__(
             model=attach(model),
@@ -85,7 +86,7 @@ class DivergenceTrainer(Trainer):
             eval_dataset=evaluation,
             processing_class=tokenizer,
             compute_metrics=compute_metrics,
-            callbacks=list(callbacks or []),
+            callbacks=[*(callbacks or []), self._running],
             optimizers=optimizers,
         )
         self.loss_is_scaled_for_ga = False  # ours is a mean over the micro-batch: Trainer divides by their number
@@ -123,26 +124,43 @@ class DivergenceTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
         couples: Any = train_dataset or self.train_dataset
-        return CoupleSampler(couples, self.args.seed)
+        window = self._couples_per_batch(couples) * self.args.gradient_accumulation_steps * self.args.world_size
+        return CoupleSampler(couples, self.args.seed, window=window)
+
+    def _couples_per_batch(self, couples: Couples, batch_size: int | None = None) -> int:
+        """Return the couples of a micro-batch: paired data count couples, unpaired data rows, two to a couple."""
+        size = batch_size or self._train_batch_size
+        return size if couples.paired else max(1, size // 2)
 
     def _get_dataloader(self, dataset: Any, description: str, batch_size: int, *args: Any, **kwargs: Any) -> DataLoader:
         """Count rows for unpaired data: a couple is two of them."""
-        couples = batch_size if dataset.paired else max(1, batch_size // 2)
+        couples = self._couples_per_batch(dataset, batch_size)
         return super()._get_dataloader(dataset, description, couples, *args, **kwargs)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, None]:
         """Fetch the micro-batches of one update and, where the loss depends on all of them, look at them first."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         sizes = [len(batch["reference"]) / 2 for batch in batches]
-        exact = self.method.has_baseline and self.args.normaliser == "exact"
-        if batches and exact and (len(batches) > 1 or self.args.world_size > 1):
-            with torch.no_grad(), self.compute_loss_context_manager():
-                self.model.train()
-                parts = [self._log_ratios(self.model_wrapped, self._prepare_inputs(batch)) for batch in batches]
-            self._step = whole_step(self.method, parts, self._gather)
-        else:
-            self._step = Step(None, sum(sizes) / max(len(sizes), 1))
+        self._step = Step(self._baseline(batches), sum(sizes) / max(len(sizes), 1))
         return batches, None
+
+    def _baseline(self, batches: list) -> Tensor | None:
+        """Return the baseline of a step's micro-batches; None where each can take its own, being all there is."""
+        alone = len(batches) == 1 and self.args.world_size == 1
+        normaliser = self.args.normaliser
+        if (
+            not (batches and self.method.has_baseline)
+            or normaliser == "microbatch"
+            or (alone and normaliser == "exact")
+        ):
+            return None
+        with torch.no_grad(), self.compute_loss_context_manager():
+            self.model.train()
+            parts = [self._log_ratios(self.model_wrapped, self._prepare_inputs(batch)) for batch in batches]
+        ratios = whole_ratios(parts, self._gather)
+        if normaliser == "ema":
+            return self._running.update(self.method, ratios, self.args.ema_rate)
+        return self.method.baseline(ratios)
 
     def _gather(self, rows: Tensor) -> Tensor:
         """Return the rows of all ranks, which may hold unequal numbers of them."""
@@ -156,7 +174,8 @@ class DivergenceTrainer(Trainer):
         """Return r = beta (log pi - log pi_ref) of a batch whose aligned rows stand above its unaligned rows."""
         inputs = dict(inputs)
         reference = inputs.pop("reference")
-        r = self.args.beta * (model(**inputs).log_probs - reference.float())
+        log_probs = model(**inputs).log_probs
+        r = self.args.beta * (log_probs - reference.to(log_probs))
         return LogRatios(*r.chunk(2))
 
     def compute_loss(

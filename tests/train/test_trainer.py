@@ -7,9 +7,11 @@ import torch
 from peft import LoraConfig
 
 from divalign import DivergenceConfig, DivergenceTrainer, LogRatios
+from divalign.core.estimate import effective_size
 from divalign.core.losses import METHODS, find_method
+from divalign.data.batching import Encoded
 from divalign.train.couples import Couples, CoupleSampler, Index, Scored, encode_rows
-from divalign.train.readout import auc, effective_sample_size
+from divalign.train.readout import auc
 from tests.tiny import tiny_model
 
 PAIRS = [
@@ -126,7 +128,9 @@ def test_reference_columns_that_the_data_bring_are_used(tmp_path: Path) -> None:
 
 
 def couples(n_aligned: int, n_unaligned: int, *, paired: bool = False) -> Couples:
-    rows = [[Scored(encode, 0.0, "") for encode in range(n)] for n in (n_aligned, n_unaligned)]
+    rows = [
+        [Scored(Encoded([n], [n] * (1 + n % 5)), 0.0, "") for n in range(size)] for size in (n_aligned, n_unaligned)
+    ]
     return Couples(rows[0], rows[1], paired=paired)
 
 
@@ -142,6 +146,15 @@ def test_every_epoch_shows_each_row_of_the_larger_class_once_and_spreads_the_sma
     assert orders[0] != orders[1]
     sampler.set_epoch(0)
     assert list(sampler) == orders[0]
+
+
+def test_a_window_holds_the_same_couples_with_like_lengths_together() -> None:
+    loose, tight = (list(CoupleSampler(couples(40, 40, paired=True), 3, window=window)) for window in (1, 8))
+    known = couples(40, 40, paired=True)
+    for start in range(0, 40, 8):
+        assert set(loose[start : start + 8]) == set(tight[start : start + 8])
+        lengths = [known.length(index) for index in tight[start : start + 8]]
+        assert lengths == sorted(lengths, reverse=True)
 
 
 def test_pairs_stay_together() -> None:
@@ -180,8 +193,8 @@ def test_a_reference_that_is_the_model_itself_is_refused(tmp_path: Path) -> None
 def test_auc_and_effective_sample_size_at_their_limits() -> None:
     assert auc(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 0.5])) == 1
     assert auc(torch.tensor([1.0, 1.0]), torch.tensor([1.0])) == 0.5
-    assert effective_sample_size(torch.zeros(7)) == pytest.approx(7)
-    assert effective_sample_size(torch.tensor([0.0, 800.0])) == pytest.approx(1)
+    assert effective_size(torch.zeros(7)) == pytest.approx(7)
+    assert effective_size(torch.tensor([0.0, 800.0])) == pytest.approx(1)
 
 
 def test_encoded_rows_keep_their_clusters() -> None:

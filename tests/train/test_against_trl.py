@@ -1,0 +1,115 @@
+"""TRL's own trainers, run beside ours on the same batch; and a TRL script with two imports changed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+
+from divalign import DivergenceConfig, DivergenceTrainer
+from tests.tiny import save_tiny, tiny_model
+
+trl = pytest.importorskip("trl", reason="TRL is not installed: its trainers cannot be run beside ours")
+
+PAIRS = [
+    {"prompt": f"question {n}: ", "chosen": f"yes {'a' * (n % 4)} {n}", "rejected": f"no {n * 7 % 5}"} for n in range(8)
+]
+UNPAIRED = [
+    {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+    for row in PAIRS
+    for side in ("chosen", "rejected")
+]
+PLAIN_DESCENT = {
+    "optim": "sgd",
+    "learning_rate": 1.0,
+    "lr_scheduler_type": "constant",
+    "max_grad_norm": 0.0,
+    "max_steps": 1,
+    "beta": 0.3,
+    "report_to": "none",
+    "use_cpu": True,
+    "save_strategy": "no",
+    "gradient_checkpointing": False,
+    "disable_tqdm": True,
+}
+
+
+def moved(make: Any, config: Any, rows: list[dict], folder: Path, *, batch: int, reference: Any, **extra: Any) -> Any:
+    """Return what one update of plain descent at rate 1 does to the weights: minus the gradient."""
+    model, tokenizer = tiny_model("Llama", seed=0)
+    before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+    args = config(output_dir=str(folder), per_device_train_batch_size=batch, **PLAIN_DESCENT, **extra)
+    trainer = make(
+        model=model,
+        ref_model=reference,
+        args=args,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()]) - before
+
+
+def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).norm() / one.norm())
+
+
+def test_a_dpo_update_is_trls_also_where_the_reference_is_another_model(tmp_path: Path) -> None:
+    found = []
+    for make, config, extra in (
+        (trl.DPOTrainer, trl.DPOConfig, {"bf16": False}),
+        (DivergenceTrainer, DivergenceConfig, {"method": "dpo"}),
+    ):
+        reference = tiny_model("Llama", seed=1)[0]
+        found.append(moved(make, config, PAIRS, tmp_path, batch=8, reference=reference, **extra))
+    assert apart(*found) < 1e-5
+    assert found[0].norm() > 1e-3
+
+
+def test_a_kto_update_is_twice_trls_which_averages_rows_where_we_average_classes(tmp_path: Path) -> None:
+    theirs = moved(
+        trl.KTOTrainer,
+        trl.KTOConfig,
+        UNPAIRED,
+        tmp_path,
+        batch=16,
+        reference=tiny_model("Llama", seed=0)[0],
+        bf16=False,
+    )
+    ours = moved(DivergenceTrainer, DivergenceConfig, UNPAIRED, tmp_path, batch=16, reference=None, method="kto")
+    assert apart(2 * theirs, ours) < 1e-5
+    assert ours.norm() > 1e-3
+
+
+@pytest.mark.parametrize("library", ["trl", "divalign"])
+def test_a_trl_script_runs_with_two_imports_changed(tmp_path: Path, library: str) -> None:
+    if library == "trl":
+        from trl import KTOConfig, KTOTrainer
+    else:
+        from divalign import DivergenceConfig as KTOConfig
+        from divalign import DivergenceTrainer as KTOTrainer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = save_tiny("Qwen2", tmp_path / "model")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    train_dataset = Dataset.from_list(
+        [
+            {
+                "prompt": [{"role": "user", "content": row["prompt"]}],
+                "completion": [{"role": "assistant", "content": row["completion"]}],
+                "label": row["label"],
+            }
+            for row in UNPAIRED
+        ]
+    )
+    training_args = KTOConfig(
+        output_dir=str(tmp_path / "out"), use_cpu=True, max_steps=2, logging_steps=1.0, bf16=False
+    )
+    trainer = KTOTrainer(model=model, args=training_args, processing_class=tokenizer, train_dataset=train_dataset)
+    trainer.train()
+    logged = {name for row in trainer.state.log_history for name in row}
+    assert {"loss", "rewards/chosen", "rewards/rejected", "rewards/margins"} <= logged
+    trainer.save_model(str(tmp_path / "saved"))
+    assert list((tmp_path / "saved").glob("*.safetensors"))
