@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from divalign.cli.app import app, console, drawn, printed
+from divalign.cli.files import read_jsonl
 
 Names = Annotated[list[str] | None, typer.Option("--divergence", help="A name of DIVERGENCES; may be repeated.")]
 Device = Annotated[str, typer.Option(help="torch device: cpu, cuda, cuda:1, mps.")]
@@ -54,7 +55,7 @@ def estimate(
 
     sizes = estimates.Sizes(max_length, batch_size)
     if sampled:
-        prompts = estimates.read_prompts(_rows(rows))
+        prompts = estimates.read_prompts(read_jsonl(rows))
         models = load(policy, "--policy"), load(reference, "--reference")
         kl = estimates.kl_by_sampling(
             prompts,
@@ -69,7 +70,7 @@ def estimate(
         found: dict[str, Any] = {"kl": kl._asdict()}
         printed().print(f"KL(policy, reference) = {_number(found['kl'])} nats a response, {kl.n} prompts")
     else:
-        content = _rows(rows) if unaligned is None else estimates.labelled(_rows(rows), _rows(unaligned))
+        content = read_jsonl(rows) if unaligned is None else estimates.labelled(read_jsonl(rows), read_jsonl(unaligned))
         protocol = Protocol(confidence=confidence, seed=seed)
         names = divergence or list(HEADLINES)
         for name in names:
@@ -91,20 +92,6 @@ def _named(source: str) -> str:
     from divalign.toy.world import ASSETS
 
     return str(ASSETS) if source == "toy" else source
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    from divalign.store import read_rows
-
-    if not path.is_file():
-        raise ValueError(f"no file at {path}; expected JSON lines, a row each")
-    try:
-        rows = read_rows(path)
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON lines: {error}") from error
-    if not rows:
-        raise ValueError(f"{path} holds no rows")
-    return rows
 
 
 def _table(found: Mapping[str, Mapping[str, Any]], confidence: float) -> Table:

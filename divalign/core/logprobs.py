@@ -63,7 +63,7 @@ class _LogProbs(torch.autograd.Function):
     def backward(context: Any, *slopes: Tensor) -> tuple[Tensor, None]:
         table, targets = context.saved_tensors
         slope = slopes[0][:, None]
-        return table.exp().mul_(-slope).scatter_add_(1, targets[:, None], slope), None
+        return table.exp_().mul_(-slope).scatter_add_(1, targets[:, None], slope), None
 
 
 def _log_probs(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:

@@ -25,8 +25,8 @@ def align(
 
     def make(draft: Path) -> None:
         with progress(f"train {model.name}", config.train.updates, "updates") as advance:
-            settings = _settings(model, config)
-            history = train_and_save(base(), model.rows, draft, advance=advance, cache=cache, **settings)
+            told = settings(config, method=model.method, seed=model.seed)
+            history = train_and_save(base(), model.rows, draft, advance=advance, cache=cache, **told)
         seal(metrics, jsonl(history), key)
 
     if not intact(metrics, key):
@@ -34,17 +34,27 @@ def align(
     return cached_folder(folder / "checkpoint", model.key, make)
 
 
-def _settings(model: Aligned, config: Config) -> dict[str, Any]:
+def settings(config: Config, *, method: str, seed: int, ranks: int = 1) -> dict[str, Any]:
+    """Return what `train_and_save` is told of a config: an update has the same pairs on any number of processes.
+
+    Raises ValueError where the processes do not divide an update's pairs.
+    """
     train = config.train
+    at_once = train.pairs_per_batch if ranks == 1 else min(train.pairs_per_batch, train.pairs_per_update // ranks)
+    if not at_once or train.pairs_per_update % (at_once * ranks):
+        raise ValueError(
+            f"train.pairs_per_update is {train.pairs_per_update}, which {ranks} processes of {at_once} pairs do not "
+            "divide; make it a multiple, or set train.pairs_per_batch"
+        )
     return {
         "lora": train.lora.model_dump() if train.lora else None,
         "on_cpu": config.model.device == "cpu",
-        "method": model.method,
-        "seed": model.seed,
+        "method": method,
+        "seed": seed,
         "beta": train.beta,
         "max_steps": train.updates,
-        "per_device_train_batch_size": train.pairs_per_batch,
-        "gradient_accumulation_steps": train.pairs_per_update // train.pairs_per_batch,
+        "per_device_train_batch_size": at_once,
+        "gradient_accumulation_steps": train.pairs_per_update // (at_once * ranks),
         "learning_rate": train.learning_rate,
         "warmup_steps": float(train.warmup_updates),
         "max_length": train.max_length,

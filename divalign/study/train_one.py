@@ -1,0 +1,61 @@
+"""Train one model and stop: what `divalign train` does, on one process or, under `accelerate launch`, on many."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from divalign.config import Config
+from divalign.data.examples import Row
+from divalign.lm.load import load_lm
+from divalign.store import write_rows
+from divalign.study.align import settings
+from divalign.study.corpus import read_corpus
+from divalign.study.plan import model_source, training_rows
+from divalign.study.progress import Progress
+from divalign.train.run import train_and_save
+
+
+def train_one(
+    config: Config,
+    out: Path,
+    *,
+    method: str,
+    recipe: str,
+    rows: Sequence[Row] | None = None,
+    held_out: Sequence[Row] | None = None,
+    seed: int = 0,
+    progress: Progress,
+) -> Path:
+    """Train the config's model on `rows` (its own recipe's if None); return the checkpoint's folder in `out`.
+
+    Beside it stands metrics.jsonl; with `held_out` rows its last line holds their divergences. A run that was stopped
+    goes on from its last checkpoint. Raises ValueError where the folder holds a finished model.
+    """
+    folder, ranks = out / "checkpoint", int(os.environ.get("WORLD_SIZE", "1"))
+    if folder.exists():
+        raise ValueError(f"{folder} exists: this model is trained; choose another --out or delete it")
+    rows = training_rows(read_corpus(config.data, seed=seed).train, recipe) if rows is None else rows
+    model = config.model
+    lm = load_lm(
+        model_source(config),
+        dtype=model.dtype,
+        device="cpu" if ranks > 1 else model.device,  # each process moves its copy to its own device
+        revision=model.revision,
+        chat_template=model.chat_template,
+        trust_remote_code=model.trust_remote_code,
+    )
+    with progress(f"train {method}", config.train.updates, "updates") as advance:
+        history = train_and_save(
+            lm,
+            rows,
+            folder,
+            advance=advance,
+            held_out=held_out,
+            work=out / "work",
+            **settings(config, method=method, seed=seed, ranks=ranks),
+        )
+    if int(os.environ.get("RANK", "0")) == 0:
+        write_rows(out / "metrics.jsonl", history)
+    return folder

@@ -1,0 +1,86 @@
+"""`divalign train` by real processes: one, two, and one that is killed and started again."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from divalign.cli import main
+from divalign.data.recipes import RECIPES
+from divalign.store import read_rows, write_rows
+from divalign.toy.world import requests
+
+SMALL = ["--set", "train.pairs_per_update=8", "--set", "train.pairs_per_batch=8", "--set", "train.log_every=1"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+def command(out: Path, rows: Path, updates: int, *, processes: int = 1) -> list[str]:
+    many = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    told = ["train", "--out", str(out), "--rows", str(rows), "--quiet", *SMALL, "--set", f"train.updates={updates}"]
+    return [sys.executable, "-W", "ignore", *many, "-m", "divalign", *told]
+
+
+def weights(out: Path) -> dict:
+    return load_file(out / "checkpoint" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    write_rows(path, [RECIPES["cr"](request) for request in requests("train", held_out=False)[:64]])
+    return path
+
+
+def test_two_processes_train_the_model_that_one_trains(tmp_path: Path, rows: Path) -> None:
+    for processes in (1, 2):
+        done = subprocess.run(
+            command(tmp_path / str(processes), rows, 3, processes=processes),
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (weights(tmp_path / str(processes)) for processes in (1, 2))
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-4
+    assert any(not one[name].equal(two[name]) for name in one)  # sums in another order: two processes did run
+    losses = [[row["loss"] for row in read_rows(tmp_path / str(n) / "metrics.jsonl")] for n in (1, 2)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_a_killed_training_goes_on_and_ends_with_the_same_weights(tmp_path: Path, rows: Path) -> None:
+    subprocess.run(command(tmp_path / "whole", rows, 20), env=ENVIRONMENT, check=True)
+    killed = subprocess.Popen(command(tmp_path / "killed", rows, 20), env=ENVIRONMENT)
+    until = time.monotonic() + 120
+    while not list((tmp_path / "killed").glob("work/checkpoint-*/trainer_state.json")) and time.monotonic() < until:
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed" / "checkpoint").exists()
+    subprocess.run(command(tmp_path / "killed", rows, 20), env=ENVIRONMENT, check=True)
+    one, two = (weights(tmp_path / name) for name in ("whole", "killed"))
+    assert all(one[name].equal(two[name]) for name in one)
+    assert not list(tmp_path.glob("*/checkpoint/*.bin"))
+
+
+def test_bad_input_is_refused_in_a_sentence(
+    tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "done" / "checkpoint").mkdir(parents=True)
+    cases = [
+        (["--out", str(tmp_path / "done"), "--rows", str(rows)], "this model is trained"),
+        (["--out", str(tmp_path / "a"), "--rows", str(rows), "--method", "kdlo"], "did you mean 'kldo'"),
+        (["--out", str(tmp_path / "a"), "--recipe", "crr"], "known: cr"),
+        (["--out", str(tmp_path / "a"), "--rows", "nowhere.jsonl"], "no file at nowhere.jsonl"),
+    ]
+    for arguments, sentence in cases:
+        monkeypatch.setattr(sys, "argv", ["divalign", "train", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 2
+        assert sentence in " ".join(capsys.readouterr().err.split())
