@@ -45,11 +45,12 @@ def load_lm(
     revision: str | None = None,
     chat_template: str | None = None,
     trust_remote_code: bool = False,
+    quantization_config: Any = None,
 ) -> LM:
     """Load a causal language model with its tokenizer, in evaluation mode.
 
     `source` is a folder or a hub id; `adapter` a LoRA folder to put on it; `chat_template` a jinja file, or "plain"
-    for the built-in one, where the tokenizer's own is missing or not wanted.
+    for the built-in one, where the tokenizer's own is missing or not wanted; `quantization_config` transformers' own.
 
     Raises ValueError in one sentence where the folder, its weights, a chat template or a padding token is missing.
     """
@@ -59,16 +60,21 @@ def load_lm(
         with quietly():
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
             auto: Any = AutoModelForCausalLM
-            model = auto.from_pretrained(source, dtype=DTYPES[dtype], use_safetensors=True, **options)
-    except (OSError, KeyError, TypeError, ValueError) as error:
+            extra = {} if quantization_config is None else {"quantization_config": quantization_config}
+            model = auto.from_pretrained(source, dtype=DTYPES[dtype], use_safetensors=True, **options, **extra)
+    except (ImportError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"cannot load the model {source!r}: {str(error).splitlines()[0]}") from error
     if adapter is not None:
         model = PeftModel.from_pretrained(model, str(adapter))
     _complete(tokenizer, source, chat_template)
     identity = digest(
-        _weights_digest(source, model), adapter and folder_digest(adapter), dtype, tokenizer.chat_template
+        _weights_digest(source, model),
+        adapter and folder_digest(adapter),
+        dtype if quantization_config is None else [dtype, str(quantization_config)],
+        tokenizer.chat_template,
     )
-    return LM(model.to(device).eval(), tokenizer, source, identity)
+    # Quantised weights are where they belong already, and cannot be moved.
+    return LM((model if quantization_config is not None else model.to(device)).eval(), tokenizer, source, identity)
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def check_trainer() -> Iterator[Check]:
     with tempfile.TemporaryDirectory() as folder, quietly():
         yield _layouts()
         yield from _accumulation(Path(folder))
-        yield _two_processes(Path(folder))
+        yield from _two_processes(Path(folder))
         yield _resumed(Path(folder))
         yield _reference(Path(folder))
 
@@ -68,17 +68,25 @@ def _accumulation(folder: Path) -> Iterator[Check]:
         yield Check(f"1 x 16 = 4 x 4 = 16 x 1 ({method}: an update, float64)", worst, 1e-6)
 
 
-def _two_processes(folder: Path) -> Check:
+def _two_processes(folder: Path) -> Iterator[Check]:
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*run, "-m", "divalign.train.doctor", str(folder)], capture_output=True, text=True, check=False
-    )
+    command = [*run, "-m", "divalign.train.doctor", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"two processes could not train together: {done.stderr[-2000:]}")
-    ours = load_file(folder / "two.safetensors")["moved"]
-    return Check(
-        "1 process = 2 processes (kldo: an update, float64)", _apart(step(folder, "kldo", batch=16), ours), 1e-6
-    )
+    two, one = load_file(folder / "two.safetensors"), _both(folder, batch=16)
+    yield Check("1 process = 2 processes (kldo: an update, float64)", _apart(one["moved"], two["moved"]), 1e-6)
+    yield Check("1 process = 2 processes (held-out log-ratios)", _apart(one["held_out"], two["held_out"]), 1e-6)
+
+
+def _both(folder: Path, *, batch: int) -> dict[str, Tensor]:
+    """Return what two updates did to the weights, and then the log-ratios of an odd number of other rows."""
+    one = trainer(folder, "kldo", batch=batch)
+    before = _weights(one)
+    one.train()
+    others = one._couples(one.args, rows(10)[:6])
+    assert others is not None
+    return {"moved": _weights(one) - before, "held_out": torch.cat(one.held_out_ratios(others)[:2])}
 
 
 def _resumed(folder: Path) -> Check:
@@ -186,9 +194,9 @@ def _apart(one: Tensor, other: Tensor) -> float:
 def _process(folder: Path) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
-    moved = step(folder, "kldo", batch=4)
+    found = _both(folder, batch=4)
     if torch.distributed.get_rank() == 0:
-        save_file({"moved": moved}, folder / "two.safetensors")
+        save_file(found, folder / "two.safetensors")
     torch.distributed.destroy_process_group()
 
 

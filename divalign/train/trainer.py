@@ -26,6 +26,7 @@ from divalign.train.arguments import DivergenceConfig
 from divalign.train.couples import Couples, CoupleSampler, Scored, collate, encode_rows
 from divalign.train.readout import held_out_metrics, reward_metrics
 from divalign.train.running import RunningBaseline
+from divalign.train.speed import Speed
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,9 @@ class DivergenceTrainer(Trainer):
 
     Takes TRL's data columns, `prompt, chosen, rejected` or `prompt, completion, label`, plain or conversational, and
     logs under TRL's names. `train_dataset` and `eval_dataset` are sequences of rows (a `datasets.Dataset` is one).
+
+    `model` may be a folder or hub id; `quantization_config` then says how its weights are read (QLoRA, with
+    `peft_config`).
 
     Raises ValueError where rows lack columns or a class, where a paired method meets unpaired rows, and where
     `ref_model` is the model itself.
@@ -56,11 +60,12 @@ class DivergenceTrainer(Trainer):
         callbacks: Sequence[Any] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
         peft_config: Any = None,
+        quantization_config: Any = None,
         reference_digest: str | None = None,
     ) -> None:
         args = args or DivergenceConfig(f"{model if isinstance(model, str) else type(model).__name__}-divalign")
         if isinstance(model, str):
-            lm = load_lm(model)
+            lm = load_lm(model, quantization_config=quantization_config)
             model, processing_class, reference_digest = lm.model, processing_class or lm.tokenizer, lm.digest
         if ref_model is model:
             raise ValueError("ref_model is the model itself; leave it out: the reference is the model as handed in")
@@ -89,6 +94,7 @@ class DivergenceTrainer(Trainer):
             callbacks=[*(callbacks or []), self._running],
             optimizers=optimizers,
         )
+        self._speed = Speed(self.model)
         self.loss_is_scaled_for_ga = False  # ours is a mean over the micro-batch: Trainer divides by their number
 
     def _couples(self, args: DivergenceConfig, rows: Any) -> Couples | None:
@@ -187,15 +193,17 @@ class DivergenceTrainer(Trainer):
         if not self.method.paired:
             names = ("desirable_weight", "undesirable_weight")
             weights = {name: getattr(self.args, name) for name in names}
+        self._speed.add(int(inputs["attention_mask"].sum()), len(inputs["targets"]))
         loss = self.method.loss(ratios, self._step.baseline, **weights) * self._step.weight(len(ratios.aligned))
         self._records.append(LogRatios(ratios.aligned.detach(), ratios.unaligned.detach()))
         return (loss, ratios) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the rewards since the last log, over all rows and ranks, to a training log."""
+        """Add to a training log the rewards since the last one, over all rows and ranks, and this process's speed."""
         if self._records and "loss" in logs:
             parts = zip(*((part.aligned, part.unaligned) for part in self._records), strict=True)
-            logs = {**logs, **reward_metrics(LogRatios(*(self._gather(torch.cat(side)) for side in parts)))}
+            rewards = reward_metrics(LogRatios(*(self._gather(torch.cat(side)) for side in parts)))
+            logs = {**logs, **rewards, **self._speed.metrics()}
             self._records = []
         super().log(logs, start_time)
 
@@ -223,15 +231,19 @@ class DivergenceTrainer(Trainer):
         return metrics
 
     def held_out_ratios(self, couples: Couples) -> LogRatios:
-        """Return r of every row of a held-out set, aligned and unaligned."""
-        rows = [*couples.aligned, *couples.unaligned]
+        """Return r of every row of a held-out set, aligned and unaligned; each process scores its share of them."""
+        rows, ranks = [*couples.aligned, *couples.unaligned], self.args.world_size
+        share = rows[self.args.process_index :: ranks]
+        share += rows[:1] * (-(-len(rows) // ranks) - len(share))  # as many for all, or one would wait for ever
         mode = self.model.training
         self.model.eval()
         scores = sequence_log_probs(
-            self.model, [row.row for row in rows], self._pad_id, batch_size=self.args.per_device_eval_batch_size
+            self.model, [row.row for row in share], self._pad_id, batch_size=self.args.per_device_eval_batch_size
         )
         self.model.train(mode)
-        r = self.args.beta * (torch.from_numpy(scores) - torch.tensor([row.reference for row in rows]).double())
+        local = self.args.beta * (torch.from_numpy(scores) - torch.tensor([row.reference for row in share]).double())
+        every = self._gather(local.to(self.args.device)).cpu().unflatten(0, (ranks, -1))
+        r = every.T.flatten()[: len(rows)]  # row i was the (i // ranks)-th of process i % ranks
         return LogRatios(r[: len(couples.aligned)], r[len(couples.aligned) :])
 
 

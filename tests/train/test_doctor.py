@@ -11,7 +11,7 @@ from divalign.train.doctor import Check, check_trainer, step
 
 def test_every_check_of_the_trainer_holds() -> None:
     checks = list(check_trainer())
-    assert len(checks) == 8
+    assert len(checks) == 9
     assert [check.name for check in checks if not check.holds] == []
 
 

@@ -12,7 +12,7 @@ from divalign.core.losses import METHODS, find_method
 from divalign.data.batching import Encoded
 from divalign.train.couples import Couples, CoupleSampler, Index, Scored, encode_rows
 from divalign.train.readout import auc
-from tests.tiny import tiny_model
+from tests.tiny import save_tiny, tiny_model
 
 PAIRS = [
     {"prompt": f"question {n}", "chosen": f"yes {n * 7 % 5}", "rejected": f"no, not {n * 3 % 7}"} for n in range(8)
@@ -201,3 +201,36 @@ def test_encoded_rows_keep_their_clusters() -> None:
     _, tokenizer = tiny_model("Llama")
     rows = encode_rows([{**PAIRS[0], "cluster": "c"}, PAIRS[1]], tokenizer, max_length=64)
     assert rows.clusters == (["c", "question 1"], ["c", "question 1"])
+
+
+def test_a_quantisation_that_this_machine_lacks_is_named(tmp_path: Path) -> None:
+    from transformers import BitsAndBytesConfig
+
+    folder = save_tiny("Llama", tmp_path / "model")
+    with pytest.raises(ValueError, match="bitsandbytes"):
+        DivergenceTrainer(str(folder), quantization_config=BitsAndBytesConfig(load_in_4bit=True), train_dataset=PAIRS)
+
+
+def test_evaluation_gives_intervals_and_moves_nothing(tmp_path: Path) -> None:
+    held_out = [{**row, "prompt": f"other {n}", "cluster": str(n)} for n, row in enumerate(PAIRS * 2)]
+    run = trainer(tmp_path, PAIRS, normaliser="ema", eval_dataset=held_out, max_steps=3)
+    run.train()
+    before, average = weights(run), run._running.value
+    found = run.evaluate()
+    assert weights(run).equal(before)
+    assert run._running.value == average
+    for name in ("js", "tv", "hellinger", "lecam"):
+        assert found[f"eval_divergence/{name}_low"] <= found[f"eval_divergence/{name}"]
+        assert found[f"eval_divergence/{name}"] <= found[f"eval_divergence/{name}_high"]
+    assert "eval_divergence/kl_low" not in found
+    assert found["eval_divergence/saturated"] == 0.0
+
+
+def test_speed_is_logged_and_counts_prompts_once(tmp_path: Path) -> None:
+    run = trainer(tmp_path, PAIRS)
+    run.train()
+    logged = run.state.log_history[0]
+    assert logged["tokens_per_second"] > 0
+    assert 0 < logged["mfu"] < 1
+    run._speed.add(10, 4)
+    assert (run._speed.tokens, run._speed.scored) == (10, 4)
