@@ -66,11 +66,11 @@ class Train(Section):
     seeds: tuple[int, ...] = Field(
         default=(0,), description="data order and response draw; one model per seed", min_length=1
     )
-    beta: float = Field(default=0.1, gt=0)
+    beta: float = Field(default=0.5, gt=0)
     updates: int = Field(default=60, ge=1, description="optimizer steps")
     pairs_per_update: int = Field(default=32, ge=1, description="pairs behind each optimizer step")
     pairs_per_batch: int = Field(default=32, ge=1, description="pairs per forward; must divide pairs_per_update")
-    learning_rate: float = Field(default=6e-4, gt=0)
+    learning_rate: float = Field(default=4e-4, gt=0)
     warmup_updates: int = Field(default=6, ge=0, description="linear warm-up, then a cosine to 0")
     max_length: int = Field(default=256, ge=8, description="tokens of prompt and response")
     lora: Lora | None = Field(default=None, description="null: all weights are trained")
