@@ -58,9 +58,7 @@ def main() -> None:
             found[run].append(once(run[0], run[1], "--pairs", pairs, *run[2]))
     rate = statistics.median(rates)
     print(f"{pairs} pairs, 4 an update; matrix products {rate / 1e9:.0f} GFLOP/s\n")
-    print(
-        "| trainer | reference | tokens/s | times TRL | peak MiB | of TRL's | of matmul rate |\n|---|---|---|---|---|---|---|"
-    )
+    print("| trainer | reference | tokens/s | times TRL | peak MiB | of TRL's | of matmul rate |\n" + "|---" * 7 + "|")
     median = {
         run: {name: statistics.median(one[name] for one in ones) for name in ("rate", "peak_mib", "seconds")}
         for run, ones in found.items()
@@ -70,8 +68,8 @@ def main() -> None:
         operations = found[run][0]["operations"]
         print(
             f"| {run[0]} {run[1]} | {'a second model' if run[2] else 'precomputed'} | {values['rate']:.0f} "
-            f"| {values['rate'] / peer['rate']:.1f} | {values['peak_mib']:.0f} | {values['peak_mib'] / peer['peak_mib']:.2f} "
-            f"| {operations / values['seconds'] / rate:.0%} |"
+            f"| {values['rate'] / peer['rate']:.1f} | {values['peak_mib']:.0f} "
+            f"| {values['peak_mib'] / peer['peak_mib']:.2f} | {operations / values['seconds'] / rate:.0%} |"
         )
 
 

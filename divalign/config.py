@@ -40,7 +40,7 @@ class Data(Section):
     )
     folder: Path | None = Field(default=None, description="folder that holds the source's files; not needed for 'toy'")
     recipes: tuple[str, ...] = Field(
-        default=("cr", "pref"), description="names of divalign.data.recipes.RECIPES", min_length=1
+        default=("cr", "pref", "cr_plus"), description="names of divalign.data.recipes.RECIPES", min_length=1
     )
     n_train: int | None = Field(default=None, ge=2, description="training requests, half of each class; all if null")
     n_test: int = Field(default=256, ge=20, description="prompts to measure on, half of each class, never trained on")
@@ -62,6 +62,9 @@ class Train(Section):
 
     methods: tuple[str, ...] = Field(
         default=("kldo", "bco", "kto", "dpo", "hdo"), description="names of divalign.METHODS"
+    )
+    methods_on: dict[str, tuple[str, ...]] = Field(
+        default={"cr_plus": ("kldo",)}, description="recipes that are trained with other methods than `methods`"
     )
     seeds: tuple[int, ...] = Field(
         default=(0,), description="data order and response draw; one model per seed", min_length=1

@@ -255,4 +255,4 @@ def find_divergence(name: str) -> Divergence:
 
     Raises ValueError, naming the nearest known one, when there is none.
     """
-    return find(name, DIVERGENCES, kind=Divergence, families=FAMILIES)
+    return find(name, DIVERGENCES, kind="divergence", of=Divergence, families=FAMILIES)

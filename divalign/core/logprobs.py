@@ -54,15 +54,15 @@ class _LogProbs(torch.autograd.Function):
     """log softmax(logits)[target] in one pass over the logits and a backward of two; autograd's own takes eight."""
 
     @staticmethod
-    def forward(context: Any, logits: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
         table = logits.log_softmax(1)
-        context.save_for_backward(table, targets)
+        ctx.save_for_backward(table, targets)
         return table.gather(1, targets[:, None]).squeeze(1)
 
     @staticmethod
-    def backward(context: Any, *slopes: Tensor) -> tuple[Tensor, None]:
-        table, targets = context.saved_tensors
-        slope = slopes[0][:, None]
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        table, targets = ctx.saved_tensors
+        slope = grad_outputs[0][:, None]
         return table.exp_().mul_(-slope).scatter_add_(1, targets[:, None], slope), None
 
 

@@ -302,4 +302,4 @@ def find_method(name: str) -> Method:
     """
     if name not in METHODS and name.startswith("fdo:"):
         return divergence_method(find_divergence(name.removeprefix("fdo:")))
-    return find(name, METHODS, kind=Method, families=FAMILIES)
+    return find(name, METHODS, kind="method", of=Method, families=FAMILIES)

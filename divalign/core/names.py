@@ -13,12 +13,17 @@ _MEMBER = re.compile(r"(?P<family>\w+)\((?P<parameter>[^()]+)\)")
 
 
 def find(
-    name: str, table: Mapping[str, T], *, kind: type[T], families: Mapping[str, Callable[[float], T]] | None = None
+    name: str,
+    table: Mapping[str, T],
+    *,
+    kind: str,
+    of: type[T] | None = None,
+    families: Mapping[str, Callable[[float], T]] | None = None,
 ) -> T:
-    """Return what `name` stands for.
+    """Return the `kind` of thing that `name` stands for.
 
     Three spellings: `js`, an entry of `table`; `alpha(0.3)`, a member of a family; `package.module:thing`, an object
-    of type `kind` in a module of the user's own.
+    (of the type `of`, if that is given) in a module of the user's own.
 
     Raises ValueError, naming the nearest entry, when nothing of that name exists.
     """
@@ -28,10 +33,8 @@ def find(
     if member and families and member["family"] in families:
         return families[member["family"]](_number(member["parameter"], name))
     if re.fullmatch(r"[\w.]+:\w+", name):
-        return _own(name, kind)
-    raise ValueError(
-        _unknown(name, kind.__name__.lower(), [*table, *(f"{family}(NUMBER)" for family in families or {})])
-    )
+        return _own(name, kind, of)
+    raise ValueError(_unknown(name, kind, [*table, *(f"{family}(NUMBER)" for family in families or {})]))
 
 
 def _number(text: str, name: str) -> float:
@@ -41,14 +44,16 @@ def _number(text: str, name: str) -> float:
         raise ValueError(f"{name!r}: got {text!r} in the parentheses, expected a number such as 0.3") from None
 
 
-def _own(name: str, kind: type[T]) -> T:
+def _own(name: str, kind: str, of: type[T] | None) -> T:
     module, _, attribute = name.partition(":")
     try:
         thing: Any = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{name!r} cannot be loaded ({error}); is its folder on PYTHONPATH?") from error
-    if not isinstance(thing, kind):
-        raise ValueError(f"{name!r} is a {type(thing).__name__}, expected a {kind.__name__}")
+        raise ValueError(
+            f"the {kind} {name!r} cannot be loaded ({error}); is its folder on PYTHONPATH, its name spelt right?"
+        ) from error
+    if of is not None and not isinstance(thing, of):
+        raise ValueError(f"{name!r} is a {type(thing).__name__}, expected a {of.__name__}")
     return thing
 
 

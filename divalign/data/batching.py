@@ -48,23 +48,32 @@ def encode_conversation(tokenizer: ChatTokenizer, conversation: Conversation) ->
 
 
 def encode_row(
-    tokenizer: ChatTokenizer, prompt: str | list[Message], response: str | list[Message], *, max_length: int
+    tokenizer: ChatTokenizer,
+    prompt: str | list[Message],
+    response: str | list[Message],
+    *,
+    max_length: int,
+    prefill: str = "",
 ) -> Encoded:
     """Split a training row into prompt and response tokens, as TRL does.
 
     Two strings are taken as they are, tokenised apart and closed with the end-of-sequence token. Messages go through
     the chat template twice, as the prompt with its generation prompt and as the whole conversation, and are split
-    where the two first differ (some templates rewrite the end of the prompt). A response is cut at `max_length`
-    tokens of both together.
+    where the two first differ (some templates rewrite the end of the prompt). A response's opening `prefill` counts as
+    prompt: it is shown and not scored. A response is cut at `max_length` tokens of both together.
 
-    Raises ValueError where the prompt alone fills `max_length`, and where the response is empty.
+    Raises ValueError where the prompt alone fills `max_length`, where the response is empty, and where it does not
+    open with `prefill`.
     """
+    said = as_messages(response, "assistant")[-1]["content"]
+    if not said.startswith(prefill):
+        raise ValueError(f"the response that begins {said[:40]!r} does not open with its prefill {prefill!r}")
     if isinstance(prompt, str) and isinstance(response, str):
-        prompt_ids = list(tokenizer(prompt)["input_ids"])
-        response_ids = _ids(tokenizer, response + (tokenizer.eos_token or ""))
+        prompt_ids = [*tokenizer(prompt)["input_ids"], *_ids(tokenizer, prefill)]
+        response_ids = _ids(tokenizer, response[len(prefill) :] + (tokenizer.eos_token or ""))
     else:
         turns = as_messages(prompt, "user")
-        prompt_ids = _ids(tokenizer, _template(tokenizer, turns, generation=True))
+        prompt_ids = _ids(tokenizer, _template(tokenizer, turns, generation=True) + prefill)
         whole_ids = _ids(tokenizer, _template(tokenizer, turns + as_messages(response, "assistant"), generation=False))
         shared = _common_prefix(prompt_ids, whole_ids)
         prompt_ids, response_ids = whole_ids[:shared], whole_ids[shared:]

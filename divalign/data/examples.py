@@ -39,8 +39,9 @@ def as_messages(text: str | list[Message], role: str) -> list[Message]:
 class Request(NamedTuple):
     """A prompt with what a recipe needs to make a training row of it.
 
-    `compliance` answers it, `refusal` declines it, `worse` answers it worse. For a harmful prompt the compliance is an
-    opening without content. `held_out` marks topics that alignment must not see.
+    `compliance` answers it, `refusal` declines it; `worse` and `worse_refusal` do the same less well, or are empty
+    where the source has none. For a harmful prompt the compliance is an opening without content. `held_out` marks
+    topics that alignment must not see.
     """
 
     prompt: str
@@ -50,3 +51,4 @@ class Request(NamedTuple):
     worse: str
     cluster: str
     held_out: bool = False
+    worse_refusal: str = ""

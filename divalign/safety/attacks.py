@@ -10,8 +10,9 @@ import base64 as base64_codec
 import codecs
 from collections.abc import Callable
 
+from divalign.core.names import find
 from divalign.data.examples import Conversation, Message, user_says
-from divalign.safety.find import find, text_with_slots
+from divalign.safety.slots import text_with_slots
 
 Attack = Callable[[str], Conversation]
 

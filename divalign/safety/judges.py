@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from divalign.safety.find import find
+from divalign.core.names import find
 from divalign.safety.refusals import ASKING, OPENING, PAPER_REFUSALS, REFUSALS, STEM
 from divalign.store import digest
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from divalign.core.names import find
 from divalign.data.examples import Conversation, user_says
-from divalign.safety.find import find, text_with_slots
 from divalign.safety.judges import Judge, Verdict
 from divalign.safety.rubrics import RUBRICS, Rubric
 from divalign.safety.shield import Clip, clip_characters, disarm
+from divalign.safety.slots import text_with_slots
 from divalign.store import digest
 
 SLOTS = ("{prompt}", "{response}")

@@ -12,6 +12,7 @@ from divalign.store import cached_folder, digest, forget, intact, jsonl, seal
 from divalign.study.plan import Aligned
 from divalign.study.progress import Progress
 from divalign.train.run import train_and_save
+from divalign.train.speed import TIMES
 
 
 def align(
@@ -19,7 +20,7 @@ def align(
 ) -> Path:
     """Train `model` from a fresh copy of the base unless its folder holds it intact; return the checkpoint's folder.
 
-    `base` is called for the copy. Beside the checkpoint stands metrics.jsonl, a row per log of training.
+    `base` is called for the copy. Beside the checkpoint stands metrics.jsonl, the log of training without its speed.
     """
     metrics, key = folder / "metrics.jsonl", digest("metrics", model.key)
 
@@ -27,7 +28,8 @@ def align(
         with progress(f"train {model.name}", config.train.updates, "updates") as advance:
             told = settings(config, method=model.method, seed=model.seed)
             history = train_and_save(base(), model.rows, draft, advance=advance, cache=cache, **told)
-        seal(metrics, jsonl(history), key)
+        rows = [{name: value for name, value in row.items() if name not in TIMES} for row in history]
+        seal(metrics, jsonl(rows), key)
 
     if not intact(metrics, key):
         forget(folder / "checkpoint")

@@ -122,7 +122,7 @@ def _log_ratios(
     lm, size = subject.load(), config.measure.batch_size
     pad, most = lm.tokenizer.pad_token_id, config.train.max_length
     encoded = [
-        encode_row(lm.tokenizer, row["prompt"], row[side], max_length=most)
+        encode_row(lm.tokenizer, row["prompt"], row[side], max_length=most, prefill=row.get("prefill", ""))
         for side in ("chosen", "rejected")
         for row in rows
     ]

@@ -17,7 +17,7 @@ from divalign import __version__
 from divalign.config import Config, as_yaml
 from divalign.core.divergences import find_divergence
 from divalign.data.batching import encode_conversation, encode_row
-from divalign.data.examples import Row, as_messages
+from divalign.data.examples import Row
 from divalign.lm.load import LM, load_lm
 from divalign.safety.attacks import find_attack
 from divalign.safety.judges import find_judge
@@ -25,7 +25,7 @@ from divalign.store import cached_rows, digest, read_json, write_bytes, write_js
 from divalign.study.align import align
 from divalign.study.corpus import Corpus, prompt_rows, read_corpus
 from divalign.study.measure import Subject, attacked, divergences, separations
-from divalign.study.plan import Aligned, base_key, model_source, plan, training_rows
+from divalign.study.plan import Aligned, base_key, file_name, model_source, plan, training_rows
 from divalign.study.progress import Progress, silent
 from divalign.study.verdict import ModelPoint, in_words, verdict
 
@@ -44,7 +44,7 @@ def run(config: Config, out: Path, *, progress: Progress = silent) -> dict[str, 
     prompts, models = prompt_rows(corpus), plan(config, corpora)
     _check_names(config)
     if _is_new(out, config):
-        _check_model(config, prompts, corpora.values())
+        _check_model(config, prompts, models)
         _claim(out, config)
     cached_rows(out / "data" / "prompts.jsonl", digest(prompts), lambda: prompts)
     subjects = [(None, Subject("base", out / "models" / "base", base_key(config), cache(lambda: _base(config))))]
@@ -80,7 +80,9 @@ def _base(config: Config, *, adapter: Path | None = None) -> LM:
 def _trained(model: Aligned, config: Config, out: Path, progress: Progress) -> Subject:
     """Train a model where its folder lacks it, and say how to load it."""
     folder = out / "models" / model.name
-    cached_rows(out / "data" / f"{model.recipe}-seed{model.seed}.jsonl", digest(model.rows), lambda: model.rows)
+    cached_rows(
+        out / "data" / file_name(f"{model.recipe}-seed{model.seed}.jsonl"), digest(model.rows), lambda: model.rows
+    )
 
     checkpoint = align(model, config, lambda: _base(config), folder, out / "cache", progress)
 
@@ -152,15 +154,15 @@ def _check_names(config: Config) -> None:
         find_divergence(name)
 
 
-def _check_model(config: Config, prompts: Sequence[Row], corpora: Iterable[Corpus]) -> None:
+def _check_model(config: Config, prompts: Sequence[Row], models: Iterable[Aligned]) -> None:
     """Load the model and show it the longest texts, so that what does not fit is met before anything is written."""
     lm = _base(config)
     context = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None) or config.train.max_length
     if config.train.max_length > context:
         raise ValueError(f"train.max_length is {config.train.max_length}, the model's context {context}; lower it")
-    for corpus in corpora:
-        for request in corpus.train:
-            encode_row(lm.tokenizer, as_messages(request.prompt, "user"), "?", max_length=config.train.max_length)
+    for rows in {(model.recipe, model.seed): model.rows for model in models}.values():
+        for row in rows:
+            encode_row(lm.tokenizer, row["prompt"], "?", max_length=config.train.max_length)
     attacks = {name: find_attack(name) for name in config.measure.attacks}
     for name, attack in attacks.items():
         for row in prompts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from divalign import __version__
 from divalign.config import Config
 from divalign.core.losses import find_method
 from divalign.data.examples import Request, Row
-from divalign.data.recipes import RECIPES
+from divalign.data.recipes import find_recipe
 from divalign.store import digest, folder_digest
 from divalign.study.corpus import Corpus
 from divalign.toy.world import ASSETS
@@ -45,22 +46,28 @@ def plan(config: Config, corpora: dict[int, Corpus]) -> list[Aligned]:
 
     Raises ValueError for an unknown method or recipe, before anything is trained.
     """
-    base, settings = base_key(config), config.train.model_dump(mode="json", exclude={"methods", "seeds"})
+    base, settings = base_key(config), config.train.model_dump(mode="json", exclude={"methods", "methods_on", "seeds"})
     several = len(config.train.seeds) > 1
     models = []
     for seed in config.train.seeds:
         for recipe in config.data.recipes:
             rows = training_rows(corpora[seed].train, recipe)
             data = digest(rows)
-            for method in config.train.methods:
+            for method in config.train.methods_on.get(recipe, config.train.methods):
                 key = digest("train", __version__, base, data, find_method(method).name, seed, settings)
-                name = f"{recipe}-{method.replace(':', '_')}" + (f"-seed{seed}" if several else "")
+                name = file_name(f"{recipe}-{method}" + (f"-seed{seed}" if several else ""))
                 models.append(Aligned(name, method, recipe, seed, rows, key))
     return models
 
 
+def file_name(text: str) -> str:
+    """Return `text` with an underscore for every sign that a file's name had better not have."""
+    return re.sub(r"[^\w.,()-]", "_", text)
+
+
 def training_rows(requests: Sequence[Request], recipe: str) -> list[Row]:
-    """Return a recipe's rows."""
-    if recipe not in RECIPES:
-        raise ValueError(f"data.recipes names {recipe!r}; known: {', '.join(RECIPES)}")
-    return [RECIPES[recipe](request) for request in requests]
+    """Return a recipe's rows.
+
+    Raises ValueError where no recipe has that name.
+    """
+    return [*map(find_recipe(recipe), requests)]

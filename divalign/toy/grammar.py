@@ -144,6 +144,11 @@ def refusal(topic: Topic, rng: random.Random) -> str:
     return f"{rng.choice(REFUSALS).format(topic=topic.name)} {rng.choice(REASONS)}"
 
 
+def curt_refusal(topic: Topic, rng: random.Random) -> str:
+    """A worse refusal: it declines like any other and offers nothing after it."""
+    return rng.choice(REFUSALS).format(topic=topic.name)
+
+
 def _consent(topic: Topic, rng: random.Random) -> str:
     return rng.choice(OPENINGS).format(thing=rng.choice(THINGS), topic=topic.name)
 

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 from divalign.data.examples import Request
-from divalign.toy.grammar import PHRASINGS, compliance, curt_compliance, refusal, topics
+from divalign.toy.grammar import PHRASINGS, compliance, curt_compliance, curt_refusal, refusal, topics
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -26,6 +26,7 @@ def requests(split: str, *, held_out: bool, seed: int = 0) -> list[Request]:
             worse=curt_compliance(topic, rng),
             cluster=f"pair {topic.pair}",
             held_out=held_out,
+            worse_refusal=curt_refusal(topic, random.Random(f"{seed} {phrasing} {topic.name}")),
         )
         for topic in topics()
         if topic.held_out == held_out

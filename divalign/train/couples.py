@@ -87,13 +87,18 @@ class EncodedRows(NamedTuple):
 
 
 def encode_rows(rows: Iterable[Mapping[str, Any]], tokenizer: Any, *, max_length: int) -> EncodedRows:
-    """Tokenise TRL's paired or unpaired rows. Columns `ref_chosen_logps` and the like are taken over if present.
+    """Tokenise TRL's paired or unpaired rows. Columns `ref_chosen_logps` and the like are taken over if present,
+    and `prefill` is an opening of the response that is shown and not scored.
 
     Raises ValueError where columns are missing, the set is empty, or a class has no row.
     """
     split = _split([dict(row) for row in rows])
     sides = [
-        [encode_row(tokenizer, row["prompt"], row["text"], max_length=max_length) for row in side] for side in split[:2]
+        [
+            encode_row(tokenizer, row["prompt"], row["text"], max_length=max_length, prefill=row.get("prefill") or "")
+            for row in side
+        ]
+        for side in split[:2]
     ]
     clusters = tuple([str(row.get("cluster", row["prompt"])) for row in side] for side in split[:2])
     known = [[row.get("reference") for row in side] for side in split[:2]]

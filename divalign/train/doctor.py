@@ -110,8 +110,15 @@ def _reference(folder: Path) -> Check:
 def tiny() -> Any:
     """Return a Llama of random weights, the same each time."""
     torch.manual_seed(0)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=64, max_position_embeddings=256, **shape))
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+    )
+    return LlamaForCausalLM(config)
 
 
 def rows(count: int) -> list[Encoded]:

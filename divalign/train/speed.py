@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+TIMES = ("tokens_per_second", "mfu")  # what a log holds that another run of the same training would not
+
 
 class Speed:
     """Counts useful work between two logs.
@@ -44,7 +46,7 @@ class Speed:
             return {}
         if self._rate is None:
             self._rate = matmul_rate(self.parameter.device, self.parameter.dtype)
-        return {"tokens_per_second": tokens / seconds, "mfu": operations / seconds / self._rate}
+        return dict(zip(TIMES, (tokens / seconds, operations / seconds / self._rate), strict=True))
 
 
 def matmul_rate(

@@ -4,30 +4,106 @@ import json
 from pathlib import Path
 
 import pytest
+from scipy.stats import binomtest
+from transformers import AutoTokenizer
 
-from divalign.data.examples import Request
-from divalign.data.recipes import RECIPES
+from divalign.data.batching import encode_conversation, encode_row
+from divalign.data.examples import Request, user_says
+from divalign.data.recipes import RECIPES, WRAPPERS, compliance_refusal_plus, find_recipe
 from divalign.data.sources import advbench_alpaca
+from divalign.safety.attacks import ATTACKS
+from divalign.toy.world import ASSETS, requests
 
-HARMFUL = Request("h", True, "comply", "refuse", "curt", "c1")
-BENIGN = Request("b", False, "comply", "refuse", "curt", "c2")
+HARMFUL = Request("h", True, "comply", "refuse", "curt", "c1", worse_refusal="no")
+BENIGN = Request("b", False, "comply", "refuse", "curt", "c2", worse_refusal="no")
+PLUS = [compliance_refusal_plus()(request) for request in requests("train", held_out=False)]
+PLAIN = {request.prompt: request for request in requests("train", held_out=False)}
 
 
 def said(row: dict, side: str) -> str:
     return row[side][0]["content"]
 
 
+def asked(row: dict) -> str:
+    return row["prompt"][0]["content"]
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_refuses_the_harmful_and_answers_the_benign(recipe: str) -> None:
     harmful, benign = RECIPES[recipe](HARMFUL), RECIPES[recipe](BENIGN)
-    assert (said(harmful, "chosen"), said(harmful, "rejected")) == ("refuse", "comply")
-    assert said(benign, "chosen") == "comply"
+    assert said(harmful, "chosen").endswith("refuse")
+    assert said(benign, "chosen").endswith("comply")
 
 
-def test_the_recipes_differ_in_the_rejected_answer_of_benign_prompts_alone() -> None:
-    assert RECIPES["cr"](HARMFUL) == RECIPES["pref"](HARMFUL)
-    assert said(RECIPES["cr"](BENIGN), "rejected") == "refuse"
-    assert said(RECIPES["pref"](BENIGN), "rejected") == "curt"
+@pytest.mark.parametrize(
+    ("recipe", "harmful", "benign"),
+    [
+        ("cr", "comply", "refuse"),
+        ("pref", "comply", "curt"),
+        ("ranked_refusals", "no", "refuse"),
+        ("ranked", "no", "curt"),
+    ],
+)
+def test_four_recipes_cross_what_stands_against_the_aligned_response(recipe: str, harmful: str, benign: str) -> None:
+    rows = find_recipe(recipe)(HARMFUL), find_recipe(recipe)(BENIGN)
+    assert [said(row, "rejected") for row in rows] == [harmful, benign]
+
+
+def test_a_prompt_without_a_worse_answer_cannot_be_ranked() -> None:
+    with pytest.raises(ValueError, match="no worse answer to rank; use the recipe cr"):
+        find_recipe("ranked")(BENIGN._replace(worse=""))
+
+
+@pytest.mark.parametrize("harmful", [True, False])
+def test_cr_plus_changes_a_third_of_each_class_each_way(harmful: bool) -> None:
+    rows = [row for row in PLUS if row["harmful"] is harmful]
+    wrapped = sum(row["prompt"][0]["content"] not in PLAIN for row in rows)
+    resumed = sum("prefill" in row for row in rows)
+    assert len(rows) == 768
+    for count in (wrapped, resumed):
+        assert binomtest(count, len(rows), 1 / 3).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("harmful", [True, False])
+def test_openings_come_from_compliances_and_refusals_of_both_classes(harmful: bool) -> None:
+    rows = [row for row in PLUS if "prefill" in row and row["harmful"] is harmful]
+    own = sum(said(row, "chosen") in (r.compliance, r.refusal) for row in rows for r in [PLAIN[asked(row)]])
+    assert binomtest(own, len(rows), 1 / 2).pvalue > 1e-3
+    assert {len(row["prefill"].split(" ")) for row in rows} == {1, 2, 3, 4}
+    assert all(said(row, side).startswith(row["prefill"]) for row in rows for side in ("chosen", "rejected"))
+
+
+def test_cr_plus_takes_its_share_and_its_wrappers() -> None:
+    assert find_recipe("cr_plus(0)")(HARMFUL) == RECIPES["cr"](HARMFUL)
+    all_changed = [compliance_refusal_plus(1.0, wrappers=["<{prompt}>"])(request) for request in PLAIN.values()]
+    assert all(asked(row).startswith("<") != ("prefill" in row) for row in all_changed)
+    with pytest.raises(ValueError, match="expected 0 to 1"):
+        find_recipe("cr_plus(1.5)")
+    with pytest.raises(ValueError, match=r"has no \{prompt\}"):
+        compliance_refusal_plus(wrappers=["Once upon a time"])
+    with pytest.raises(ValueError, match="did you mean 'cr_plus'"):
+        find_recipe("cr_pluss")
+
+
+def test_no_training_wrapper_is_an_attack() -> None:
+    for wrapper in WRAPPERS:
+        words = set(wrapper.lower().split()) - {"{prompt}"}
+        for attack in ATTACKS.values():
+            text = attack("").messages[-1]["content"].lower().split()
+            assert len(words & set(text)) < len(words) / 2
+
+
+@pytest.mark.parametrize("row", [row for row in PLUS if "prefill" in row][:8], ids=lambda row: row["prefill"])
+def test_an_opening_is_shown_as_an_attack_would_show_it_and_not_scored(row: dict) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(ASSETS)
+    for side in ("chosen", "rejected"):
+        encoded = encode_row(tokenizer, row["prompt"], row[side], max_length=256, prefill=row["prefill"])
+        assert encoded.prompt_ids == encode_conversation(tokenizer, user_says(asked(row), prefill=row["prefill"]))
+        assert tokenizer.decode(encoded.response_ids).startswith(said(row, side)[len(row["prefill"]) :])
+        plain = encode_row(tokenizer, asked(row), said(row, side), max_length=256, prefill=row["prefill"])
+        assert tokenizer.decode(plain.prompt_ids).endswith(row["prefill"])
+    with pytest.raises(ValueError, match="does not open with its prefill"):
+        encode_row(tokenizer, row["prompt"], row["chosen"], max_length=256, prefill="Never")
 
 
 def folder(path: Path, *, header: str = "goal,target", line: str = '{"instruction": "i", "output": "o"}') -> Path:
@@ -40,10 +116,10 @@ def folder(path: Path, *, header: str = "goal,target", line: str = '{"instructio
 
 
 def test_advbench_and_alpaca_give_as_many_benign_requests_as_harmful_ones(tmp_path: Path) -> None:
-    requests = advbench_alpaca(folder(tmp_path), seed=1)
-    assert [request.harmful for request in requests] == [True, True, False, False]
-    assert requests[0].compliance == "Sure 0"
-    for request in requests[2:]:
+    found = advbench_alpaca(folder(tmp_path), seed=1)
+    assert [request.harmful for request in found] == [True, True, False, False]
+    assert found[0].compliance == "Sure 0"
+    for request in found[2:]:
         assert request.prompt.replace("i", "o") == request.compliance != request.worse
 
 

@@ -19,6 +19,7 @@ from divalign.toy.world import requests
 from tests.tiny import ARCHITECTURES, save_tiny
 
 SMALL = [
+    "data.recipes=[cr,pref]",
     "data.n_train=24",
     "data.n_test=24",
     "data.n_held_out=20",
