@@ -36,9 +36,12 @@ class Data(Section):
     """What is trained on and what is asked."""
 
     source: str = Field(
-        default="toy", description="'toy' for the embedded world, or a name of divalign.data.sources.SOURCES"
+        default="toy",
+        description="'toy' for the embedded world; a name of divalign.data.sources.SOURCES or file:PATH of your own, "
+        "several joined by '+'",
     )
-    folder: Path | None = Field(default=None, description="folder that holds the source's files; not needed for 'toy'")
+    folder: Path | None = Field(default=None, description="folder that holds the sources' files; not needed for 'toy'")
+    download: bool = Field(default=False, description="fetch files that the folder lacks")
     recipes: tuple[str, ...] = Field(
         default=("cr", "pref", "cr_plus"), description="names of divalign.data.recipes.RECIPES", min_length=1
     )

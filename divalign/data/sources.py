@@ -1,97 +1,346 @@
-"""Public prompt sets, read from a folder on this machine; the project ships none of them.
+"""Public prompt and response sets, read from a folder on this machine or fetched into it; the project ships none.
 
-A source returns `Request`s. `SOURCES` is the table of them.
+A source returns `Request`s, with empty texts where it has none: `data/build.py` fills them in. `SOURCES` is the table;
+an entry says where the files come from, under which licence, and whether they are gated. The column names of the sets
+that could not be reached when this was written are marked: they are tested on small files of that schema alone.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from divalign.core.names import find
 from divalign.data.examples import Request
+from divalign.data.fetch import File, fetched
+from divalign.data.tables import read_table
 
-# Written for this project: a refusal is put together from an opening and an ending, so that no single string stands
-# for the class (the paper's benign refusals are one constant string, 628 times).
-REFUSAL_OPENINGS = (
-    "I'm sorry, but I can't help with that.",
-    "I cannot assist with this request.",
-    "Sorry, that is something I won't do.",
-    "I have to decline this one.",
-    "I can't support that.",
-    "I am unable to help with this.",
-)
-REFUSAL_ENDINGS = (
-    "",
-    " Is there something else you would like to do?",
-    " Please ask me about another topic.",
-    " I would be glad to help with a different question.",
-    " Let us find a better use of our time.",
-)
+Rows = list[dict[str, Any]]
+Load = Callable[..., list[Request]]  # a table per file, in order
+RAW = "https://raw.githubusercontent.com"
+JBB = "https://huggingface.co/datasets/JailbreakBench/JBB-Behaviors/resolve/main/data"
 
 
-def advbench_alpaca(folder: Path, *, seed: int = 0) -> list[Request]:
-    """Return AdvBench's harmful goals and as many of Alpaca's instructions, in the order of a seeded draw.
+@dataclass(frozen=True)
+class Source:
+    """A set: its files, the columns that must be in each, how its rows become requests, its licence and its paper.
 
-    Reads `advbench/harmful_behaviors.csv` (columns goal, target; MIT; Zou et al. 2023, arXiv 2307.15043) and
-    `alpaca/alpaca_sample.jsonl` (instruction, output; CC BY-NC 4.0; Taori et al. 2023). A harmful prompt's compliance
-    is AdvBench's `target`, an affirmative opening without content. A benign prompt's worse answer is the answer to
-    another instruction: without a rater, being beside the point is the one defect that is certain.
-
-    Raises ValueError where a file or a column is missing.
+    `seen` is False where the schema is recalled and not read off the files.
     """
+
+    load: Load
+    files: tuple[File, ...]
+    columns: tuple[tuple[str, ...], ...]
+    licence: str
+    source: str
+    seen: bool = True
+
+
+def advbench(goals: Rows) -> list[Request]:
+    """Harmful goals with an affirmative opening without content as compliance."""
+    return [_harmful(row["goal"], row["target"]) for row in goals]
+
+
+def jailbreakbench(harmful: Rows, benign: Rows) -> list[Request]:
+    """Harmful and benign goals in pairs on one topic: a pair is a cluster."""
+    sides = ((harmful, True), (benign, False))
+    return [
+        Request(row["Goal"], bad, row.get("Target") or "", "", "", f"jailbreakbench {pair}")
+        for rows, bad in sides
+        for pair, row in enumerate(rows)
+    ]
+
+
+def harmbench(behaviors: Rows) -> list[Request]:
+    """Harmful behaviors, their context before them; those on copyright are left out: they need a judge of their own."""
+    kept = [row for row in behaviors if row["FunctionalCategory"] != "copyright"]
+    texts = ["\n\n".join(filter(None, (row.get("ContextString"), row["Behavior"]))) for row in kept]
+    return [_harmful(text) for text in texts]
+
+
+def strongreject(prompts: Rows) -> list[Request]:
+    return [_harmful(row["forbidden_prompt"]) for row in prompts]
+
+
+def malicious_instruct(lines: Rows) -> list[Request]:
+    return [_harmful(row["text"]) for row in lines]
+
+
+def xstest(prompts: Rows) -> list[Request]:
+    """Safe prompts that sound unsafe, and their unsafe contrasts; a cluster is the word that they play on."""
+    return [Request(row["prompt"], row["label"] == "unsafe", "", "", "", f"xstest {row['focus']}") for row in prompts]
+
+
+def safealigner(rows: Rows) -> list[Request]:
+    return [_harmful(row["prompt"], row["harmful_response"], row["safe_response"]) for row in rows]
+
+
+def instructions(rows: Rows) -> list[Request]:
+    """Alpaca's form: benign instructions without further input, each with its answer."""
+    return [_benign(row["instruction"], row["output"]) for row in rows if not row.get("input")]
+
+
+def pku_saferlhf(rows: Rows) -> list[Request]:
+    """Two responses a row, each safe or not. Source: Kim et al. 2025, arXiv 2505.20065, sec. 4: keep, swap, drop.
+
+    A row with one unsafe response sets that against the safe one, whichever was preferred; a row with two is dropped; a
+    row with two safe ones ranks them, and its prompt counts as benign.
+    """
+    found = []
+    for row in rows:
+        texts = row["response_0"], row["response_1"]
+        safe = bool(row["is_response_0_safe"]), bool(row["is_response_1_safe"])
+        better = int(row["better_response_id"])
+        if all(safe):
+            found.append(_benign(row["prompt"], texts[better], texts[1 - better]))
+        elif any(safe):
+            found.append(_harmful(row["prompt"], texts[safe.index(False)], texts[safe.index(True)]))
+    return found
+
+
+def beavertails(rows: Rows) -> list[Request]:
+    """One response a row, safe or not: a prompt with one of each is harmful, its first ones are taken."""
+    found = []
+    for prompt, group in _by(rows, "prompt").items():
+        unsafe = [row["response"] for row in group if not row["is_safe"]]
+        safe = [row["response"] for row in group if row["is_safe"]]
+        if unsafe and safe:
+            found.append(_harmful(prompt, unsafe[0], safe[0]))
+    return found
+
+
+def hh_rlhf(rows: Rows) -> list[Request]:
+    """Two dialogues a row that differ in the last turn. Nothing says which prompts are harmful: all count as benign."""
+    found = []
+    for row in rows:
+        prompt, good = _last_turn(row["chosen"])
+        found.append(_benign(prompt, good, _last_turn(row["rejected"])[1]))
+    return found
+
+
+def ultrafeedback(rows: Rows) -> list[Request]:
+    return [_benign(row["prompt"], row["chosen"][-1]["content"], row["rejected"][-1]["content"]) for row in rows]
+
+
+def paper_set(rows: Rows) -> list[Request]:
+    """The sets beside arXiv 2502.00657: `safety` 0 is harmful; `acc_responses` comply, `rej_responses` do not.
+
+    In the preference set a benign row's second response is a worse answer and no refusal: it is read as both, for the
+    recipe to take.
+    """
+    found = []
+    for row in rows:
+        harmful, second = not int(row["safety"]), _first(row["rej_responses"])
+        worse = "" if harmful else second
+        found.append(Request(row["prompt"], harmful, _first(row["acc_responses"]), second, worse, ""))
+    return found
+
+
+def own(rows: Rows) -> list[Request]:
+    """One's own file: columns prompt and harmful, and of compliance, refusal, worse and cluster what there is."""
+    texts = ("compliance", "refusal", "worse", "cluster", "worse_refusal")
+    return [
+        Request(
+            row["prompt"],
+            _truth(row["harmful"]),
+            **{name: str(row.get(name) or "") for name in texts},  # type: ignore[arg-type]
+        )
+        for row in rows
+    ]
+
+
+def _hub(name: str, repo: str, load: Load, columns: Sequence[str], licence: str, source: str, **where: Any) -> Source:
+    file = File(f"{name}/train.jsonl", hub=repo, **where)
+    return Source(load, (file,), (tuple(columns),), licence, source, seen=False)
+
+
+_PAIR = ("prompt", "response_0", "response_1", "is_response_0_safe", "is_response_1_safe", "better_response_id")
+_PAPER = ("prompt", "safety", "acc_responses", "rej_responses")
+_HALF = "arXiv 2502.00657"
+SOURCES: dict[str, Source] = {
+    "advbench": Source(
+        advbench,
+        (
+            File(
+                "advbench/harmful_behaviors.csv",
+                f"{RAW}/llm-attacks/llm-attacks/main/data/advbench/harmful_behaviors.csv",
+                sha256="6cd1a5c63c07610d7eb67307772ee5606017ee950b5770ab288a2c487489d3e1",
+            ),
+        ),
+        (("goal", "target"),),
+        "MIT",
+        "Zou et al. 2023, arXiv 2307.15043",
+    ),
+    "harmbench": Source(
+        harmbench,
+        (
+            File(
+                "harmbench/harmbench_behaviors_text_all.csv",
+                f"{RAW}/centerforaisafety/HarmBench/main/data/behavior_datasets/harmbench_behaviors_text_all.csv",
+                sha256="2745611872be3b2eab141e39bb328b8c1140dc3cd8d0a49da6174260d9ccbfb9",
+            ),
+        ),
+        (("Behavior", "FunctionalCategory", "ContextString"),),
+        "MIT",
+        "Mazeika et al. 2024, arXiv 2402.04249",
+    ),
+    "jailbreakbench": Source(
+        jailbreakbench,
+        (
+            File(
+                "jailbreakbench/harmful-behaviors.csv",
+                f"{JBB}/harmful-behaviors.csv",
+                sha256="45e9a8923b28f547bb372fbaa9af7df8b38c818a80ae50c3bab97704197ff516",
+            ),
+            File("jailbreakbench/benign-goals.csv", f"{JBB}/benign-behaviors.csv"),
+        ),
+        (("Goal", "Target"), ("Goal",)),
+        "MIT",
+        "Chao et al. 2024, arXiv 2404.01318",
+    ),
+    "strongreject": Source(
+        strongreject,
+        (
+            File(
+                "strongreject/strongreject_dataset.csv",
+                f"{RAW}/alexandrasouly/strongreject/main/strongreject_dataset/strongreject_dataset.csv",
+                sha256="4dd70357e4ff8b5d0ba5ebafecab5d6dd5633ce8046e3dd1c8bd93e64de44381",
+            ),
+        ),
+        (("forbidden_prompt",),),
+        "MIT",
+        "Souly et al. 2024, arXiv 2402.10260",
+    ),
+    "xstest": Source(
+        xstest,
+        (
+            File(
+                "xstest/xstest_prompts.csv",
+                f"{RAW}/paul-rottger/xstest/main/xstest_prompts.csv",
+                sha256="11783fb294ed017473ee53c207d71f2161c7672c8d0b037501e78387f801cb5a",
+            ),
+        ),
+        (("prompt", "label", "focus"),),
+        "CC BY 4.0",
+        "Röttger et al. 2024, arXiv 2308.01263",
+    ),
+    "malicious_instruct": Source(
+        malicious_instruct,
+        (
+            File(
+                "malicious_instruct/MaliciousInstruct.txt",
+                f"{RAW}/Princeton-SysML/Jailbreak_LLM/main/data/MaliciousInstruct.txt",
+                sha256="a64d69dd1004aac4a23aaff3748fb8f17161893f74db36f45b8bc849eb1bcce5",
+            ),
+        ),
+        (("text",),),
+        "not verified",
+        "Huang et al. 2023, arXiv 2310.06987",
+    ),
+    "alpaca": Source(
+        instructions,
+        (File("alpaca/alpaca_sample.jsonl", hub="tatsu-lab/alpaca"),),
+        (("instruction", "output"),),
+        "CC BY-NC 4.0",
+        "Taori et al. 2023",
+    ),
+    "alpaca_gpt4": Source(
+        instructions,
+        (File("alpaca_gpt4/alpaca_gpt4_benign_628.jsonl", hub="llm-wizard/alpaca-gpt4-data"),),
+        (("instruction", "output"),),
+        "CC BY-NC 4.0",
+        "Peng et al. 2023, arXiv 2304.03277",
+    ),
+    "safealigner": _hub(
+        "safealigner", "csHuang/SafeAligner", safealigner, ("prompt", "harmful_response", "safe_response"),
+        "not verified", "Huang et al. 2024, arXiv 2406.18118",
+    ),
+    "pku_saferlhf": _hub(
+        "pku_saferlhf", "PKU-Alignment/PKU-SafeRLHF", pku_saferlhf, _PAIR, "CC BY-NC 4.0",
+        "Ji et al. 2024, arXiv 2406.15513",
+    ),
+    "beavertails": _hub(
+        "beavertails", "PKU-Alignment/BeaverTails", beavertails, ("prompt", "response", "is_safe"), "CC BY-NC 4.0",
+        "Ji et al. 2023, arXiv 2307.04657", split="30k_train",
+    ),
+    "hh_rlhf": _hub(
+        "hh_rlhf", "Anthropic/hh-rlhf", hh_rlhf, ("chosen", "rejected"), "MIT", "Bai et al. 2022, arXiv 2204.05862"
+    ),
+    "ultrafeedback": _hub(
+        "ultrafeedback", "HuggingFaceH4/ultrafeedback_binarized", ultrafeedback, ("prompt", "chosen", "rejected"),
+        "MIT", "Cui et al. 2023, arXiv 2310.01377", split="train_prefs",
+    ),
+    "paper_cr": _hub("paper_cr", "rhaldar97/Safety_Accept_Reject", paper_set, _PAPER, "not verified", _HALF),
+    "paper_pref": _hub("paper_pref", "rhaldar97/Safety_preference", paper_set, _PAPER, "not verified", _HALF),
+}  # fmt: skip
+
+
+def read_source(name: str, folder: Path | None, *, download: bool = False) -> list[Request]:
+    """Return the requests of the source `name`: an entry of `SOURCES`, file:PATH of one's own, or "pkg.module:thing".
+
+    Raises ValueError, naming the nearest, for an unknown name, and for files that are missing or another's.
+    """
+    if name.startswith("file:"):
+        return _clustered("own", own(read_table(Path(name.removeprefix("file:")), ("prompt", "harmful"))))
+    source = find(name, SOURCES, kind="source", of=Source)
+    if folder is None:
+        raise ValueError(f"the source {name!r} needs its files: name the folder that holds {source.files[0].path}")
+    places = [fetched(file, folder, download=download) for file in source.files]
+    tables = [read_table(path, columns) for path, columns in zip(places, source.columns, strict=True)]
+    return _clustered(name, source.load(*tables))
+
+
+def read_sources(names: str, folder: Path | None, *, seed: int = 0, download: bool = False) -> list[Request]:
+    """Return the requests of several sources, "advbench+alpaca", the larger class cut to the size of the smaller.
+
+    Which are left out is a draw of `seed`. Prompts that occur twice are kept once.
+    """
+    found: dict[str, Request] = {}
+    for name in names.split("+"):
+        for request in read_source(name, folder, download=download):
+            found.setdefault(request.prompt, request)
+    sides = [[request for request in found.values() if request.harmful is bad] for bad in (True, False)]
+    size = min(map(len, sides)) or max(map(len, sides))
     rng = random.Random(seed)
-    goals = list(_table(folder / "advbench" / "harmful_behaviors.csv", ("goal", "target")))
-    tasks = list(_json_lines(folder / "alpaca" / "alpaca_sample.jsonl", ("instruction", "output")))
-    tasks = rng.sample(tasks, min(len(goals), len(tasks)))
-    harmful = [
-        Request(row["goal"], True, row["target"], refusal(rng), "", f"advbench {i}") for i, row in enumerate(goals)
+    return [request for side in sides for request in (rng.sample(side, size) if len(side) > size else side)]
+
+
+def _clustered(name: str, requests: Iterable[Request]) -> list[Request]:
+    """Return the requests, each of which belongs to a cluster: its own where the source names none."""
+    return [
+        request if request.cluster else request._replace(cluster=f"{name} {number}")
+        for number, request in enumerate(requests)
     ]
-    benign = [
-        Request(row["instruction"], False, row["output"], refusal(rng), other["output"], f"alpaca {i}")
-        for i, (row, other) in enumerate(zip(tasks, tasks[1:] + tasks[:1], strict=True))
-    ]
-    return harmful + benign
 
 
-Source = Callable[..., list[Request]]
-SOURCES: dict[str, Source] = {"advbench_alpaca": advbench_alpaca}
+def _harmful(prompt: str, compliance: str = "", refusal: str = "") -> Request:
+    return Request(prompt.strip(), True, compliance, refusal, "", "")
 
 
-def refusal(rng: random.Random) -> str:
-    """Return one of thirty refusals."""
-    return rng.choice(REFUSAL_OPENINGS) + rng.choice(REFUSAL_ENDINGS)
+def _benign(prompt: str, compliance: str = "", worse: str = "") -> Request:
+    return Request(prompt.strip(), False, compliance, "", worse, "")
 
 
-def _table(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    with _existing(path).open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        _check_columns(path, reader.fieldnames or (), columns)
-        yield from reader
+def _by(rows: Rows, column: str) -> dict[str, Rows]:
+    groups: dict[str, Rows] = {}
+    for row in rows:
+        groups.setdefault(row[column], []).append(row)
+    return groups
 
 
-def _json_lines(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    for number, line in enumerate(_existing(path).read_text(encoding="utf-8").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number} is not JSON ({error.msg}); mend or delete the line") from error
-        _check_columns(path, row, columns)
-        yield row
+def _first(texts: Any) -> str:
+    return texts if isinstance(texts, str) else texts[0]
 
 
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise ValueError(f"no file {path}; set data.folder to the folder that holds {path.parent.name}/{path.name}")
-    return path
+def _truth(value: Any) -> bool:
+    """Return a label as CSV and JSON write it."""
+    return value.strip().lower() in ("1", "true", "yes", "harmful") if isinstance(value, str) else bool(value)
 
 
-def _check_columns(path: Path, found: object, expected: tuple[str, ...]) -> None:
-    names = list(found)  # type: ignore[call-overload]
-    missing = [column for column in expected if column not in names]
-    if missing:
-        raise ValueError(f"{path} lacks the column {missing[0]!r}; it has {', '.join(map(str, names))}")
+def _last_turn(dialogue: str) -> tuple[str, str]:
+    """Split an HH dialogue before its last assistant turn, the marks of a single question taken off."""
+    before, _, last = dialogue.rpartition("\n\nAssistant:")
+    return before.removeprefix("\n\nHuman:").strip(), last.strip()

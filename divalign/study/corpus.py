@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from divalign.config import Data
+from divalign.data.build import filled
 from divalign.data.examples import Request, Row
-from divalign.data.sources import SOURCES
+from divalign.data.sources import read_sources
 from divalign.toy import world
 
 DRAW = 0  # test prompts are one fixed draw, so that models of all seeds are measured on the same ones
@@ -32,15 +33,11 @@ def read_corpus(data: Data, *, seed: int) -> Corpus:
         test = world.requests("test", held_out=False, seed=DRAW)
         held_out = balanced(world.requests("test", held_out=True, seed=DRAW), data.n_held_out)
         return Corpus(_all_or(train, data.n_train), balanced(test, data.n_test), held_out)
-    if data.source not in SOURCES:
-        raise ValueError(f"data.source is {data.source!r}; known: toy, {', '.join(SOURCES)}")
-    if data.folder is None:
-        raise ValueError(f"data.source {data.source!r} needs its files: set data.folder to the folder that holds them")
-    requests = SOURCES[data.source](data.folder, seed=seed)
-    test = balanced(requests, data.n_test)
+    found = read_sources(data.source, data.folder, download=data.download)
+    test = balanced(found, data.n_test)
     asked = {request.prompt for request in test}
-    train = [request for request in requests if request.prompt not in asked]
-    return Corpus(_all_or(train, data.n_train), test, [])
+    train = filled([request for request in found if request.prompt not in asked], seed=seed)
+    return Corpus(_all_or(train, data.n_train), filled(test, seed=DRAW), [])
 
 
 def balanced(requests: Sequence[Request], n: int) -> list[Request]:

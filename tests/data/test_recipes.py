@@ -1,7 +1,4 @@
-"""Which response is aligned, and where requests come from."""
-
-import json
-from pathlib import Path
+"""Which response is aligned."""
 
 import pytest
 from scipy.stats import binomtest
@@ -10,7 +7,6 @@ from transformers import AutoTokenizer
 from divalign.data.batching import encode_conversation, encode_row
 from divalign.data.examples import Request, user_says
 from divalign.data.recipes import RECIPES, WRAPPERS, compliance_refusal_plus, find_recipe
-from divalign.data.sources import advbench_alpaca
 from divalign.safety.attacks import ATTACKS
 from divalign.toy.world import ASSETS, requests
 
@@ -104,34 +100,3 @@ def test_an_opening_is_shown_as_an_attack_would_show_it_and_not_scored(row: dict
         assert tokenizer.decode(plain.prompt_ids).endswith(row["prefill"])
     with pytest.raises(ValueError, match="does not open with its prefill"):
         encode_row(tokenizer, row["prompt"], row["chosen"], max_length=256, prefill="Never")
-
-
-def folder(path: Path, *, header: str = "goal,target", line: str = '{"instruction": "i", "output": "o"}') -> Path:
-    (path / "advbench").mkdir()
-    (path / "advbench" / "harmful_behaviors.csv").write_text(f"{header}\ng0,Sure 0\ng1,Sure 1\n")
-    (path / "alpaca").mkdir()
-    good = [json.dumps({"instruction": f"i{n}", "output": f"o{n}"}) for n in range(5)]
-    (path / "alpaca" / "alpaca_sample.jsonl").write_text("\n".join([*good, line, ""]))
-    return path
-
-
-def test_advbench_and_alpaca_give_as_many_benign_requests_as_harmful_ones(tmp_path: Path) -> None:
-    found = advbench_alpaca(folder(tmp_path), seed=1)
-    assert [request.harmful for request in found] == [True, True, False, False]
-    assert found[0].compliance == "Sure 0"
-    for request in found[2:]:
-        assert request.prompt.replace("i", "o") == request.compliance != request.worse
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [({"header": "goal,targt"}, "lacks the column 'target'"), ({"line": "{"}, "line 6 is not JSON")],
-)
-def test_a_broken_file_is_named_with_its_fault(tmp_path: Path, options: dict, sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        advbench_alpaca(folder(tmp_path, **options))
-
-
-def test_a_missing_file_says_which_folder_to_set(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"set data\.folder"):
-        advbench_alpaca(tmp_path)

@@ -1,0 +1,122 @@
+"""From requests with gaps to rows: fill in what a recipe needs, rank what is to be ranked, leave out the rest.
+
+What is left out is counted by reason. Every draw depends on the seed and the prompt alone, worse answers aside, so a
+set that gets more rows keeps those it had.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from divalign.data.examples import Request, Row
+from divalign.data.recipes import find_recipe
+from divalign.data.refusing import OPENINGS, refusal
+
+Write = Callable[[Sequence[str]], Sequence[str]]  # prompts to answers
+Rate = Callable[[Sequence[tuple[str, str, str]]], Sequence[bool | None]]  # (prompt, a, b): is a the better? None: a tie
+LONGEST_REFUSAL = 600  # characters
+
+
+class Built(NamedTuple):
+    """The rows, and how many requests were left out, by reason."""
+
+    rows: list[Row]
+    left_out: dict[str, int]
+
+
+def build(requests: Iterable[Request], recipe: str, *, seed: int = 0, rate: Rate | None = None) -> Built:
+    """Return a recipe's rows of the requests, filled in and, with `rate`, ranked anew.
+
+    Raises ValueError for an unknown recipe and where nothing is left.
+    """
+    make, rows, left_out = find_recipe(recipe), [], Counter[str]()
+    for request in ranked_by(rate, filled(requests, seed=seed)):
+        gap = next((name for name in ("prompt", "compliance", "refusal") if not getattr(request, name).strip()), None)
+        try:
+            rows += [] if gap else [make(request)]
+        except ValueError:
+            gap = "worse response to rank"
+        left_out += Counter([f"no {gap}"] if gap else [])
+    if not rows:
+        reasons = ", ".join(f"{count} with {reason}" for reason, count in left_out.items())
+        raise ValueError(f"the recipe {recipe!r} made no row: {reasons or 'there were no requests'}")
+    return Built(rows, dict(left_out))
+
+
+def filled(requests: Iterable[Request], *, seed: int = 0) -> list[Request]:
+    """Return the requests with the texts that can be made without a model.
+
+    A missing refusal is generated, as long as the compliance (600 characters at most). A missing worse refusal is one
+    sentence. A harmful prompt's missing compliance is an opening that names the request and stops. A benign prompt's
+    missing worse answer is the answer to another request: without a rater, being beside the point is the one defect
+    that is certain. A benign prompt's missing answer stays missing: only a model can give it.
+    """
+    requests = list(requests)
+    answered = sorted({request.compliance for request in requests if not request.harmful and request.compliance})
+    return [_filled(request, answered, random.Random(f"{seed} {request.prompt}")) for request in requests]
+
+
+def answered_by(write: Write, requests: Sequence[Request]) -> list[Request]:
+    """Return the requests with the benign prompts' missing answers written by a model; empty ones stay missing."""
+    gaps = [place for place, request in enumerate(requests) if not request.harmful and not request.compliance]
+    texts = dict(zip(gaps, write([requests[place].prompt for place in gaps]), strict=True)) if gaps else {}
+    return [
+        request._replace(compliance=texts[place].strip()) if place in texts else request
+        for place, request in enumerate(requests)
+    ]
+
+
+def ranked_by(rate: Rate | None, requests: Sequence[Request]) -> list[Request]:
+    """Return the requests with compliance and worse answer, refusal and worse refusal, in the order of the rater.
+
+    Where it finds no difference the worse one is emptied, which leaves the request out of ranked rows.
+    """
+    if rate is None:
+        return list(requests)
+    pairs = [(request.refusal, request.worse_refusal) if request.harmful else (request.compliance, request.worse)
+             for request in requests]  # fmt: skip
+    asked = [place for place, pair in enumerate(pairs) if all(pair)]
+    verdicts = dict(
+        zip(asked, rate([(requests[place].prompt, *pairs[place]) for place in asked]), strict=True) if asked else ()
+    )
+    return [
+        _ordered(request, *pairs[place], verdicts[place]) if place in verdicts else request
+        for place, request in enumerate(requests)
+    ]
+
+
+def both_ways(prefer: Callable[[Sequence[tuple[str, str, str]]], Sequence[bool | None]]) -> Rate:
+    """Return a rater that asks a judge twice, with the responses in both orders, and takes a change of mind as a tie.
+
+    Judges favour a position. Source: Zheng et al. 2023, arXiv 2306.05685, sec. 3.3.
+    """
+
+    def rate(pairs: Sequence[tuple[str, str, str]]) -> list[bool | None]:
+        first, second = prefer(pairs), prefer([(prompt, b, a) for prompt, a, b in pairs])
+        return [
+            one if one is not None and other is (not one) else None for one, other in zip(first, second, strict=True)
+        ]
+
+    return rate
+
+
+def _filled(request: Request, answers: Sequence[str], rng: random.Random) -> Request:
+    compliance = request.compliance
+    if request.harmful and not compliance:
+        compliance = f"Sure, here is an answer to this: {request.prompt}"
+    said = request.refusal or refusal(rng, length=min(len(compliance), LONGEST_REFUSAL))
+    short = request.worse_refusal or rng.choice(OPENINGS)
+    worse = request.worse
+    if not request.harmful and not worse and len(answers) > 1:
+        worse = rng.choice([answer for answer in rng.sample(answers, 2) if answer != compliance])
+    return request._replace(compliance=compliance, refusal=said, worse=worse, worse_refusal=short)
+
+
+def _ordered(request: Request, good: str, bad: str, verdict: bool | None) -> Request:
+    good, bad = {True: (good, bad), False: (bad, good), None: (good, "")}[verdict]
+    if request.harmful:
+        return request._replace(refusal=good, worse_refusal=bad)
+    return request._replace(compliance=good, worse=bad)

@@ -1,0 +1,173 @@
+"""Sources read files of each set's schema; what is wrong with a file is said."""
+
+import csv
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from divalign.data.fetch import File, fetched
+from divalign.data.sources import SOURCES, read_source, read_sources
+from divalign.data.tables import READERS, read_table
+
+ROWS = {
+    "safealigner": [{"prompt": "p", "harmful_response": "yes", "safe_response": "no"}],
+    "alpaca": [
+        {"instruction": "i", "input": "", "output": "o"},
+        {"instruction": "with more", "input": "more", "output": "o"},
+    ],
+    "pku_saferlhf": [
+        {"prompt": prompt, "response_0": "a", "response_1": "b", "is_response_0_safe": safe[0],
+         "is_response_1_safe": safe[1], "better_response_id": 1}
+        for prompt, safe in {"both": (True, True), "one": (False, True), "none": (False, False)}.items()
+    ],
+    "beavertails": [
+        {"prompt": "p", "response": "bad", "is_safe": False},
+        {"prompt": "p", "response": "good", "is_safe": True},
+        {"prompt": "q", "response": "good", "is_safe": True},
+    ],
+    "hh_rlhf": [
+        {"chosen": "\n\nHuman: hi\n\nAssistant: hello", "rejected": "\n\nHuman: hi\n\nAssistant: what"},
+    ],
+    "ultrafeedback": [
+        {"prompt": "p", "chosen": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "good"}],
+         "rejected": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "bad"}]},
+    ],
+    "paper_cr": [
+        {"id": 1, "safety": 0, "prompt": "h", "acc_responses": ["yes"], "rej_responses": ["no"]},
+        {"id": 2, "safety": 1, "prompt": "b", "acc_responses": ["yes"], "rej_responses": ["no"]},
+    ],
+}  # fmt: skip
+EXPECTED = {  # prompt, harmful, compliance, refusal, worse
+    "safealigner": [("p", True, "yes", "no", "")],
+    "alpaca": [("i", False, "o", "", "")],
+    "pku_saferlhf": [("both", False, "b", "", "a"), ("one", True, "a", "b", "")],
+    "beavertails": [("p", True, "bad", "good", "")],
+    "hh_rlhf": [("hi", False, "hello", "", "what")],
+    "ultrafeedback": [("p", False, "good", "", "bad")],
+    "paper_cr": [("h", True, "yes", "no", ""), ("b", False, "yes", "no", "no")],
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_set_of_the_known_schema_becomes_requests(tmp_path: Path, name: str) -> None:
+    path = tmp_path / SOURCES[name].files[0].path
+    path.parent.mkdir()
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS[name]))
+    found = read_source(name, tmp_path)
+    assert [request[:5] for request in found] == EXPECTED[name]
+    assert all(request.cluster for request in found)
+
+
+@pytest.mark.skipif("DIVALIGN_DATA" not in os.environ, reason="DIVALIGN_DATA names no folder of public prompt sets")
+@pytest.mark.parametrize(
+    ("name", "n", "harmful"),
+    [
+        ("advbench", 520, 520),
+        ("harmbench", 300, 300),
+        ("jailbreakbench", 200, 100),
+        ("strongreject", 313, 313),
+        ("xstest", 450, 200),
+        ("malicious_instruct", 100, 100),
+        ("alpaca", 2613, 0),
+        ("alpaca_gpt4", 628, 0),
+    ],
+)
+def test_the_public_files_have_their_published_sizes(name: str, n: int, harmful: int) -> None:
+    found = read_source(name, Path(os.environ["DIVALIGN_DATA"]))
+    assert (len(found), sum(request.harmful for request in found)) == (n, harmful)
+
+
+def test_every_source_says_its_licence_and_where_it_is_published() -> None:
+    for name, source in SOURCES.items():
+        assert min(len(source.licence), len(source.source)) > 2, name
+        assert len(source.files) == len(source.columns), name
+        assert all(bool(file.url) != bool(file.hub) for file in source.files), name
+
+
+def test_sources_are_joined_and_the_larger_class_cut(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n}", "harmful": n % 3 == 0, "compliance": "c"} for n in range(30)]
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.csv"
+    one.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with two.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows[:6])
+    found = read_sources(f"file:{one}+file:{two}", None, seed=3)
+    assert [request.harmful for request in found] == [True] * 10 + [False] * 10
+    assert len({request.prompt for request in found}) == 20
+    assert found == read_sources(f"file:{one}+file:{two}", None, seed=3)
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_every_kind_of_table_reads_the_same(tmp_path: Path, kind: str) -> None:
+    rows = [{"text": "one, \u2028 two"}, {"text": "Zwei"}]
+    path = tmp_path / f"file.{kind}"
+    if kind == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif kind == "csv":
+        path.write_text('text\n"one, \u2028 two"\nZwei\n', encoding="utf-8-sig")
+    else:
+        lines = {"json": json.dumps(rows), "jsonl": "\n".join(map(json.dumps, rows)), "txt": "one, \u2028 two\nZwei\n"}
+        path.write_text(lines[kind], encoding="utf-8")
+    assert read_table(path, ["text"]) == rows
+    if kind == "jsonl":
+        packed = tmp_path / "file.jsonl.gz"
+        packed.write_bytes(gzip.compress(path.read_bytes()))
+        assert read_table(packed) == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.jsonl", b'{"prompt": "p"}\n{', "line 2 is not JSON"),
+        ("a.jsonl", b'{"promt": "p"}\n', "row 1 lacks the column 'prompt'; did you mean 'promt'"),
+        ("a.jsonl", b"", "holds no rows"),
+        ("a.json", b"{}", "expected a list of rows"),
+        ("a.json", b"[", "is not JSON"),
+        ("a.csv", b"prompt\n\xff\xfe", "is not UTF-8"),
+        ("a.docx", b"", "known: csv, json"),
+    ],
+)
+def test_a_broken_table_is_named_with_its_fault(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=sentence):
+        read_table(tmp_path / name, ["prompt"])
+
+
+def test_a_missing_file_an_unknown_source_and_another_version_are_said(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no file .*harmful_behaviors\.csv"):
+        read_source("advbench", tmp_path)
+    with pytest.raises(ValueError, match="did you mean 'advbench'"):
+        read_source("advbnch", tmp_path)
+    with pytest.raises(ValueError, match="name the folder"):
+        read_source("advbench", None)
+    (tmp_path / "advbench").mkdir()
+    (tmp_path / "advbench" / "harmful_behaviors.csv").write_text("goal,target\nother,version\n")
+    with pytest.raises(ValueError, match="is not the version"):
+        read_source("advbench", tmp_path)
+
+
+def test_a_download_lands_in_the_folder_and_is_checked(tmp_path: Path) -> None:
+    origin = tmp_path / "origin.txt"
+    origin.write_text("hello\n")
+    file = File("set/it.txt", origin.as_uri())
+    assert fetched(file, tmp_path / "new", download=True).read_text() == "hello\n"
+    with pytest.raises(ValueError, match="allow the download"):
+        fetched(file, tmp_path / "other")
+    with pytest.raises(ValueError, match="is not the version"):
+        fetched(File("set/it.txt", origin.as_uri(), sha256="0" * 64), tmp_path / "third", download=True)
+    with pytest.raises(ValueError, match="cannot be fetched"):
+        fetched(File("x.txt", (tmp_path / "nothing").as_uri()), tmp_path, download=True)
+
+
+def test_a_gated_set_without_a_token_says_how_to_log_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match="hf auth login"):
+        fetched(File("x.jsonl", hub="someone/gated", gated=True), tmp_path, download=True)
