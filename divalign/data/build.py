@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from divalign.data.examples import Request, Row
+from divalign.data.rating import Rate, ranked_by
 from divalign.data.recipes import find_recipe
 from divalign.data.refusing import OPENINGS, refusal
 
 Write = Callable[[Sequence[str]], Sequence[str]]  # prompts to answers
-Rate = Callable[[Sequence[tuple[str, str, str]]], Sequence[bool | None]]  # (prompt, a, b): is a the better? None: a tie
 LONGEST_REFUSAL = 600  # characters
 
 
@@ -69,40 +69,6 @@ def answered_by(write: Write, requests: Sequence[Request]) -> list[Request]:
     ]
 
 
-def ranked_by(rate: Rate | None, requests: Sequence[Request]) -> list[Request]:
-    """Return the requests with compliance and worse answer, refusal and worse refusal, in the order of the rater.
-
-    Where it finds no difference the worse one is emptied, which leaves the request out of ranked rows.
-    """
-    if rate is None:
-        return list(requests)
-    pairs = [(request.refusal, request.worse_refusal) if request.harmful else (request.compliance, request.worse)
-             for request in requests]  # fmt: skip
-    asked = [place for place, pair in enumerate(pairs) if all(pair)]
-    verdicts = dict(
-        zip(asked, rate([(requests[place].prompt, *pairs[place]) for place in asked]), strict=True) if asked else ()
-    )
-    return [
-        _ordered(request, *pairs[place], verdicts[place]) if place in verdicts else request
-        for place, request in enumerate(requests)
-    ]
-
-
-def both_ways(prefer: Callable[[Sequence[tuple[str, str, str]]], Sequence[bool | None]]) -> Rate:
-    """Return a rater that asks a judge twice, with the responses in both orders, and takes a change of mind as a tie.
-
-    Judges favour a position. Source: Zheng et al. 2023, arXiv 2306.05685, sec. 3.3.
-    """
-
-    def rate(pairs: Sequence[tuple[str, str, str]]) -> list[bool | None]:
-        first, second = prefer(pairs), prefer([(prompt, b, a) for prompt, a, b in pairs])
-        return [
-            one if one is not None and other is (not one) else None for one, other in zip(first, second, strict=True)
-        ]
-
-    return rate
-
-
 def _filled(request: Request, answers: Sequence[str], rng: random.Random) -> Request:
     compliance = request.compliance
     if request.harmful and not compliance:
@@ -113,10 +79,3 @@ def _filled(request: Request, answers: Sequence[str], rng: random.Random) -> Req
     if not request.harmful and not worse and len(answers) > 1:
         worse = rng.choice([answer for answer in rng.sample(answers, 2) if answer != compliance])
     return request._replace(compliance=compliance, refusal=said, worse=worse, worse_refusal=short)
-
-
-def _ordered(request: Request, good: str, bad: str, verdict: bool | None) -> Request:
-    good, bad = {True: (good, bad), False: (bad, good), None: (good, "")}[verdict]
-    if request.harmful:
-        return request._replace(refusal=good, worse_refusal=bad)
-    return request._replace(compliance=good, worse=bad)

@@ -1,0 +1,97 @@
+"""Build a training set from sources: read, let a model answer what has no answer, rank, make the rows, write a card.
+
+What a model writes is remembered in a journal beside the set, so that a build that was stopped, or whose server went
+away, goes on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from divalign.data.build import answered_by, build
+from divalign.data.examples import user_says
+from divalign.data.rating import Rate
+from divalign.data.sources import SOURCES, read_sources
+from divalign.safety.journal import Journal, Writes, remembered
+from divalign.store import jsonl, write_bytes, write_json
+from divalign.study.corpus import balanced
+from divalign.toy import world
+
+
+class Writer(NamedTuple):
+    """A model that answers: how, and what names everything that its answers depend on."""
+
+    write: Writes
+    made_from: Any
+
+
+class Recipe(NamedTuple):
+    """What to build: the sources joined by "+" ("toy" is the embedded world), the recipe, how many rows, which draw."""
+
+    sources: str
+    name: str
+    n: int | None = None
+    seed: int = 0
+
+
+def build_set(
+    what: Recipe,
+    out: Path,
+    *,
+    folder: Path | None = None,
+    download: bool = False,
+    writer: Writer | None = None,
+    rater: Callable[[Callable[[Sequence[str]], list[str]] | None], Rate] | None = None,
+) -> dict[str, Any]:
+    """Write the rows to `out` and the card to `out` with the ending .card.json; return the card.
+
+    `rater` is given the writer, with its memory, and returns a rater. Raises ValueError where there is nothing to
+    build, and leaves nothing behind but the journal.
+    """
+    if what.sources == "toy":
+        requests = world.requests("train", held_out=False, seed=what.seed)
+    else:
+        requests = read_sources(what.sources, folder, seed=what.seed, download=download)
+    requests = balanced(requests, what.n) if what.n else requests
+    journal = out.with_suffix(".journal")
+    if writer is None:
+        built = build(requests, what.name, seed=what.seed, rate=rater(None) if rater else None)
+    else:
+        with Journal(journal) as memory:
+            recall = remembered(writer.write, memory, made_from=writer.made_from)
+
+            def write(prompts: Sequence[str]) -> list[str]:
+                return recall([user_says(prompt) for prompt in prompts])
+
+            requests = answered_by(write, requests)
+            built = build(requests, what.name, seed=what.seed, rate=rater(write) if rater else None)
+    content = jsonl(built.rows)
+    write_bytes(out, content)
+    card = {
+        **_card(what, len(built.rows), built.left_out),
+        "written_by": writer.made_from if writer else None,
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    write_json(out.with_suffix(".card.json"), card)
+    return card
+
+
+def _card(what: Recipe, n: int, left_out: dict[str, int]) -> dict[str, Any]:
+    known = {name: SOURCES.get(name) for name in what.sources.split("+")}
+    return {
+        "recipe": what.name,
+        "seed": what.seed,
+        "rows": n,
+        "left_out": left_out,
+        "sources": {
+            name: {"licence": source.licence, "source": source.source}
+            if source
+            else {"licence": "Apache-2.0", "source": "divalign.toy"}
+            if name == "toy"
+            else {"licence": "not stated"}
+            for name, source in known.items()
+        },
+    }

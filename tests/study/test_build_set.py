@@ -1,0 +1,102 @@
+"""`divalign data build`: sets from files, from the embedded world, and through a server that fails half-way."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from divalign.data.rating import by_judge, by_reward
+from divalign.lm.server import Server, generate_on_server
+from divalign.store import read_json, read_rows
+from divalign.study.build_set import Recipe, Writer, build_set
+from tests.lm.test_server import Fake, answer, drop, fake, raw, status
+
+__all__ = ["fake"]
+
+
+def prompts(path: Path, n: int = 12) -> Path:
+    rows = [
+        {"prompt": f"question {i}", "harmful": i % 2 == 0, "compliance": "Sure, here is it" if i % 2 == 0 else ""}
+        for i in range(n)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def served(url: str, **options: object) -> Writer:
+    server = Server(url, "m", api_key="secret-key-1", first_pause=0.01, timeout=1.0, **options)  # type: ignore[arg-type]
+
+    def write(conversations, *, on_response, **more):
+        return generate_on_server(server, conversations, on_response=on_response, **more)
+
+    return Writer(write, {"server": url, "model": "m"})
+
+
+def test_a_set_of_the_embedded_world_has_every_row_and_a_card(tmp_path: Path) -> None:
+    card = build_set(Recipe("toy", "cr", n=64, seed=3), tmp_path / "set.jsonl")
+    rows = read_rows(tmp_path / "set.jsonl")
+    assert len(rows) == card["rows"] == 64
+    assert sum(row["harmful"] for row in rows) == 32
+    assert card == read_json(tmp_path / "set.card.json")
+    assert card["sources"]["toy"]["licence"] == "Apache-2.0"
+    again = build_set(Recipe("toy", "cr", n=64, seed=3), tmp_path / "again.jsonl")
+    assert again["sha256"] == card["sha256"]
+
+
+@pytest.mark.skipif("DIVALIGN_DATA" not in os.environ, reason="DIVALIGN_DATA names no folder of public prompt sets")
+@pytest.mark.parametrize("recipe", ["cr", "pref", "ranked", "cr_plus"])
+def test_advbench_and_alpaca_make_a_set(tmp_path: Path, recipe: str) -> None:
+    folder = Path(os.environ["DIVALIGN_DATA"])
+    card = build_set(Recipe("advbench+alpaca", recipe), tmp_path / "set.jsonl", folder=folder)
+    assert (card["rows"], card["left_out"]) == (1040, {})
+    assert card["sources"]["alpaca"]["licence"] == "CC BY-NC 4.0"
+
+
+def test_a_server_that_drops_limits_and_truncates_fills_the_answers(tmp_path: Path, fake: Fake) -> None:
+    fake.script = {
+        "question 1": [drop, answer()],
+        "question 3": [status(429, Retry_After="0"), answer()],
+        "question 5": [raw(b"<html>busy</html>"), answer()],
+        "question 7": [raw(b'{"choices": [{"mess'), answer()],
+    }
+    source = prompts(tmp_path / "prompts.jsonl")
+    card = build_set(Recipe(f"file:{source}", "cr"), tmp_path / "set.jsonl", writer=served(fake.url))
+    assert (card["rows"], card["left_out"]) == (12, {})
+    benign = [row for row in read_rows(tmp_path / "set.jsonl") if not row["harmful"]]
+    assert {row["chosen"][0]["content"] for row in benign} == {f"answer to question {i}" for i in range(1, 12, 2)}
+    assert all("secret-key-1" not in path.read_text() for path in tmp_path.iterdir())
+
+
+def test_a_server_that_stops_half_way_loses_nothing_and_the_build_goes_on(tmp_path: Path, fake: Fake) -> None:
+    source, out = prompts(tmp_path / "prompts.jsonl"), tmp_path / "set.jsonl"
+    fake.script = {f"question {i}": [status(503)] * 2 for i in (9, 11)}
+    with pytest.raises(ConnectionError, match="Responses that came are kept"):
+        build_set(Recipe(f"file:{source}", "cr"), out, writer=served(fake.url, attempts=2, concurrency=1))
+    assert not out.exists()
+    came = len(read_rows(tmp_path / "set.journal"))
+    before, fake.script = len(fake.asked), {}
+    assert build_set(Recipe(f"file:{source}", "cr"), out, writer=served(fake.url))["rows"] == 12
+    assert came >= 4
+    assert len(fake.asked) - before == 6 - came
+
+
+def test_a_judge_ranks_through_the_same_memory(tmp_path: Path, fake: Fake) -> None:
+    source = tmp_path / "ranked.jsonl"
+    rows = [{"prompt": f"q{i}", "harmful": False, "compliance": "a", "worse": "b", "refusal": "r"} for i in range(3)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fake.script = {"all": [answer(content="A") for _ in range(6)]}
+    with pytest.raises(ValueError, match="no worse response to rank"):  # a judge that always says A decides nothing
+        build_set(Recipe(f"file:{source}", "ranked"), tmp_path / "set.jsonl", writer=served(fake.url), rater=_judge)
+    assert len(fake.asked) == 6
+    card = build_set(
+        Recipe(f"file:{source}", "ranked"), tmp_path / "set.jsonl",
+        rater=lambda write: by_reward(lambda pairs: [float(answer == "b") for _, answer in pairs]),
+    )  # fmt: skip
+    assert card["rows"] == 3
+    assert {row["chosen"][0]["content"] for row in read_rows(tmp_path / "set.jsonl")} == {"b"}
+
+
+def _judge(write):
+    assert write is not None
+    return by_judge(write)
