@@ -24,14 +24,25 @@ TEMPLATE = (
     "{% for message in messages %}<bos>{{ message.role }} {{ message.content }}<eos>{% endfor %}"
     "{% if add_generation_prompt %}<bos>assistant {% endif %}"
 )
-SHAPE = {
-    "vocab_size": 32_000,
-    "hidden_size": 256,
-    "intermediate_size": 768,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 4096,
+SHAPES = {
+    "small": {
+        "vocab_size": 32_000,
+        "hidden_size": 256,
+        "intermediate_size": 768,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+    },
+    "qwen2-0.5b": {
+        "vocab_size": 151_936,
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+    },
 }
 
 
@@ -66,9 +77,16 @@ def pairs(count: int, *, prompt: float = 55.0, answer: float = 100.0, seed: int 
     return rows
 
 
-def model() -> Any:
+def model(options: argparse.Namespace) -> Any:
     torch.manual_seed(0)
-    return Qwen2ForCausalLM(Qwen2Config(**SHAPE, tie_word_embeddings=True))
+    made = Qwen2ForCausalLM(Qwen2Config(**SHAPES[options.shape], tie_word_embeddings=True))
+    return made.to(device=options.device, dtype=torch.bfloat16 if options.bf16 else torch.float32)
+
+
+def adapter(options: argparse.Namespace) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM") if options.lora else None
 
 
 def token_count(rows: list[dict[str, str]], tok: Any) -> int:
@@ -76,19 +94,21 @@ def token_count(rows: list[dict[str, str]], tok: Any) -> int:
     return sum(len(tok(prompt)["input_ids"]) + len(tok(response)["input_ids"]) for prompt, response in sides)
 
 
-def useful_operations(rows: list[dict[str, str]], tok: Any) -> float:
+def useful_operations(rows: list[dict[str, str]], tok: Any, options: argparse.Namespace) -> float:
     """Count the multiplications and additions that training cannot do without: each prompt once, no padding.
 
-    Forward and backward are 6 per weight and token; the head meets response tokens alone; attention is causal.
+    Forward and backward are 6 per weight and token, 4 where the weights are frozen under an adapter; the head meets
+    response tokens alone; attention is causal.
     """
-    d, f, layers = SHAPE["hidden_size"], SHAPE["intermediate_size"], SHAPE["num_hidden_layers"]
-    share = SHAPE["num_key_value_heads"] / SHAPE["num_attention_heads"]
+    shape, each = SHAPES[options.shape], 4 if options.lora else 6
+    d, f, layers = shape["hidden_size"], shape["intermediate_size"], shape["num_hidden_layers"]
+    share = shape["num_key_value_heads"] / shape["num_attention_heads"]
     weights = layers * (d * d * (2 + 2 * share) + 3 * d * f)
     total = 0.0
     for row in rows:
         prompt, *sides = (len(tok(row[name])["input_ids"]) for name in ("prompt", "chosen", "rejected"))
         seen = prompt**2 / 2 + sum(side * (prompt + side / 2) for side in sides)
-        total += 6 * weights * (prompt + sum(sides)) + 6 * d * SHAPE["vocab_size"] * sum(sides)
+        total += each * (weights * (prompt + sum(sides)) + d * shape["vocab_size"] * sum(sides))
         total += 3 * 4 * d * layers * seen
     return total
 
@@ -100,8 +120,8 @@ def settings(folder: str, options: argparse.Namespace) -> dict[str, Any]:
         "logging_steps": 1000,
         "save_strategy": "no",
         "report_to": [],
-        "use_cpu": True,
-        "bf16": False,
+        "use_cpu": options.device == "cpu",
+        "bf16": options.bf16,
         "gradient_checkpointing": False,
         "learning_rate": 5e-5,
         "disable_tqdm": True,
@@ -116,7 +136,9 @@ def ours(rows: list[dict[str, str]], options: argparse.Namespace, folder: str) -
     args = DivergenceConfig(
         method=options.method, per_device_train_batch_size=options.batch, **settings(folder, options)
     )
-    return DivergenceTrainer(model(), args=args, train_dataset=rows, processing_class=tokenizer())
+    return DivergenceTrainer(
+        model(options), args=args, train_dataset=rows, processing_class=tokenizer(), peft_config=adapter(options)
+    )
 
 
 def trl(rows: list[dict[str, str]], options: argparse.Namespace, folder: str) -> Any:
@@ -137,8 +159,9 @@ def trl(rows: list[dict[str, str]], options: argparse.Namespace, folder: str) ->
         **settings(folder, options),
     )
     return trainer(
-        model=model(),
-        ref_model=model() if options.reference else None,
+        model=model(options),
+        ref_model=model(options) if options.reference else None,
+        peft_config=adapter(options),
         args=args,
         train_dataset=Dataset.from_list(data if unpaired else rows),
         processing_class=tokenizer(),
@@ -155,8 +178,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--prompt", type=float, default=55.0, help="median words")
     parser.add_argument("--answer", type=float, default=100.0, help="median words")
     parser.add_argument("--reference", action="store_true", help="trl: a reference model beside, nothing precomputed")
+    parser.add_argument("--shape", choices=list(SHAPES), default="small")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--lora", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
+
+
+def _resident_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:
@@ -169,8 +200,9 @@ def main() -> None:
         trainer.train()
         seconds = time.perf_counter() - start
     tokens = token_count(rows, tok)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    operations = useful_operations(rows, tok)
+    on_gpu = options.device != "cpu"
+    peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else _resident_mib()
+    operations = useful_operations(rows, tok, options)
     found = {"seconds": seconds, "tokens": tokens, "rate": tokens / seconds, "peak_mib": peak, "operations": operations}
     print(json.dumps({**vars(options), **found}))
 
