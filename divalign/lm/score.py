@@ -21,7 +21,7 @@ from transformers.utils.generic import ModelOutput
 
 from divalign.core.logprobs import LOGITS_AT_ONCE, Head, response_log_probs
 from divalign.data.batching import Encoded, by_length
-from divalign.lm.layout import attention, lay_out
+from divalign.lm.layout import attention, block_attention, lay_out
 from divalign.store import cached_arrays, digest
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,11 @@ def _may_share(causal: Any) -> bool:
     config = causal.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    return config._attn_implementation in ("sdpa", "eager") and kinds == {"full_attention"} and window is None
+    return (
+        config._attn_implementation in ("sdpa", "eager", "flex_attention")
+        and kinds == {"full_attention"}
+        and window is None
+    )
 
 
 @torch.no_grad()
@@ -102,8 +106,10 @@ def _scores_alike(model: Any) -> bool:
     return torch.allclose(plain, shared, rtol=1e-2 if model.dtype != torch.float32 else 1e-4, atol=1e-3)
 
 
-def _mask(causal: Any, groups: Tensor, parts: Tensor) -> Tensor:
+def _mask(causal: Any, groups: Tensor, parts: Tensor) -> Any:
     """Return the shared layout's attention in the form that the model's attention takes."""
+    if causal.config.get_text_config()._attn_implementation == "flex_attention":
+        return block_attention(groups, parts)
     seen = attention(groups, parts)
     if causal.config.get_text_config()._attn_implementation != "eager":
         return seen

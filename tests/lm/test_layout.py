@@ -4,14 +4,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from divalign.data.batching import Encoded
-from divalign.lm.layout import PADDING, attention, lay_out
-from divalign.lm.score import attach, can_share
+from divalign.lm.layout import PADDING, attention, block_attention, lay_out
+from divalign.lm.score import attach, can_share, sequence_log_probs
 from tests.tiny import ARCHITECTURES, tiny_model
 
 ids = st.lists(st.integers(3, 40), min_size=1, max_size=6)
 few = settings(max_examples=40, deadline=None, derandomize=True)
+SMALLEST = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
 WINDOWED = {"Gemma2", "Gemma3", "Mistral", "Phi3"}
 
 
@@ -110,3 +112,27 @@ def test_packing_loses_nothing_and_is_never_larger_than_padding(pairs: list) -> 
         assert int((shared.groups != PADDING).sum()) == tokens
     if len(prompts) == len(batch):
         assert shared.input_ids.numel() <= padded.input_ids.numel()
+
+
+def test_flex_attention_sees_what_the_mask_says() -> None:
+    layout = lay_out(rows(), 0, share=True)
+    assert layout.groups is not None
+    assert layout.parts is not None
+    blocks = block_attention(layout.groups, layout.parts)
+    seen = attention(layout.groups, layout.parts)
+    index = torch.arange(seen.shape[-1])
+    for row in range(len(seen)):
+        found = blocks.mask_mod(torch.tensor(row), torch.tensor(0), index[:, None], index[None, :])
+        assert torch.equal(found, seen[row, 0])
+
+
+def test_flex_attention_scores_as_sdpa_does() -> None:
+    scores = []
+    for name in ("sdpa", "flex_attention"):
+        torch.manual_seed(0)
+        config = LlamaConfig(**SMALLEST, num_attention_heads=4, attn_implementation=name)
+        with torch.compiler.set_stance("force_eager"):  # compiling the kernel takes a minute on a CPU
+            model = LlamaForCausalLM(config).eval()
+            assert can_share(model)
+            scores.append(sequence_log_probs(model, rows(), 0))
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
