@@ -74,6 +74,9 @@ class Train(Section):
     )
     beta: float = Field(default=0.5, gt=0)
     updates: int = Field(default=60, ge=1, description="optimizer steps")
+    updates_on: dict[str, int] = Field(
+        default={"cr_plus": 240}, description="recipes that are trained for another number of updates than `updates`"
+    )
     pairs_per_update: int = Field(default=32, ge=1, description="pairs behind each optimizer step")
     pairs_per_batch: int = Field(default=32, ge=1, description="pairs per forward; must divide pairs_per_update")
     learning_rate: float = Field(default=4e-4, gt=0)

@@ -25,8 +25,8 @@ def align(
     metrics, key = folder / "metrics.jsonl", digest("metrics", model.key)
 
     def make(draft: Path) -> None:
-        with progress(f"train {model.name}", config.train.updates, "updates") as advance:
-            told = settings(config, method=model.method, seed=model.seed)
+        with progress(f"train {model.name}", model.updates, "updates") as advance:
+            told = settings(config, method=model.method, seed=model.seed, updates=model.updates)
             history = train_and_save(base(), model.rows, draft, advance=advance, cache=cache, **told)
         rows = [{name: value for name, value in row.items() if name not in TIMES} for row in history]
         seal(metrics, jsonl(rows), key)
@@ -36,7 +36,7 @@ def align(
     return cached_folder(folder / "checkpoint", model.key, make)
 
 
-def settings(config: Config, *, method: str, seed: int, ranks: int = 1) -> dict[str, Any]:
+def settings(config: Config, *, method: str, seed: int, updates: int, ranks: int = 1) -> dict[str, Any]:
     """Return what `train_and_save` is told of a config: an update has the same pairs on any number of processes.
 
     Raises ValueError where the processes do not divide an update's pairs.
@@ -54,7 +54,7 @@ def settings(config: Config, *, method: str, seed: int, ranks: int = 1) -> dict[
         "method": method,
         "seed": seed,
         "beta": train.beta,
-        "max_steps": train.updates,
+        "max_steps": updates,
         "per_device_train_batch_size": at_once,
         "gradient_accumulation_steps": train.pairs_per_update // (at_once * ranks),
         "learning_rate": train.learning_rate,

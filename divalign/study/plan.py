@@ -18,13 +18,14 @@ from divalign.toy.world import ASSETS
 
 
 class Aligned(NamedTuple):
-    """A model to be trained: its folder's name, what is done to it, its rows, and the key of the result."""
+    """A model to be trained: its folder's name, what is done to it, its rows and updates, and the key of the result."""
 
     name: str
     method: str
     recipe: str
     seed: int
     rows: list[Row]
+    updates: int
     key: str
 
 
@@ -46,7 +47,12 @@ def plan(config: Config, corpora: dict[int, Corpus]) -> list[Aligned]:
 
     Raises ValueError for an unknown method or recipe, before anything is trained.
     """
-    base, settings = base_key(config), config.train.model_dump(mode="json", exclude={"methods", "methods_on", "seeds"})
+    base, settings = (
+        base_key(config),
+        config.train.model_dump(mode="json", exclude={"methods", "methods_on", "seeds", "updates_on"}),
+    )
+    for recipe in (*config.train.methods_on, *config.train.updates_on):
+        find_recipe(recipe)
     several = len(config.train.seeds) > 1
     models = []
     for seed in config.train.seeds:
@@ -54,9 +60,11 @@ def plan(config: Config, corpora: dict[int, Corpus]) -> list[Aligned]:
             rows = training_rows(corpora[seed].train, recipe)
             data = digest(rows)
             for method in config.train.methods_on.get(recipe, config.train.methods):
-                key = digest("train", __version__, base, data, find_method(method).name, seed, settings)
+                updates = config.train.updates_on.get(recipe, config.train.updates)
+                told = {**settings, "updates": updates}
+                key = digest("train", __version__, base, data, find_method(method).name, seed, told)
                 name = file_name(f"{recipe}-{method}" + (f"-seed{seed}" if several else ""))
-                models.append(Aligned(name, method, recipe, seed, rows, key))
+                models.append(Aligned(name, method, recipe, seed, rows, updates, key))
     return models
 
 

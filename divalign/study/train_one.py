@@ -46,7 +46,8 @@ def train_one(
         chat_template=model.chat_template,
         trust_remote_code=model.trust_remote_code,
     )
-    with progress(f"train {method}", config.train.updates, "updates") as advance:
+    updates = config.train.updates_on.get(recipe, config.train.updates)
+    with progress(f"train {method}", updates, "updates") as advance:
         history = train_and_save(
             lm,
             rows,
@@ -54,7 +55,7 @@ def train_one(
             advance=advance,
             held_out=held_out,
             work=out / "work",
-            **settings(config, method=method, seed=seed, ranks=ranks),
+            **settings(config, method=method, seed=seed, updates=updates, ranks=ranks),
         )
     if int(os.environ.get("RANK", "0")) == 0:
         write_rows(out / "metrics.jsonl", history)
