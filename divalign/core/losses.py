@@ -99,6 +99,11 @@ class Method:
         """Whether a row's loss depends on the other rows of the step; where not, micro-batches need no pre-pass."""
         return self.own_baseline is not _no_baseline
 
+    @property
+    def log_mean_exp_baseline(self) -> bool:
+        """Whether the baseline is log-mean-exp, under which the unaligned gradient is a softmax-weighted sum."""
+        return self.own_baseline is _log_mean_exp_unaligned
+
     def baseline(self, ratios: LogRatios) -> Float[Tensor, ""]:
         """Return the method's own baseline from the rows of a whole optimizer step, detached; 0 where it has none."""
         _check(ratios)

@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 
 from divalign.core.losses import find_method
 
-NORMALISERS = ("exact", "ema", "microbatch")
+NORMALISERS = ("exact", "online", "ema", "microbatch")
 
 
 @dataclass
@@ -31,9 +31,10 @@ class DivergenceConfig(TrainingArguments):
     normaliser: str = field(
         default="exact",
         metadata={
-            "help": "What the baseline is computed from: `exact` the whole optimizer step over all micro-batches "
-            "and ranks; `ema` a moving average of that over steps, kept in the checkpoint; `microbatch` each "
-            "micro-batch alone. The last two are biased, for comparison."
+            "help": "What the baseline is computed from: `exact` the whole optimizer step over all micro-batches and "
+            "ranks; `online` the same for kldo on one process, without a second forward; `ema` a moving average over "
+            "steps, kept in the checkpoint; `microbatch` each micro-batch alone. The last two are biased, for "
+            "comparison."
         },
     )
     ema_rate: float = field(default=0.1, metadata={"help": "Weight of the newest step in the `ema` normaliser."})
@@ -61,6 +62,8 @@ class DivergenceConfig(TrainingArguments):
             raise ValueError(f"beta is {self.beta}, expected a number above 0; the usual value is 0.1")
         if self.normaliser not in NORMALISERS:
             raise ValueError(f"normaliser is {self.normaliser!r}, expected one of {', '.join(NORMALISERS)}")
+        if self.normaliser == "online" and not find_method(self.method).log_mean_exp_baseline:
+            raise ValueError(f"normaliser 'online' is for kldo, got {self.method}; its baseline needs 'exact'")
         if not 0 < self.ema_rate <= 1:
             raise ValueError(f"ema_rate is {self.ema_rate}, expected above 0 and at most 1; the usual value is 0.1")
         super().__post_init__()

@@ -24,6 +24,7 @@ from divalign.lm.score import attach, can_share, reference_log_probs, sequence_l
 from divalign.train.accumulation import Step, whole_ratios
 from divalign.train.arguments import DivergenceConfig
 from divalign.train.couples import Couples, CoupleSampler, Scored, collate, encode_rows
+from divalign.train.online import OnlineNormaliser, halves
 from divalign.train.readout import held_out_metrics, reward_metrics
 from divalign.train.running import RunningBaseline
 from divalign.train.speed import Speed
@@ -78,8 +79,9 @@ class DivergenceTrainer(Trainer):
         train, evaluation = self._couples(args, train_dataset), self._couples(args, eval_dataset)
         if peft_config is not None:
             model = get_peft_model(model, peft_config)
-        self._share = args.share_prompts and can_share(model)
-        if args.share_prompts and not self._share:
+        online = args.normaliser == "online"
+        self._share = args.share_prompts and not online and can_share(model)
+        if args.share_prompts and not self._share and not online:
             logger.info("%s: prompts are not shared; every response has a row of its own", type(model).__name__)
         self._step, self._running = Step(None, 1.0), RunningBaseline()
         self._records: list[LogRatios] = []
@@ -94,6 +96,10 @@ class DivergenceTrainer(Trainer):
             callbacks=[*(callbacks or []), self._running],
             optimizers=optimizers,
         )
+        if online and self.args.world_size > 1:
+            raise ValueError("normaliser 'online' works on one process; use 'exact', which gathers all ranks' rows")
+        self._online = OnlineNormaliser(self.model.parameters()) if online else None
+        self._left = 0  # micro-batches of the update that are to come
         self._speed = Speed(self.model)
         self.loss_is_scaled_for_ga = False  # ours is a mean over the micro-batch: Trainer divides by their number
 
@@ -147,7 +153,7 @@ class DivergenceTrainer(Trainer):
         """Fetch the micro-batches of one update and, where the loss depends on all of them, look at them first."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         sizes = [len(batch["reference"]) / 2 for batch in batches]
-        self._step = Step(self._baseline(batches), sum(sizes) / max(len(sizes), 1))
+        self._step, self._left = Step(self._baseline(batches), sum(sizes) / max(len(sizes), 1)), len(batches)
         return batches, None
 
     def _baseline(self, batches: list) -> Tensor | None:
@@ -156,7 +162,7 @@ class DivergenceTrainer(Trainer):
         normaliser = self.args.normaliser
         if (
             not (batches and self.method.has_baseline)
-            or normaliser == "microbatch"
+            or normaliser in ("microbatch", "online")
             or (alone and normaliser == "exact")
         ):
             return None
@@ -178,11 +184,13 @@ class DivergenceTrainer(Trainer):
 
     def _log_ratios(self, model: Any, inputs: dict[str, Any]) -> LogRatios:
         """Return r = beta (log pi - log pi_ref) of a batch whose aligned rows stand above its unaligned rows."""
+        return LogRatios(*self._r(model, inputs).chunk(2))
+
+    def _r(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         inputs = dict(inputs)
         reference = inputs.pop("reference")
         log_probs = model(**inputs).log_probs
-        r = self.args.beta * (log_probs - reference.to(log_probs))
-        return LogRatios(*r.chunk(2))
+        return self.args.beta * (log_probs - reference.to(log_probs))
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -197,6 +205,28 @@ class DivergenceTrainer(Trainer):
         loss = self.method.loss(ratios, self._step.baseline, **weights) * self._step.weight(len(ratios.aligned))
         self._records.append(LogRatios(ratios.aligned.detach(), ratios.unaligned.detach()))
         return (loss, ratios) if return_outputs else loss
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Do what Trainer does, but for the online normaliser, whose two classes go backward apart."""
+        if self._online is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        parts, steps = halves(inputs), self.current_gradient_accumulation_steps
+        with self.compute_loss_context_manager():
+            aligned = self._r(model, parts[0])
+        loss = -self.args.desirable_weight * aligned.mean() * self._step.weight(len(aligned)) / steps
+        self.accelerator.backward(loss)
+        with self.compute_loss_context_manager():
+            unaligned = self._r(model, parts[1])
+        self._online.add(unaligned, self.accelerator.backward)
+        self._left -= 1
+        value = loss.detach()
+        if not self._left:
+            value = value + self.args.desirable_weight * self._online.finish(self.args.undesirable_weight)
+        self._speed.add(int(inputs["attention_mask"].sum()), len(inputs["targets"]))
+        self._records.append(LogRatios(aligned.detach(), unaligned.detach()))
+        return value
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add to a training log the rewards since the last one, over all rows and ranks, and this process's speed."""

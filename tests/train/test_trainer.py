@@ -79,6 +79,38 @@ def test_accumulation_changes_no_step(tmp_path: Path, method: str) -> None:
         assert (other - found[0]).norm() < 1e-4 * moved  # float32 sums in another order
 
 
+@pytest.mark.parametrize("rows", [PAIRS, UNPAIRED], ids=["pairs", "unpaired"])
+@pytest.mark.parametrize("size", [8, 4, 1])
+@pytest.mark.parametrize("weight", [1.0, 2.5])
+def test_the_online_normaliser_makes_the_exact_update(tmp_path: Path, rows: list, size: int, weight: float) -> None:
+    found, losses = [], []
+    for normaliser in ("exact", "online"):
+        run = trainer(
+            tmp_path,
+            rows,
+            model=tiny_model("Llama")[0].double(),
+            normaliser=normaliser,
+            undesirable_weight=weight,
+            per_device_train_batch_size=size if rows is PAIRS else 2 * size,
+            gradient_accumulation_steps=8 // size,
+            max_steps=3,
+            learning_rate=1e-3,
+            beta=2.0,
+        )
+        run.train()
+        found.append(weights(run))
+        losses.append([row["loss"] for row in run.state.log_history if "loss" in row])
+    moved = (found[0] - weights(trainer(tmp_path, PAIRS))).norm()
+    assert moved > 1e-3
+    assert (found[1] - found[0]).norm() < 1e-6 * moved  # Llama's norms work in float32
+    assert losses[1] == pytest.approx(losses[0], abs=1e-6)
+
+
+def test_the_online_normaliser_is_for_kldo() -> None:
+    with pytest.raises(ValueError, match="'online' is for kldo, got bco"):
+        DivergenceConfig("out", method="bco", normaliser="online")
+
+
 def test_statistics_of_a_micro_batch_alone_are_another_step(tmp_path: Path) -> None:
     found = []
     for normaliser in ("exact", "microbatch"):
