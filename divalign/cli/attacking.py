@@ -22,7 +22,10 @@ def attack(
     out: Annotated[Path, typer.Option(help="Folder for the responses; an attack that was stopped there goes on.")],
     model: Annotated[str | None, typer.Argument(help="A folder, a hub id, or 'toy'; leave out with --server.")] = None,
     prompts: Annotated[
-        str, typer.Option(help="JSON lines with prompt and, if you like, id and harmful (true if left out); or 'toy'.")
+        str,
+        typer.Option(
+            help="JSON lines with prompt and, if you like, id, harmful (true if left out), target for gcg; or 'toy'."
+        ),
     ] = "toy",
     attacks: Annotated[
         list[str] | None,

@@ -39,7 +39,8 @@ UNJUDGED = Judge("unjudged", "0" * 64, lambda _prompts, responses: [Verdict(None
 class Means(NamedTuple):
     """How the attacks are run. `ends` is the judge that ends a search or a conversation early, not the one that counts.
 
-    `protocol` sets the lengths of responses in place of `max_new_tokens`; `opening` is what GCG makes likely.
+    `protocol` sets the lengths of responses in place of `max_new_tokens`. `opening` is what GCG makes likely where a
+    prompt brings no "target" of its own, as AdvBench's do: an opening that names the topic keeps the answer to it.
     """
 
     max_new_tokens: int = 64
@@ -64,11 +65,13 @@ def read_prompts(rows: Sequence[Row]) -> list[Row]:
     """
     prompts = []
     for number, row in enumerate(rows, start=1):
-        text, harmful = row.get("prompt"), row.get("harmful", True)
-        if not isinstance(text, str) or not text.strip() or not isinstance(harmful, bool):
+        text, harmful, target = row.get("prompt"), row.get("harmful", True), row.get("target", "?")
+        if not (isinstance(text, str) and text.strip() and isinstance(harmful, bool)):
             raise ValueError(
                 f"row {number} has prompt={text!r} and harmful={harmful!r}; expected a text, and true or false"
             )
+        if not (isinstance(target, str) and target.strip()):
+            raise ValueError(f"row {number} has target={target!r}; expected the opening of an answer, or no target")
         prompts.append({**row, "id": str(row.get("id", f"{number:04d}")), "prompt": text, "harmful": harmful})
     check_ids(prompts)
     return prompts
@@ -154,10 +157,10 @@ def _searched(
                 target.lm().model,
                 target.lm().tokenizer,
                 row["prompt"],
-                target=means.opening,
+                target=row.get("target", means.opening),
                 options=means.search,
                 judged=judged,
-                checkpoint=out / "gcg" / f"{digest(row['prompt'])[:16]}.json",
+                checkpoint=out / "gcg" / f"{digest(row['prompt'], row.get('target'))[:16]}.json",
                 made_from=[target.key, means.max_new_tokens, means.ends.sha256],
                 on_step=lambda _step, _loss: advance(1),
             )
