@@ -11,12 +11,15 @@ import signal
 import sys
 import time
 
+import transformers.models.llama.modeling_llama
+
 import divalign.cli.verdicts
 import divalign.study.corpus
 import divalign.study.judgement
 import divalign.study.redteam
-import transformers.models.llama.modeling_llama  # noqa: F401
 from divalign.cli import main
+
+WARM = (transformers.models.llama.modeling_llama, divalign.cli.verdicts, divalign.study)
 
 for line in sys.stdin:
     arguments, kill_after = json.loads(line)
