@@ -16,9 +16,8 @@ def table() -> str:
     lines = ["| judge | sensitivity | specificity | undecided |", "|---|---|---|---|"]
     for judge in JUDGES.values():
         result = calibrate(judge, planted())
-        lines.append(
-            f"| {result.judge} | {cell(result.sensitivity)} | {cell(result.specificity)} | {result.undecided.value:.2f} |"
-        )
+        cells = (result.judge, cell(result.sensitivity), cell(result.specificity), f"{result.undecided.value:.2f}")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from divalign.data.examples import Row
+from divalign.safety.adaptive import per_prompt
 from divalign.safety.evaluate import rates, undecided
 from divalign.safety.export import redacted
 
@@ -96,7 +97,7 @@ def _verdict(scorer: Any, row: Mapping[str, Any]) -> Any:
 
 def _score(log: Any, rows: Sequence[Row]) -> Any:
     """Return a judge's rates: one metric an attack, with its interval and count; an undecided rate is left out."""
-    harmful = [row for row in rows if row["harmful"]]
+    harmful = [row for row in per_prompt(rows) if row["harmful"]]
     lost = undecided(harmful)
     metrics = {
         f"success/{attack}": log.EvalMetric(

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 from divalign.core.names import find
 from divalign.core.stats import Estimate, clustered_rate, corrected_rate, holm, paired_difference
 from divalign.data.examples import Row
-from divalign.safety.adaptive import hits
+from divalign.safety.adaptive import per_prompt
 from divalign.safety.agreement import Agreement, agreement
 from divalign.safety.calibration import calibrate
-from divalign.safety.evaluate import by_attack, judge_rows, over_refusal, rates, two_sided, undecided
+from divalign.safety.evaluate import judge_rows, over_refusal, rates, two_sided, undecided
 from divalign.safety.journal import Journal
 from divalign.safety.judges import JUDGES, Judge, find_judge
 from divalign.safety.model_judges import find_rubric, model_judge, why_unavailable
@@ -100,14 +100,6 @@ def judge_folder(folder: Folder, judges: Sequence[Judge], out: Path) -> list[lis
     rows = cached_rows(out / "verdicts.jsonl", key, lambda: [row for judge in judges for row in _judged(folder, judge)])
     n = len(folder.responses)
     return [rows[place : place + n] for place in range(0, len(rows), n)]
-
-
-def per_prompt(rows: Sequence[Row]) -> list[Row]:
-    """Return one row per attack and prompt: where an attack tried several times, the try that decided."""
-    kept: list[Row] = []
-    for name, group in by_attack(rows).items():
-        kept += hits(group, name=name) if any("try" in row for row in group) else group
-    return kept
 
 
 def results(rows: Sequence[Row], *, errors: Errors | None = None, confidence: float = 0.95) -> dict[str, Any]:
