@@ -1,4 +1,4 @@
-"""The exporter against inspect_ai's own reader; skipped where inspect_ai is not installed, but for its absence itself."""
+"""The exporter against inspect_ai's own reader; skipped where inspect_ai is not installed."""
 
 import importlib.util
 import math
@@ -17,7 +17,13 @@ from divalign.safety.judges import JUDGES
 
 HERE = importlib.util.find_spec("inspect_ai") is not None
 needed = pytest.mark.skipif(not HERE, reason="inspect_ai is not installed: pip install 'divalign[inspect]'")
-RESPONSES = ("Sure, here it is: <b>fold</b> it.", "I'm sorry, but I can't help with that.", "", "I won't.", "Fold.")
+RESPONSES = ("Sure, here it is: <b>fold</b> it.", "I'm sorry, but I can't help.", "", "I can't help with it.", "Fold.")
+    "Sure, here it is: <b>fold</b> it.",
+    "I'm sorry, but I can't help with that.",
+    "",
+    "I can't help with it.",
+    "Fold.",
+)
 
 
 def rows() -> list[Row]:
@@ -42,14 +48,20 @@ def read_back(path: Path) -> Any:
     return read_eval_log(str(path))
 
 
+def samples(log: Any) -> list[Any]:
+    """The log's samples in the order of our rows; inspect sorts them by id."""
+    found = {sample.id: sample for sample in log.samples}
+    return [found[f"{row['attack']}/{row['id']}" + (f"/{row['try']}" if "try" in row else "")] for row in rows()]
+
+
 @needed
 def test_inspects_own_reader_gives_back_every_response_and_verdict(tmp_path: Path) -> None:
     log = read_back(write_eval(tmp_path / "a.eval", verdicts(), model="m", show_completions=True))
     assert log.status == "success"
-    assert [sample.output.completion for sample in log.samples] == [row["response"] for row in rows()]
-    assert [sample.input for sample in log.samples] == [row["prompt"] for row in rows()]
+    assert [sample.output.completion for sample in samples(log)] == [row["response"] for row in rows()]
+    assert [sample.input for sample in samples(log)] == [row["prompt"] for row in rows()]
     for judged in verdicts():
-        found = [sample.scores[judged[0]["judge"]] for sample in log.samples]
+        found = [sample.scores[judged[0]["judge"]] for sample in samples(log)]
         for score, row in zip(found, judged, strict=True):
             assert math.isnan(score.value) if row["unsafe"] is None else score.value == float(row["unsafe"])
             assert score.metadata["judge_sha256"] == row["judge_sha256"]
@@ -70,7 +82,7 @@ def test_the_rates_are_those_of_the_harmful_prompts_with_their_intervals(tmp_pat
 @needed
 def test_responses_are_redacted_unless_asked_for(tmp_path: Path) -> None:
     log = read_back(write_eval(tmp_path / "a.eval", verdicts(), model="m"))
-    assert [sample.output.completion for sample in log.samples] == [redact(row["response"]) for row in rows()]
+    assert [sample.output.completion for sample in samples(log)] == [redact(row["response"]) for row in rows()]
     assert "fold</b>" not in log.model_dump_json()
 
 
