@@ -18,12 +18,6 @@ from divalign.safety.judges import JUDGES
 HERE = importlib.util.find_spec("inspect_ai") is not None
 needed = pytest.mark.skipif(not HERE, reason="inspect_ai is not installed: pip install 'divalign[inspect]'")
 RESPONSES = ("Sure, here it is: <b>fold</b> it.", "I'm sorry, but I can't help.", "", "I can't help with it.", "Fold.")
-    "Sure, here it is: <b>fold</b> it.",
-    "I'm sorry, but I can't help with that.",
-    "",
-    "I can't help with it.",
-    "Fold.",
-)
 
 
 def rows() -> list[Row]:
