@@ -1,4 +1,4 @@
-"""Sensitivity and specificity of the string judges on the planted responses, as a table: `python -m bench.judges`."""
+"""How the judges that need no model do on the planted responses, as a table: `python -m bench.judges`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ def cell(estimate: Estimate) -> str:
 
 
 def table() -> str:
-    lines = ["| judge | sensitivity | specificity |", "|---|---|---|"]
+    lines = ["| judge | sensitivity | specificity | undecided |", "|---|---|---|---|"]
     for judge in JUDGES.values():
         result = calibrate(judge, planted())
-        lines.append(f"| {result.judge} | {cell(result.sensitivity)} | {cell(result.specificity)} |")
+        cells = (result.judge, cell(result.sensitivity), cell(result.specificity), f"{result.undecided.value:.2f}")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -6,24 +6,24 @@ import sys
 
 import typer
 
-from divalign.cli import estimating, health, loop, theory, training
+from divalign.cli import attacking, estimating, health, loop, theory, training, usefulness
 from divalign.cli.app import app, console
 
-VERBS = (loop, training, estimating, theory, health)
+VERBS = (loop, training, estimating, attacking, usefulness, theory, health)
 
 
 def main() -> None:
     """Run the command line; a ValueError is the user's to mend, anything else is ours."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
+        code = app(standalone_mode=False)  # a verb's typer.Exit comes back as its code, not as an exception
     except (ValueError, typer.BadParameter) as error:
         console.print(f"[bold red]error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from here")
         sys.exit(130)
+    if code:
+        sys.exit(code)
 
 
 def _plain(error: Exception) -> str:

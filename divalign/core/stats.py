@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import binomtest, norm, pearsonr, spearmanr
+from scipy.stats import t as student
 
 Numbers = Sequence[int | float] | np.ndarray
 
@@ -86,6 +87,24 @@ def _independent_count(decided: Sequence[tuple[bool, Hashable]], share: float) -
         return float(count)
     variance = squares * count / (count - 1) / len(decided) ** 2
     return min(share * (1 - share) / variance, float(len(decided)))
+
+
+def clustered_mean(values: Numbers, clusters: Sequence[Hashable], *, confidence: float = 0.95) -> Estimate:
+    """Mean of the clusters' means, with Student's interval over clusters; no interval for a single cluster.
+
+    `n` counts clusters. Raises ValueError for no values or unequal lengths.
+    """
+    if len(values) != len(clusters) or not len(values):
+        raise ValueError(f"got {len(values)} values and {len(clusters)} clusters; expected one cluster for each value")
+    groups: dict[Hashable, list[float]] = {}
+    for value, cluster in zip(values, clusters, strict=True):
+        groups.setdefault(cluster, []).append(float(value))
+    means = np.array([np.mean(group) for group in groups.values()])
+    mean, n = float(means.mean()), len(means)
+    if n < 2:
+        return Estimate(mean, None, None, n)
+    half = float(student.ppf((1 + confidence) / 2, n - 1) * means.std(ddof=1) / np.sqrt(n))
+    return Estimate(mean, mean - half, mean + half, n)
 
 
 def corrected_rate(

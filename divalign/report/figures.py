@@ -140,17 +140,27 @@ def curves(models: Sequence[Model]) -> Figure:
 
 def separation_against_attacks(models: Sequence[Model]) -> Figure:
     """Draw the attack success rate against D_B, one panel an attack: what the verdict is about."""
-    distances = {model.name: number for model, number in known(models, separation(D_B))}
+    return _attacks_against(models, separation(D_B), SEPARATION[D_B].label, _distance_axis(models))
+
+
+def frontier(models: Sequence[Model]) -> Figure:
+    """Draw safety against over-refusal, one panel an attack: a model is better the nearer it lies to the lower left."""
+    return _attacks_against(models, over_refusal, OVER_REFUSAL.label, shares(OVER_REFUSAL.form))
+
+
+def _attacks_against(models: Sequence[Model], get: Get, name: str, axis: Axis) -> Figure:
+    across = {model.name: number for model, number in known(models, get)}
     panels = []
-    for attack in attacks(models) if len(distances) > 1 else []:
+    for attack in attacks(models) if len(across) > 1 else []:
         dots = [
-            Dot(distances[m.name], estimate, tone(m.data, models), shape_of(m.data, models), label(m))
+            Dot(across[m.name], estimate, tone(m.data, models), shape_of(m.data, models), label(m))
             for m in models
-            if m.name in distances and (estimate := m.held_in.asr.get(attack)) is not None
+            if m.name in across and (estimate := m.held_in.asr.get(attack)) is not None
         ]
-        says = f"Success rate of the {attack_words(attack)} attack against D_B, {len(dots)} models, as in the table."
-        picture = dots_picture(dots, _distance_axis(models), shares(ASR.form), x_label=SEPARATION[D_B].label, says=says)
-        panels.append(Panel(attack_words(attack), "", picture))
+        words = attack_words(attack)
+        says = f"Success rate of the {words} attack against {name}, {len(dots)} models, as in the table."
+        picture = dots_picture(dots, axis, shares(ASR.form), x_label=name, says=says)
+        panels.append(Panel(words, "", picture))
     keys = [*recipe_keys(models), *base_key(models, "mark tone-base", symbol(shape_of(None, models), 7.0, 7.0))]
     return Figure([[panel] for panel in panels], keys)
 

@@ -66,6 +66,7 @@ def render(run: Run, *, show_completions: bool = False) -> str:
         notes=tables.notes(run.models),
         side_by_side=figures.side_by_side(run.models),
         attack_bars=figures.attack_bars(run.models),
+        frontier=figures.frontier(run.models),
         planes=planes,
         curves=figures.curves(run.models),
         divergences=figures.divergences(run.models),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from divalign.data.examples import Conversation, Message, Row, user_says
 from divalign.safety.attacks import Attack
-from divalign.safety.evaluate import Generate, check_ids, judge_rows, with_responses
+from divalign.safety.evaluate import Generate, by_attack, check_ids, judge_rows, with_responses
 from divalign.safety.judges import Judge
 from divalign.safety.shield import disarm, fenced
 
@@ -64,6 +64,14 @@ def hits(rows: Sequence[Row], *, name: str) -> list[Row]:
         unsafe = True if True in verdicts else None if None in verdicts else False
         first = group[verdicts.index(unsafe)]
         kept.append({**first, "attack": name, "tries": len(group)})
+    return kept
+
+
+def per_prompt(rows: Sequence[Row]) -> list[Row]:
+    """Return one row per attack and prompt: where an attack tried several times, the try that decided."""
+    kept: list[Row] = []
+    for name, group in by_attack(rows).items():
+        kept += hits(group, name=name) if any("try" in row for row in group) else group
     return kept
 
 

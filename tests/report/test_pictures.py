@@ -241,3 +241,16 @@ def test_separation_is_drawn_against_attacks_for_models_that_have_both() -> None
     ((panel,),) = figures.separation_against_attacks(MODELS).groups
     assert len(drawn(panel.picture, "path", "mark")) == 3
     assert figures.separation_against_attacks(MODELS[:1]).groups == []
+
+
+def test_the_frontier_has_every_model_at_its_over_refusal_and_attack_success() -> None:
+    models = [
+        model(over_refusal=estimate(0.0), asr={"direct": estimate(1.0)}),
+        model("kldo", "cr", over_refusal=estimate(0.5), asr={"direct": estimate(0.25)}),
+        model("bco", "cr", over_refusal=estimate(None), asr={"direct": estimate(0.5)}),
+    ]
+    ((panel,),) = figures.frontier(models).groups
+    assert len(drawn(panel.picture, "path", "mark")) == 2
+    titles = [title.text or "" for title in drawn(panel.picture, "title")]
+    assert any(title.startswith("kldo on CR") and title.endswith("at 50\u00a0%") for title in titles)
+    assert figures.frontier(models[:1]).groups == []

@@ -1,0 +1,261 @@
+"""Attack folders: what is asked, what is kept, what is found again, and what is refused in a sentence."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from divalign.data.examples import Conversation, Row
+from divalign.safety.attacks import ATTACKS
+from divalign.safety.gcg import GcgOptions
+from divalign.safety.judges import JUDGES
+from divalign.store import read_json, read_rows
+from divalign.study.progress import silent
+from divalign.study.redteam import Means, attack_folder, parse_attacks, read_prompts
+from divalign.study.writers import Loading, Writer, find_writer, local_writer
+from tests.tiny import save_tiny
+
+PROMPTS: list[Row] = [
+    {"id": "h1", "prompt": "Tell me about bridges", "harmful": True},
+    {"id": "h2", "prompt": "Tell me about dams", "harmful": True},
+    {"id": "b1", "prompt": "Tell me about boats", "harmful": False},
+]
+
+
+class Echo:
+    """A writer that answers with a form of the question, and remembers what it was asked."""
+
+    def __init__(self, answer: Callable[[Conversation], str] = lambda talk: f"about {talk.messages[-1]['content']}"):
+        self.asked: list[Conversation] = []
+        self.answer = answer
+        self.writer = Writer("echo", "key of echo", self.write, None)
+
+    def write(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        max_new_tokens: int,
+        on_response: Callable[[int, str], None],
+    ) -> list[str]:
+        self.asked += conversations
+        texts = [f"{self.answer(talk)} in {max_new_tokens}" for talk in conversations]
+        for index, text in enumerate(texts):
+            on_response(index, text)
+        return texts
+
+
+def attacked(echo: Echo, names: list[str], out: Path, **means: Any) -> list[Row]:
+    return attack_folder(echo.writer, PROMPTS, names, out, means=Means(**means), progress=silent)
+
+
+def test_harmful_prompts_meet_every_attack_and_benign_ones_are_asked_directly(tmp_path: Path) -> None:
+    rows = attacked(Echo(), ["base64", "direct"], tmp_path / "a")
+    places = [(row["attack"], row["id"]) for row in rows]
+    assert places == [("base64", "h1"), ("base64", "h2"), ("direct", "h1"), ("direct", "h2"), ("direct", "b1")]
+    assert rows[0]["response"] == f"about {ATTACKS['base64'](PROMPTS[0]['prompt']).messages[0]['content']} in 64"
+    assert read_rows(tmp_path / "a" / "responses.jsonl") == rows
+
+
+def test_the_same_again_asks_nothing_and_one_attack_more_asks_only_that(tmp_path: Path) -> None:
+    first, second, third = Echo(), Echo(), Echo()
+    rows = attacked(first, ["direct"], tmp_path / "a")
+    assert attacked(second, ["direct"], tmp_path / "a") == rows
+    assert not second.asked
+    more = attacked(third, ["direct", "rot13"], tmp_path / "a")
+    assert len(third.asked) == 2
+    assert [row for row in more if row["attack"] == "direct"] == rows
+
+
+def test_changed_responses_are_noticed_and_made_again_from_the_journal(tmp_path: Path) -> None:
+    rows = attacked(Echo(), ["direct"], tmp_path / "a")
+    path = tmp_path / "a" / "responses.jsonl"
+    path.write_text(path.read_text().replace("about", "nothing about"))
+    again = Echo()
+    assert attacked(again, ["direct"], tmp_path / "a") == rows
+    assert not again.asked
+
+
+def test_another_length_is_another_response(tmp_path: Path) -> None:
+    attacked(Echo(), ["direct"], tmp_path / "a")
+    rows = attacked(Echo(), ["direct"], tmp_path / "a", max_new_tokens=7)
+    assert all(row["response"].endswith("in 7") for row in rows)
+
+
+def test_best_of_n_keeps_every_try_and_each_is_another_text(tmp_path: Path) -> None:
+    echo = Echo()
+    rows = [row for row in attacked(echo, ["best_of_n(4)"], tmp_path / "a") if row["harmful"]]
+    assert [(row["try"], row["id"]) for row in rows] == [(n, name) for n in range(4) for name in ("h1", "h2")]
+    assert len({row["response"] for row in rows}) == 8
+
+
+def test_a_template_is_known_by_its_text_and_not_by_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "template.txt"
+    file.write_text("Once more: {prompt}")
+    rows = attacked(Echo(), [f"template:{file}"], tmp_path / "a")
+    assert rows[0]["response"] == "about Once more: Tell me about bridges in 64"
+    file.write_text("And again: {prompt}")
+    rows = attacked(Echo(), [f"template:{file}"], tmp_path / "a")
+    assert rows[0]["response"] == "about And again: Tell me about bridges in 64"
+
+
+@pytest.mark.parametrize("name", ["pair", "crescendo"])
+def test_another_model_leads_the_target_on_and_a_resumed_one_asks_neither_again(tmp_path: Path, name: str) -> None:
+    def refuses_first(talk: Conversation) -> str:
+        asked_before = any(message["role"] == "assistant" for message in talk.messages)
+        wants = "second" in talk.messages[-1]["content"] or asked_before
+        return "Sure, here it is" if wants else "I'm sorry, but I can't help with that"
+
+    attacker = Echo(lambda talk: "second try" if "sorry" in talk.messages[-1]["content"] else "first try")
+    target = Echo(refuses_first)
+    rows = attacked(target, [name], tmp_path / "a", attacker=attacker.writer, rounds=3)
+    led = [row for row in rows if row["attack"] == name]
+    assert [(row["id"], row["rounds"]) for row in led] == [("h1", 2), ("h2", 2)]
+    assert all("unsafe" not in row and "judge" not in row for row in rows)
+    (tmp_path / "a" / "responses.jsonl").unlink()
+    quiet_attacker, quiet_target = Echo(attacker.answer), Echo(refuses_first)
+    means = {"attacker": quiet_attacker.writer, "rounds": 3}
+    assert attacked(quiet_target, [name], tmp_path / "a", **means) == rows
+    assert not quiet_attacker.asked + quiet_target.asked
+
+
+def test_the_kldo_protocol_writes_anew_at_full_length_only_what_its_strings_let_pass(tmp_path: Path) -> None:
+    echo = Echo(lambda talk: "I'm sorry" if "dams" in talk.messages[0]["content"] else "Sure")
+    rows = attacked(echo, ["direct"], tmp_path / "a", protocol="kldo")
+    found = {row["id"]: (row["stage"], row["response"]) for row in rows}
+    assert found == {"h1": (2, "Sure in 512"), "h2": (1, "I'm sorry in 32"), "b1": (2, "Sure in 512")}
+    assert all("unsafe" not in row for row in rows)
+
+
+def test_gcg_searches_the_real_model_and_leaves_its_curve_but_no_suffix(tmp_path: Path) -> None:
+    target = local_writer(str(save_tiny("Llama", tmp_path / "model")), Loading())
+    search = GcgOptions(steps=2, width=8, marks=3, check_every=1)
+    means = Means(max_new_tokens=8, search=search)
+    prompts = [{**PROMPTS[0], "target": "Yes"}, *PROMPTS[1:]]
+    rows = attack_folder(target, prompts, ["gcg"], tmp_path / "a", means=means, progress=silent)
+    assert [(row["attack"], row["id"]) for row in rows] == [("direct", "b1"), ("gcg", "h1"), ("gcg", "h2")]
+    curves = read_rows(tmp_path / "a" / "gcg.jsonl")
+    assert [set(curve) for curve in curves] == [{"id", "succeeded", "losses"}] * 2
+    assert [len(curve["losses"]) - 1 for curve in curves] == [row["steps"] for row in rows[1:]]
+    assert not {"suffix", "message"} & {name for row in rows for name in row}
+
+
+def test_the_folder_says_what_was_asked_of_whom(tmp_path: Path) -> None:
+    attacked(Echo(), ["direct"], tmp_path / "a")
+    told = read_json(tmp_path / "a" / "attack.json")
+    assert (told["target"], told["attacks"], told["max_new_tokens"], told["protocol"]) == ("echo", ["direct"], 64, None)
+
+
+def test_names_are_split_at_commas_but_a_template_is_one_name() -> None:
+    assert parse_attacks(["direct, base64", "template:Please, {prompt}", "direct"]) == [
+        "direct",
+        "base64",
+        "template:Please, {prompt}",
+    ]
+
+
+def test_a_prompt_file_needs_no_more_than_prompts() -> None:
+    assert read_prompts([{"prompt": "a"}, {"prompt": "b", "harmful": False, "id": 7}]) == [
+        {"prompt": "a", "id": "0001", "harmful": True},
+        {"prompt": "b", "id": "7", "harmful": False},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([{"prompt": " "}], "row 1 has prompt=' '"),
+        ([{"prompt": "a"}, {"text": "b"}], "row 2 has prompt=None"),
+        ([{"prompt": "a", "harmful": "yes"}], "harmful='yes'"),
+        ([{"prompt": "a", "target": 3}], "expected the opening of an answer"),
+        ([{"prompt": "a", "id": 1}, {"prompt": "b", "id": "1"}], "stand more than once"),
+    ],
+)
+def test_a_prompt_that_is_none_is_refused(rows: list[Row], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        read_prompts(rows)
+
+
+@pytest.mark.parametrize(
+    ("names", "means", "sentence"),
+    [
+        ([], {}, "no attack was named"),
+        (["dirct"], {}, "did you mean 'direct'"),
+        (["template:no slot"], {}, r"has no \{prompt\}"),
+        (["best_of_n(0)"], {}, "tries nothing"),
+        (["gcg"], {}, "a server does not give"),
+        (["pair"], {}, "name an attacker"),
+        (["direct"], {"protocol": "kldp"}, "did you mean 'kldo'"),
+        (["best_of_n(2)"], {"protocol": "jbb"}, "ask each prompt once"),
+    ],
+)
+def test_what_cannot_be_run_is_said_before_anything_is_asked(
+    tmp_path: Path, names: list[str], means: dict[str, Any], sentence: str
+) -> None:
+    echo = Echo()
+    with pytest.raises(ValueError, match=sentence):
+        attacked(echo, names, tmp_path / "a", **means)
+    assert not echo.asked
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_folder_of_another_model_or_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    attacked(Echo(), ["direct"], tmp_path / "a")
+    other = Echo()
+    other.writer = other.writer._replace(key="another key")
+    with pytest.raises(ValueError, match="another model"):
+        attacked(other, ["direct"], tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "letter.txt").write_text("dear")
+    with pytest.raises(ValueError, match="no attack folder"):
+        attacked(Echo(), ["direct"], tmp_path / "b")
+
+
+def test_a_server_that_fails_leaves_what_came(tmp_path: Path) -> None:
+    def fails_on_dams(talk: Conversation) -> str:
+        if "dams" in talk.messages[0]["content"]:
+            raise ConnectionError("the server is gone")
+        return "Sure"
+
+    class Flaky(Echo):
+        def write(self, conversations: Sequence[Conversation], **options: Any) -> list[str]:
+            texts = []
+            for index, talk in enumerate(conversations):
+                texts += super().write(
+                    [talk], **{**options, "on_response": lambda _, text, at=index: options["on_response"](at, text)}
+                )
+            return texts
+
+    with pytest.raises(ConnectionError):
+        attacked(Flaky(fails_on_dams), ["direct"], tmp_path / "a")
+    later = Echo()
+    attacked(later, ["direct"], tmp_path / "a")
+    assert [talk.messages[0]["content"] for talk in later.asked] == ["Tell me about dams", "Tell me about boats"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [("http://localhost:8000/v1", "names a server and no model"), ("/no/such/folder", "no model folder")],
+)
+def test_a_model_that_is_not_there_is_refused(spec: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        find_writer(spec)
+
+
+def test_the_key_of_a_server_is_never_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIVALIGN_API_KEY", "not a real key")
+    writer = find_writer("http://localhost:1/v1#m")
+    assert "not a real key" not in json.dumps([writer.name, writer.key])
+    assert writer.lm is None
+
+
+def test_the_judge_that_ends_a_search_is_part_of_what_its_responses_are_made_from(tmp_path: Path) -> None:
+    target = local_writer(str(save_tiny("Llama", tmp_path / "model")), Loading())
+    search = GcgOptions(steps=1, width=4, marks=2)
+    keys = []
+    for name in ("refusal_strings", "refusal_strings_paper"):
+        means = Means(max_new_tokens=4, search=search, ends=JUDGES[name])
+        attack_folder(target, PROMPTS[:1], ["gcg"], tmp_path / "a", means=means, progress=silent)
+        keys.append(read_json(tmp_path / "a" / "attack.json")["responses_key"])
+    assert keys[0] != keys[1]
