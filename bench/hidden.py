@@ -41,13 +41,14 @@ def main() -> None:
     model, tokenizer, conversations = bench_model(), tiny_tokenizer(), prompts(arguments.prompts)
     few = conversations[::4]
     apart = hidden_states(model, tokenizer, few)["generation"][-1] - the_papers_way(model, tokenizer, few)
-    single, ours = [], []
+    size, single, ours = arguments.batch_size, [], []
+
+    def batches() -> None:
+        hidden_states(model, tokenizer, conversations, batch_size=size)
+
     for _ in range(arguments.rounds):
         single.append(len(few) / seconds(lambda: the_papers_way(model, tokenizer, few)))
-        size = arguments.batch_size
-        ours.append(
-            len(conversations) / seconds(lambda: hidden_states(model, tokenizer, conversations, batch_size=size))
-        )
+        ours.append(len(conversations) / seconds(batches))
     one, batched = statistics.median(single), statistics.median(ours)
     found = {
         "papers_way_per_second": round(one),

@@ -22,9 +22,8 @@ def main() -> None:
         found = separation(safe, harmful, draws=1000)
         seconds.append(time.perf_counter() - start)
     value, low, high, _ = found.bhattacharyya
-    print(
-        f"2 x {PROMPTS:,} x {WIDTH:,}: median {statistics.median(seconds):.1f} s   D {value:.2f} [{low:.2f}, {high:.2f}]"
-    )
+    size = f"2 x {PROMPTS:,} x {WIDTH:,}"
+    print(f"{size}: median {statistics.median(seconds):.1f} s   D {value:.2f} [{low:.2f}, {high:.2f}]")
 
 
 if __name__ == "__main__":
