@@ -6,10 +6,10 @@ import sys
 
 import typer
 
-from divalign.cli import estimating, health, loop, theory, training
+from divalign.cli import estimating, health, loop, separating, theory, training
 from divalign.cli.app import app, console
 
-VERBS = (loop, training, estimating, theory, health)
+VERBS = (loop, training, estimating, separating, theory, health)
 
 
 def main() -> None:
