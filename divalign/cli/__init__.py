@@ -6,10 +6,10 @@ import sys
 
 import typer
 
-from divalign.cli import estimating, health, loop, separating, theory, training
+from divalign.cli import estimating, health, loop, separating, sweeping, theory, training
 from divalign.cli.app import app, console
 
-VERBS = (loop, training, estimating, separating, theory, health)
+VERBS = (loop, training, estimating, separating, sweeping, theory, health)
 
 
 def main() -> None:

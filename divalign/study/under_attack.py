@@ -78,21 +78,35 @@ def separation_under_attack(
     The same folds and the same redrawn prompts serve all attacks, so the interval of the worst is that of a minimum.
     Raises ValueError for no attacks and for a measure of another name.
     """
+    return summary(draws_under_attack(states, prompts, measure=measure, seed=seed, draws=draws), len(prompts))
+
+
+def summary(draws: Mapping[str, Float[np.ndarray, " draws"] | None], n: int) -> UnderAttack:
+    """Return what `draws_under_attack` found on `n` prompts as estimates with intervals."""
+    found = {name: _estimate(values, n) for name, values in draws.items()}
+    worst, mean = found.pop("worst"), found.pop("mean")
+    return UnderAttack(found, worst, mean)
+
+
+def draws_under_attack(
+    states: Mapping[str, Float[np.ndarray, "n d"]],
+    prompts: Sequence[Row],
+    *,
+    measure: str = "bhattacharyya",
+    seed: int = 0,
+    draws: int = 1000,
+) -> dict[str, Float[np.ndarray, " draws"] | None]:
+    """Return, for each attack and for "worst" and "mean", the value and after it its bootstrap draws, or None.
+
+    The options and errors are those of `separation_under_attack`.
+    """
     if not states or measure not in MEASURES:
         raise ValueError(f"got {len(states)} attacks and the measure {measure!r}; expected some, and one of {MEASURES}")
     found = {name: _measured(rows, prompts, measure, seed=seed, draws=draws) for name, rows in states.items()}
-    by_attack = {
-        name: Estimate(None, None, None, len(prompts)) if one is None else _estimate(one, len(prompts))
-        for name, one in found.items()
-    }
-    known = [one for one in found.values() if one is not None]
+    known = [values for values in found.values() if values is not None]
     if len(known) < len(found):
-        nothing = Estimate(None, None, None, len(prompts))
-        return UnderAttack(by_attack, nothing, nothing)
-    every = np.stack(known)
-    return UnderAttack(
-        by_attack, _estimate(every.min(axis=0), len(prompts)), _estimate(every.mean(axis=0), len(prompts))
-    )
+        return {**found, "worst": None, "mean": None}
+    return {**found, "worst": np.min(known, axis=0), "mean": np.mean(known, axis=0)}
 
 
 def as_plain(found: UnderAttack) -> dict[str, Any]:
@@ -131,8 +145,8 @@ def _of(held: HeldOut, measure: str, weights: np.ndarray) -> Float[np.ndarray, "
     return np.maximum(held.bhattacharyya(weights), 0)
 
 
-def _estimate(values: Float[np.ndarray, " draws"], n: int) -> Estimate:
-    return with_interval(values[0], values[1:], n)
+def _estimate(values: Float[np.ndarray, " draws"] | None, n: int) -> Estimate:
+    return Estimate(None, None, None, n) if values is None else with_interval(values[0], values[1:], n)
 
 
 def _cut(attack: Transform, words: int) -> Transform:
