@@ -18,6 +18,7 @@ from divalign.report.words import share, significant
 
 SCHEMA = 1
 NAME = "separation.html"
+SHORT = {"instruction": "instruction", "generation": "answer"}
 POSITIONS = {"instruction": "end of instruction", "generation": "start of answer"}
 DISTANCE, AUC = "bhattacharyya", "probe_auc"
 LARGEST = 8.0  # nats: darker would be exp(-8)/2, an error in 6,000 prompts that no set here has
@@ -60,8 +61,8 @@ def separation_page(found: Mapping[str, Any]) -> str:
 
 
 MAP = (
-    "One row a layer, 0 the embeddings, the last on top. D_B is the held-out Bhattacharyya distance in nats, AUC that "
-    "of a linear probe (0.5 is chance). Read the map for its shape: the darkest of many cells is flattered."
+    "One row a layer, 0 the embeddings, the last on top; states at the end of the instruction and where the answer "
+    "begins. Distance is D_B held out, in nats, AUC that of a linear probe (0.5 is chance). Read the map for its shape: the darkest of many cells is flattered."
 )
 BASELINES = (
     "Held-out numbers with 95 % intervals over prompts. Beside them stands what needs no model: the AUC of the "
@@ -87,11 +88,11 @@ def _map(model: Mapping[str, Any]) -> Any:
         mine = [entry for entry in model["map"] if entry["position"] == position]
         whys = {entry["layer"]: entry["why"] for entry in mine}
         for name, label, form, low, high in (
-            (DISTANCE, "D_B", significant, 0.05, LARGEST),
+            (DISTANCE, "distance", significant, 0.05, LARGEST),
             (AUC, "AUC", share, 0.5, 1.0),
         ):
             layers = {entry["layer"]: _estimate(entry[name]) for entry in mine}
-            heading = (str(POSITIONS.get(position, position)), label)
+            heading = (str(SHORT.get(position, position)), label)
             columns.append(Shades(heading, layers, form, low, high, log=name == DISTANCE, whys=whys))
     return heat_picture(columns, says=f"Separation in each layer of {model['name']}, as in separation.json.")
 
@@ -133,7 +134,7 @@ def _attacks(models: Sequence[Mapping[str, Any]], measure: str) -> Table:
         estimates = [*found["by_attack"].values(), found["worst"], found["mean"]]
         rows.append((model["name"], tuple(cell(_estimate(one), form) for one in estimates)))
     names = [*models[0]["under_attack"][measure]["by_attack"], "worst", "mean"]
-    caption = "D_B held out, under attack" if measure == DISTANCE else "Probe AUC under attack"
+    caption = "Distance held out, under attack" if measure == DISTANCE else "Probe AUC under attack"
     return Table(caption, tuple(Column(name.replace("_", " ")) for name in names), tuple(rows))
 
 

@@ -41,7 +41,7 @@ def extras(subject: Subject, prompts: Sequence[Row], config: Config, draws: int,
         found = {name: draws_under_attack(states, asked, measure=name, draws=draws) for name in MEASURES}
         distances = found["bhattacharyya"]
         return {
-            "under_attack": {name: as_plain(summary(one, len(asked))) for name, one in found.items()},
+            "under_attack": {name: as_plain(summary(one, asked, name)) for name, one in found.items()},
             "benign_against_benign": _placebo(states["direct"], asked),
             "draws": {"plain": _rounded(distances["direct"]), "worst": _rounded(distances["worst"])},
         }

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from divalign.core.clouds import clouds
 from divalign.core.heldout import HeldOut, hold_out
-from divalign.core.resampling import bootstrap_weights, with_interval
+from divalign.core.resampling import bootstrap_weights, share_with_interval, with_interval
 from divalign.core.separation import FEWEST_PROMPTS
 from divalign.core.stats import Estimate
 from divalign.data.examples import Conversation, Row
@@ -78,12 +78,24 @@ def separation_under_attack(
     The same folds and the same redrawn prompts serve all attacks, so the interval of the worst is that of a minimum.
     Raises ValueError for no attacks and for a measure of another name.
     """
-    return summary(draws_under_attack(states, prompts, measure=measure, seed=seed, draws=draws), len(prompts))
+    return summary(draws_under_attack(states, prompts, measure=measure, seed=seed, draws=draws), prompts, measure)
 
 
-def summary(draws: Mapping[str, Float[np.ndarray, " draws"] | None], n: int) -> UnderAttack:
-    """Return what `draws_under_attack` found on `n` prompts as estimates with intervals."""
-    found = {name: _estimate(values, n) for name, values in draws.items()}
+def summary(
+    draws: Mapping[str, Float[np.ndarray, " draws"] | None], prompts: Sequence[Row], measure: str
+) -> UnderAttack:
+    """Return what `draws_under_attack` found as estimates with intervals; a perfect AUC gets Wilson's."""
+    n, harmful = len(prompts), sides(prompts)[0]
+    smaller = int(min(harmful.sum(), (~harmful).sum()))
+
+    def estimate(values: np.ndarray | None) -> Estimate:
+        if values is None:
+            return Estimate(None, None, None, n)
+        if measure == "probe_auc":
+            return share_with_interval(float(values[0]), values[1:], n, rests_on=smaller)
+        return with_interval(values[0], values[1:], n)
+
+    found = {name: estimate(values) for name, values in draws.items()}
     worst, mean = found.pop("worst"), found.pop("mean")
     return UnderAttack(found, worst, mean)
 
@@ -143,10 +155,6 @@ def _of(held: HeldOut, measure: str, weights: np.ndarray) -> Float[np.ndarray, "
     if measure == "probe_auc":
         return held.probe_auc(weights)
     return np.maximum(held.bhattacharyya(weights), 0)
-
-
-def _estimate(values: Float[np.ndarray, " draws"] | None, n: int) -> Estimate:
-    return Estimate(None, None, None, n) if values is None else with_interval(values[0], values[1:], n)
 
 
 def _cut(attack: Transform, words: int) -> Transform:
