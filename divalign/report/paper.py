@@ -105,11 +105,11 @@ def _written(point: PaperPoint) -> str:
 
 def _figure(points: Sequence[PaperPoint], standardised: Sequence[float]) -> Figure:
     methods = list(dict.fromkeys(point.method for point in points))
-    shares = [point.successes / point.trials for point in points]
+    rates = [point.successes / point.trials for point in points]
     panels = []
     for title, heights, axis in (
         ("as published", standardised, linear(standardised)),
-        ("as measured", shares, shares(percent)),
+        ("as measured", rates, shares(percent)),
     ):
         dots = [
             Dot(
