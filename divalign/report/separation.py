@@ -62,8 +62,8 @@ def separation_page(found: Mapping[str, Any]) -> str:
 
 MAP = (
     "One row a layer, 0 the embeddings, the last on top; states at the end of the instruction and where the answer "
-    "begins. Distance is D_B held out, in nats, AUC that of a linear probe (0.5 is chance). Read the map for its shape: "
-    "the darkest of many cells is flattered."
+    "begins. Distance is D_B held out, in nats, AUC that of a linear probe (0.5 is chance). Read the map for "
+    "its shape, as the darkest of many cells is flattered."
 )
 BASELINES = (
     "Held-out numbers with 95 % intervals over prompts. Beside them stands what needs no model: the AUC of the "
