@@ -8,16 +8,14 @@ All of it is found again by content, so a sweep that was stopped goes on.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from divalign import __version__
 from divalign.config import as_yaml
-from divalign.core.losses import find_method
 from divalign.data.examples import Row
-from divalign.data.recipes import find_recipe
 from divalign.lm.load import LM
 from divalign.store import digest, folder_digest, read_json, read_rows, write_bytes, write_json
 from divalign.study.abliterate import without_refusal_direction
@@ -25,7 +23,7 @@ from divalign.study.corpus import read_corpus
 from divalign.study.measure import Subject, attacked, separations
 from divalign.study.named import load_named
 from divalign.study.pipeline import check_names, run
-from divalign.study.plan import base_key
+from divalign.study.plan import base_key, plan
 from divalign.study.progress import Progress, silent
 from divalign.study.sweep_config import Abliterate, Planned, Sweep, planned_runs
 from divalign.study.sweep_extras import extras
@@ -40,8 +38,7 @@ def sweep(asked: Sweep, out: Path, *, progress: Progress = silent) -> dict[str, 
     Raises ValueError, before anything is trained, for a run that cannot be, and where `out` holds another sweep.
     """
     start, runs = time.perf_counter(), planned_runs(asked)
-    for one in runs:
-        _check(one)
+    _check(runs)
     _claim(out, asked)
     entries = [entry for number, one in enumerate(runs) for entry in _run(one, asked, out, progress, base=number == 0)]
     found = {
@@ -56,13 +53,19 @@ def sweep(asked: Sweep, out: Path, *, progress: Progress = silent) -> dict[str, 
     return read_json(out / "sweep.json")
 
 
-def _check(one: Planned) -> None:
-    check_names(one.config)
-    train, data = one.config.train, one.config.data
-    for method in {*train.methods, *(name for names in train.methods_on.values() for name in names)}:
-        find_method(method)
-    for recipe in data.recipes:
-        find_recipe(recipe)
+def _check(runs: Sequence[Planned]) -> None:
+    """Look up every name and plan every model. One model in two runs would be counted as two pieces of evidence."""
+    where: dict[str, str] = {}
+    for one in runs:
+        check_names(one.config)
+        corpora = {seed: read_corpus(one.config.data, seed=seed) for seed in one.config.train.seeds}
+        for model in plan(one.config, corpora):
+            place = f"{model.name} of the run {one.name!r}"
+            if where.setdefault(model.key, place) != place:
+                raise ValueError(
+                    f"{place} is the same model as {where[model.key]}: what the grid changes does not reach it; give "
+                    "its own value to each step, or leave its recipe out of one"
+                )
 
 
 def _claim(out: Path, asked: Sweep) -> None:
@@ -100,8 +103,7 @@ def _subject(one: Planned, name: str, folder: Path, out: Path) -> Subject:
 
 def _described(one: Planned, model: dict[str, Any]) -> dict[str, Any]:
     """Return what places a model in the sweep. The verdict's families are base models, its recipes what was done."""
-    setting = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in one.setting.items())
-    recipe = f"{model['method']} on {model['data']}" + (f", {setting}" if one.control is None and setting else "")
+    recipe = f"{model['method']} on {model['data']}" + (f", {one.steps}" if one.steps else "")
     return {
         "run": one.name,
         "control": "base" if model["method"] is None else one.control,

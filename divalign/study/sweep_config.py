@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,8 +25,9 @@ class Sweep(Section):
     """Many runs and what they say together."""
 
     run: dict[str, Any] = Field(default={}, description="the configuration that all runs share")
-    grid: dict[str, tuple[Any, ...]] = Field(
-        default={}, description="key of a run's configuration -> its values; a run for every combination"
+    grid: dict[str, dict[str, dict[str, Any]]] = Field(
+        default={},
+        description="axis -> its steps by name -> key of a run's configuration -> value; a run for every combination",
     )
     controls: dict[str, dict[str, Any]] = Field(
         default={}, description="name -> key -> value: further runs, shown beside the verdict and kept out of it"
@@ -36,11 +37,11 @@ class Sweep(Section):
 
 
 class Planned(NamedTuple):
-    """One run of a sweep: its folder's name, the control it is or None, what the grid set, its configuration."""
+    """One run: its folder's name, the control it is or None, the grid's steps in words, its configuration."""
 
     name: str
     control: str | None
-    setting: dict[str, Any]
+    steps: str
     config: Config
 
 
@@ -51,18 +52,19 @@ def load_sweep(path: Path) -> Sweep:
 
 def planned_runs(sweep: Sweep) -> list[Planned]:
     """Return every run: the grid's combinations, then the controls. Raises ValueError as `load_config` does."""
-    settings = [dict(zip(sweep.grid, values, strict=True)) for values in product(*sweep.grid.values())]
-    runs = [Planned(_name(setting), None, setting, _config(sweep, setting)) for setting in settings]
-    runs += [Planned(file_name(name), name, values, _config(sweep, values)) for name, values in sweep.controls.items()]
+    combinations = list(product(*(steps.items() for steps in sweep.grid.values())))
+    runs = [_planned(sweep, combination) for combination in combinations]
+    runs += [Planned(file_name(name), name, "", _config(sweep, values)) for name, values in sweep.controls.items()]
     names = [one.name for one in runs]
     if len(set(names)) < len(names):
         raise ValueError(f"two runs of the sweep are called alike among {', '.join(names)}; rename a control")
     return runs
 
 
-def _name(setting: Mapping[str, Any]) -> str:
-    parts = [f"{key.split('.')[-1]} {value}" for key, value in setting.items()]
-    return file_name("-".join(parts)) or "run"
+def _planned(sweep: Sweep, steps: Sequence[tuple[str, Mapping[str, Any]]]) -> Planned:
+    names = [name for name, _ in steps]
+    setting = {key: value for _, values in steps for key, value in values.items()}
+    return Planned(file_name("-".join(names)) or "run", None, ", ".join(names), _config(sweep, setting))
 
 
 def _config(sweep: Sweep, setting: Mapping[str, Any]) -> Config:

@@ -33,7 +33,8 @@ _VERDICT = """\
 
 Unit: recipe (method, data, training length), seeds averaged, {recipes} of them on {families}. Outcome: successes of
 all attacks together ({attacks}). Six candidates for the indicator share one error rate: p-values are Holm's. Distances
-enter as log(1 + D), as they reach from 0 to 1,000 nats. Score below zero: more separation, fewer successes.
+enter as log(1 + D), as they reach from 0 to 1,000 nats. Score below zero: more separation, fewer successes. A judge
+that looks for refusals calls broken text a success too.
 """
 
 _BY_ATTACK = """\

@@ -24,7 +24,7 @@ run:
   data: {recipes: [cr], n_train: 24, n_test: 40, n_held_out: 20}
   train: {methods: [kldo], methods_on: {}, warmup_updates: 0, pairs_per_update: 4, pairs_per_batch: 4}
   measure: {attacks: [direct, prefill], max_new_tokens: 4, divergences: [js]}
-grid: {train.updates: [1, 2]}
+grid: {length: {short: {train.updates: 1}, long: {train.updates: 2}}}
 controls:
   shuffled labels: {train.updates: 1, data.recipes: ["divalign.data.controls:shuffled_labels"]}
 abliterate: {rounds: 2}
@@ -54,14 +54,14 @@ def test_every_run_its_controls_and_one_base_are_there(folder: Path) -> None:
     found = read_json(folder / "out" / "sweep.json")
     kinds = [(entry["run"], entry["name"], entry["control"]) for entry in found["models"]]
     assert kinds == [
-        ("updates_1", "base", "base"),
-        ("updates_1", "cr-kldo", None),
-        ("updates_1", "cr-kldo abliterated", "abliterated"),
-        ("updates_2", "cr-kldo", None),
-        ("updates_2", "cr-kldo abliterated", "abliterated"),
+        ("short", "base", "base"),
+        ("short", "cr-kldo", None),
+        ("short", "cr-kldo abliterated", "abliterated"),
+        ("long", "cr-kldo", None),
+        ("long", "cr-kldo abliterated", "abliterated"),
         ("shuffled_labels", "divalign.data.controls_shuffled_labels-kldo", "shuffled labels"),
     ]
-    assert [entry["recipe"] for entry in found["models"]][1:4:2] == ["kldo on cr, updates 1", "kldo on cr, updates 2"]
+    assert [entry["recipe"] for entry in found["models"]][1:4:2] == ["kldo on cr, short", "kldo on cr, long"]
     for entry in found["models"]:
         assert set(entry["under_attack"]["bhattacharyya"]["by_attack"]) >= {"direct", "prefill 1 of 3", "prefill"}
         assert set(entry["benign_against_benign"]) == {"bhattacharyya_paper", "bhattacharyya"}
@@ -92,11 +92,16 @@ def test_a_sweep_that_was_stopped_goes_on(folder: Path) -> None:
     ("old", "new", "sentence"),
     [
         ("grid:", "grit:", "there is no key 'grit'; did you mean 'grid'?"),
-        ("train.updates: [1, 2]", "train.update: [1, 2]", "did you mean 'train.updates'?"),
+        ("short: {train.updates: 1}", "short: {train.update: 1}", "did you mean 'train.updates'?"),
+        (
+            "long: {train.updates: 2}",
+            "long: {train.updates: 1}",
+            "cr-kldo of the run 'long' is the same model as cr-kldo",
+        ),
         ("methods: [kldo]", "methods: [klod]", "did you mean 'kldo'?"),
         ("[direct, prefill]", "[direct, prefil]", "did you mean 'prefill'?"),
         ("rounds: 2", "rounds: 0", "abliterate.rounds is 0"),
-        ("shuffled labels:", "updates 1:", "two runs of the sweep are called alike"),
+        ("shuffled labels:", "short:", "two runs of the sweep are called alike"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_written(
