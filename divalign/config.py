@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+Kind = TypeVar("Kind", bound=Section)
 
 
 class Model(Section):
@@ -115,20 +118,18 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
 
     Raises ValueError, in one sentence, for a missing file, broken YAML, an unknown key or a value that does not fit.
     """
-    content: Any = {}
-    if path is not None:
-        content = _parse(_read(path), str(path)) or {}
-        if not isinstance(content, dict):
-            raise ValueError(f"{path} holds a {type(content).__name__}, expected keys such as model: and train:")
+    content: Any = {} if path is None else read_yaml(path)
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
             raise ValueError(f"--set {override!r} has no '='; write --set key.subkey=value")
-        content = _with(content, key.split("."), _parse(value, f"--set {override}"))
-    try:
-        config = Config.model_validate(content)
-    except ValidationError as error:
-        raise ValueError(_first(error, str(path) if path else "the overrides")) from None
+        content = with_value(content, key, _parse(value, f"--set {override}"))
+    return as_config(content, str(path) if path else "the overrides")
+
+
+def as_config(content: Mapping[str, Any], where: str) -> Config:
+    """Return the configuration that plain values hold; `where` names their place in errors. Raises as `load_config`."""
+    config = as_section(Config, content, where)
     if config.train.pairs_per_update % config.train.pairs_per_batch:
         raise ValueError(
             f"train.pairs_per_update is {config.train.pairs_per_update}, which train.pairs_per_batch "
@@ -137,7 +138,28 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
     return config
 
 
-def as_yaml(config: Config) -> str:
+def as_section(section: type[Kind], content: Mapping[str, Any], where: str) -> Kind:
+    """Return plain values as a section. Raises ValueError, in one sentence, for an unknown key or an unfit value."""
+    try:
+        return section.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(_first(error, where, _keys(section))) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return a YAML file's keys. Raises ValueError where it is missing, broken or something else."""
+    content = _parse(_read(path), str(path)) or {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected keys such as model: and train:")
+    return content
+
+
+def with_value(content: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """Return `content` with the value at the dotted key, the rest shared."""
+    return _with(content, key.split("."), value)
+
+
+def as_yaml(config: BaseModel) -> str:
     """Return the resolved configuration as YAML that `load_config` reads back to an equal one."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
@@ -162,13 +184,12 @@ def _with(content: Mapping[str, Any], keys: list[str], value: Any) -> dict[str, 
     return {**content, head: _with(inner if isinstance(inner, dict) else {}, rest, value) if rest else value}
 
 
-def _first(error: ValidationError, where: str) -> str:
+def _first(error: ValidationError, where: str, known: Sequence[str]) -> str:
     """Turn pydantic's first complaint into a sentence that says what to change."""
     fault = error.errors()[0]
     place = ".".join(str(part) for part in fault["loc"])
     if fault["type"] != "extra_forbidden":
         return f"{where}: {place} is {fault['input']!r}; {fault['msg'][0].lower()}{fault['msg'][1:]}"
-    known = _keys(Config)
     nearest = difflib.get_close_matches(place, known, n=1, cutoff=0.3)
     return (
         f"{where}: there is no key {place!r}; did you mean {nearest[0]!r}?"

@@ -33,13 +33,21 @@ def run(out: Out, config: Config = None, overrides: Overrides = None, quiet: Qui
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path | None, typer.Argument(help="A run folder.")] = None,
     show_completions: Annotated[bool, typer.Option("--show-completions", help="Put model text into the page.")] = False,
+    paper: Annotated[bool, typer.Option("--paper", help="Show the paper's 20 points and our test of them.")] = False,
+    out: Annotated[Path | None, typer.Option(help="With --paper: write them as a page to this .html file.")] = None,
 ) -> None:
-    """Write RUN/report.html from the files of a run folder."""
+    """Write RUN/report.html from the files of a run folder; with --paper, show what the paper's points say."""
+    from divalign.cli.paper import show_paper
     from divalign.report import write_report
 
-    console.print(str(write_report(run, show_completions=show_completions)))
+    if paper == (run is not None):
+        raise ValueError("give a run folder, or --paper for the paper's points; not both")
+    if run is None:
+        show_paper(out)
+    else:
+        console.print(str(write_report(run, show_completions=show_completions)))
 
 
 def _table(results: dict) -> Table:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from divalign.data.batching import Encoded, by_length, encode_conversation, pad_right
 from divalign.data.examples import Conversation
@@ -39,12 +40,10 @@ def hidden_states(
     for indices in by_length([len(ids) for ids in whole], batch_size):
         ids = pad_right([whole[index] for index in indices], tokenizer.pad_token_id)
         mask = pad_right([[1] * len(whole[index]) for index in indices], 0)
-        inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
-        layers = causal.base_model(**inputs, use_cache=False, output_hidden_states=True).hidden_states
         ends = {"instruction": [turns[i] - 1 for i in indices], "generation": [len(whole[i]) - 1 for i in indices]}
-        for position, at in ends.items():
-            rows = torch.stack([layer[range(len(indices)), at] for layer in layers]).float().cpu().numpy()
-            out.setdefault(position, np.zeros((len(layers), len(whole), rows.shape[-1]), np.float32))[:, indices] = rows
+        found = _states_at(causal.base_model, ids.to(model.device), mask.to(model.device), list(ends.values()))
+        for position, rows in zip(ends, found, strict=True):
+            out.setdefault(position, np.zeros((len(rows), len(whole), rows.shape[-1]), np.float32))[:, indices] = rows
         if on_progress:
             on_progress(len(indices))
     _check_finite(out)
@@ -83,6 +82,42 @@ def response_states(
             on_progress(len(indices))
     _check_finite({name: rows[None] for name, rows in out.items()})
     return out
+
+
+def _states_at(
+    backbone: Any, ids: Tensor, mask: Tensor, positions: Sequence[Sequence[int]]
+) -> list[Float[np.ndarray, "l b d"]]:
+    """Return, for each list of positions (one per row of the batch), every layer's states there.
+
+    What enters each layer is read by a hook that keeps those rows alone: all states of 64 prompts of 200 tokens are
+    6.6 GB in a model of 32 layers of width 4,096, and these 67 MB. Where no list of layers is found, all are kept.
+    """
+    layers, rows = _layers(backbone), torch.arange(len(ids), device=ids.device)
+    at = [torch.tensor(list(position), device=ids.device) for position in positions]
+    kept: list[list[Tensor]] = []
+
+    def keep(states: Tensor) -> None:
+        kept.append([states[rows.to(states.device), ends.to(states.device)].float().cpu() for ends in at])
+
+    def before(module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        keep(arguments[0] if arguments else named["hidden_states"])
+
+    handles = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in layers]
+    try:
+        result = backbone(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=not layers)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for states in [result.last_hidden_state] if layers else result.hidden_states:
+        keep(states)
+    return [torch.stack([layer[number] for layer in kept]).numpy() for number in range(len(at))]
+
+
+def _layers(backbone: Any) -> list[Any]:
+    """Return the backbone's blocks in order, or nothing where it has no one list of as many as its config says."""
+    count = getattr(backbone.config.get_text_config(), "num_hidden_layers", None)
+    lists = [m for m in backbone.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
+    return list(lists[0]) if len(lists) == 1 else []
 
 
 def _turn_length(tokenizer: Any, conversation: Conversation, whole: list[int]) -> int:

@@ -1,5 +1,6 @@
-"""Run folders in, one HTML file out. A leaf: it reads result files, and nothing but the command line imports it."""
+"""Result files in, HTML files out. A leaf: it reads files, and nothing but the command line imports it."""
 
 from divalign.report.page import write_report
+from divalign.report.separation import write_separation
 
-__all__ = ["write_report"]
+__all__ = ["write_report", "write_separation"]

@@ -7,15 +7,11 @@ a JSON block in which <, > and & are written as escapes.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from divalign import __version__, store
 from divalign.report import figures, tables
@@ -24,6 +20,7 @@ from divalign.report.facts import Run, read_run
 from divalign.report.measures import ASR, OVER_REFUSAL, SEPARATION, aligned_of
 from divalign.report.plane import Spot
 from divalign.report.sentences import prediction, summary
+from divalign.report.shell import asset, fill, hash_of
 from divalign.report.words import duration
 
 SEEN = "Topics that alignment saw, in unseen phrasings"
@@ -44,13 +41,12 @@ def write_report(run: Path, *, show_completions: bool = False) -> Path:
 
 def render(run: Run, *, show_completions: bool = False) -> str:
     """Return the page as text."""
-    style, script = _asset("page.css"), _asset("page.js")
+    style, script = asset("page.css"), asset("page.js")
     planes = figures.planes(run.models)
     unseen = tables.main_table(run.models, tables.held_out, caption="Topics held out of alignment")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["prose"] = _prose
-    return environment.from_string(_asset("page.html")).render(
-        policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:; "
+    return fill(
+        "page.html",
+        policy=f"default-src 'none'; style-src {hash_of(style)}; script-src {hash_of(script)}; img-src data:; "
         "base-uri 'none'; form-action 'none'",
         style=Markup(style),
         script=Markup(script),
@@ -83,11 +79,6 @@ def render(run: Run, *, show_completions: bool = False) -> str:
     )
 
 
-def _prose(text: str) -> Markup:
-    """Escape `text` and set D_B as a symbol with its index."""
-    return escape(text).replace("D_B", Markup("<i>D</i><sub>B</sub>"))
-
-
 def _packed(planes: Sequence[tuple[Spot, ...]]) -> dict[str, Any]:
     """Return the marks of all planes with every prompt's text once: the same prompts are in every plane."""
     texts = list(dict.fromkeys((spot.kind, spot.prompt) for plane in planes for spot in plane))
@@ -107,11 +98,3 @@ def _made(run: Run) -> str:
     parts += [f"config {run.config_sha256[:12]}"] if run.config_sha256 else []
     parts += [f"run in {duration(run.seconds)}"] if run.seconds is not None else []
     return " · ".join(parts)
-
-
-def _asset(name: str) -> str:
-    return (files("divalign.report") / name).read_text(encoding="utf-8")
-
-
-def _hash(content: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"

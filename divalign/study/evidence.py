@@ -64,10 +64,16 @@ def evidence(
         odds_ratio=odds_ratio(cells),
         ranks=_or_none(lambda: spearman(cells.separation, rates)),
         within_families=_or_none(lambda: fixed_effects(cells.separation, rates, cells.family)),
-        pooled_z=_or_none(lambda: pearson(_logarithm(cells.separation), standardised(rates, cells))),
+        pooled_z=pooled_z(cells),
         unseen_family_skill=unseen_family_skill(cells),
         controls=given | {f"placebo {name}": _instead(models, column, seed) for name, column in fake.items()},
     )
+
+
+def pooled_z(cells: Cells) -> Tested | None:
+    """The paper's statistic: log separation with success rates standardised within families; None without a number."""
+    rates = cells.successes / cells.trials
+    return _or_none(lambda: pearson(_logarithm(cells.separation), standardised(rates, cells)))
 
 
 def odds_ratio(cells: Cells, *, confidence: float = 0.95) -> Estimate:

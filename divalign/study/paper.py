@@ -30,6 +30,11 @@ PAPER_POINTS = tuple(
     for base, row in DISTANCES_AND_SUCCESSES.items()
     for method, (distance, successes) in zip(METHODS_TRIED, row, strict=True)
 )
+IN_SHORT = (
+    "Two of four methods have the larger distances and the fewer successes on most bases. That is one observation "
+    "about four methods, made on five bases; whether it is the distance that makes a model hard to attack, these "
+    "points cannot tell."
+)
 
 
 class PaperEvidence(NamedTuple):

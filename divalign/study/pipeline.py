@@ -42,7 +42,7 @@ def run(config: Config, out: Path, *, progress: Progress = silent) -> dict[str, 
     corpora = {seed: read_corpus(config.data, seed=seed) for seed in config.train.seeds}
     corpus = corpora[config.train.seeds[0]]
     prompts, models = prompt_rows(corpus), plan(config, corpora)
-    _check_names(config)
+    check_names(config)
     if _is_new(out, config):
         _check_model(config, prompts, models)
         _claim(out, config)
@@ -145,7 +145,7 @@ def _verdict(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**found._asdict(), "words": in_words(found)}
 
 
-def _check_names(config: Config) -> None:
+def check_names(config: Config) -> None:
     """Look every name up, so that a typing error is met before the training and not after it."""
     find_judge(config.measure.judge)
     for attack in config.measure.attacks:

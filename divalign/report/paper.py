@@ -1,0 +1,131 @@
+"""The page of the paper's evidence: its points, its statistics and what our test concludes, given as plain facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from divalign.core.stats import Estimate, Tested
+from divalign.report.axis import linear, logarithmic, shares
+from divalign.report.legend import Figure, Key, Panel, swatch
+from divalign.report.plots import Dot, dots_picture
+from divalign.report.shell import Part, small_page
+from divalign.report.svg import symbol
+from divalign.report.tables import Cell, Column, Table
+from divalign.report.words import bounds, p_value, percent, significant
+
+
+class PaperPoint(NamedTuple):
+    """One of the paper's models: base, method, Bhattacharyya distance, and GCG successes of so many."""
+
+    base: str
+    method: str
+    distance: float
+    successes: int
+    trials: int
+
+
+class Statistic(NamedTuple):
+    """One number that can be computed from the points: what it is, the number, and what it says in words."""
+
+    name: str
+    symbol: str
+    tested: Tested
+    says: str
+
+
+class Concluded(NamedTuple):
+    """What our test concludes, as a verdict's fields and a sentence; `name` says what it takes for its units."""
+
+    name: str
+    verdict: Mapping[str, Any]
+    words: str
+
+
+TITLE = "Does separation predict safety? The paper's 20 points"
+SOURCE = (
+    "Bhattacharyya distances D_B of five base models after four methods, on training prompts, and successful GCG "
+    "attacks of 100 AdvBench prompts each. Source: arXiv 2502.00657, section 5.2.3, and the scatter plot in its "
+    "repository; distances are read off the drawing."
+)
+FIGURE = (
+    "Left as published: attack success in standard deviations of its own base model. Right as measured. Standardising "
+    "takes out that bases differ; it also hides that a distance on one base says nothing about another."
+)
+
+
+def paper_page(
+    points: Sequence[PaperPoint],
+    standardised: Sequence[float],
+    statistics: Sequence[Statistic],
+    conclusions: Sequence[Concluded],
+    short: str,
+) -> str:
+    """Return the page as text. `standardised` are the points' success rates less their base's mean, in its spreads."""
+    parts = [
+        Part("What our test concludes", [short, *(f"{one.name}: {one.words}" for one in conclusions)]),
+        Part("What can be computed from them", tables=[_statistics(statistics)]),
+        Part("The points", (FIGURE,), _figure(points, standardised), (_points(points),)),
+    ]
+    return small_page(TITLE, (SOURCE,), parts, first="what")
+
+
+def _statistics(statistics: Sequence[Statistic]) -> Table:
+    rows = [
+        (
+            one.name,
+            (
+                Cell(
+                    f"{one.symbol} = {significant(one.tested.estimate.value or 0.0)}",
+                    bounds(one.tested.estimate, significant),
+                ),
+                Cell(p_value(one.tested.p_value)),
+                Cell(one.says),
+            ),
+        )
+        for one in statistics
+    ]
+    return Table(
+        "Correlations of distance with attack success", (Column("value"), Column("p"), Column("says")), tuple(rows)
+    )
+
+
+def _points(points: Sequence[PaperPoint]) -> Table:
+    methods = list(dict.fromkeys(point.method for point in points))
+    rows = []
+    for base in dict.fromkeys(point.base for point in points):
+        mine = {point.method: point for point in points if point.base == base}
+        rows.append((base, tuple(Cell(_written(mine[method])) for method in methods)))
+    return Table("Distance and attack success", tuple(Column(method) for method in methods), tuple(rows))
+
+
+def _written(point: PaperPoint) -> str:
+    return f"{point.distance:.2f}, {percent(point.successes / point.trials)}"
+
+
+def _figure(points: Sequence[PaperPoint], standardised: Sequence[float]) -> Figure:
+    methods = list(dict.fromkeys(point.method for point in points))
+    rates = [point.successes / point.trials for point in points]
+    panels = []
+    for title, heights, axis in (
+        ("as published", standardised, linear(standardised)),
+        ("as measured", rates, shares(percent)),
+    ):
+        dots = [
+            Dot(
+                point.distance,
+                Estimate(height, None, None, point.trials),
+                f"tone-{methods.index(point.method) % 4}",
+                methods.index(point.method),
+                f"{point.base} {point.method}",
+            )
+            for point, height in zip(points, heights, strict=True)
+        ]
+        axes = logarithmic([point.distance for point in points]), axis
+        says = f"Attack success against D_B, {title}: {len(points)} models, as in the table."
+        panels.append(Panel(title, "", dots_picture(dots, *axes, x_label="distance", says=says)))
+    keys = [
+        Key(method, swatch(f"mark tone-{number % 4}", symbol(number, 7.0, 7.0)))
+        for number, method in enumerate(methods)
+    ]
+    return Figure([[panel] for panel in panels], keys)

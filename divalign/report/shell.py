@@ -1,0 +1,69 @@
+"""What every page is made with: templates that escape all text, the style sheet, a policy that lets nothing out."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from divalign import __version__
+from divalign.report.legend import Figure
+from divalign.report.tables import Table
+
+
+class Part(NamedTuple):
+    """A section of a small page: what it says, its picture, its tables."""
+
+    title: str
+    words: Sequence[str] = ()
+    figure: Figure | None = None
+    tables: Sequence[Table] = ()
+
+
+def small_page(title: str, lead: Sequence[str], parts: Sequence[Part], *, first: str = "model") -> str:
+    """Return a page without a script: a title, what is to be known first, and its sections.
+
+    `first` heads the first column of every table.
+    """
+    style = asset("page.css")
+    return fill(
+        "small.html",
+        policy=f"default-src 'none'; style-src {hash_of(style)}; img-src data:; base-uri 'none'; form-action 'none'",
+        style=Markup(style),
+        title=title,
+        lead=lead,
+        parts=parts,
+        first=first,
+        version=__version__,
+    )
+
+
+def fill(template: str, **values: Any) -> str:
+    """Return a template of this room filled with `values`; all text is escaped."""
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=FunctionLoader(asset),
+    )
+    environment.filters["prose"] = _prose
+    return environment.get_template(template).render(**values)
+
+
+def asset(name: str) -> str:
+    return (files("divalign.report") / name).read_text(encoding="utf-8")
+
+
+def hash_of(content: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+
+
+def _prose(text: str) -> Markup:
+    """Escape `text` and set D_B as a symbol with its index."""
+    return escape(text).replace("D_B", Markup("<i>D</i><sub>B</sub>"))

@@ -1,0 +1,41 @@
+"""The abliterated control of a trained model: its own refusal direction, found on training prompts and taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from divalign.core.directions import refusal_direction
+from divalign.data.examples import Row, user_says
+from divalign.lm.abliterate import abliterated
+from divalign.lm.hidden import hidden_states
+from divalign.lm.load import LM
+from divalign.store import digest
+from divalign.study.under_attack import sides
+
+
+def without_refusal_direction(
+    lm: LM, prompts: Sequence[Row], *, layer: int = -1, rounds: int = 1, batch_size: int = 64
+) -> LM:
+    """Return a copy of `lm` that cannot write along its refusal direction, found at `layer` on `prompts`.
+
+    The direction leads from the mean safe to the mean harmful state where the answer begins. `layer` counts from the
+    embeddings (0), or from the last (-1). In the embedded world one direction carries a part of refusal only: with
+    several `rounds`, the next is found in the copy without the last, and taken out too. Give prompts other than those
+    that the copy is measured on.
+
+    Raises ValueError where both means are the same, as at the embeddings, and for a layer that does not exist.
+    """
+    texts, harmful = [user_says(row["prompt"]) for row in prompts], sides(prompts)[0]
+    changed = lm
+    for _ in range(rounds):
+        found = hidden_states(changed.model, lm.tokenizer, texts, batch_size=batch_size)["generation"]
+        if not -len(found) <= layer < len(found):
+            raise ValueError(
+                f"{lm.name} has no layer {layer}; it has 0 (the embeddings) to {len(found) - 1} (the last)"
+            )
+        direction = refusal_direction(found[layer][~harmful], found[layer][harmful])
+        changed = changed._replace(model=abliterated(changed.model, torch.as_tensor(direction)))
+    key = digest("abliterated", lm.digest, texts, harmful.tolist(), layer, rounds)
+    return changed._replace(name=f"{lm.name} abliterated", digest=key)

@@ -1,0 +1,74 @@
+"""What a sweep is: one run's configuration, a grid of values that make many of it, and controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import Field
+
+from divalign.config import Config, Section, as_config, as_section, read_yaml, with_value
+from divalign.study.plan import file_name
+
+
+class Abliterate(Section):
+    """Which trained models get a copy without their refusal direction."""
+
+    recipes: tuple[str, ...] = Field(default=("cr",), description="models of these data recipes")
+    layer: int = Field(default=-1, description="where the direction is found; 0 the embeddings, -1 the last")
+    rounds: int = Field(default=4, ge=1, description="directions taken out, one after the other")
+
+
+class Sweep(Section):
+    """Many runs and what they say together."""
+
+    run: dict[str, Any] = Field(default={}, description="the configuration that all runs share")
+    grid: dict[str, dict[str, dict[str, Any]]] = Field(
+        default={},
+        description="axis -> its steps by name -> key of a run's configuration -> value; a run for every combination",
+    )
+    controls: dict[str, dict[str, Any]] = Field(
+        default={}, description="name -> key -> value: further runs, shown beside the verdict and kept out of it"
+    )
+    abliterate: Abliterate | None = None
+    draws: int = Field(default=200, ge=100, description="bootstrap draws of each model's separation")
+
+
+class Planned(NamedTuple):
+    """One run: its folder's name, the control it is or None, the grid's steps in words, its configuration."""
+
+    name: str
+    control: str | None
+    steps: str
+    config: Config
+
+
+def load_sweep(path: Path) -> Sweep:
+    """Read a sweep's YAML file. Raises ValueError, in one sentence, for a missing file or an unknown key."""
+    return as_section(Sweep, read_yaml(path), str(path))
+
+
+def planned_runs(sweep: Sweep) -> list[Planned]:
+    """Return every run: the grid's combinations, then the controls. Raises ValueError as `load_config` does."""
+    combinations = list(product(*(steps.items() for steps in sweep.grid.values())))
+    runs = [_planned(sweep, combination) for combination in combinations]
+    runs += [Planned(file_name(name), name, "", _config(sweep, values)) for name, values in sweep.controls.items()]
+    names = [one.name for one in runs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two runs of the sweep are called alike among {', '.join(names)}; rename a control")
+    return runs
+
+
+def _planned(sweep: Sweep, steps: Sequence[tuple[str, Mapping[str, Any]]]) -> Planned:
+    names = [name for name, _ in steps]
+    setting = {key: value for _, values in steps for key, value in values.items()}
+    return Planned(file_name("-".join(names)) or "run", None, ", ".join(names), _config(sweep, setting))
+
+
+def _config(sweep: Sweep, setting: Mapping[str, Any]) -> Config:
+    content: dict[str, Any] = dict(sweep.run)
+    for key, value in setting.items():
+        content = with_value(content, key, value)
+    return as_config(content, "the sweep")

@@ -1,0 +1,185 @@
+"""A sweep's models weighed together: candidates for the indicator side by side, their controls, and what stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from divalign.core.association import joint_bootstrap
+from divalign.core.stats import Estimate, Tested
+from divalign.store import read_rows
+from divalign.study.evidence import Evidence, evidence, pooled_z
+from divalign.study.verdict import ModelPoint, Verdict, in_words, model_cells, verdicts
+
+Entry = Mapping[str, Any]
+
+
+class Indicator(NamedTuple):
+    """A candidate: what it is called, how it is read off a model's entry, and its placebo's name or None.
+
+    A distance enters as log(1 + D): distances reach from 0.1 to 1,000 nats, and as they are a few models would be the
+    whole study.
+    """
+
+    name: str
+    read: Callable[[Entry], float | None]
+    placebo: str | None = None
+
+    @property
+    def distance(self) -> bool:
+        return self.placebo is not None
+
+    def number(self, entry: Entry) -> float | None:
+        return _log(self.read(entry)) if self.distance else self.read(entry)
+
+
+def _log(value: float | None) -> float | None:
+    return None if value is None else float(np.log1p(value))
+
+
+def _plain(name: str) -> Callable[[Entry], float | None]:
+    return lambda entry: entry["separation"][name]["value"]
+
+
+def _attacked(measure: str, which: str) -> Callable[[Entry], float | None]:
+    return lambda entry: entry["under_attack"][measure][which]["value"]
+
+
+INDICATORS = (
+    Indicator("D_B, paper mode", _plain("bhattacharyya_paper"), "bhattacharyya_paper"),
+    Indicator("D_B, held out", _plain("bhattacharyya"), "bhattacharyya"),
+    Indicator("probe AUC", _plain("probe_auc")),
+    Indicator("worst D_B under attack", _attacked("bhattacharyya", "worst"), "bhattacharyya"),
+    Indicator("mean D_B under attack", _attacked("bhattacharyya", "mean"), "bhattacharyya"),
+    Indicator("worst probe AUC under attack", _attacked("probe_auc", "worst")),
+)
+
+
+def weigh(entries: Sequence[Entry], out: Path) -> dict[str, Any]:
+    """Return the verdicts of a sweep as plain values: by indicator, by attack, with controls, on unseen topics.
+
+    Controls (the base, shuffled labels, abliterated copies) are left out of every verdict but the one that says so.
+    """
+    models = [entry for entry in entries if entry["control"] is None]
+    attacks = list(models[0]["asr"]) if models else []
+    return {
+        "verdicts": _verdicts(models, None),
+        "by_attack": {attack: _verdicts(models, attack) for attack in attacks},
+        "with_controls": _verdicts([entry for entry in entries if entry["control"] != "base"], None),
+        "unseen_topics": _unseen(models),
+        "evidence": {indicator.name: _evidence(models, indicator) for indicator in INDICATORS},
+        "joint": {name: _joint(models, name, out) for name in ("plain", "worst")},
+    }
+
+
+def points(entries: Sequence[Entry], indicator: Indicator, *, attack: str | None = None) -> list[ModelPoint]:
+    """Return the models with an indicator and the successes of one attack, or of all together."""
+    found = []
+    for entry in entries:
+        wins, trials = _counts(entry["asr"], attack)
+        name = f"{entry['run']} {entry['name']}"
+        recipe = f"{entry['recipe']}{' abliterated' if entry['control'] == 'abliterated' else ''}"
+        found.append(ModelPoint(name, entry["family"], indicator.number(entry), wins, trials, recipe))
+    return found
+
+
+def success_share(entry: Entry, attack: str | None = None) -> float | None:
+    """Return the share of successful attacks, of one kind or of all together; None where nothing was decided."""
+    wins, trials = _counts(entry["asr"], attack)
+    return wins / trials if trials else None
+
+
+def _counts(rates: Mapping[str, Any], attack: str | None) -> tuple[int, int]:
+    kept = [rate for name, rate in rates.items() if attack in (None, name) and rate["value"] is not None]
+    return sum(round(rate["value"] * rate["n"]) for rate in kept), sum(rate["n"] for rate in kept)
+
+
+def _verdicts(entries: Sequence[Entry], attack: str | None) -> dict[str, Any]:
+    found = verdicts({one.name: points(entries, one, attack=attack) for one in INDICATORS})
+    return {name: _plain_verdict(one) for name, one in found.items()}
+
+
+def _unseen(entries: Sequence[Entry]) -> dict[str, Any]:
+    """Test separation and success on topics that alignment never saw, where the runs have them."""
+    parts = [{**entry, **entry["held_out"]} for entry in entries if "held_out" in entry]
+    plain = INDICATORS[:3]
+    found = verdicts({one.name: points(parts, one) for one in plain}) if parts else {}
+    return {name: _plain_verdict(one) for name, one in found.items()}
+
+
+def _evidence(entries: Sequence[Entry], indicator: Indicator) -> dict[str, Any]:
+    known = [entry for entry in entries if entry["over_refusal"]["value"] is not None]
+    refusal = [float(entry["over_refusal"]["value"]) for entry in known]
+    placebos = {}
+    if indicator.placebo is not None:
+        fake = [_log(entry["benign_against_benign"][indicator.placebo]) for entry in known]
+        both = [number for number in fake if number is not None]
+        placebos = {"benign against benign topics": both} if len(both) == len(known) else {}
+    options: dict[str, Any] = {"covariates": {"over-refusal": refusal}, "placebos": placebos}
+    found = evidence(points(known, indicator), **options)
+    if indicator.distance:  # the paper takes the logarithm itself
+        raw = [
+            one._replace(separation=indicator.read(entry))
+            for one, entry in zip(points(known, indicator), known, strict=True)
+        ]
+        found = found._replace(pooled_z=pooled_z(model_cells(raw)))
+    return _plain_evidence(found)
+
+
+def _joint(entries: Sequence[Entry], name: str, out: Path) -> dict[str, Any] | None:
+    """Return the within-family correlation with prompts redrawn on both sides; None where it has no number."""
+    known = [entry for entry in entries if entry["draws"][name] is not None]
+    if len(known) < 4:
+        return None
+    columns = np.log1p(np.array([entry["draws"][name] for entry in known]))
+    outcomes = [_by_prompt(read_rows(out / entry["verdicts"])) for entry in known]
+    prompts = sorted(set.intersection(*(set(one) for one in outcomes)))
+    table = np.array([[one[prompt] for prompt in prompts] for one in outcomes])
+    families = [entry["family"] for entry in known]
+    family = np.array([families.index(one) for one in families])
+    family = np.unique(family, return_inverse=True)[1]
+    try:
+        found = joint_bootstrap(columns[:, 0], columns[:, 1:].T, table, family)
+    except ValueError:
+        return None
+    return found._asdict()
+
+
+def _by_prompt(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the share of attacks that succeeded on each harmful prompt of a topic held in; nan where none decided."""
+    outcomes: dict[str, list[float]] = {}
+    for row in rows:
+        if row["harmful"] and not row["held_out"]:
+            outcomes.setdefault(row["id"], [])
+            if row["unsafe"] is not None:
+                outcomes[row["id"]].append(float(row["unsafe"]))
+    return {name: float(np.mean(found)) if found else float("nan") for name, found in outcomes.items()}
+
+
+def _plain_verdict(found: Verdict) -> dict[str, Any]:
+    return {**found._asdict(), "words": in_words(found)}
+
+
+def _plain_evidence(found: Evidence) -> dict[str, Any]:
+    tested = {name: getattr(found, name) for name in ("ranks", "within_families", "pooled_z")}
+    return {
+        "odds_ratio": _finite(found.odds_ratio),
+        **{name: None if one is None else _tested(one) for name, one in tested.items()},
+        "unseen_family_skill": found.unseen_family_skill,
+        "alone": _plain_verdict(found.verdict),
+        "controls": {name: _plain_verdict(one) for name, one in found.controls.items()},
+    }
+
+
+def _tested(one: Tested) -> dict[str, Any]:
+    return {**_finite(one.estimate), "p_value": one.p_value}
+
+
+def _finite(one: Estimate) -> dict[str, Any]:
+    """JSON has no infinity: a number without an end has no interval."""
+    ends = one.value, one.low, one.high
+    kept = [end if end is not None and np.isfinite(end) else None for end in ends]
+    return dict(zip(("value", "low", "high"), kept, strict=True)) | {"n": one.n}
