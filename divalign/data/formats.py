@@ -72,13 +72,15 @@ def _write_plain(row: Row, number: int) -> Row:
 
 
 def _halos_pairs(row: Row) -> list[Row]:
+    """HALOs wants rewards where a pair may have none: 1 and 0 together stand for none."""
     order = ("A", "B") if truth(row["label"], "label") else ("B", "A")
     found = rest_of(row, "type", "label", *(f"{name}_{letter}" for name in ("output", "reward") for letter in "AB"))
     found["prompt"] = turns_of(row["prompt"], "user", "prompt")
-    for side, letter, usual in zip(SIDES, order, (1.0, 0.0), strict=True):
+    rewards = [row.get(f"reward_{letter}", usual) for letter, usual in zip(order, (1.0, 0.0), strict=True)]
+    for side, letter, reward in zip(SIDES, order, rewards, strict=True):
         found[side] = turns_of(row[f"output_{letter}"], "assistant", f"output_{letter}")
-        if row.get(f"reward_{letter}", usual) != usual:
-            found[f"reward_{side}"] = row[f"reward_{letter}"]
+        if rewards != [1.0, 0.0]:
+            found[f"reward_{side}"] = reward
     return [_without_own_id(found)]
 
 

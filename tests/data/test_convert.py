@@ -23,13 +23,9 @@ def pairs(draw: st.DrawFn, *, turns: bool = True) -> dict:
     for _ in range(draw(st.integers(0, 2)) if turns else 0):
         prompt += said(draw(TEXT), "user") + said(draw(TEXT))
     row = {"prompt": prompt + said(draw(TEXT), "user"), "chosen": said(draw(TEXT)), "rejected": said(draw(TEXT))}
-    extras = {
-        "harmful": st.booleans(),
-        "cluster": TEXT,
-        "prefill": TEXT,
-        "source": TEXT,
-        "reward_chosen": st.floats(-9, 9),
-    }
+    extras = {"harmful": st.booleans(), "cluster": TEXT, "prefill": TEXT, "source": TEXT, "id": st.integers()}
+    rewards = {"reward_chosen": draw(st.floats(2, 9)), "reward_rejected": draw(st.floats(-9, 9))}
+    row |= rewards if draw(st.booleans()) else {}
     return row | {name: draw(values) for name, values in extras.items() if draw(st.booleans())}
 
 
@@ -70,6 +66,7 @@ def test_the_papers_format_adds_an_id_and_loses_nothing(row: dict, harmful: bool
     row["harmful"] = harmful
     back, done = there_and_back([row], "paper")
     assert (back, done.lost) == ([{"id": 1, **row}], {})
+    assert back[0].keys() - row.keys() <= {"id"}
 
 
 @given(row=pairs())
