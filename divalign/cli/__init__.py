@@ -6,10 +6,10 @@ import sys
 
 import typer
 
-from divalign.cli import estimating, health, loop, theory, training
+from divalign.cli import data, estimating, health, loop, theory, training
 from divalign.cli.app import app, console
 
-VERBS = (loop, training, estimating, theory, health)
+VERBS = (loop, training, data, estimating, theory, health)
 
 
 def main() -> None:

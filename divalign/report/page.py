@@ -7,10 +7,7 @@ a JSON block in which <, > and & are written as escapes.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from markupsafe import Markup, escape
 
 from divalign import __version__, store
 from divalign.report import figures, tables
+from divalign.report.assets import allowed, asset
 from divalign.report.compare import label
 from divalign.report.facts import Run, read_run
 from divalign.report.measures import ASR, OVER_REFUSAL, SEPARATION, aligned_of
@@ -44,13 +42,13 @@ def write_report(run: Path, *, show_completions: bool = False) -> Path:
 
 def render(run: Run, *, show_completions: bool = False) -> str:
     """Return the page as text."""
-    style, script = _asset("page.css"), _asset("page.js")
+    style, script = asset("page.css"), asset("page.js")
     planes = figures.planes(run.models)
     unseen = tables.main_table(run.models, tables.held_out, caption="Topics held out of alignment")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["prose"] = _prose
-    return environment.from_string(_asset("page.html")).render(
-        policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:; "
+    return environment.from_string(asset("page.html")).render(
+        policy=f"default-src 'none'; style-src {allowed(style)}; script-src {allowed(script)}; img-src data:; "
         "base-uri 'none'; form-action 'none'",
         style=Markup(style),
         script=Markup(script),
@@ -106,11 +104,3 @@ def _made(run: Run) -> str:
     parts += [f"config {run.config_sha256[:12]}"] if run.config_sha256 else []
     parts += [f"run in {duration(run.seconds)}"] if run.seconds is not None else []
     return " · ".join(parts)
-
-
-def _asset(name: str) -> str:
-    return (files("divalign.report") / name).read_text(encoding="utf-8")
-
-
-def _hash(content: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
