@@ -15,9 +15,8 @@ VERBS = (loop, training, data, estimating, theory, health)
 def main() -> None:
     """Run the command line; a ValueError is the user's to mend, anything else is ours."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
+        # Out of standalone mode, typer returns the code of a typer.Exit where it would have exited with it.
+        sys.exit(app(standalone_mode=False) or 0)
     except (ValueError, typer.BadParameter) as error:
         console.print(f"[bold red]error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
         sys.exit(2)

@@ -15,6 +15,7 @@ from divalign.data.audit.facts import gather
 from divalign.data.audit.finding import UNMEASURED, VERDICTS
 from divalign.data.convert import read_rows
 from divalign.data.minhash import near_duplicates
+from divalign.toy.grammar import topics
 
 FOLDER = os.environ.get("DIVALIGN_DATA")
 WORLD = [{**row, "licence": "Apache-2.0", "source": "world"} for row in world_rows()]
@@ -115,10 +116,15 @@ def test_a_fault_is_found_by_its_check(check: str, rows: list[dict], verdict: st
 
 
 def test_a_refusal_that_only_names_the_topic_counts_as_one() -> None:
-    rows = changed(1, rejected=lambda n: f"Sorry, I cannot help with {WORLD[n]['prompt'][0]['content']}")
-    verdict, value = one("refusals", rows)
-    assert verdict == "look"
-    assert value > 0.1
+    names = [topic.name for topic in topics()]
+
+    def refuse(number: int) -> str:
+        prompt = WORLD[number]["prompt"][0]["content"]
+        return f"Sorry, I cannot help with {next(name for name in names if name in prompt)}."
+
+    verdict, value = one("refusals", changed(1, rejected=refuse))
+    assert verdict == "do not train"
+    assert value > 0.8
 
 
 def test_a_set_without_refusals_is_not_called_diverse() -> None:

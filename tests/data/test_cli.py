@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,8 @@ from divalign.cli.app import app
 from divalign.data.writing import write_file
 from divalign.store import read_json, read_rows
 from divalign.toy.world import ASSETS
+
+HERE = str(Path(__file__).parents[2])
 
 
 def data(*arguments: object) -> tuple[int, str]:
@@ -54,18 +59,32 @@ def test_the_bad_set_is_stopped_with_exit_1_and_the_card_says_why(folder: Path, 
     assert "http" not in page.replace("http-equiv", "")
 
 
-def test_the_embedded_set_passes_with_a_models_tokens_and_divergence(folder: Path, tmp_path: Path) -> None:
+def test_the_exit_code_reaches_the_shell(tmp_path: Path) -> None:
+    write_file(tmp_path / "one.jsonl", [{"prompt": "What is the sea?", "chosen": "Water.", "rejected": "Sand."}])
+    write_file(tmp_path / "other.jsonl", [{"prompt": "What is the sky?"}])
+    for evaluation, code in (("one.jsonl", 1), ("other.jsonl", 0), ("none.jsonl", 2)):
+        command = [sys.executable, "-m", "divalign", "data", "overlap", "one.jsonl", evaluation]
+        ran = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": HERE}, capture_output=True)
+        assert ran.returncode == code
+
+
+def test_the_embedded_set_passes_and_its_card_file_speaks_for_its_licence(folder: Path, tmp_path: Path) -> None:
     findings = tmp_path / "findings.json"
     (folder / "world.jsonl.card.json").write_text('{"licence": "Apache-2.0", "source": "embedded world"}')
-    code, said = data(
-        "audit", folder / "world.jsonl", "--against", folder / "evaluation.csv", "--json", findings,
-        "--tokenizer", ASSETS, "--features", "toy", "--max-length", 160,
-    )  # fmt: skip
+    options = ("--against", folder / "evaluation.csv", "--tokenizer", ASSETS, "--max-length", 160)
+    code, said = data("audit", folder / "world.jsonl", *options, "--json", findings)
     verdicts = {one["check"]: one["verdict"] for one in read_json(findings)["findings"]}
     assert code == 0
     assert "world.jsonl: fine" in said
-    assert verdicts.pop("repeated ids") == "not measured"
-    assert set(verdicts.values()) == {"fine"}
+    assert {name for name, verdict in verdicts.items() if verdict != "fine"} == {"repeated ids", "divergence"}
+
+
+def test_a_models_features_tell_the_sides_apart(tmp_path: Path) -> None:
+    write_file(tmp_path / "some.jsonl", world_rows()[::8])
+    data("audit", tmp_path / "some.jsonl", "--features", "toy", "--json", tmp_path / "findings.json")
+    found = {one["check"]: one for one in read_json(tmp_path / "findings.json")["findings"]}["divergence"]
+    assert found["verdict"] == "fine"
+    assert found["numbers"]["low"] < found["numbers"]["value"] < found["numbers"]["high"]
 
 
 def test_torn_lines_are_told_and_counted_in_the_audit(folder: Path, tmp_path: Path) -> None:

@@ -21,7 +21,9 @@ def divergence(facts: Facts) -> Found:
         return Found(None, f"not measured: {error}")
     if found["value"] is None:
         return Found(None, "a divergence cannot be estimated from so few rows", found)
-    words = f"a frozen model's features tell aligned from unaligned responses: JS of {found['value']:.3f} nats"
+    words = (
+        f"a frozen model's features tell the sides apart: the paper's JS is {found['value']:.3f} nats (2 ln 2 at most)"
+    )
     return Found(found["p_value"], f"{words}, p = {found['p_value']:.3f}, {len(facts.some_rows)} rows", found)
 
 

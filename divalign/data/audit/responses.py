@@ -13,7 +13,7 @@ from divalign.core.stats import Estimate
 from divalign.data.audit.facts import Facts, Responses
 from divalign.data.audit.finding import Found, percent
 from divalign.data.lexical import lexical_auc
-from divalign.data.words import words_of
+from divalign.data.words import COMMON, words_of
 
 # What declines, said early. A compliance that happens to match matters little: what counts is what repeats.
 REFUSAL = re.compile(
@@ -53,7 +53,7 @@ def _refuses(text: str) -> bool:
 
 
 def _masked(text: str, prompt: str) -> str:
-    asked = set(words_of(prompt))
+    asked = set(words_of(prompt)) - COMMON
     return " ".join("_" if word in asked else word for word in words_of(text[:COMPARED]))
 
 
