@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int, UInt32, UInt64
+from jaxtyping import Int, UInt32
 
 from divalign.data.words import Words, codes, number_words
 
@@ -18,7 +18,7 @@ from divalign.data.words import Words, codes, number_words
 BANDS, ROWS = 16, 6
 WORDS_READ = 256
 _STEP = np.uint64(0x9E3779B97F4A7C15)
-_CHUNK = 4096
+_CHUNK = 512  # texts whose shingles are hashed at once: few enough to stay in the processor's cache
 
 
 def near_duplicates(texts: Sequence[str], *, similarity: float = 0.8, seed: int = 0) -> Int[np.ndarray, " texts"]:
@@ -44,20 +44,19 @@ def _signatures(words: Words, seed: int) -> UInt32[np.ndarray, "texts hashes"]:
     """Return the smallest of each hash over each text's shingles; texts without words differ from all others."""
     shingles, starts = _shingles(words)
     draw = np.random.default_rng(seed)
-    odd = draw.integers(0, 2**64, size=BANDS * ROWS, dtype=np.uint64) | np.uint64(1)
-    signatures = draw.integers(0, 2**32, size=(len(starts) - 1, len(odd)), dtype=np.uint32)
+    masks = draw.integers(0, 2**32, size=(2, BANDS * ROWS), dtype=np.uint32)
+    signatures = draw.integers(0, 2**32, size=(len(starts) - 1, BANDS * ROWS), dtype=np.uint32)
     filled = np.flatnonzero(np.diff(starts))
     for chunk in np.array_split(filled, max(1, len(filled) // _CHUNK)):
         if len(chunk):
             some = shingles[starts[chunk[0]] : starts[chunk[-1] + 1]]
             places = starts[chunk] - starts[chunk[0]]
-            for number, factor in enumerate(odd):
-                hashed = ((some * factor) >> np.uint64(32)).astype(np.uint32)
-                signatures[chunk, number] = np.minimum.reduceat(hashed, places)
+            for number, (mask, odd) in enumerate(zip(masks[0], masks[1] | np.uint32(1), strict=True)):
+                signatures[chunk, number] = np.minimum.reduceat((some ^ mask) * odd, places)
     return signatures
 
 
-def _shingles(words: Words) -> tuple[UInt64[np.ndarray, " shingles"], Int[np.ndarray, " texts_and_one"]]:
+def _shingles(words: Words) -> tuple[UInt32[np.ndarray, " shingles"], Int[np.ndarray, " texts_and_one"]]:
     """Return the codes of each text's runs of three words; a shorter text is one run, padded with nothing."""
     code = codes(int(words.ids.max(initial=-1)) + 1)[words.ids]
     inside = np.arange(len(code)) - words.starts[words.owners]
@@ -70,4 +69,4 @@ def _shingles(words: Words) -> tuple[UInt64[np.ndarray, " shingles"], Int[np.nda
     mixed = total[kept]
     mixed = (mixed ^ (mixed >> np.uint64(29))) * _STEP
     counts = np.bincount(words.owners[kept], minlength=len(words.starts) - 1)
-    return mixed ^ (mixed >> np.uint64(32)), np.concatenate([[0], np.cumsum(counts)])
+    return (mixed >> np.uint64(32)).astype(np.uint32), np.concatenate([[0], np.cumsum(counts)])

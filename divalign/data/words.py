@@ -16,6 +16,7 @@ from divalign.data.examples import Row, as_messages
 # Chinese and Japanese write no spaces: each of their characters counts as a word.
 _IDEOGRAPHS = "\u3040-\u30ff\u3400-\u9fff"
 _WORD = re.compile(rf"[{_IDEOGRAPHS}]|[^\W_{_IDEOGRAPHS}]+")
+_PLAIN_WORD = re.compile(r"[a-z0-9]+")
 _JOINERS = str.maketrans("", "", "'’\u00ad\u200b\u200c\u200d\u2060\ufeff")
 _ENDINGS = ("ings", "ing", "ed", "es", "s", "ly", "e")
 ARTICLES = frozenset(("a", "an", "the"))
@@ -80,12 +81,17 @@ PROMPT_COLUMNS = ("prompt", "goal", "behavior", "forbidden_prompt", "instruction
 
 def words_of(text: str) -> list[str]:
     """Return a text's words in lower case, without accents of form (NFKC), punctuation or invisible characters."""
+    if text.isascii():  # the same, in a third of the time
+        return _PLAIN_WORD.findall(text.lower().replace("'", ""))
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold().translate(_JOINERS))
 
 
 def number_words(texts: Iterable[str], vocabulary: dict[str, int], *, longest: int | None = None) -> Words:
     """Return the first `longest` words of each text as numbers, which new words are given in `vocabulary`."""
-    rows = [[vocabulary.setdefault(word, len(vocabulary)) for word in words_of(text)[:longest]] for text in texts]
+    reach = None if longest is None else 16 * longest  # characters: words are shorter than that, and texts may be long
+    rows = [
+        [vocabulary.setdefault(word, len(vocabulary)) for word in words_of(text[:reach])[:longest]] for text in texts
+    ]
     starts = np.cumsum([0, *map(len, rows)])
     flat = np.fromiter((number for row in rows for number in row), dtype=np.int64, count=int(starts[-1]))
     return Words(flat, starts)

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from divalign.data.overlap import KINDS, find_overlap
 from divalign.data.words import words_of
@@ -132,4 +134,12 @@ def test_a_template_shared_by_all_does_not_cost_all_pairs() -> None:
 
 def test_kinds_are_looked_for_from_the_narrowest_to_the_widest() -> None:
     assert list(KINDS) == ["exact", "normalised", "contained", "paraphrased"]
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_plain_text_has_the_same_words_by_the_short_way(text: str) -> None:
+    assert words_of(text) == words_of(f"{text} é")[:-1]
+
+
+def test_words_are_without_case_punctuation_and_invisible_characters() -> None:
     assert words_of("The “Ｆirst”  word's\u200b end") == ["the", "first", "words", "end"]

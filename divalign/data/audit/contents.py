@@ -23,6 +23,9 @@ INJECTIONS = re.compile(
     r"|\byou are now (?:in )?(?:developer mode|dan|unrestricted|jailbroken)\b",
     re.IGNORECASE,
 )
+# What a match holds in any case, in small letters: found ten times as fast as a pattern is tried.
+MARKER_HINTS = ("<", "[", ":")
+INJECTION_HINTS = ("ignore", "disregard", "forget", "override", "reveal", "print", "repeat", "you are now")
 _EMAIL = re.compile(r"\b[\w.+-]{1,64}@([\w-]{1,63}(?:\.[\w-]{1,63})+)\b")
 _RESERVED = re.compile(r"(?:^|\.)(?:example\.(?:com|org|net)|example|invalid|test|localhost)$", re.IGNORECASE)
 _DIGITS = re.compile(r"(?<![\w.,/-])\+?\(?\d[\d ().-]{7,22}\d(?![\w/]|[.,-]\d)")
@@ -33,12 +36,20 @@ NON_COMMERCIAL = re.compile(r"\bnc\b|non-?commercial|research[- ]only", re.IGNOR
 
 
 def chat_markers(facts: Facts) -> Found:
-    places = {"control tokens or turn marks": MARKERS, "orders to a model": INJECTIONS}
+    places = {
+        "control tokens or turn marks": (MARKERS, MARKER_HINTS),
+        "orders to a model": (INJECTIONS, INJECTION_HINTS),
+    }
     numbers, bad, total = dict.fromkeys(places, 0), [], 0
     for responses in facts.sides.values():
         total += len(responses.texts)
         for text, row in zip(*responses, strict=True):
-            met = [name for name, pattern in places.items() if pattern.search(text)]
+            small = text.lower()
+            met = [
+                name
+                for name, (pattern, hints) in places.items()
+                if any(hint in small for hint in hints) and pattern.search(text)
+            ]
             for name in met:
                 numbers[name] += 1
             bad += [row] if met else []

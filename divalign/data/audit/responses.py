@@ -43,7 +43,7 @@ def refusal_diversity(facts: Facts) -> Found:
     found = numbers[worst[1]]
     words = (
         f"of {found['refusals']} refusals that are {worst[1]}, {found['commonest']} ({percent(worst[0])}) are the "
-        f"same; {found['distinct']} are distinct"
+        f"same; distinct ones: {found['distinct']}"
     )
     return Found(worst[0], words, numbers)
 
