@@ -1,6 +1,6 @@
 """Audit of 100,000 pairs and overlap of 100,000 with 10,000 prompts, each in its own process: `python -m bench.data`.
 
-The pairs are the embedded world's with noise words, so that prompts have 16 words on average, answers 100 and refusals
+The pairs are the embedded world's with noise words, so that prompts have 18 words on average, answers 100 and refusals
 20. `python -m bench.data bad FILE` writes a deliberately bad set: one refusal for all, short of words, and prompts of
 the evaluation in it; `python -m bench.data world FILE` writes the embedded world's compliance-refusal set.
 """

@@ -23,7 +23,11 @@ def one_turn(messages: list[Message], role: str, where: str) -> str:
     if [message["role"] for message in messages] != [role]:
         roles = ", ".join(message["role"] for message in messages) or "nothing"
         raise ValueError(f"{where} is {roles}; this format holds one {role} turn there; use a conversational format")
-    return messages[0]["content"]
+    if not isinstance(text := messages[0]["content"], str):
+        raise ValueError(
+            f"{where} holds {type(text).__name__}, expected text; pictures and tool calls have no place here"
+        )
+    return text
 
 
 def rest_of(row: Mapping[str, Any], *own: str) -> Row:

@@ -32,7 +32,7 @@ class Conversion:
     refused: list[Rejected] = field(default_factory=list)
 
     def refuse(self, number: int, reason: object, row: Row) -> None:
-        self.refused.append(Rejected(number, str(reason), json.dumps(row, ensure_ascii=False)))
+        self.refused.append(Rejected(number, str(reason), json.dumps(row, ensure_ascii=False, default=str)))
 
 
 def find_format(name: str) -> Format:
@@ -68,7 +68,7 @@ def read_rows(rows: Iterable[Row], source: str | None = None, done: Conversion |
         done.read += 1
         try:
             yield from map(_plain_truth, reads(row))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = f"it lacks the column {error}" if isinstance(error, KeyError) else error
             done.refuse(done.read, reason, row)
 

@@ -12,6 +12,7 @@ import gzip
 import json
 import re
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -87,9 +88,12 @@ def read_file(path: Path) -> Reading:
 def stream_file(path: Path, notes: Notes | None = None) -> Iterator[Row]:
     """Yield the rows of a file one at a time, and set lines aside as `read_file` does when the last one has gone by."""
     notes = Notes() if notes is None else notes
-    for row in _reader(path)(path, notes):
-        notes.rows += 1
-        yield row
+    try:
+        for row in _reader(path)(path, notes):
+            notes.rows += 1
+            yield row
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is a damaged .gz file after {_counted(notes.rows, 'row')}: {error}") from error
     if notes.rejected:
         write_rows(aside_of(path), (one._asdict() for one in notes.rejected))
     if not notes.rows:
@@ -165,7 +169,7 @@ def _json(path: Path, notes: Notes) -> Iterator[Row]:
     text = "".join(_lines(path, notes))
     try:
         content = json.loads(text, parse_constant=_refuse)
-    except ValueError:
+    except (ValueError, RecursionError):
         notes.encodings.clear()
         yield from _json_lines(path, notes)
         return
@@ -187,7 +191,7 @@ def _separated(delimiter: str) -> Callable[[Path, Notes], Iterator[Row]]:
         header = next(lines, [])
         if len(set(header)) < len(header):
             raise ValueError(f"{path} names a column twice: {', '.join(header)}")
-        for cells in lines:
+        for cells in _sound(lines, notes):
             if cells and len(cells) != len(header):
                 reason = f"{_counted(len(cells), 'cell')} under {_counted(len(header), 'column')}"
                 notes.reject(lines.line_num, reason, delimiter.join(cells))
@@ -195,6 +199,19 @@ def _separated(delimiter: str) -> Callable[[Path, Notes], Iterator[Row]]:
                 yield {name: _cell(cell) for name, cell in zip(header, cells, strict=True)}
 
     return read
+
+
+def _sound(lines: Any, notes: Notes) -> Iterator[list[str]]:
+    """Yield the rows of a csv reader; it can go on behind one that it cannot take apart."""
+    while True:
+        try:
+            cells = next(lines, None)
+        except csv.Error as error:
+            notes.reject(lines.line_num, f"no row of a table ({error})", "")
+            continue
+        if cells is None:
+            return
+        yield cells
 
 
 def _cell(text: str) -> Any:
@@ -213,8 +230,14 @@ def _parquet(path: Path, notes: Notes) -> Iterator[Row]:
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is no Parquet file: {error}") from error
     with file:
+        schema = pa.schema([field.with_type(_as_text(field.type)) for field in file.schema_arrow])
         for batch in file.iter_batches(batch_size=BATCH):
-            yield from batch.to_pylist()
+            yield from batch.cast(schema).to_pylist()
+
+
+def _as_text(kind: pa.DataType) -> pa.DataType:
+    """Return text for what JSON has no numbers for: times and decimals."""
+    return pa.string() if pa.types.is_temporal(kind) or pa.types.is_decimal(kind) else kind
 
 
 def _lines(path: Path, notes: Notes) -> Iterator[str]:

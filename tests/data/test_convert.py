@@ -179,6 +179,12 @@ def test_without_a_prompt_it_is_what_the_two_conversations_share() -> None:
         ({"prompt": Q, "completion": said("u"), "label": False}, "openai_messages", "aligned ones alone"),
         ({"prompt": Q, "completion": said("u"), "label": "perhaps"}, "trl", "'label' holds 'perhaps'"),
         ({"prompt": Q, "completion": 3, "label": True}, "trl_unpaired", "'completion' holds int"),
+        ({"prompt": Q, "completion": said("u"), "label": True}, "trl", "no response of the other label"),
+        (
+            {"prompt": Q, "completion": [{"role": "assistant", "content": None}], "label": True},
+            "trl_unpaired_plain",
+            "holds NoneType, expected text",
+        ),
         ({"prompt": ["q"], "completion": said("u"), "label": True}, "trl_unpaired", "without role and content"),
     ],
 )
@@ -195,6 +201,14 @@ def test_an_unknown_format_names_the_nearest_and_unknown_columns_are_listed() ->
         list(convert([], "trl_plane"))
     with pytest.raises(ValueError, match="no known format has the columns question, answer"):
         detect_format({"question": 1, "answer": 2})
+
+
+@pytest.mark.parametrize("conversations", ["text", ["text"], [3], {"from": "human"}, None])
+def test_nonsense_in_a_column_is_the_rows_fault_alone(conversations: object) -> None:
+    done = Conversion()
+    row = {"conversations": conversations, "kto_tag": True}
+    assert list(read_rows([row], "llamafactory_kto", done)) == []
+    assert len(done.refused) == 1
 
 
 def test_a_missing_column_further_down_is_the_rows_fault_alone() -> None:

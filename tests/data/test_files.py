@@ -1,9 +1,12 @@
 """Files as users have them: torn, badly encoded, of many kinds."""
 
+import datetime
 import gzip
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 
 from divalign.data.files import Notes, aside_of, check_columns, read_file, stream_file
@@ -93,6 +96,29 @@ def test_a_row_of_a_table_with_too_many_cells_is_set_aside(tmp_path: Path) -> No
     reading = read_file(path)
     assert reading.rows == [{"a": "1", "b": "2"}, {"a": "4", "b": "5"}]
     assert reading.notes.rejected[0][:2] == (3, "3 cells under 2 columns")
+
+
+def test_a_table_goes_on_behind_a_row_that_cannot_be_taken_apart(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_bytes(b"a,b\n1,2\n3,4\r5\n6,7\n")
+    reading = read_file(tmp_path / "rows.csv")
+    assert {"a": "6", "b": "7"} in reading.rows
+    assert reading.rows[0] == {"a": "1", "b": "2"}
+
+
+def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"a": 1}\n' * 5000)[:-20])
+    with pytest.raises(ValueError, match=r"is a damaged \.gz file after \d+ rows"):
+        read_file(path)
+    path.write_bytes(b"no archive")
+    with pytest.raises(ValueError, match=r"is a damaged \.gz file after 0 rows"):
+        read_file(path)
+
+
+def test_times_in_parquet_become_text(tmp_path: Path) -> None:
+    table = pa.table({"when": pa.array([datetime.date(2026, 11, 21)]), "a": [1]})
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    assert read_file(tmp_path / "rows.parquet").rows == [{"when": "2026-11-21", "a": 1}]
 
 
 def test_rows_stream_before_the_file_is_read_to_its_end(tmp_path: Path) -> None:
