@@ -6,10 +6,10 @@ import sys
 
 import typer
 
-from divalign.cli import attacking, estimating, health, loop, separating, sweeping, theory, training, usefulness
+from divalign.cli import attacking, data, estimating, health, loop, separating, sweeping, theory, training, usefulness
 from divalign.cli.app import app, console
 
-VERBS = (loop, training, estimating, separating, attacking, usefulness, sweeping, theory, health)
+VERBS = (loop, training, data, estimating, separating, attacking, usefulness, sweeping, theory, health)
 
 
 def main() -> None:

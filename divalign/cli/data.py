@@ -1,0 +1,255 @@
+"""`divalign data`: look at a training set before training on it, convert it, split it, and find leaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from divalign.cli.app import app, console, drawn, printed
+
+data = typer.Typer(
+    no_args_is_help=True, help="Audit, convert and split training sets; find evaluation prompts in them."
+)
+app.add_typer(data, name="data")
+
+File = Annotated[Path, typer.Argument(help="Rows: .jsonl, .json, .csv, .tsv or .parquet, of any known format.")]
+From = Annotated[str | None, typer.Option("--from", help="The rows' format; found by their columns if left out.")]
+Against = Annotated[list[Path] | None, typer.Option("--against", help="A file of evaluation prompts; may be repeated.")]
+COLOURS = {"fine": "green", "look": "yellow", "do not train": "bold red", "not measured": "dim"}
+
+
+@data.command("audit")
+def audit_file(
+    file: File,
+    against: Against = None,
+    source: From = None,
+    html: Annotated[Path | None, typer.Option(help="Write the data card to this file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the findings to this file.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="A tokenizer.json or its folder: count tokens.")] = None,
+    features: Annotated[
+        str | None, typer.Option(help="Frozen model for the divergence; toy: the embedded one.")
+    ] = None,
+    max_length: Annotated[int, typer.Option(help="Tokens of prompt and response that training will read.")] = 1024,
+    limit: Annotated[int, typer.Option(help="Look at no more than this many rows, drawn at random.")] = 500_000,
+) -> None:
+    """Say what is wrong with a training set. Exit 1 where the verdict is: do not train."""
+    from divalign.data.audit.checks import audit
+    from divalign.data.audit.facts import gather
+    from divalign.data.convert import Conversion, read_rows
+    from divalign.data.files import Notes, stream_file
+    from divalign.report.data_card import write_data_card
+    from divalign.store import file_digest, write_json
+
+    notes, done = Notes(), Conversion()
+    facts = gather(
+        read_rows(stream_file(file, notes), source, done),
+        limit=limit,
+        card=_card_of(file),
+        evaluations={path.stem: _prompts(path) for path in against or []},
+        count_tokens=None if tokenizer is None else _counter(tokenizer),
+        max_length=max_length,
+        divergence=None if features is None else _divergence(features, max_length),
+    )
+    facts.unreadable = len(notes.rejected) + len({one.line for one in done.refused})
+    with _watched() as progress:
+        found = audit(facts, progress=progress)
+    said = [*notes.sentences(file), *_refused(done)]
+    plain = {**found.as_plain(), "file": file.name, "sha256": file_digest(file), "notes": said}
+    printed().print(_findings(plain))
+    for sentence in said:
+        console.print(sentence, highlight=False, markup=False)
+    for path, write in ((json, write_json), (html, lambda to, it: write_data_card(it, to, name=file.name))):
+        if path is not None:
+            write(path, plain)
+            console.print(str(path))
+    printed().print(f"{file.name}: [{COLOURS[found.verdict]}]{found.verdict}[/]", highlight=False)
+    if found.verdict == "do not train":
+        raise typer.Exit(1)
+
+
+@data.command("convert")
+def convert_file(
+    file: File,
+    to: Annotated[str, typer.Option(help="A name of FORMATS; an unknown one lists them.")],
+    out: Annotated[Path, typer.Option(help="Where the rows go; its ending says the kind of file.")],
+    source: From = None,
+) -> None:
+    """Write rows in another trainer's format and say what it cannot hold."""
+    from divalign.data.convert import Conversion, convert, find_format
+    from divalign.data.files import Notes, aside_of, stream_file
+    from divalign.data.writing import write_file
+    from divalign.store import write_rows
+
+    notes, done, note = Notes(), Conversion(), find_format(to).note
+    written = write_file(out, convert(stream_file(file, notes), to, source=source, done=done))
+    if done.refused:
+        write_rows(aside_of(out), (one._asdict() for one in done.refused))
+    for sentence in [*notes.sentences(file), *_refused(done, aside_of(out)), *([note] if note else [])]:
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+    for column, count in done.lost.most_common():
+        console.print(f"{to} does not hold the column {column!r}: lost in {count} rows", highlight=False, markup=False)
+    printed().print(f"{written} rows, {done.source} to {to}: {out}", highlight=False, markup=False)
+    if not written:
+        raise typer.Exit(1)
+
+
+@data.command("overlap")
+def overlap_files(
+    train: File,
+    evaluation: Annotated[list[Path], typer.Argument(help="Files of evaluation prompts.")],
+    source: From = None,
+    json: Annotated[Path | None, typer.Option(help="Write the leaks, by row number, to this file.")] = None,
+) -> None:
+    """Find evaluation prompts that are trained on. Exit 1 where there are any."""
+    from divalign.data.convert import read_rows
+    from divalign.data.files import stream_file
+    from divalign.data.overlap import KINDS, find_overlap
+    from divalign.store import write_json
+
+    trained = [row["prompt"] for row in read_rows(stream_file(train), source)]
+    found = {str(path): find_overlap(trained, _prompts(path)) for path in evaluation}
+    table = Table(title=f"Evaluation prompts among the {len(trained)} of {train.name}", title_justify="left")
+    for name in ("evaluation", "prompts", *KINDS, "share of prompts, %"):
+        table.add_column(name, justify="left" if name == "evaluation" else "right")
+    for name, one in found.items():
+        share = one.share
+        bounds = f"{100 * (share.value or 0):.1f} \\[{100 * (share.low or 0):.1f}, {100 * (share.high or 0):.1f}]"
+        table.add_row(name, str(one.n), *(str(count) for count in one.counts.values()), bounds)
+    printed().print(table)
+    if json is not None:
+        write_json(json, {name: [leak._asdict() for leak in one.leaks] for name, one in found.items()})
+    if any(one.leaks for one in found.values()):
+        raise typer.Exit(1)
+
+
+@data.command("split")
+def split_file(
+    file: File,
+    out: Annotated[Path, typer.Option(help="Folder: one file a side, and split.json.")],
+    shares: Annotated[list[str] | None, typer.Option("--share", metavar="SIDE=SHARE", help="May be repeated.")] = None,
+    seed: Annotated[int, typer.Option(help="Another seed is another split.")] = 0,
+) -> None:
+    """Split rows by prompt cluster; rows that are added later move none of the others."""
+    from divalign.data.files import Notes, stream_file
+    from divalign.data.overlap import find_overlap
+    from divalign.data.split import SHARES, side_of
+    from divalign.data.words import prompt_of
+    from divalign.data.writing import write_file
+    from divalign.store import file_digest, write_json
+
+    sizes = _shares(shares) if shares else dict(SHARES)
+    notes, prompts = Notes(), {name: [] for name in sizes}
+
+    def rows_of(name: str) -> Iterator[Any]:
+        """Read the file once a side, so that no side need fit in memory; its prompts must."""
+        for row in stream_file(file, notes):
+            if side_of(row, sizes, seed=seed) == name:
+                prompts[name].append(prompt_of(row))
+                yield row
+
+    for name in sizes:
+        notes = Notes()
+        write_file(out / f"{name}.jsonl", rows_of(name))
+    first, *others = sizes
+    close = {name: find_overlap(prompts[first], prompts[name]).counts for name in others}
+    counts = {name: len(prompts[name]) for name in sizes}
+    about = {"file": file.name, "sha256": file_digest(file), "seed": seed, "shares": sizes, "rows": counts}
+    write_json(out / "split.json", {**about, f"in {first} too": close})
+    for sentence in notes.sentences(file):
+        console.print(sentence, highlight=False, markup=False)
+    for name, count in counts.items():
+        leaked = f", {sum(close[name].values())} of them also in {first}" if name in close else ""
+        printed().print(f"{name}: {count} rows{leaked}", highlight=False)
+
+
+def _refused(done: Any, aside: Path | None = None) -> list[str]:
+    if not done.refused:
+        return []
+    first, where = done.refused[0], f" and stand in {aside.name}" if aside else ""
+    return [f"{len(done.refused)} rows were left out{where}; the first is row {first.line}: {first.reason}"]
+
+
+def _prompts(path: Path) -> list[Any]:
+    """Return the prompts of an evaluation file: a column of a table, or the lines of a text file."""
+    from divalign.data.files import stream_file
+    from divalign.data.words import prompt_of
+
+    if path.suffix == ".txt" and path.is_file():
+        return [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    return [prompt_of(row) for row in stream_file(path)]
+
+
+def _card_of(file: Path) -> Mapping[str, Any]:
+    """Return what FILE.card.json says of source and licence, where there is such a file."""
+    from divalign.store import read_json
+
+    path = file.with_name(f"{file.name}.card.json")
+    return read_json(path) if path.is_file() else {}
+
+
+def _counter(path: Path) -> Callable[[list[str]], list[int]]:
+    from tokenizers import Tokenizer
+
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"no file {file}; expected a tokenizer.json, as tokenizers are saved beside their models")
+    inner = Tokenizer.from_file(str(file))
+    inner.no_truncation()
+    return lambda texts: [len(one.ids) for one in inner.encode_batch(texts, add_special_tokens=False)]
+
+
+def _divergence(source: str, max_length: int) -> Callable[[Sequence[Any]], Mapping[str, Any]]:
+    from divalign.lm.load import load_lm
+    from divalign.study import estimates
+    from divalign.toy.world import ASSETS
+
+    model = load_lm(str(ASSETS) if source == "toy" else source)
+
+    def measure(rows: Sequence[Any]) -> Mapping[str, Any]:
+        found = estimates.from_features(rows, model, ["js"], sizes=estimates.Sizes(max_length))
+        return estimates.as_plain(found)["js"]
+
+    return measure
+
+
+def _shares(given: Sequence[str]) -> dict[str, float]:
+    shares = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        try:
+            shares[name] = float(value)
+        except ValueError:
+            raise ValueError(f"--share {text!r}: expected SIDE=SHARE, such as train=0.9") from None
+        if not name.isidentifier():
+            raise ValueError(f"--share {text!r}: {name!r} is no name for a file; use letters, digits and _")
+    return shares
+
+
+@contextmanager
+def _watched() -> Iterator[Callable[[str], Any]]:
+    """Draw the checks as they go by."""
+    from divalign.data.audit.checks import CHECKS
+
+    with drawn("audit", len(CHECKS), "checks") as advance:
+
+        @contextmanager
+        def step(name: str) -> Iterator[None]:
+            yield
+            advance(1)
+
+        yield step
+
+
+def _findings(plain: Mapping[str, Any]) -> Table:
+    table = Table(title=f"{plain['file']}: {plain['rows']} rows", title_justify="left")
+    for name in ("check", "verdict", "what was found"):
+        table.add_column(name, no_wrap=name != "what was found")
+    for one in plain["findings"]:
+        verdict = one["verdict"]
+        table.add_row(one["check"], f"[{COLOURS[verdict]}]{verdict}[/]", one["words"].replace("[", r"\["))
+    return table

@@ -1,0 +1,1 @@
+"""What is wrong with a training set, in numbers and plain verdicts, before anyone trains on it."""

@@ -1,0 +1,112 @@
+"""What the checks read: a data set as columns of text, a random part of it where it is large."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from divalign.data.columns import SIDES
+from divalign.data.examples import Row
+from divalign.data.split import cluster_of
+from divalign.data.words import text_of
+
+LIMIT = 500_000  # rows that are looked at: about 2 GB of text of usual length
+ROWS_KEPT = 1000  # whole rows, for what needs more than text
+SIDE_NAMES = ("aligned", "unaligned")
+
+
+class Responses(NamedTuple):
+    """The responses of one side, and the number of the row that each belongs to."""
+
+    texts: list[str]
+    rows: list[int]
+
+
+@dataclass
+class Facts:
+    """A data set in columns, one entry a row; `aligned` and `unaligned` one entry a response.
+
+    The last four are what a caller can add: how texts are counted in tokens, the limit that training will set, prompts
+    of evaluation sets by name, and a function that measures the divergence between the sides of some rows.
+    """
+
+    prompts: list[str] = field(default_factory=list)
+    harmful: list[bool | None] = field(default_factory=list)
+    clusters: list[str] = field(default_factory=list)
+    prefills: list[str] = field(default_factory=list)
+    provenance: list[tuple[str, str]] = field(default_factory=list)
+    ids: list[Any] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    aligned: Responses = field(default_factory=lambda: Responses([], []))
+    unaligned: Responses = field(default_factory=lambda: Responses([], []))
+    some_rows: list[Row] = field(default_factory=list)
+    total: int = 0
+    unreadable: int = 0
+    card: Mapping[str, Any] = field(default_factory=dict)
+    count_tokens: Callable[[list[str]], list[int]] | None = None
+    max_length: int = 1024
+    evaluations: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    divergence: Callable[[Sequence[Row]], Mapping[str, Any]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def sides(self) -> dict[str, Responses]:
+        return {"aligned": self.aligned, "unaligned": self.unaligned}
+
+    def cells(self) -> dict[str, Responses]:
+        """Return the responses by side and class; rows that do not say whether they are harmful make cells too."""
+        cells: dict[str, Responses] = {}
+        for side, responses in self.sides.items():
+            for text, row in zip(*responses, strict=True):
+                cell = cells.setdefault(f"{side}, {class_name(self.harmful[row])}", Responses([], []))
+                cell.texts.append(text)
+                cell.rows.append(row)
+        return cells
+
+
+def class_name(harmful: bool | None) -> str:
+    return "class unknown" if harmful is None else "harmful" if harmful else "benign"
+
+
+def gather(rows: Iterable[Row], *, limit: int = LIMIT, seed: int = 0, **more: Any) -> Facts:
+    """Return the facts of our rows, of a random `limit` of them where there are more; `more` are fields of `Facts`."""
+    facts, draw = Facts(**more), random.Random(seed)
+    kept: list[tuple[int, Row]] = []
+    for number, row in enumerate(rows, 1):
+        if len(kept) < limit:
+            kept.append((number, row))
+        elif (place := draw.randrange(number)) < limit:
+            kept[place] = (number, row)
+        facts.total = number
+    for number, row in sorted(kept, key=lambda item: item[0]):
+        _add(facts, number, row)
+    chosen = draw.sample(range(len(kept)), min(ROWS_KEPT, len(kept)))
+    facts.some_rows = [kept[place][1] for place in sorted(chosen)]
+    return facts
+
+
+def _add(facts: Facts, number: int, row: Row) -> None:
+    place = len(facts.prompts)
+    facts.numbers.append(number)
+    facts.prompts.append(text_of(row["prompt"]))
+    facts.harmful.append(row.get("harmful"))
+    facts.clusters.append(cluster_of(row))
+    facts.prefills.append(str(row.get("prefill") or ""))
+    facts.ids.append(row.get("id"))
+    facts.provenance.append((_said(row, "source"), _said(row, "licence") or _said(row, "license")))
+    for side, column in zip(facts.sides.values(), SIDES, strict=True):
+        if column in row:
+            side.texts.append(text_of(row[column], "assistant"))
+            side.rows.append(place)
+    if "completion" in row:
+        side = facts.aligned if row["label"] else facts.unaligned
+        side.texts.append(text_of(row["completion"], "assistant"))
+        side.rows.append(place)
+
+
+def _said(row: Row, column: str) -> str:
+    return str(row.get(column) or "").strip()

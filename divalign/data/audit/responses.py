@@ -1,0 +1,138 @@
+"""Checks of how responses are written: constant refusals, lengths, openings, and words that give the label away."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+from statistics import median
+from typing import NamedTuple
+
+from divalign.core.stats import Estimate
+from divalign.data.audit.facts import Facts, Responses
+from divalign.data.audit.finding import Found, percent
+from divalign.data.lexical import lexical_auc
+from divalign.data.words import COMMON, words_of
+
+# What declines, said early. A compliance that happens to match matters little: what counts is what repeats.
+REFUSAL = re.compile(
+    r"\b(sorry|apologi[sz]e|can ?not|can'?t|could ?n'?t|could not|unable|won'?t|will not|must decline|decline to|"
+    r"not (able|allowed|comfortable|willing)|refuse to|against my|as an ai)\b",
+    re.IGNORECASE,
+)
+EARLY = 160  # characters
+COMPARED = 400  # characters of a refusal
+FEWEST = 20  # texts of a cell: below, shares say little
+OPENING = 3  # words
+SAMPLE = 2000  # texts a class for the words' AUC: its standard error is then about 0.01
+
+
+def refusal_diversity(facts: Facts) -> Found:
+    """Find the commonest refusal of each cell, the words of the prompt left out: a template counts as one refusal."""
+    numbers, worst = {}, None
+    for cell, responses in facts.cells().items():
+        masked = [_masked(text, facts.prompts[row]) for text, row in zip(*responses, strict=True) if _refuses(text)]
+        if len(masked) >= FEWEST:
+            commonest = Counter(masked).most_common(1)[0][1]
+            numbers[cell] = {"refusals": len(masked), "distinct": len(set(masked)), "commonest": commonest}
+            if worst is None or commonest / len(masked) > worst[0]:
+                worst = (commonest / len(masked), cell)
+    if worst is None:
+        return Found(None, f"no side and class has {FEWEST} refusals", numbers)
+    found = numbers[worst[1]]
+    words = (
+        f"of {found['refusals']} refusals that are {worst[1]}, {found['commonest']} ({percent(worst[0])}) are the "
+        f"same; distinct ones: {found['distinct']}"
+    )
+    return Found(worst[0], words, numbers)
+
+
+def _refuses(text: str) -> bool:
+    return bool(REFUSAL.search(text[:EARLY].replace("’", "'")))
+
+
+def _masked(text: str, prompt: str) -> str:
+    asked = set(words_of(prompt)) - COMMON
+    return " ".join("_" if word in asked else word for word in words_of(text[:COMPARED]))
+
+
+def length_ratio(facts: Facts) -> Found:
+    """Compare the median number of words of the two sides, class by class."""
+    lengths = {cell: _median_words(one) for cell, one in facts.cells().items() if len(one.texts) >= FEWEST}
+    ratios = {}
+    for cell, words in lengths.items():
+        side, name = cell.split(", ")
+        if side == "aligned" and (other := lengths.get(f"unaligned, {name}")):
+            ratios[name] = max(words, other) / max(min(words, other), 1.0)
+    numbers = {"median words": lengths, "ratio": ratios}
+    if not ratios:
+        return Found(None, f"no class has {FEWEST} responses on both sides", numbers)
+    worst = max(ratios, key=lambda name: ratios[name])
+    a, u = lengths[f"aligned, {worst}"], lengths[f"unaligned, {worst}"]
+    words = f"{worst}: aligned responses have {a:g} words, unaligned ones {u:g} (medians), {ratios[worst]:.1f} times"
+    return Found(ratios[worst], words, numbers)
+
+
+def _median_words(responses: Responses) -> float:
+    return float(median(len(text.split()) for text in responses.texts))
+
+
+def openings(facts: Facts) -> Found:
+    """Find the commonest first three words of the prompts of each class and of the responses of each cell."""
+    texts: dict[str, Sequence[str]] = {cell: one.texts for cell, one in facts.cells().items()}
+    for name, flag in (("harmful prompts", True), ("benign prompts", False), ("prompts", None)):
+        texts[name] = [p for p, harmful in zip(facts.prompts, facts.harmful, strict=True) if harmful is flag]
+    numbers = {name: _commonest_opening(some) for name, some in texts.items() if len(some) >= FEWEST}
+    if not numbers:
+        return Found(None, f"fewer than {FEWEST} texts of each kind")
+    worst = max(numbers, key=lambda name: numbers[name]["share"])
+    words = f"{percent(numbers[worst]['share'])} of {worst} open with “{numbers[worst]['opening']}”"
+    return Found(numbers[worst]["share"], words, numbers)
+
+
+def _commonest_opening(texts: Sequence[str]) -> dict:
+    counts = Counter(" ".join(words_of(text[:COMPARED])[:OPENING]) for text in texts)
+    opening, count = counts.most_common(1)[0]
+    return {"opening": opening, "share": count / len(texts), "distinct": len(counts)}
+
+
+class _Class(NamedTuple):
+    texts: list[str]
+    groups: list[str]
+
+
+def prompt_words(facts: Facts) -> Found:
+    """AUC of telling harmful from benign prompts by their words, clusters kept together."""
+    sides = {flag: _Class([], []) for flag in (False, True)}
+    for prompt, harmful, cluster in zip(facts.prompts, facts.harmful, facts.clusters, strict=True):
+        if harmful is not None and prompt.strip():
+            sides[harmful].texts.append(prompt)
+            sides[harmful].groups.append(cluster)
+    return _words_tell(sides[False], sides[True], "which prompts are harmful")
+
+
+def response_words(facts: Facts) -> Found:
+    """AUC of telling aligned from unaligned responses by their words, without the prompt."""
+    sides = [_Class(one.texts, [facts.clusters[row] for row in one.rows]) for one in facts.sides.values()]
+    return _words_tell(sides[1], sides[0], "which responses are aligned")
+
+
+def _words_tell(negative: _Class, positive: _Class, what: str) -> Found:
+    some = [_sample(one) for one in (negative, positive)]
+    try:
+        found = _auc(*some)
+    except ValueError as error:
+        return Found(None, f"not measured: {error}")
+    numbers = {"auc": found.value, "low": found.low, "high": found.high, "n": found.n}
+    of = f"{found.n} of {len(negative.texts) + len(positive.texts)} texts"
+    return Found(found.value, f"words alone tell {what} with AUC {found.value:.2f} ({of})", numbers)
+
+
+def _auc(negative: _Class, positive: _Class) -> Estimate:
+    return lexical_auc(negative.texts, positive.texts, groups=(negative.groups, positive.groups))
+
+
+def _sample(some: _Class, seed: int = 0) -> _Class:
+    chosen = sorted(random.Random(seed).sample(range(len(some.texts)), min(SAMPLE, len(some.texts))))
+    return _Class([some.texts[place] for place in chosen], [some.groups[place] for place in chosen])

@@ -1,0 +1,48 @@
+"""Columns and turns, as files of many makers hold them, checked where they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from divalign.data.examples import Message, Row, as_messages
+
+SIDES = ("chosen", "rejected")
+
+
+def truth(value: Any, column: str) -> bool:
+    """Return yes or no as files write it: true, 1, "True", "1", and their contraries. Raises ValueError for others."""
+    said = str(value).strip().lower()
+    if said not in ("true", "false", "1", "0", "1.0", "0.0"):
+        raise ValueError(f"the column {column!r} holds {value!r}, expected true or false")
+    return said in ("true", "1", "1.0")
+
+
+def one_turn(messages: list[Message], role: str, where: str) -> str:
+    """Return the text of messages that are one turn of `role`; raise ValueError where they are more or another's."""
+    if [message["role"] for message in messages] != [role]:
+        roles = ", ".join(message["role"] for message in messages) or "nothing"
+        raise ValueError(f"{where} is {roles}; this format holds one {role} turn there; use a conversational format")
+    if not isinstance(text := messages[0]["content"], str):
+        raise ValueError(
+            f"{where} holds {type(text).__name__}, expected text; pictures and tool calls have no place here"
+        )
+    return text
+
+
+def rest_of(row: Mapping[str, Any], *own: str) -> Row:
+    return {name: value for name, value in row.items() if name not in own}
+
+
+def turns_of(value: Any, role: str, column: str) -> list[Message]:
+    """Return a column as messages; raise ValueError where it is neither text nor messages."""
+    if isinstance(value, Mapping):
+        value = [value]
+    if isinstance(value, str):
+        return as_messages(value, role)
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"the column {column!r} holds {type(value).__name__}, expected text or a list of messages")
+    for message in value:
+        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+            raise ValueError(f"the column {column!r} holds a message without role and content: {str(message)[:60]}")
+    return value

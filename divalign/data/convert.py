@@ -1,0 +1,154 @@
+"""From one trainer's rows to another's, saying what was lost: measured by reading back what was written."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+
+from divalign.core.names import find
+from divalign.data.columns import SIDES, truth
+from divalign.data.examples import Row
+from divalign.data.files import Rejected
+from divalign.data.formats import FORMATS, Format
+from divalign.store import digest
+
+
+@dataclass
+class Conversion:
+    """What a conversion did, complete when its last row has gone by.
+
+    `lost` counts, per column, the rows whose value the target does not hold; `refused` holds the rows that it cannot
+    hold at all, or that found no partner, with their number and the reason.
+    """
+
+    source: str = ""
+    target: str = ""
+    read: int = 0
+    written: int = 0
+    lost: Counter[str] = field(default_factory=Counter)
+    refused: list[Rejected] = field(default_factory=list)
+
+    def refuse(self, number: int, reason: object, row: Row) -> None:
+        self.refused.append(Rejected(number, str(reason), json.dumps(row, ensure_ascii=False, default=str)))
+
+
+def find_format(name: str) -> Format:
+    """Return the format called `name`, or "pkg.module:thing"; raise ValueError, naming the nearest, for no format."""
+    return find(name, FORMATS, kind="format", of=Format)
+
+
+def detect_format(row: Mapping) -> str:
+    """Return the name of the first format that knows this row; raise ValueError where none does."""
+    for name, one in FORMATS.items():
+        if one.detect(dict(row)):
+            return name
+    raise ValueError(
+        f"no known format has the columns {', '.join(map(str, row)) or '(none)'}; expected prompt, chosen and "
+        f"rejected, or prompt, completion and label, or the columns of one of {', '.join(FORMATS)}"
+    )
+
+
+def read_rows(rows: Iterable[Row], source: str | None = None, done: Conversion | None = None) -> Iterator[Row]:
+    """Yield our rows, read from rows of the format `source`; of the format that the first row is in, if not given.
+
+    A row that cannot be read is refused in `done`.
+    """
+    done = done or Conversion()
+    stream = iter(rows)
+    if source is None:
+        first = next(stream, None)
+        if first is None:
+            return
+        source, stream = detect_format(first), chain([first], stream)
+    reads, done.source = find_format(source).reads, source
+    for row in stream:
+        done.read += 1
+        try:
+            yield from map(_plain_truth, reads(row))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = f"it lacks the column {error}" if isinstance(error, KeyError) else error
+            done.refuse(done.read, reason, row)
+
+
+def convert(
+    rows: Iterable[Row], target: str, *, source: str | None = None, done: Conversion | None = None
+) -> Iterator[Row]:
+    """Yield rows in the format `target`, from rows of the format `source` (detected if not given).
+
+    A pair becomes two labelled rows; a labelled row is paired with the next one of the other label that has the same
+    prompt. `done` is told what was lost and which rows were left out. Raises ValueError for a name that is no format.
+    """
+    done = done or Conversion()
+    to, done.target = find_format(target), target
+    for number, row in enumerate(_of_kind(read_rows(rows, source, done), to.kind, done), 1):
+        try:
+            written = to.writes(row, number)
+            back = _plain_truth(to.reads(written)[0])
+        except ValueError as error:
+            done.refuse(number, error, row)
+            continue
+        done.lost.update(name for name, value in row.items() if back.get(name) != value)
+        done.written += 1
+        yield written
+
+
+def _plain_truth(row: Row) -> Row:
+    """Return the row with `harmful` as a bool; without it where it is empty, as a CSV file or a table may have it."""
+    if "harmful" not in row or isinstance(row["harmful"], bool):
+        return row
+    if row["harmful"] in (None, ""):
+        return {name: value for name, value in row.items() if name != "harmful"}
+    return {**row, "harmful": truth(row["harmful"], "harmful")}
+
+
+def _of_kind(rows: Iterator[Row], kind: str, done: Conversion) -> Iterator[Row]:
+    if kind == "paired":
+        return _paired(rows, done)
+    return _unpaired(rows) if kind == "unpaired" else _aligned(rows, done)
+
+
+def _unpaired(rows: Iterable[Row]) -> Iterator[Row]:
+    for row in rows:
+        if "label" in row and "completion" in row:
+            yield row
+        else:
+            rest = {name: value for name, value in row.items() if name not in SIDES}
+            yield from ({**rest, "completion": row[side], "label": side == "chosen"} for side in SIDES)
+
+
+def _aligned(rows: Iterable[Row], done: Conversion) -> Iterator[Row]:
+    for row in rows:
+        if "rejected" in row:
+            done.lost["rejected"] += 1
+            rest = {name: value for name, value in row.items() if name not in SIDES}
+            yield {**rest, "completion": row["chosen"], "label": True}
+        elif row["label"]:
+            yield row
+        else:
+            done.refuse(done.read, "an unaligned response; this format holds aligned ones alone", row)
+
+
+def _paired(rows: Iterable[Row], done: Conversion) -> Iterator[Row]:
+    """Yield pairs; labelled responses wait, first in first out, for one of the other label to the same prompt."""
+    waiting: defaultdict[tuple[str, bool], deque[tuple[int, Row]]] = defaultdict(deque)
+    for row in rows:
+        if "completion" not in row:
+            yield row
+            continue
+        prompt = digest(row["prompt"])
+        if others := waiting[prompt, not row["label"]]:
+            other = others.popleft()[1]
+            yield _join(*((row, other) if row["label"] else (other, row)), done)
+        else:
+            waiting[prompt, row["label"]].append((done.read, row))
+    for number, row in sorted(chain.from_iterable(waiting.values()), key=lambda item: item[0]):
+        done.refuse(number, "no response of the other label to the same prompt", row)
+
+
+def _join(aligned: Row, unaligned: Row, done: Conversion) -> Row:
+    rest = [{k: v for k, v in row.items() if k not in ("completion", "label")} for row in (aligned, unaligned)]
+    done.lost.update(name for name, value in rest[1].items() if rest[0].get(name, value) != value)
+    return {**rest[1], **rest[0], "chosen": aligned["completion"], "rejected": unaligned["completion"]}

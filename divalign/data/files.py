@@ -1,0 +1,288 @@
+"""The user's own files: rows out of JSON lines, JSON, CSV, TSV or Parquet, and what was wrong with them.
+
+Rows come one at a time, so a file may be larger than memory (a JSON array excepted, which is one value). A line that
+cannot be read is set aside with its number and the reason; the good lines are kept.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import gzip
+import json
+import re
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from io import BufferedIOBase
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+
+from divalign.data.examples import Row
+from divalign.store import jsonl, write_rows
+
+# In order: UTF-32's mark begins with UTF-16's.
+MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+UTF8_MARK = b"\xef\xbb\xbf"
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+BATCH = 4096
+
+
+class Rejected(NamedTuple):
+    """A line that is no row: where it stands, why, and what it says."""
+
+    line: int
+    reason: str
+    text: str
+
+
+@dataclass
+class Notes:
+    """What was met while reading: filled as the rows go by, complete when the last one has."""
+
+    rows: int = 0
+    rejected: list[Rejected] = field(default_factory=list)
+    encodings: Counter[str] = field(default_factory=Counter)
+
+    def reject(self, line: int, reason: str, text: str) -> None:
+        self.rejected.append(Rejected(line, reason, text))
+
+    def sentences(self, path: Path) -> list[str]:
+        """Return what a user must be told of the file, one sentence each."""
+        said = []
+        if self.rejected:
+            first = self.rejected[0]
+            said.append(
+                f"{path}: {_counted(len(self.rejected), 'line')} of {len(self.rejected) + self.rows} set aside in "
+                f"{aside_of(path).name}; the first is line {first.line}: {first.reason}"
+            )
+        if others := {name: count for name, count in self.encodings.items() if name != "utf-8"}:
+            parts = ", ".join(f"{_counted(count, 'line')} in {name}" for name, count in others.items())
+            said.append(f"{path} is not all UTF-8: {parts}")
+        return said
+
+
+class Reading(NamedTuple):
+    """A file's rows, and what was met on the way to them."""
+
+    rows: list[Row]
+    notes: Notes
+
+
+def read_file(path: Path) -> Reading:
+    """Return all rows of a file; lines that are none are written to FILE.rejected.jsonl beside it.
+
+    The kind of file is read off its name: .jsonl, .ndjson, .json, .csv, .tsv, .parquet, the text ones also with .gz.
+    Text that is not UTF-8 is read by its byte order mark, or as UTF-16 where every other byte is zero, or line by line
+    as Windows-1252: `notes` says how often. Raises ValueError for a missing file, another kind, and no row at all.
+    """
+    notes = Notes()
+    return Reading(list(stream_file(path, notes)), notes)
+
+
+def stream_file(path: Path, notes: Notes | None = None) -> Iterator[Row]:
+    """Yield the rows of a file one at a time, and set lines aside as `read_file` does when the last one has gone by."""
+    notes = Notes() if notes is None else notes
+    try:
+        for row in _reader(path)(path, notes):
+            notes.rows += 1
+            yield row
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is a damaged .gz file after {_counted(notes.rows, 'row')}: {error}") from error
+    if notes.rejected:
+        write_rows(aside_of(path), (one._asdict() for one in notes.rejected))
+    if not notes.rows:
+        first = f"; line {notes.rejected[0].line}: {notes.rejected[0].reason}" if notes.rejected else ""
+        raise ValueError(f"{path} holds no rows{first}")
+
+
+def aside_of(path: Path) -> Path:
+    """Return where the lines of `path` go that are no rows."""
+    return path.with_name(f"{path.name}.rejected.jsonl")
+
+
+def check_columns(found: Iterable[str], expected: Iterable[str], where: object) -> None:
+    """Raise ValueError for the first expected column that is not there, naming the nearest one that is."""
+    names = [str(name) for name in found]
+    for column in expected:
+        if column not in names:
+            nearest = difflib.get_close_matches(column, names, n=1, cutoff=0.6)
+            guess = f"; is it {nearest[0]!r}?" if nearest else ";"
+            raise ValueError(f"{where} lacks the column {column!r}{guess} it has {', '.join(names) or 'none'}")
+
+
+def _reader(path: Path) -> Callable[[Path, Notes], Iterator[Row]]:
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
+        raise ValueError(f"no file {path}" + (f"; did you mean {near[0]}?" if near else ""))
+    return entry_for(READERS, path)
+
+
+def entry_for(table: Mapping[str, Any], path: Path) -> Any:
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    if suffix not in table or (suffix == ".parquet" and path.suffix == ".gz"):
+        raise ValueError(f"{path} ends in {path.suffix or 'nothing'}; expected one of {', '.join(table)}")
+    return table[suffix]
+
+
+def _json_lines(path: Path, notes: Notes) -> Iterator[Row]:
+    for number, line in enumerate(_lines(path, notes), 1):
+        if line.strip():
+            row, reason = _parsed(line)
+            if row is None:
+                notes.reject(number, reason, line.rstrip("\r\n"))
+            else:
+                yield row
+
+
+def _parsed(text: str) -> tuple[Row | None, str]:
+    """Return the row that a line of JSON holds, or None and why there is none."""
+    try:
+        row = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        return None, f"not JSON ({error})"
+    return _checked(row, text)
+
+
+def _checked(row: Any, text: str) -> tuple[Row | None, str]:
+    if not isinstance(row, dict):
+        return None, f"expected an object with columns, got {type(row).__name__}"
+    try:
+        if SURROGATE.search(text):
+            jsonl([row])
+    except UnicodeEncodeError:
+        return None, "it holds half a character (a lone surrogate), which no file can hold"
+    return row, ""
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _json(path: Path, notes: Notes) -> Iterator[Row]:
+    """Yield the rows of a JSON array, of the one list in an object, or of JSON lines under the name .json."""
+    text = "".join(_lines(path, notes))
+    try:
+        content = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        notes.encodings.clear()
+        yield from _json_lines(path, notes)
+        return
+    if isinstance(content, dict):
+        lists = [value for value in content.values() if isinstance(value, list)]
+        content = lists[0] if len(lists) == 1 else [content]
+    for number, item in enumerate(content if isinstance(content, list) else [content], 1):
+        row, reason = _checked(item, text)
+        if row is None:
+            notes.reject(number, reason, json.dumps(item))
+        else:
+            yield row
+
+
+def _separated(delimiter: str) -> Callable[[Path, Notes], Iterator[Row]]:
+    def read(path: Path, notes: Notes) -> Iterator[Row]:
+        csv.field_size_limit(sys.maxsize)
+        lines = csv.reader((line.replace("\0", "") for line in _lines(path, notes)), delimiter=delimiter)
+        header = next(lines, [])
+        if len(set(header)) < len(header):
+            raise ValueError(f"{path} names a column twice: {', '.join(header)}")
+        for cells in _sound(lines, notes):
+            if cells and len(cells) != len(header):
+                reason = f"{_counted(len(cells), 'cell')} under {_counted(len(header), 'column')}"
+                notes.reject(lines.line_num, reason, delimiter.join(cells))
+            elif cells:
+                yield {name: _cell(cell) for name, cell in zip(header, cells, strict=True)}
+
+    return read
+
+
+def _sound(lines: Any, notes: Notes) -> Iterator[list[str]]:
+    """Yield the rows of a csv reader; it can go on behind one that it cannot take apart."""
+    while True:
+        try:
+            cells = next(lines, None)
+        except csv.Error as error:
+            notes.reject(lines.line_num, f"no row of a table ({error})", "")
+            continue
+        if cells is None:
+            return
+        yield cells
+
+
+def _cell(text: str) -> Any:
+    """Return the list or mapping that a cell holds as JSON, or its text: numbers and yes or no stay text."""
+    if text[:1] in "[{" and text[-1:] in "]}":
+        try:
+            return json.loads(text, parse_constant=_refuse)
+        except ValueError:
+            return text
+    return text
+
+
+def _parquet(path: Path, notes: Notes) -> Iterator[Row]:
+    try:
+        file = parquet.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} is no Parquet file: {error}") from error
+    with file:
+        schema = pa.schema([field.with_type(_as_text(field.type)) for field in file.schema_arrow])
+        for batch in file.iter_batches(batch_size=BATCH):
+            yield from batch.cast(schema).to_pylist()
+
+
+def _as_text(kind: pa.DataType) -> pa.DataType:
+    """Return text for what JSON has no numbers for: times and decimals."""
+    return pa.string() if pa.types.is_temporal(kind) or pa.types.is_decimal(kind) else kind
+
+
+def _lines(path: Path, notes: Notes) -> Iterator[str]:
+    """Yield lines with their ends, split at line feeds alone: JSON strings may hold the other separators."""
+    with _opened(path) as file:
+        start = file.read(4096)
+        file.seek(0)
+        if encoding := _wide(start):
+            notes.encodings[encoding] += 1
+            text = file.read().decode(encoding, errors="replace")
+            yield from (f"{line}\n" for line in text.split("\n"))
+            return
+        for number, raw in enumerate(file):
+            line = raw.removeprefix(UTF8_MARK) if number == 0 else raw
+            try:
+                yield line.decode("utf-8")
+            except UnicodeDecodeError:
+                notes.encodings["windows-1252"] += 1
+                yield line.decode("cp1252", errors="replace")
+
+
+def _wide(start: bytes) -> str | None:
+    """Return the encoding of text of more than one byte a letter: by its mark, or by the zeros of its Latin letters."""
+    marked = next((name for mark, name in MARKS.items() if start.startswith(mark)), None)
+    if marked or len(start) < 4:
+        return marked
+    half = len(start) // 2
+    odd, even = start[1::2].count(0) / half, start[::2].count(0) / half
+    return "utf-16-le" if odd > 0.4 > even else "utf-16-be" if even > 0.4 > odd else None
+
+
+def _opened(path: Path) -> BufferedIOBase:
+    return gzip.GzipFile(path) if path.suffix == ".gz" else path.open("rb")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+Reader = Callable[[Path, Notes], Iterator[Row]]
+READERS: dict[str, Reader] = {
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".json": _json,
+    ".csv": _separated(","),
+    ".tsv": _separated("\t"),
+    ".parquet": _parquet,
+}

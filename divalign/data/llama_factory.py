@@ -1,0 +1,88 @@
+"""LLaMA-Factory's rows: alpaca and sharegpt rankings, and responses with a KTO tag.
+
+Source: hiyouga/LLaMA-Factory, data/README.md.
+"""
+
+from __future__ import annotations
+
+from divalign.data.columns import SIDES, one_turn, rest_of, truth, turns_of
+from divalign.data.examples import Message, Row, as_messages
+
+ALPACA = ("instruction", "input", "system", "history")
+SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt"}
+
+
+def _prompt(row: Row) -> list[Message]:
+    """Return system, history, and instruction with input, joined by a line break as LLaMA-Factory joins them."""
+    turns = as_messages(row["system"], "system") if row.get("system") else []
+    for asked, answered in row.get("history") or []:
+        turns += [*as_messages(asked, "user"), *as_messages(answered, "assistant")]
+    parts = [row["instruction"], row["input"]] if row.get("input") else [row["instruction"]]
+    return [*turns, *as_messages("\n".join(parts), "user")]
+
+
+def _write_prompt(messages: list[Message]) -> Row:
+    turns = messages[1:] if messages[0]["role"] == "system" else messages
+    roles = [message["role"] for message in turns]
+    if roles != ["user", "assistant"] * (len(turns) // 2) + ["user"]:
+        raise ValueError(f"the prompt's turns are {', '.join(roles)}; this format wants user and assistant in turn")
+    texts = [message["content"] for message in turns]
+    found: Row = {"instruction": texts[-1], "input": ""}
+    found |= {"system": messages[0]["content"]} if turns is not messages else {}
+    pairs = [list(pair) for pair in zip(texts[:-1:2], texts[1::2], strict=True)]
+    return found | ({"history": pairs} if pairs else {})
+
+
+def read_alpaca(row: Row) -> list[Row]:
+    sides = {side: turns_of(row[side], "assistant", side) for side in SIDES}
+    return [{**rest_of(row, *ALPACA), "prompt": _prompt(row), **sides}]
+
+
+def write_alpaca(row: Row, number: int) -> Row:
+    sides = {side: one_turn(row[side], "assistant", side) for side in SIDES}
+    return {**rest_of(row, "prompt"), **_write_prompt(row["prompt"]), **sides}
+
+
+def read_kto(row: Row) -> list[Row]:
+    label = truth(row["kto_tag"], "kto_tag")
+    if "conversations" in row:
+        *prompt, said = _from_sharegpt(row["conversations"])
+        return [{**rest_of(row, "conversations", "kto_tag"), "prompt": prompt, "completion": [said], "label": label}]
+    completion = turns_of(row["output"], "assistant", "output")
+    own = (*ALPACA, "output", "kto_tag")
+    return [{**rest_of(row, *own), "prompt": _prompt(row), "completion": completion, "label": label}]
+
+
+def write_kto(row: Row, number: int) -> Row:
+    said = one_turn(row["completion"], "assistant", "the completion")
+    rest = rest_of(row, "prompt", "completion", "label")
+    return {**rest, **_write_prompt(row["prompt"]), "output": said, "kto_tag": row["label"]}
+
+
+def read_sharegpt(row: Row) -> list[Row]:
+    sides = {side: _from_sharegpt([row[side]]) for side in SIDES}
+    system = as_messages(row["system"], "system") if row.get("system") else []
+    return [
+        {**rest_of(row, "conversations", "system"), "prompt": system + _from_sharegpt(row["conversations"]), **sides}
+    ]
+
+
+def write_sharegpt(row: Row, number: int) -> Row:
+    sides = {side: as_messages(one_turn(row[side], "assistant", side), "assistant") for side in SIDES}
+    said = {side: _to_sharegpt(messages)[0] for side, messages in sides.items()}
+    return {**rest_of(row, "prompt"), "conversations": _to_sharegpt(row["prompt"]), **said}
+
+
+def _from_sharegpt(turns: list[dict[str, str]]) -> list[Message]:
+    names = {theirs: ours for ours, theirs in SHAREGPT.items()}
+    for turn in turns:
+        if turn.get("from") not in names:
+            raise ValueError(f"a turn is from {turn.get('from')!r}, expected {', '.join(names)}")
+    return [Message(role=names[turn["from"]], content=turn["value"]) for turn in turns]
+
+
+def _to_sharegpt(messages: list[Message]) -> list[dict[str, str]]:
+    for message in messages:
+        if message["role"] not in SHAREGPT:
+            raise ValueError(f"a message of role {message['role']!r}; this format holds {', '.join(SHAREGPT)}")
+    return [{"from": SHAREGPT[message["role"]], "value": message["content"]} for message in messages]

@@ -1,0 +1,215 @@
+"""Evaluation prompts that are in the training prompts: as they are, or in other clothes.
+
+A model asked what it was trained on shows memory, not safety. Four kinds of overlap, each wider than the one before;
+an evaluation prompt counts once, as the narrowest. What counts as a paraphrase is decided by words alone, and so has
+limits that docs/data.md spells out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt64
+
+from divalign.core.stats import Estimate, rate
+from divalign.data.words import ARTICLES, Words, codes, number_words, rarity, restrict, stem, sums, text_of
+
+# A changed word is a paraphrase while it is at most this much of the rarest word that stays. On prompts of the
+# embedded world and of eight public sets, replaced request and function words lie below it (98 % of them or more), and
+# replaced topics above it (95 % or more).
+LIGHT = 0.8
+SHORTEST_CONTAINED = 4  # words: shorter prompts are found in any long text
+
+
+class Leak(NamedTuple):
+    """One evaluation prompt, the training prompt that it is found in, and how."""
+
+    kind: str
+    evaluation: int
+    train: int
+
+
+class Overlap(NamedTuple):
+    """The leaks of an evaluation set, one for each prompt that leaked, and how many prompts there are."""
+
+    leaks: tuple[Leak, ...]
+    n: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        found = Counter(leak.kind for leak in self.leaks)
+        return {kind: found[kind] for kind in KINDS}
+
+    @property
+    def share(self) -> Estimate:
+        """Return the share of evaluation prompts that leaked, with its Wilson interval."""
+        leaked = {leak.evaluation for leak in self.leaks}
+        return rate([number in leaked for number in range(self.n)])
+
+
+class Side(NamedTuple):
+    """The prompts of one side: as text, as words, and as words without articles.
+
+    The latter with how much each tells and with codes of their stems, so that "making" is no change of "make".
+    """
+
+    texts: Sequence[str]
+    words: Words
+    codes: UInt64[np.ndarray, " words"]
+    telling: Words
+    weights: Float[np.ndarray, " telling_words"]
+    stems: UInt64[np.ndarray, " telling_words"]
+
+
+Found = Int[np.ndarray, " evaluation"]
+Matcher = Callable[[Side, Side], Found]
+
+
+def find_overlap(train: Sequence[Any], evaluation: Sequence[Any]) -> Overlap:
+    """Return which evaluation prompts are in the training prompts; each side holds texts or lists of messages.
+
+    Kinds: `exact`; `normalised` (same words in the same order, without case, punctuation, spacing and Unicode forms);
+    `contained` (all words of the evaluation prompt, four or more, in a row inside a training prompt: a wrapper);
+    `paraphrased` (the same words in any order but for one that was changed, added or left out, where that word tells
+    little of the topic). Time grows with the number of words, not with the number of pairs.
+    """
+    sides = _sides([text_of(one) for one in train], [text_of(one) for one in evaluation])
+    leaks: dict[int, Leak] = {}
+    for kind, matcher in KINDS.items():
+        found = matcher(*sides)
+        for number in np.flatnonzero(found >= 0):
+            leaks.setdefault(int(number), Leak(kind, int(number), int(found[number])))
+    return Overlap(tuple(leaks[number] for number in sorted(leaks)), len(evaluation))
+
+
+def _sides(*texts: Sequence[str]) -> list[Side]:
+    vocabulary: dict[str, int] = {}
+    sides = [number_words(side, vocabulary) for side in texts]
+    weights, of_words = rarity(sides, list(vocabulary)), codes(len(vocabulary))
+    article = np.array([word in ARTICLES for word in vocabulary], dtype=bool)
+    stems: dict[str, int] = {}
+    of_stems = np.array([stems.setdefault(stem(word), len(stems)) for word in vocabulary], dtype=int)
+    of_stems = codes(len(stems), seed=1)[of_stems]
+
+    def side(texts: Sequence[str], words: Words) -> Side:
+        telling = restrict(words, ~article[words.ids])
+        return Side(texts, words, of_words[words.ids], telling, weights[telling.ids], of_stems[telling.ids])
+
+    return [side(*parts) for parts in zip(texts, sides, strict=True)]
+
+
+def exact(train: Side, evaluation: Side) -> Found:
+    known = {text: number for number, text in reversed(list(enumerate(train.texts)))}
+    return np.array([known.get(text, -1) for text in evaluation.texts], dtype=int)
+
+
+def normalised(train: Side, evaluation: Side) -> Found:
+    """Match prompts by the codes of their words, each multiplied by an odd power of its place."""
+    found = _lookup(_sequence_codes(evaluation), _sequence_codes(train))
+    return np.where(evaluation.words.lengths > 0, found, -1)
+
+
+def _sequence_codes(side: Side) -> UInt64[np.ndarray, " texts"]:
+    places = np.arange(len(side.words.ids)) - side.words.starts[side.words.owners]
+    return sums(side.codes * _powers(_BASE, places), side.words.starts)
+
+
+_BASE = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _powers(base: np.uint64, exponents: Int[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
+    steps = np.full(int(exponents.max(initial=0)) + 1, base, dtype=np.uint64)
+    steps[0] = 1
+    return np.multiply.accumulate(steps)[exponents]
+
+
+def contained(train: Side, evaluation: Side) -> Found:
+    """Match by rolling codes: the words of every window of a prompt's length that begins with its first word."""
+    wanted, found = _sequence_codes(evaluation), np.full(len(evaluation.texts), -1)
+    words, owners = train.words, train.words.owners
+    terms = train.codes * _powers(_BASE, np.arange(len(words.ids)))
+    running = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(terms, dtype=np.uint64)])
+    for length in np.unique(evaluation.words.lengths[evaluation.words.lengths >= SHORTEST_CONTAINED]):
+        members = np.flatnonzero(evaluation.words.lengths == length)
+        places = np.flatnonzero(np.isin(words.ids, evaluation.words.ids[evaluation.words.starts[members]]))
+        places = places[places + length <= words.starts[owners[places] + 1]]
+        windows = (running[places + length] - running[places]) * _powers(_inverse(_BASE), places)
+        hits = _lookup(wanted[members], windows)
+        found[members[hits >= 0]] = owners[places[hits[hits >= 0]]]
+    return found
+
+
+def _inverse(base: np.uint64) -> np.uint64:
+    return np.uint64(pow(int(base), -1, 2**64))
+
+
+class Variants(NamedTuple):
+    """Every prompt with each of its words left out: the code of the rest, whose it is, and whether the word is light.
+
+    `whole` are the codes of the prompts themselves.
+    """
+
+    rest: UInt64[np.ndarray, " words"]
+    owners: Int[np.ndarray, " words"]
+    light: Bool[np.ndarray, " words"]
+    whole: UInt64[np.ndarray, " texts"]
+
+
+def paraphrased(train: Side, evaluation: Side) -> Found:
+    """Match prompts that agree when one word is left out of either or both, if the lighter of the two is light.
+
+    Looking codes up, light ones of one side among all of the other, never lists the pairs that share a template and
+    differ in their topic, of which there may be billions.
+    """
+    ours, theirs = _variants(evaluation), _variants(train)
+    found = np.full(len(evaluation.texts), -1)
+
+    def match(wanted: np.ndarray, owners: np.ndarray, among: np.ndarray, their_owners: np.ndarray) -> None:
+        hits = _lookup(wanted, among)
+        found[owners[hits >= 0]] = their_owners[hits[hits >= 0]]
+
+    everyone, everything = np.arange(len(evaluation.texts)), np.arange(len(train.texts))
+    match(ours.rest, ours.owners, theirs.rest[theirs.light], theirs.owners[theirs.light])
+    match(ours.rest[ours.light], ours.owners[ours.light], theirs.rest, theirs.owners)
+    match(ours.rest[ours.light], ours.owners[ours.light], theirs.whole, everything)
+    match(ours.whole, everyone, theirs.rest[theirs.light], theirs.owners[theirs.light])
+    match(ours.whole, everyone, theirs.whole, everything)
+    return np.where(evaluation.telling.lengths > 2, found, -1)
+
+
+def _variants(side: Side) -> Variants:
+    words, owners = side.telling, side.telling.owners
+    whole = sums(side.stems, words.starts)
+    light = (side.weights <= LIGHT * _rarest_other(side.weights, words)) & (words.lengths[owners] > 2)
+    return Variants(whole[owners] - side.stems, owners, light, whole)
+
+
+def _rarest_other(weights: Float[np.ndarray, " words"], words: Words) -> Float[np.ndarray, " words"]:
+    """Return for each word the weight of the rarest other word of its prompt; 0 where there is none."""
+    order, last, lengths = np.lexsort((weights, words.owners)), words.starts[1:] - 1, words.lengths
+    best, second = np.zeros(len(lengths)), np.zeros(len(lengths))
+    best[lengths > 0] = weights[order[last[lengths > 0]]]
+    second[lengths > 1] = weights[order[last[lengths > 1] - 1]]
+    result = best[words.owners]
+    result[order[last[lengths > 0]]] = second[lengths > 0]
+    return result
+
+
+def _lookup(wanted: UInt64[np.ndarray, " n"], among: UInt64[np.ndarray, " m"]) -> Int[np.ndarray, " n"]:
+    """Return where each wanted code is first met among the others, or -1."""
+    if not len(among):
+        return np.full(len(wanted), -1)
+    order = np.argsort(among, kind="stable")
+    places = np.minimum(np.searchsorted(among, wanted, sorter=order), len(among) - 1)
+    return np.where(among[order[places]] == wanted, order[places], -1)
+
+
+KINDS: dict[str, Matcher] = {
+    "exact": exact,
+    "normalised": normalised,
+    "contained": contained,
+    "paraphrased": paraphrased,
+}

@@ -1,0 +1,48 @@
+"""Splits that stay: a row's side follows from what its prompt says, so rows can be added and nothing moves.
+
+Rows of one cluster (the column `cluster`) stay together; without one, the prompts that say the same words do, whatever
+their case, punctuation, articles, endings and word order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from itertools import accumulate
+
+from divalign.data.examples import Row
+from divalign.data.words import ARTICLES, prompt_of, stem, words_of
+
+SHARES: Mapping[str, float] = {"train": 0.8, "validation": 0.1, "test": 0.1}
+
+
+def cluster_of(row: Row) -> str:
+    """Return what must stay on one side of a split: the row's cluster, or its prompt's words in order."""
+    if row.get("cluster") not in (None, ""):
+        return f"cluster {row['cluster']}"
+    prompt = prompt_of(row)
+    words = sorted(stem(word) for word in words_of(prompt) if word not in ARTICLES)
+    return " ".join(["prompt", *(words or [prompt])])
+
+
+def side_of(row: Row, shares: Mapping[str, float] = SHARES, *, seed: int = 0) -> str:
+    """Return the name of the side that a row is on: of `shares`, whose values say how large the sides are.
+
+    The hash of cluster and seed decides alone: it is the same in any file, in any order, on any machine. A side's size
+    is therefore only nearly its share, the more nearly the more clusters there are. Raises ValueError for shares that
+    are not positive.
+    """
+    if not shares or min(shares.values()) <= 0:
+        raise ValueError(f"the shares are {dict(shares)}; expected at least one side, each above 0")
+    mark = hashlib.sha256(f"{seed} {cluster_of(row)}".encode("utf-8", "surrogatepass")).digest()
+    place = int.from_bytes(mark[:8], "big") / 2**64 * sum(shares.values())
+    ends = zip(shares, accumulate(shares.values()), strict=True)
+    return next((name for name, end in ends if place < end), list(shares)[-1])
+
+
+def split_rows(rows: Iterable[Row], shares: Mapping[str, float] = SHARES, *, seed: int = 0) -> dict[str, list[Row]]:
+    """Return the rows of each side, in their order."""
+    sides: dict[str, list[Row]] = {name: [] for name in shares}
+    for row in rows:
+        sides[side_of(row, shares, seed=seed)].append(row)
+    return sides

@@ -1,0 +1,136 @@
+"""Texts as numbers of words, a million at a time: what comparisons of prompts and duplicates of rows start from."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt64
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+from divalign.data.examples import Row, as_messages
+
+# Chinese and Japanese write no spaces: each of their characters counts as a word.
+_IDEOGRAPHS = "\u3040-\u30ff\u3400-\u9fff"
+_WORD = re.compile(rf"[{_IDEOGRAPHS}]|[^\W_{_IDEOGRAPHS}]+")
+_PLAIN_WORD = re.compile(r"[a-z0-9]+")
+_JOINERS = str.maketrans("", "", "'’\u00ad\u200b\u200c\u200d\u2060\ufeff")
+_ENDINGS = ("ings", "ing", "ed", "es", "s", "ly", "e")
+ARTICLES = frozenset(("a", "an", "the"))
+# Words that requests are made of, whatever they ask for. They stand beside scikit-learn's function words.
+REQUEST_WORDS = (
+    "add advice advise allowed analyse analyze another answer article ask assess assist best better brainstorm "
+    "brief build calculate change choose classify come compare complete compose concise consider construct "
+    "convert convince convincing correct craft create demonstrate describe design detail detailed determine "
+    "develop device devise difference different directions discuss does doing done draft easy edit effective "
+    "effectively essay evaluate example examples explain explanation fast following formulate generate get given "
+    "giving good great guide guidelines help hint hints idea ideas identify imagine important inform information "
+    "insert instruct instruction instructions invent key kind know learn less letter like list look main make "
+    "manual message method methods name need new novel offer one outline paragraph people person persuade "
+    "persuasive phrase piece plan please poem points possible post prepare produce proper provide question quick "
+    "quickly quiz rate read reason reasons recommend rephrase reply report request rewrite say script sentence "
+    "set share short should show simple simply somebody someone something speech start state step stepbystep "
+    "steps story strategies strategy suggest suggestion summarise summarize supply tale talk teach technique "
+    "techniques tell text thing things think thorough thoroughly three tips topic try tutorial two types use used "
+    "using want way ways wish word words work would write"
+)
+COMMON = ENGLISH_STOP_WORDS.union(REQUEST_WORDS.split())
+# The weight of a common word where a word met once weighs about 1, and how many unseen prompts stand behind the
+# counts: with few prompts, what train and evaluation share would otherwise look common for being shared.
+COMMON_WEIGHT, BACKGROUND = 0.3, 1000
+
+
+class Words(NamedTuple):
+    """Texts as word numbers, one after the other; text i holds `ids[starts[i]:starts[i + 1]]`."""
+
+    ids: Int[np.ndarray, " words"]
+    starts: Int[np.ndarray, " texts_and_one"]
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " texts"]:
+        return np.diff(self.starts)
+
+    @property
+    def owners(self) -> Int[np.ndarray, " words"]:
+        """Return the number of the text that each word belongs to."""
+        return np.repeat(np.arange(len(self.starts) - 1), self.lengths)
+
+
+def text_of(turns: Any, role: str = "user") -> str:
+    """Return what `role` says in a prompt or response: a string is all theirs, of messages their turns."""
+    if isinstance(turns, str):
+        return turns
+    said = [message["content"] for message in as_messages(turns, role) if message["role"] == role]
+    return "\n".join(text for text in said if isinstance(text, str))
+
+
+def prompt_of(row: Row) -> str:
+    """Return what the user says in a row's prompt, or in a row of an evaluation set under one of its usual names."""
+    named = {str(name).strip().lower(): value for name, value in row.items()}
+    for column in PROMPT_COLUMNS:
+        if named.get(column):
+            return text_of(named[column])
+    raise ValueError(f"a row has the columns {', '.join(map(str, row))}; expected one of {', '.join(PROMPT_COLUMNS)}")
+
+
+PROMPT_COLUMNS = ("prompt", "goal", "behavior", "forbidden_prompt", "instruction", "question", "messages", "text")
+
+
+def words_of(text: str) -> list[str]:
+    """Return a text's words in lower case, without accents of form (NFKC), punctuation or invisible characters."""
+    if text.isascii():  # the same, in a third of the time
+        return _PLAIN_WORD.findall(text.lower().replace("'", ""))
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold().translate(_JOINERS))
+
+
+def number_words(texts: Iterable[str], vocabulary: dict[str, int], *, longest: int | None = None) -> Words:
+    """Return the first `longest` words of each text as numbers, which new words are given in `vocabulary`."""
+    reach = None if longest is None else 16 * longest  # characters: words are shorter than that, and texts may be long
+    rows = [
+        [vocabulary.setdefault(word, len(vocabulary)) for word in words_of(text[:reach])[:longest]] for text in texts
+    ]
+    starts = np.cumsum([0, *map(len, rows)])
+    flat = np.fromiter((number for row in rows for number in row), dtype=np.int64, count=int(starts[-1]))
+    return Words(flat, starts)
+
+
+def stem(word: str) -> str:
+    """Return a word without its ending, roughly: enough to see "making" and "make" as one."""
+    for ending in _ENDINGS:
+        if word.endswith(ending) and len(word) - len(ending) >= 4:
+            return word[: -len(ending)]
+    return word
+
+
+def restrict(words: Words, kept: Bool[np.ndarray, " words"]) -> Words:
+    """Return the texts without the words that are not kept."""
+    counts = np.bincount(words.owners[kept], minlength=len(words.starts) - 1)
+    return Words(words.ids[kept], np.concatenate([[0], np.cumsum(counts)]))
+
+
+def rarity(sets: Sequence[Words], vocabulary: Sequence[str]) -> Float[np.ndarray, " vocabulary"]:
+    """Return how much each word tells of what a text is about: log of one over the share of texts with it, 1 at most.
+
+    Common words of requests weigh 0.3 at most, however rare they are here.
+    """
+    seen, texts = np.zeros(len(vocabulary)), BACKGROUND
+    for words in sets:
+        pairs = np.unique(words.owners * len(vocabulary) + words.ids)
+        seen += np.bincount(pairs % len(vocabulary), minlength=len(vocabulary))
+        texts += len(words.starts) - 1
+    weights = np.log((texts + 1) / (seen + 0.5)) / np.log(texts + 1)
+    return np.where([word in COMMON for word in vocabulary], np.minimum(weights, COMMON_WEIGHT), weights)
+
+
+def codes(count: int, seed: int = 0) -> UInt64[np.ndarray, " count"]:
+    """Return random 64-bit codes for word numbers: a set of words is known by the sum of its codes."""
+    return np.random.default_rng(seed).integers(0, 2**64, size=count, dtype=np.uint64)
+
+
+def sums(codes_of_words: UInt64[np.ndarray, " words"], starts: Int[np.ndarray, " n"]) -> UInt64[np.ndarray, " texts"]:
+    """Return the sum of the codes of each text, which wraps around."""
+    running = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(codes_of_words, dtype=np.uint64)])
+    return running[starts[1:]] - running[starts[:-1]]

@@ -1,0 +1,187 @@
+"""`divalign data` as a user meets it: files in, tables, files and exit codes out."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+import divalign.cli.data as verbs
+from bench.data import bad_rows, evaluation_rows, world_rows
+from divalign.cli.app import app
+from divalign.data.writing import write_file
+from divalign.store import read_json, read_rows
+from divalign.toy.world import ASSETS
+
+HERE = str(Path(__file__).parents[2])
+
+
+def data(*arguments: object) -> tuple[int, str]:
+    """Run a verb of `divalign data` and return its exit code and what it printed; let bad input raise."""
+    result = CliRunner().invoke(app, ["data", *map(str, arguments)])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verbs, "printed", lambda: Console(width=250))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sets")
+    write_file(path / "world.jsonl", world_rows())
+    write_file(path / "bad.jsonl", bad_rows())
+    write_file(path / "evaluation.csv", evaluation_rows())
+    return path
+
+
+def test_the_bad_set_is_stopped_with_exit_1_and_the_card_says_why(folder: Path, tmp_path: Path) -> None:
+    card, findings = tmp_path / "card.html", tmp_path / "findings.json"
+    options = ("--against", folder / "evaluation.csv", "--html", card, "--json", findings)
+    code, said = data("audit", folder / "bad.jsonl", *options)
+    assert code == 1
+    assert "bad.jsonl: do not train" in said
+    found = read_json(findings)
+    assert found["verdict"] == "do not train"
+    page = card.read_text()
+    assert "bad.jsonl: do not train" in page
+    assert "Content-Security-Policy" in page
+    for finding in found["findings"]:
+        assert finding["check"] in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_the_exit_code_reaches_the_shell(tmp_path: Path) -> None:
+    write_file(tmp_path / "one.jsonl", [{"prompt": "What is the sea?", "chosen": "Water.", "rejected": "Sand."}])
+    write_file(tmp_path / "other.jsonl", [{"prompt": "What is the sky?"}])
+    for evaluation, code in (("one.jsonl", 1), ("other.jsonl", 0), ("none.jsonl", 2)):
+        command = [sys.executable, "-m", "divalign", "data", "overlap", "one.jsonl", evaluation]
+        ran = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": HERE}, capture_output=True)
+        assert ran.returncode == code
+
+
+def test_the_embedded_set_passes_and_its_card_file_speaks_for_its_licence(folder: Path, tmp_path: Path) -> None:
+    findings = tmp_path / "findings.json"
+    (folder / "world.jsonl.card.json").write_text('{"licence": "Apache-2.0", "source": "embedded world"}')
+    options = ("--against", folder / "evaluation.csv", "--tokenizer", ASSETS, "--max-length", 160)
+    code, said = data("audit", folder / "world.jsonl", *options, "--json", findings)
+    verdicts = {one["check"]: one["verdict"] for one in read_json(findings)["findings"]}
+    assert code == 0
+    assert "world.jsonl: fine" in said
+    assert {name for name, verdict in verdicts.items() if verdict != "fine"} == {"repeated ids", "divergence"}
+
+
+def test_a_models_features_tell_the_sides_apart(tmp_path: Path) -> None:
+    write_file(tmp_path / "some.jsonl", world_rows()[::8])
+    data("audit", tmp_path / "some.jsonl", "--features", "toy", "--json", tmp_path / "findings.json")
+    found = {one["check"]: one for one in read_json(tmp_path / "findings.json")["findings"]}["divergence"]
+    assert found["verdict"] == "fine"
+    assert found["numbers"]["low"] < found["numbers"]["value"] < found["numbers"]["high"]
+
+
+def test_torn_lines_are_told_and_counted_in_the_audit(folder: Path, tmp_path: Path) -> None:
+    torn = tmp_path / "torn.jsonl"
+    torn.write_text((folder / "world.jsonl").read_text() + "{torn\n")
+    data("audit", torn, "--json", tmp_path / "findings.json")
+    found = read_json(tmp_path / "findings.json")
+    assert found["findings"][0]["numbers"]["unreadable"] == 1
+    assert "1 line of 1537 set aside in torn.jsonl.rejected.jsonl" in found["notes"][0]
+    assert read_rows(tmp_path / "torn.jsonl.rejected.jsonl")[0]["line"] == 1537
+
+
+def test_hostile_text_in_a_set_stays_text_on_its_card(folder: Path, tmp_path: Path) -> None:
+    rows = [{**row, "source": "<script>alert(1)</script>"} for row in world_rows()[:100]]
+    write_file(tmp_path / "<b>rows.jsonl", rows)
+    data("audit", tmp_path / "<b>rows.jsonl", "--html", tmp_path / "card.html")
+    page = (tmp_path / "card.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "<b>rows" not in page
+
+
+def test_a_set_goes_to_csv_and_back_by_way_of_another_trainers_rows(folder: Path, tmp_path: Path) -> None:
+    code, said = data("convert", folder / "world.jsonl", "--to", "llamafactory_kto", "--out", tmp_path / "kto.csv")
+    assert code == 0
+    assert "3072 rows, trl to llamafactory_kto" in said
+    code, _ = data("convert", tmp_path / "kto.csv", "--to", "trl", "--out", tmp_path / "back.jsonl")
+    assert read_rows(tmp_path / "back.jsonl") == world_rows()
+
+
+def test_what_a_format_cannot_hold_is_told(folder: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        app,
+        ["data", "convert", str(folder / "world.jsonl"), "--to", "openai_preference", "--out", f"{tmp_path}/o.jsonl"],
+    )
+    assert result.exit_code == 0
+    assert "does not hold the column 'cluster': lost in 1536 rows" in " ".join(result.output.split())
+    assert {"input", "preferred_output", "non_preferred_output"} == read_rows(tmp_path / "o.jsonl")[0].keys()
+
+
+def test_rows_that_cannot_be_converted_are_set_aside_and_none_left_is_exit_1(tmp_path: Path) -> None:
+    write_file(tmp_path / "rows.jsonl", [{"prompt": "q", "chosen": "a", "rejected": "b"}])
+    code, _ = data("convert", tmp_path / "rows.jsonl", "--to", "paper", "--out", tmp_path / "out.jsonl")
+    assert code == 1
+    assert "add the column 'harmful'" in read_rows(tmp_path / "out.jsonl.rejected.jsonl")[0]["reason"]
+
+
+def test_overlap_says_how_many_prompts_leak_and_where(folder: Path, tmp_path: Path) -> None:
+    assert data("overlap", folder / "world.jsonl", folder / "evaluation.csv")[0] == 0
+    prompts = [row["prompt"][0]["content"] for row in world_rows()]
+    (tmp_path / "eval.txt").write_text("\n".join([prompts[3].upper(), "What is the sea made of?"]))
+    code, said = data("overlap", folder / "world.jsonl", tmp_path / "eval.txt", "--json", tmp_path / "leaks.json")
+    assert code == 1
+    assert "50.0" in said
+    assert read_json(tmp_path / "leaks.json") == {
+        str(tmp_path / "eval.txt"): [{"kind": "normalised", "evaluation": 0, "train": 3}]
+    }
+
+
+def test_a_split_is_files_of_the_same_rows_and_stays_when_rows_are_added(folder: Path, tmp_path: Path) -> None:
+    code, said = data(
+        "split", folder / "world.jsonl", "--out", tmp_path / "a", "--share", "train=3", "--share", "test=1"
+    )
+    assert code == 0
+    assert "0 of them also in train" in said
+    first = {name: read_rows(tmp_path / "a" / f"{name}.jsonl") for name in ("train", "test")}
+    assert sorted(map(json.dumps, first["train"] + first["test"])) == sorted(map(json.dumps, world_rows()))
+    write_file(tmp_path / "more.jsonl", [*bad_rows(), *world_rows()])
+    data("split", tmp_path / "more.jsonl", "--out", tmp_path / "b", "--share", "train=3", "--share", "test=1")
+    for name, rows in first.items():
+        later = read_rows(tmp_path / "b" / f"{name}.jsonl")
+        assert all(row in later for row in rows[::50])
+    assert read_json(tmp_path / "a" / "split.json")["rows"]["train"] == len(first["train"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("convert", "world.jsonl", "--to", "trll", "--out", "x.jsonl"), "did you mean 'trl'"),
+        (("convert", "world.jsonl", "--to", "trl", "--out", "x.xlsx"), "ends in .xlsx; expected one of"),
+        (("audit", "wrld.jsonl"), "did you mean world.jsonl"),
+        (("audit", "evaluation.csv"), "no known format has the columns prompt"),
+        (("split", "world.jsonl", "--out", "o", "--share", "train"), "expected SIDE=SHARE"),
+        (("split", "world.jsonl", "--out", "o", "--share", "../x=1"), "is no name for a file"),
+        (("audit", "world.jsonl", "--tokenizer", "nowhere"), "expected a tokenizer.json"),
+    ],
+)
+def test_bad_input_is_told_in_a_sentence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], sentence: str
+) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(ValueError, match=sentence):
+        data(*arguments)
+
+
+def test_a_spreadsheets_yes_and_no_are_understood(tmp_path: Path) -> None:
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["prompt", "completion", "label", "harmful"], ["q", "a", "TRUE", "0"]])
+    data("convert", tmp_path / "rows.csv", "--to", "trl_unpaired_plain", "--out", tmp_path / "out.jsonl")
+    assert read_rows(tmp_path / "out.jsonl") == [{"prompt": "q", "completion": "a", "label": True, "harmful": False}]

@@ -1,0 +1,29 @@
+"""docs/data.md says what the tables in the code say."""
+
+from pathlib import Path
+
+import pytest
+
+from divalign.data.audit.checks import CHECKS
+from divalign.data.formats import FORMATS
+from divalign.data.overlap import KINDS, LIGHT
+
+TEXT = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_check_stands_there_with_its_limits(name: str) -> None:
+    row = next(line for line in TEXT.splitlines() if line.startswith(f"| {name} |")).split("|")
+    stop = CHECKS[name].stop
+    assert row[3].strip() == f"{CHECKS[name].look:g}"
+    assert row[4].strip() == ("-" if stop is None else f"{stop:g}")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_stands_there(name: str) -> None:
+    assert f"| `{name}` |" in TEXT
+
+
+def test_the_overlap_rule_stands_there() -> None:
+    assert [kind for kind in KINDS if f"**{kind}**" in TEXT] == list(KINDS)
+    assert f"at most {LIGHT:g} of that of the rarest" in " ".join(TEXT.split())

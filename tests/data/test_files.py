@@ -1,0 +1,166 @@
+"""Files as users have them: torn, badly encoded, of many kinds."""
+
+import datetime
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+
+from divalign.data.files import Notes, aside_of, check_columns, read_file, stream_file
+from divalign.data.writing import write_file
+from divalign.store import read_rows
+
+ROWS = [
+    {"prompt": "Où est le café?", "chosen": "Là-bas.", "harmful": False},
+    {"prompt": 'line one\nline two, "quoted"', "chosen": "yes\u2028no", "harmful": True},
+]
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".json", ".parquet"])
+def test_rows_come_back_as_they_were_written(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"rows{kind}"
+    assert write_file(path, iter(ROWS)) == 2
+    reading = read_file(path)
+    assert reading.rows == ROWS
+    assert reading.notes.sentences(path) == []
+    assert not aside_of(path).exists()
+
+
+@pytest.mark.parametrize("kind", [".csv", ".tsv"])
+def test_a_table_of_text_keeps_messages_and_line_breaks(tmp_path: Path, kind: str) -> None:
+    rows = [{"prompt": [{"role": "user", "content": ROWS[1]["prompt"]}], "chosen": "a, b\tc"}]
+    write_file(tmp_path / f"rows{kind}", rows)
+    assert read_file(tmp_path / f"rows{kind}").rows == rows
+
+
+def test_torn_lines_are_set_aside_with_their_number_and_reason(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n{"a": \n\n[1]\n{"a": NaN}\n{"a": "\\ud800"}\n{"a": 2}\n')
+    reading = read_file(path)
+    assert reading.rows == [{"a": 1}, {"a": 2}]
+    assert [one.line for one in reading.notes.rejected] == [2, 4, 5, 6]
+    assert (
+        "4 lines of 6 set aside in rows.jsonl.rejected.jsonl; the first is line 2: not JSON"
+        in (reading.notes.sentences(path)[0])
+    )
+    assert [row["text"] for row in read_rows(aside_of(path))][:2] == ['{"a": ', "[1]"]
+    assert "lone surrogate" in reading.notes.rejected[3].reason
+
+
+def test_a_file_without_a_good_line_is_refused_with_the_first_reason(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("nonsense\n")
+    with pytest.raises(ValueError, match="holds no rows; line 1: not JSON"):
+        read_file(path)
+    assert len(read_rows(aside_of(path))) == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252"])
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_encodings_are_recognised(tmp_path: Path, encoding: str, kind: str) -> None:
+    path = tmp_path / f"rows.{kind}"
+    text = "prompt\nOù est le café – ici\n" if kind == "csv" else '{"prompt": "Où est le café – ici"}\n'
+    path.write_bytes(text.encode(encoding))
+    reading = read_file(path)
+    assert reading.rows == [{"prompt": "Où est le café – ici"}]
+    assert bool(reading.notes.sentences(path)) == (not encoding.startswith("utf-8"))
+
+
+def test_a_file_of_two_encodings_says_how_many_lines_are_in_the_other(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes('{"a": "é"}\n'.encode() + '{"a": "é"}\n'.encode("cp1252"))
+    reading = read_file(path)
+    assert [row["a"] for row in reading.rows] == ["é", "é"]
+    assert reading.notes.sentences(path) == [f"{path} is not all UTF-8: 1 line in windows-1252"]
+
+
+def test_json_may_hold_an_array_an_object_around_one_or_lines(tmp_path: Path) -> None:
+    for number, text in enumerate(('[{"a": 1}]', '{"rows": [{"a": 1}], "n": 1}', '{"a": 1}\n{"a": 2}\n', '{"a": 1}')):
+        path = tmp_path / f"{number}.json"
+        path.write_text(text)
+        assert read_file(path).rows[0] == {"a": 1}
+
+
+def test_compressed_lines_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"a": 1}\n'))
+    assert read_file(path).rows == [{"a": 1}]
+
+
+def test_a_row_of_a_table_with_too_many_cells_is_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("a,b\n1,2\n1,2,3\n\n4,5\n")
+    reading = read_file(path)
+    assert reading.rows == [{"a": "1", "b": "2"}, {"a": "4", "b": "5"}]
+    assert reading.notes.rejected[0][:2] == (3, "3 cells under 2 columns")
+
+
+def test_a_table_goes_on_behind_a_row_that_cannot_be_taken_apart(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_bytes(b"a,b\n1,2\n3,4\r5\n6,7\n")
+    reading = read_file(tmp_path / "rows.csv")
+    assert {"a": "6", "b": "7"} in reading.rows
+    assert reading.rows[0] == {"a": "1", "b": "2"}
+
+
+def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"a": 1}\n' * 5000)[:-20])
+    with pytest.raises(ValueError, match=r"is a damaged \.gz file after \d+ rows"):
+        read_file(path)
+    path.write_bytes(b"no archive")
+    with pytest.raises(ValueError, match=r"is a damaged \.gz file after 0 rows"):
+        read_file(path)
+
+
+def test_times_in_parquet_become_text(tmp_path: Path) -> None:
+    table = pa.table({"when": pa.array([datetime.date(2026, 11, 21)]), "a": [1]})
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    assert read_file(tmp_path / "rows.parquet").rows == [{"when": "2026-11-21", "a": 1}]
+
+
+def test_rows_stream_before_the_file_is_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f"{json.dumps({'a': n})}\n" for n in range(10_000)) + "torn")
+    notes = Notes()
+    stream = stream_file(path, notes)
+    assert next(stream) == {"a": 0}
+    assert (notes.rows, notes.rejected) == (1, [])
+    assert sum(1 for _ in stream) == 9_999
+    assert len(notes.rejected) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("rows.xlsx", b"", "ends in .xlsx; expected one of .jsonl, .ndjson"),
+        ("rows.parquet", b"no parquet", "is no Parquet file"),
+        ("rows.csv", b"a,a\n1,2\n", "names a column twice"),
+        ("empty.jsonl", b"", "holds no rows$"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_in_a_sentence(
+    tmp_path: Path, name: str, content: bytes, sentence: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=sentence):
+        read_file(tmp_path / name)
+
+
+def test_a_missing_file_and_a_missing_column_name_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text("{}")
+    with pytest.raises(ValueError, match=r"did you mean train\.jsonl"):
+        read_file(tmp_path / "trian.jsonl")
+    with pytest.raises(ValueError, match="x lacks the column 'rejected'; is it 'rejcted'"):
+        check_columns(["prompt", "rejcted"], ["prompt", "rejected"], "x")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_file(path, [{"a": 1}])
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_file(path, [{"a": 2}, {"a": float("nan")}])
+    assert read_rows(path) == [{"a": 1}]
+    assert list(tmp_path.iterdir()) == [path]
