@@ -2,6 +2,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, spearmanr
@@ -10,6 +11,7 @@ from statsmodels.stats.multitest import multipletests
 
 from divalign.core.stats import (
     Estimate,
+    clustered_mean,
     clustered_rate,
     corrected_rate,
     holm,
@@ -178,3 +180,14 @@ def test_holm_is_statsmodels() -> None:
         p_values = generator.random(size) ** 3
         assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
     assert holm([]) == []
+
+
+def test_the_mean_over_clusters_has_students_interval_of_their_means() -> None:
+    values, clusters = [1.0, 3.0, 4.0, 8.0, 5.0], ["a", "a", "b", "b", "c"]
+    found = clustered_mean(values, clusters)
+    expected = scipy.stats.ttest_1samp([2.0, 6.0, 5.0], 0).confidence_interval(0.95)
+    assert (found.value, found.n) == (pytest.approx(13 / 3), 3)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert clustered_mean([2.0, 4.0], ["a", "a"]) == Estimate(3.0, None, None, 1)
+    with pytest.raises(ValueError, match="one cluster for each value"):
+        clustered_mean([1.0], [])

@@ -57,13 +57,13 @@ def zygote() -> Iterator[Zygote]:
 def prompts() -> list[Row]:
     return [
         {"prompt": f"Tell me about bridge {number}", "harmful": number % 3 > 0, "cluster": f"{number // 2}"}
-        for number in range(9)
+        for number in range(6)
     ]
 
 
 def commands(out: Path, model: Path, asked: Path) -> list[list[str]]:
     attacks = ["--attacks", "direct,prefill,best_of_n(3),gcg", "--gcg-steps", "2", "--gcg-width", "4"]
-    sizes = ["--max-new-tokens", "16", "--batch-size", "4", "--quiet"]
+    sizes = ["--max-new-tokens", "8", "--batch-size", "4", "--quiet"]
     judges = ["--judge", "refusal_strings", "--judge", "refusal_strings_paper", "--quiet"]
     return [
         ["attack", str(model), "--prompts", str(asked), "--out", str(out), *attacks, *sizes],
