@@ -50,11 +50,13 @@ def audit_file(
         read_rows(stream_file(file, notes), source, done),
         limit=limit,
         card=_card_of(file),
-        evaluations={path.stem: _prompts(path) for path in against or []},
+        evaluations={f"{path.parent.name}/{path.name}": _prompts(path) for path in against or []},
         count_tokens=None if tokenizer is None else _counter(tokenizer),
         max_length=max_length,
         divergence=None if features is None else _divergence(features, max_length),
     )
+    if not len(facts):
+        raise ValueError(f"{file} holds no row that can be read: " + " ".join(_refused(done)))
     facts.unreadable = len(notes.rejected) + len({one.line for one in done.refused})
     with _watched() as progress:
         found = audit(facts, progress=progress)
@@ -170,8 +172,8 @@ def split_file(
 def _refused(done: Any, aside: Path | None = None) -> list[str]:
     if not done.refused:
         return []
-    first, where = done.refused[0], f" and stand in {aside.name}" if aside else ""
-    return [f"{len(done.refused)} rows were left out{where}; the first is row {first.line}: {first.reason}"]
+    first, where = done.refused[0], f", they stand in {aside.name}" if aside else ""
+    return [f"rows left out: {len(done.refused)}{where}; the first is row {first.line}: {first.reason}"]
 
 
 def _prompts(path: Path) -> list[Any]:

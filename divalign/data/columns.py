@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from divalign.data.examples import Message, Row, as_messages
 
 SIDES = ("chosen", "rejected")
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """Return the name that `name` was probably meant to be, if there is one."""
+    return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=0.7)), None)
+
+
+def check_columns(found: Iterable[str], expected: Iterable[str], where: object) -> None:
+    """Raise ValueError for the first expected column that is not there, naming the nearest one that is."""
+    names = [str(name) for name in found]
+    for column in expected:
+        if column not in names:
+            near = nearest(column, names)
+            guess = f"; is it {near!r}?" if near else ";"
+            raise ValueError(f"{where} lacks the column {column!r}{guess} it has {', '.join(names) or 'none'}")
 
 
 def truth(value: Any, column: str) -> bool:

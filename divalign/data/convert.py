@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from divalign.core.names import find
-from divalign.data.columns import SIDES, truth
+from divalign.data.columns import SIDES, nearest, truth
 from divalign.data.examples import Row
 from divalign.data.files import Rejected
 from divalign.data.formats import FORMATS, Format
 from divalign.store import digest
+
+KNOWN_COLUMNS = ("prompt", "chosen", "rejected", "completion", "label")
 
 
 @dataclass
@@ -45,9 +47,11 @@ def detect_format(row: Mapping) -> str:
     for name, one in FORMATS.items():
         if one.detect(dict(row)):
             return name
+    meant = [(name, near) for name in map(str, row) if (near := nearest(name, KNOWN_COLUMNS)) and near != name]
+    guess = "".join(f"; is {name!r} meant to be {near!r}?" for name, near in meant)
     raise ValueError(
-        f"no known format has the columns {', '.join(map(str, row)) or '(none)'}; expected prompt, chosen and "
-        f"rejected, or prompt, completion and label, or the columns of one of {', '.join(FORMATS)}"
+        f"no known format has the columns {', '.join(map(str, row)) or '(none)'}{guess or ';'} expected prompt, chosen "
+        f"and rejected, or prompt, completion and label, or the columns of one of {', '.join(FORMATS)}"
     )
 
 

@@ -14,7 +14,7 @@ import re
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BufferedIOBase
 from pathlib import Path
@@ -104,16 +104,6 @@ def stream_file(path: Path, notes: Notes | None = None) -> Iterator[Row]:
 def aside_of(path: Path) -> Path:
     """Return where the lines of `path` go that are no rows."""
     return path.with_name(f"{path.name}.rejected.jsonl")
-
-
-def check_columns(found: Iterable[str], expected: Iterable[str], where: object) -> None:
-    """Raise ValueError for the first expected column that is not there, naming the nearest one that is."""
-    names = [str(name) for name in found]
-    for column in expected:
-        if column not in names:
-            nearest = difflib.get_close_matches(column, names, n=1, cutoff=0.6)
-            guess = f"; is it {nearest[0]!r}?" if nearest else ";"
-            raise ValueError(f"{where} lacks the column {column!r}{guess} it has {', '.join(names) or 'none'}")
 
 
 def _reader(path: Path) -> Callable[[Path, Notes], Iterator[Row]]:

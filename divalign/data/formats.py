@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from divalign.data.columns import SIDES, one_turn, rest_of, truth, turns_of
+from divalign.data.columns import SIDES, nearest, one_turn, rest_of, truth, turns_of
 from divalign.data.examples import Row, as_messages
 from divalign.data.llama_factory import read_alpaca, read_kto, read_sharegpt, write_alpaca, write_kto, write_sharegpt
 from divalign.store import digest
@@ -40,6 +40,8 @@ def has(*columns: str) -> Callable[[Row], bool]:
 def _trl(row: Row) -> list[Row]:
     """TRL's pairs, plain or conversational; without a prompt, it is what both conversations share (TRL's rule)."""
     if row.get("prompt") is None:
+        if near := nearest("prompt", row):
+            raise ValueError(f"it lacks the column 'prompt'; is it {near!r}?")
         row = {**rest_of(row, "prompt"), **_shared_prompt(row["chosen"], row["rejected"])}
     sides = {side: turns_of(row[side], "assistant", side) for side in SIDES}
     return [{**row, "prompt": turns_of(row["prompt"], "user", "prompt"), **sides}]

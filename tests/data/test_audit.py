@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +208,14 @@ def test_findings_are_json_with_a_verdict_a_reason_and_no_text_of_responses(of_t
 )
 def test_personal_data_have_a_form(kind: str, text: str, matches: bool) -> None:
     assert (next(PERSONAL[kind](text), None) is not None) == matches
+
+
+@pytest.mark.parametrize("filler", ["\n", " ", "1", "1 ", "<", "a@", "a.", "ignore ", "(1) ", "\t\n", "é", "."])
+def test_no_text_takes_the_patterns_long(filler: str) -> None:
+    rows = [{"prompt": f"q {n}", "chosen": filler * 100_000, "rejected": f"r {n}", "harmful": n % 2} for n in range(2)]
+    start = time.perf_counter()
+    audit(gather(read_rows(rows)))
+    assert time.perf_counter() - start < 10
 
 
 def test_luhns_digit_catches_every_single_error() -> None:

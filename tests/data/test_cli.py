@@ -40,6 +40,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_file(path / "world.jsonl", world_rows())
     write_file(path / "bad.jsonl", bad_rows())
     write_file(path / "evaluation.csv", evaluation_rows())
+    write_file(path / "typo.jsonl", [{"prompt": "q", "chosen": "a", "rejcted": "b"}])
+    write_file(path / "other_typo.jsonl", [{"promt": "q", "chosen": "a", "rejected": "b"}])
     return path
 
 
@@ -167,6 +169,11 @@ def test_a_split_is_files_of_the_same_rows_and_stays_when_rows_are_added(folder:
         (("convert", "world.jsonl", "--to", "trl", "--out", "x.xlsx"), "ends in .xlsx; expected one of"),
         (("audit", "wrld.jsonl"), "did you mean world.jsonl"),
         (("audit", "evaluation.csv"), "no known format has the columns prompt"),
+        (("audit", "typo.jsonl"), "is 'rejcted' meant to be 'rejected'"),
+        (
+            ("audit", "other_typo.jsonl"),
+            "holds no row that can be read: rows left out: 1; .* lacks the column 'prompt'; is it 'promt'",
+        ),
         (("split", "world.jsonl", "--out", "o", "--share", "train"), "expected SIDE=SHARE"),
         (("split", "world.jsonl", "--out", "o", "--share", "../x=1"), "is no name for a file"),
         (("audit", "world.jsonl", "--tokenizer", "nowhere"), "expected a tokenizer.json"),

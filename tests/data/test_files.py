@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from divalign.data.files import Notes, aside_of, check_columns, read_file, stream_file
+from divalign.data.columns import check_columns
+from divalign.data.files import Notes, aside_of, read_file, stream_file
 from divalign.data.writing import write_file
 from divalign.store import read_rows
 

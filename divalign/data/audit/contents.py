@@ -13,7 +13,8 @@ from divalign.data.audit.finding import Found, percent, share, shown
 # Text that a chat template or tokenizer turns into control tokens: trained on, it is learnt as text, or ends a turn.
 MARKERS = re.compile(
     r"<[|｜][^<>\n]{1,60}[|｜]>|\[/?INST\]|<</?SYS>>|</?(?:s|bos|eos|start_of_turn|end_of_turn|im_start|im_end)>"
-    r"|(?:^|\n)\s*(?:### ?)?(?:Human|Assistant|User|System|Instruction|Response|USER|ASSISTANT) ?:",
+    r"|^[ \t]{0,9}(?:### ?)?(?:Human|Assistant|User|System|Instruction|Response|USER|ASSISTANT) ?:",
+    re.MULTILINE,
 )
 # Text that speaks to another model: to one that reads the data (a rater, an annotator), or to the one in training.
 INJECTIONS = re.compile(
