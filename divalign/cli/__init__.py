@@ -6,10 +6,22 @@ import sys
 
 import typer
 
-from divalign.cli import attacking, data, estimating, health, loop, separating, sweeping, theory, training, usefulness
+from divalign.cli import (
+    attacking,
+    build,
+    data,
+    estimating,
+    health,
+    loop,
+    separating,
+    sweeping,
+    theory,
+    training,
+    usefulness,
+)
 from divalign.cli.app import app, console
 
-VERBS = (loop, training, data, estimating, separating, attacking, usefulness, sweeping, theory, health)
+VERBS = (loop, training, data, build, estimating, separating, attacking, usefulness, sweeping, theory, health)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,17 +16,11 @@ from divalign.data.build import answered_by, build
 from divalign.data.examples import user_says
 from divalign.data.rating import Rate
 from divalign.data.sources import SOURCES, read_sources
-from divalign.safety.journal import Journal, Writes, remembered
+from divalign.safety.journal import Journal, remembered
 from divalign.store import jsonl, write_bytes, write_json
 from divalign.study.corpus import balanced
+from divalign.study.writers import Writer
 from divalign.toy import world
-
-
-class Writer(NamedTuple):
-    """A model that answers: how, and what names everything that its answers depend on."""
-
-    write: Writes
-    made_from: Any
 
 
 class Recipe(NamedTuple):
@@ -44,6 +39,7 @@ def build_set(
     folder: Path | None = None,
     download: bool = False,
     writer: Writer | None = None,
+    max_new_tokens: int = 256,
     rater: Callable[[Callable[[Sequence[str]], list[str]] | None], Rate] | None = None,
 ) -> dict[str, Any]:
     """Write the rows to `out` and the card to `out` with the ending .card.json; return the card.
@@ -61,7 +57,8 @@ def build_set(
         built = build(requests, what.name, seed=what.seed, rate=rater(None) if rater else None)
     else:
         with Journal(journal) as memory:
-            recall = remembered(writer.write, memory, made_from=writer.made_from)
+            answers = partial(writer.write, max_new_tokens=max_new_tokens)
+            recall = remembered(answers, memory, made_from=["greedy", writer.key, max_new_tokens])
 
             def write(prompts: Sequence[str]) -> list[str]:
                 return recall([user_says(prompt) for prompt in prompts])
@@ -72,7 +69,7 @@ def build_set(
     write_bytes(out, content)
     card = {
         **_card(what, len(built.rows), built.left_out),
-        "written_by": writer.made_from if writer else None,
+        "written_by": writer.name if writer else None,
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     write_json(out.with_suffix(".card.json"), card)

@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,8 @@ import pytest
 from divalign.data.rating import by_judge, by_reward
 from divalign.lm.server import Server, generate_on_server
 from divalign.store import read_json, read_rows
-from divalign.study.build_set import Recipe, Writer, build_set
+from divalign.study.build_set import Recipe, build_set
+from divalign.study.writers import Writer
 from tests.lm.test_server import Fake, answer, drop, fake, raw, status
 
 __all__ = ["fake"]
@@ -27,10 +31,7 @@ def prompts(path: Path, n: int = 12) -> Path:
 def served(url: str, **options: object) -> Writer:
     server = Server(url, "m", api_key="secret-key-1", first_pause=0.01, timeout=1.0, **options)  # type: ignore[arg-type]
 
-    def write(conversations, *, on_response, **more):
-        return generate_on_server(server, conversations, on_response=on_response, **more)
-
-    return Writer(write, {"server": url, "model": "m"})
+    return Writer("m", url, partial(generate_on_server, server), None)
 
 
 def test_a_set_of_the_embedded_world_has_every_row_and_a_card(tmp_path: Path) -> None:
@@ -100,3 +101,28 @@ def test_a_judge_ranks_through_the_same_memory(tmp_path: Path, fake: Fake) -> No
 def _judge(write):
     assert write is not None
     return by_judge(write)
+
+
+def test_the_command_builds_audits_and_says_what_is_wrong(tmp_path: Path) -> None:
+    def divalign(*words: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "divalign", "data", *words],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    out = tmp_path / "set.jsonl"
+    built = divalign("build", "toy", "--recipe", "cr_plus(0.5)", "--n", "64", "--out", str(out))
+    assert built.returncode == 0, built.stderr
+    assert len(read_rows(out)) == 64
+    audited = divalign("audit", str(out))
+    assert "licence" in audited.stdout
+    for words, sentence in (
+        (("build", "tpy", "--out", str(out)), "no source is named 'tpy'"),
+        (("build", "toy", "--recipe", "crr", "--out", str(out)), "no recipe is named 'crr'"),
+        (("build", "toy", "--rater", "judge", "--out", str(out)), "--rater judge needs --writer"),
+    ):
+        refused = divalign(*words)
+        assert refused.returncode == 2
+        assert sentence in refused.stderr

@@ -1,0 +1,62 @@
+"""`divalign data build`: a training set from public sources, one's own files, or the embedded world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from divalign.cli.app import console
+from divalign.cli.data import data
+
+Sources = Annotated[str, typer.Argument(help="Names of SOURCES or file:PATH, joined by '+'; toy: the embedded world.")]
+
+
+@data.command("build")
+def build(
+    sources: Sources,
+    out: Annotated[Path, typer.Option(help="JSON lines to write; the card goes beside it.")],
+    recipe: Annotated[str, typer.Option(help="A name of RECIPES, cr_plus(SHARE), or pkg.module:thing.")] = "cr",
+    folder: Annotated[Path | None, typer.Option(help="Folder that holds the sources' files.")] = None,
+    download: Annotated[bool, typer.Option(help="Fetch files that the folder lacks.")] = False,
+    n: Annotated[int | None, typer.Option(help="Rows, half of each class; all if left out.")] = None,
+    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
+    writer: Annotated[
+        str | None, typer.Option(help="Model that answers what has no answer: MODEL or URL#NAME.")
+    ] = None,
+    rater: Annotated[
+        str | None, typer.Option(help="Ranks responses: judge (asks the writer, both ways) or reward:MODEL.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Where the writer's answers are cut.")] = 256,
+) -> None:
+    """Build a training set, and the card that says what it was made from. A stopped build goes on."""
+    from divalign.study.build_set import Recipe, build_set
+    from divalign.study.writers import find_writer
+
+    card = build_set(
+        Recipe(sources, recipe, n, seed),
+        out,
+        folder=folder,
+        download=download,
+        writer=find_writer(writer) if writer else None,
+        max_new_tokens=max_new_tokens,
+        rater=_rater(rater, writer) if rater else None,
+    )
+    left = "".join(f", {count} left out with {reason}" for reason, count in card["left_out"].items())
+    console.print(f"{out}: {card['rows']} rows{left}", highlight=False)
+
+
+def _rater(spec: str, writer: str | None) -> Callable[[Any], Any]:
+    from divalign.data.rating import by_judge, by_reward
+    from divalign.lm.reward import RewardModel
+
+    kind, _, source = spec.partition(":")
+    if kind == "reward" and source:
+        return lambda write: by_reward(RewardModel(source))
+    if spec != "judge":
+        raise ValueError(f"--rater is {spec!r}, expected judge or reward:MODEL")
+    if writer is None:
+        raise ValueError("--rater judge needs --writer MODEL or URL#NAME, the model that judges")
+    return by_judge
