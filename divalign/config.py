@@ -45,6 +45,12 @@ class Data(Section):
     )
     folder: Path | None = Field(default=None, description="folder that holds the sources' files; not needed for 'toy'")
     download: bool = Field(default=False, description="fetch files that the folder lacks")
+    measure_on: str | None = Field(
+        default=None, description="sources whose prompts are asked instead; null: a part of `source` is kept for that"
+    )
+    allow_overlap: bool = Field(
+        default=False, description="measure on prompts that were trained on, and mark every number"
+    )
     recipes: tuple[str, ...] = Field(
         default=("cr", "pref", "cr_plus"), description="names of divalign.data.recipes.RECIPES", min_length=1
     )

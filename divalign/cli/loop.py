@@ -54,14 +54,18 @@ def _table(results: dict) -> Table:
     """Return the final table: every number with its interval, held-in topics first."""
     attacks = list(results["models"][0]["asr"])
     held_out = any("held_out" in model for model in results["models"])
-    table = Table(title="Attack success and over-refusal in %, with 95 % intervals; D_B in nats", title_justify="left")
+    title = "Attack success and over-refusal in %, with 95 % intervals; D_B in nats"
+    leaks = sum(n for kind, n in results.get("overlap", {}).items() if kind not in ("paraphrased", "n"))
+    if leaks:
+        title += f"\n‡ {leaks} of its prompts are in its training set: these numbers measure memory too"
+    table = Table(title=title, title_justify="left")
     for name in ("model", "D_B paper", "probe AUC", *attacks, "over-refusal"):
         table.add_column(name, justify="left" if name == "model" else "right", no_wrap=name == "model")
     for model in results["models"]:
         parts = [("", model), *([("  unseen topics", model["held_out"])] if held_out and "held_out" in model else [])]
         for name, part in parts:
             table.add_row(
-                name or model["name"],
+                name or model["name"] + (" ‡" if leaks and model["method"] else ""),
                 _number(part["separation"]["bhattacharyya_paper"]),
                 _number(part["separation"]["probe_auc"]),
                 *(_percent(part["asr"][attack]) for attack in attacks),

@@ -7,6 +7,7 @@ that could not be reached when this was written are marked: they are tested on s
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from divalign.core.names import find
+from divalign.data.columns import check_columns, truth
 from divalign.data.examples import Request
 from divalign.data.fetch import File, fetched
-from divalign.data.tables import read_table
+from divalign.data.files import read_file
 
 Rows = list[dict[str, Any]]
 Load = Callable[..., list[Request]]  # a table per file, in order
+logger = logging.getLogger(__name__)
 RAW = "https://raw.githubusercontent.com"
 JBB = "https://huggingface.co/datasets/JailbreakBench/JBB-Behaviors/resolve/main/data"
 
@@ -145,7 +148,7 @@ def own(rows: Rows) -> list[Request]:
     return [
         Request(
             row["prompt"],
-            _truth(row["harmful"]),
+            truth(row["harmful"], "harmful"),
             **{name: str(row.get(name) or "") for name in texts},  # type: ignore[arg-type]
         )
         for row in rows
@@ -284,12 +287,12 @@ def read_source(name: str, folder: Path | None, *, download: bool = False) -> li
     Raises ValueError, naming the nearest, for an unknown name, and for files that are missing or another's.
     """
     if name.startswith("file:"):
-        return _clustered("own", own(read_table(Path(name.removeprefix("file:")), ("prompt", "harmful"))))
+        return _clustered("own", own(_table(Path(name.removeprefix("file:")), ("prompt", "harmful"))))
     source = find(name, SOURCES, kind="source", of=Source)
     if folder is None:
         raise ValueError(f"the source {name!r} needs its files: name the folder that holds {source.files[0].path}")
     places = [fetched(file, folder, download=download) for file in source.files]
-    tables = [read_table(path, columns) for path, columns in zip(places, source.columns, strict=True)]
+    tables = [_table(path, columns) for path, columns in zip(places, source.columns, strict=True)]
     return _clustered(name, source.load(*tables))
 
 
@@ -306,6 +309,18 @@ def read_sources(names: str, folder: Path | None, *, seed: int = 0, download: bo
     size = min(map(len, sides)) or max(map(len, sides))
     rng = random.Random(seed)
     return [request for side in sides for request in (rng.sample(side, size) if len(side) > size else side)]
+
+
+def _table(path: Path, columns: Sequence[str]) -> Rows:
+    """Return a file's rows, or its lines where it is text; lines set aside are said in the log."""
+    if path.suffix == ".txt":
+        return [{"text": line.strip()} for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    rows, notes = read_file(path)
+    for sentence in notes.sentences(path):
+        logger.warning(sentence)
+    for row in rows:
+        check_columns(row, columns, path)
+    return rows
 
 
 def _clustered(name: str, requests: Iterable[Request]) -> list[Request]:
@@ -333,11 +348,6 @@ def _by(rows: Rows, column: str) -> dict[str, Rows]:
 
 def _first(texts: Any) -> str:
     return texts if isinstance(texts, str) else texts[0]
-
-
-def _truth(value: Any) -> bool:
-    """Return a label as CSV and JSON write it."""
-    return value.strip().lower() in ("1", "true", "yes", "harmful") if isinstance(value, str) else bool(value)
 
 
 def _last_turn(dialogue: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from divalign import store
 from divalign.core.stats import Estimate
 
 SCHEMA = 1
+MARK = " ‡"  # behind the name of a model that was trained on prompts that it is asked
 Made = TypeVar("Made")
 
 
@@ -88,6 +89,12 @@ class Run(NamedTuple):
     models: tuple[Model, ...]
     verdict: Verdict | None
     config: str = ""
+    trained_on: int = 0  # prompts that were asked and are in the training set
+
+    @property
+    def marked(self) -> bool:
+        """Whether numbers of aligned models are marked: they measure memory too."""
+        return self.trained_on > 0
 
 
 def read_run(folder: Path) -> Run:
@@ -107,7 +114,9 @@ def read_run(folder: Path) -> Run:
     config = folder / "config.yaml"
     return run._replace(
         models=tuple(
-            _with_files(model, folder / "models" / model.name)._replace(title=_title(model, several))
+            _with_files(model, folder / "models" / model.name)._replace(
+                title=_title(model, several) + (MARK if run.marked and model.method else "")
+            )
             for model in run.models
         ),
         config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
@@ -133,7 +142,13 @@ def _run(results: Any) -> Run:
         seconds=number(results.get("seconds")),
         models=tuple(map(_model, results["models"])),
         verdict=_verdict(results.get("verdict")),
+        trained_on=_trained_on(results.get("overlap")),
     )
+
+
+def _trained_on(overlap: Any) -> int:
+    """Return how many prompts leaked for certain; a paraphrase is a guess."""
+    return sum(n for kind, n in overlap.items() if kind not in ("paraphrased", "n")) if isinstance(overlap, dict) else 0
 
 
 def _model(entry: Mapping[str, Any]) -> Model:

@@ -22,7 +22,7 @@ from divalign.report.compare import (
     label,
     named,
 )
-from divalign.report.facts import Model, Run, Verdict
+from divalign.report.facts import MARK, Model, Run, Verdict
 from divalign.report.measures import (
     D_B,
     DIRECT,
@@ -48,8 +48,9 @@ class Finding(NamedTuple):
 
 
 def summary(run: Run) -> list[Finding]:
-    """Return what was and was not seen, in at most six findings."""
+    """Return what was and was not seen, in at most seven findings."""
     found = [
+        ("Trained on its prompts", trained_on(run)),
         ("Direct prompts", direct_attack(run.models)),
         ("Other attacks", other_attacks(run.models)),
         ("Training data", separation_by_data(run.models)),
@@ -58,6 +59,16 @@ def summary(run: Run) -> list[Finding]:
         ("Does separation predict safety?", prediction(run.verdict)),
     ]
     return [Finding(about, words) for about, words in found if words]
+
+
+def trained_on(run: Run) -> str:
+    """Say that numbers are of prompts in the training set, where they are."""
+    if not run.marked:
+        return ""
+    return (
+        f"{run.trained_on} of the prompts asked are in the training set. Every number of a model marked {MARK} "
+        "measures memory too and says less of safety than it seems to."
+    )
 
 
 def direct_attack(models: Sequence[Model]) -> str:

@@ -42,7 +42,7 @@ def build_set(
     max_new_tokens: int = 256,
     rater: Callable[[Callable[[Sequence[str]], list[str]] | None], Rate] | None = None,
 ) -> dict[str, Any]:
-    """Write the rows to `out` and the card to `out` with the ending .card.json; return the card.
+    """Write the rows to `out` and the card to `out` with .card.json behind its name; return the card.
 
     `rater` is given the writer, with its memory, and returns a rater. Raises ValueError where there is nothing to
     build, and leaves nothing behind but the journal.
@@ -72,23 +72,26 @@ def build_set(
         "written_by": writer.name if writer else None,
         "sha256": hashlib.sha256(content).hexdigest(),
     }
-    write_json(out.with_suffix(".card.json"), card)
+    write_json(out.with_name(f"{out.name}.card.json"), card)
     return card
 
 
 def _card(what: Recipe, n: int, left_out: dict[str, int]) -> dict[str, Any]:
-    known = {name: SOURCES.get(name) for name in what.sources.split("+")}
+    named = {name: SOURCES.get(name) for name in what.sources.split("+")}
+    told = {
+        name: (source.licence, source.source)
+        if source
+        else ("Apache-2.0", "divalign.toy")
+        if name == "toy"
+        else ("", "")
+        for name, source in named.items()
+    }
     return {
+        "source": what.sources,
+        "licence": ", ".join(dict.fromkeys(licence or "not stated" for licence, _ in told.values())),
         "recipe": what.name,
         "seed": what.seed,
         "rows": n,
         "left_out": left_out,
-        "sources": {
-            name: {"licence": source.licence, "source": source.source}
-            if source
-            else {"licence": "Apache-2.0", "source": "divalign.toy"}
-            if name == "toy"
-            else {"licence": "not stated"}
-            for name, source in known.items()
-        },
+        "sources": {name: {"licence": licence, "published": where} for name, (licence, where) in told.items()},
     }

@@ -57,6 +57,7 @@ def run(config: Config, out: Path, *, progress: Progress = silent) -> dict[str, 
         "divalign": __version__,
         "config_sha256": digest(as_yaml(config)),
         "seconds": round(time.perf_counter() - start, 1),
+        **({"overlap": corpus.overlap} if corpus.overlap else {}),
         "models": entries,
         "verdict": _verdict(entries),
     }

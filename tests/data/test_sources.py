@@ -1,18 +1,14 @@
 """Sources read files of each set's schema; what is wrong with a file is said."""
 
 import csv
-import gzip
 import json
 import os
 from pathlib import Path
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 
 from divalign.data.fetch import File, fetched
 from divalign.data.sources import SOURCES, read_source, read_sources
-from divalign.data.tables import READERS, read_table
 
 ROWS = {
     "safealigner": [{"prompt": "p", "harmful_response": "yes", "safe_response": "no"}],
@@ -103,40 +99,14 @@ def test_sources_are_joined_and_the_larger_class_cut(tmp_path: Path) -> None:
     assert found == read_sources(f"file:{one}+file:{two}", None, seed=3)
 
 
-@pytest.mark.parametrize("kind", READERS)
-def test_every_kind_of_table_reads_the_same(tmp_path: Path, kind: str) -> None:
-    rows = [{"text": "one, \u2028 two"}, {"text": "Zwei"}]
-    path = tmp_path / f"file.{kind}"
-    if kind == "parquet":
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    elif kind == "csv":
-        path.write_text('text\n"one, \u2028 two"\nZwei\n', encoding="utf-8-sig")
-    else:
-        lines = {"json": json.dumps(rows), "jsonl": "\n".join(map(json.dumps, rows)), "txt": "one, \u2028 two\nZwei\n"}
-        path.write_text(lines[kind], encoding="utf-8")
-    assert read_table(path, ["text"]) == rows
-    if kind == "jsonl":
-        packed = tmp_path / "file.jsonl.gz"
-        packed.write_bytes(gzip.compress(path.read_bytes()))
-        assert read_table(packed) == rows
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "sentence"),
-    [
-        ("a.jsonl", b'{"prompt": "p"}\n{', "line 2 is not JSON"),
-        ("a.jsonl", b'{"promt": "p"}\n', "row 1 lacks the column 'prompt'; did you mean 'promt'"),
-        ("a.jsonl", b"", "holds no rows"),
-        ("a.json", b"{}", "expected a list of rows"),
-        ("a.json", b"[", "is not JSON"),
-        ("a.csv", b"prompt\n\xff\xfe", "is not UTF-8"),
-        ("a.docx", b"", "known: csv, json"),
-    ],
-)
-def test_a_broken_table_is_named_with_its_fault(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=sentence):
-        read_table(tmp_path / name, ["prompt"])
+def test_a_torn_line_is_set_aside_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"prompt": "p", "harmful": true}\n{\n')
+    assert len(read_source(f"file:{path}", None)) == 1
+    assert "1 line of 2 set aside in own.jsonl.rejected.jsonl" in caplog.text
+    path.write_text('{"promt": "p", "harmful": true}\n')
+    with pytest.raises(ValueError, match="lacks the column 'prompt'; is it 'promt'"):
+        read_source(f"file:{path}", None)
 
 
 def test_a_missing_file_an_unknown_source_and_another_version_are_said(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_a_set_of_the_embedded_world_has_every_row_and_a_card(tmp_path: Path) ->
     rows = read_rows(tmp_path / "set.jsonl")
     assert len(rows) == card["rows"] == 64
     assert sum(row["harmful"] for row in rows) == 32
-    assert card == read_json(tmp_path / "set.card.json")
+    assert card == read_json(tmp_path / "set.jsonl.card.json")
     assert card["sources"]["toy"]["licence"] == "Apache-2.0"
     again = build_set(Recipe("toy", "cr", n=64, seed=3), tmp_path / "again.jsonl")
     assert again["sha256"] == card["sha256"]
