@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-
 FARTHEST = 4.0  # spreads: of Gaussian points, 6 in 100,000 lie farther out
 
 
