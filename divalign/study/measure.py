@@ -57,7 +57,7 @@ def separations(subject: Subject, prompts: Sequence[Row], config: Config, progre
     cached_json(subject.folder / "plane.json", digest("plane", key), lambda: _plane(states_of, prompts, parts))
     return cached_json(
         subject.folder / "separation.json",
-        digest("separation", key),
+        digest("separation", 2, key),  # 2: strays cut in the held-out distance
         lambda: {part: _separation(states_of, prompts, chosen) for part, chosen in parts.items() if chosen.any()},
     )
 

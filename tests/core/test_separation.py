@@ -110,6 +110,16 @@ def test_the_heldout_distance_is_the_gaussian_one() -> None:
     assert np.mean(values) == pytest.approx(2, abs=0.15)
 
 
+def test_one_stray_prompt_does_not_decide() -> None:
+    # A harmful prompt that the model takes for a safe one. Uncut, the correction took this distance below 0.
+    safe, harmful = two_clouds(0, n=120, shift=60.0)
+    strayed = harmful.copy()
+    strayed[0] = safe[0] + 1e-3
+    clean, stray = (separation(safe, side, draws=50, null_draws=0).bhattacharyya.value for side in (harmful, strayed))
+    assert clean > 300
+    assert 0.15 * clean < stray < clean  # it widens the fits of the folds it is in, as it should
+
+
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others() -> None:
     safe, harmful = two_clouds(3)
     first, again, other = (separation(safe, harmful, seed=seed, draws=20, null_draws=5) for seed in (0, 0, 1))
