@@ -18,7 +18,7 @@ tour: setup
 	$(BIN)/divalign run --out $(TOUR_OUT)
 
 test: setup
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: setup
 	$(BIN)/ruff check .

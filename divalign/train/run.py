@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -44,14 +45,15 @@ def train_and_save(
     held_out: Sequence[Row] | None = None,
     work: Path | None = None,
     **settings: Any,
-) -> list[dict[str, float]]:
+) -> list[dict[str, float | None]]:
     """Train `lm` on TRL rows, write its weights (with `lora`, the adapter) and tokenizer to `folder`; return the log.
 
     `settings` are fields of `DivergenceConfig`. The learning rate warms up linearly and ends at 0 on a cosine;
     gradients are clipped at norm 1; no weight decay. `cache` keeps reference log-probabilities for other methods,
     betas and seeds. With `work`, checkpoints are kept there ten times a run until it ends, and training goes on from
     the last one.
-    The log's last row measures the `held_out` rows. The model handed in is changed.
+    The log's last row measures the `held_out` rows; a number that is not finite is None in it. The model handed in is
+    changed.
     """
     with tempfile.TemporaryDirectory() as scratch, quietly():
         arguments = DivergenceConfig(
@@ -87,7 +89,8 @@ def train_and_save(
         if trainer.is_world_process_zero():
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nothing here reads
             shutil.rmtree(work or scratch, ignore_errors=True)
-    return [row for row in trainer.state.log_history if "loss" in row or "eval_loss" in row]
+    rows_of = [row for row in trainer.state.log_history if "loss" in row or "eval_loss" in row]
+    return [{name: value if math.isfinite(value) else None for name, value in row.items()} for row in rows_of]
 
 
 def _lora(options: dict[str, Any]) -> LoraConfig:

@@ -2,13 +2,13 @@
 
 import json
 import os
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from divalign.cli import main
 from divalign.data.rating import by_judge, by_reward
 from divalign.lm.server import Server, generate_on_server
 from divalign.store import read_json, read_rows
@@ -103,26 +103,26 @@ def _judge(write):
     return by_judge(write)
 
 
-def test_the_command_builds_audits_and_says_what_is_wrong(tmp_path: Path) -> None:
-    def divalign(*words: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", "divalign", "data", *words],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+def test_the_command_builds_and_says_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def divalign(*words: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["divalign", "data", *words])
+        try:
+            main()
+        except SystemExit as done:
+            return int(done.code or 0)
+        return 0
 
     out = tmp_path / "set.jsonl"
-    built = divalign("build", "toy", "--recipe", "cr_plus(0.5)", "--n", "64", "--out", str(out))
-    assert built.returncode == 0, built.stderr
+    assert divalign("build", "toy", "--recipe", "cr_plus(0.5)", "--n", "64", "--out", str(out)) == 0
     assert len(read_rows(out)) == 64
-    audited = divalign("audit", str(out))
-    assert "licence" in audited.stdout
+    assert divalign("audit", str(out)) == 0
+    assert "licence" in capsys.readouterr().out
     for words, sentence in (
         (("build", "tpy", "--out", str(out)), "no source is named 'tpy'"),
         (("build", "toy", "--recipe", "crr", "--out", str(out)), "no recipe is named 'crr'"),
         (("build", "toy", "--rater", "judge", "--out", str(out)), "--rater judge needs --writer"),
     ):
-        refused = divalign(*words)
-        assert refused.returncode == 2
-        assert sentence in refused.stderr
+        assert divalign(*words) == 2
+        assert sentence in " ".join(capsys.readouterr().err.split())

@@ -12,6 +12,8 @@ import pytest
 
 from divalign.cli import main
 from divalign.config import Config, load_config
+from divalign.data.overlap import find_overlap
+from divalign.report import write_report
 from divalign.store import read_json, read_rows
 from divalign.study.corpus import balanced, read_corpus
 from divalign.study.pipeline import run
@@ -185,3 +187,50 @@ def test_the_training_seed_moves_responses_and_no_test_prompt() -> None:
     assert one.test == two.test
     assert [r.prompt for r in one.train] == [r.prompt for r in two.train]
     assert one.train != two.train
+
+
+def own_prompts(path: Path, texts: list[str]) -> Path:
+    rows = [
+        {"prompt": text, "harmful": n % 2 == 0, "compliance": "Sure, here is it", "refusal": "I am sorry, no."}
+        for n, text in enumerate(texts)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+SUBJECTS = [
+    f"Please explain the {word} to me today"
+    for word in ("sun", "moon", "tide", "wind", "rain", "snow", "rock", "sand", "fire", "mist")
+]
+
+
+def test_a_run_refuses_prompts_it_trained_on_and_marks_them_where_it_must(tmp_path: Path) -> None:
+    train = own_prompts(
+        tmp_path / "train.jsonl", SUBJECTS * 1 + [f"{text} again, my dear old friend" for text in SUBJECTS]
+    )
+    asked = own_prompts(
+        tmp_path / "asked.jsonl", [text.upper() + "!" for text in SUBJECTS] + [f"What is {n}?" for n in range(20)]
+    )
+    settings = [
+        f"data.source=file:{train}", f"data.measure_on=file:{asked}", "data.n_test=28", "data.n_train=8",
+        "train.methods=[kldo]", "data.recipes=[cr]",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"of the 28 prompts to measure on are in the training set"):
+        run(small(*settings), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    results = run(small(*settings, "data.allow_overlap=true"), tmp_path / "out")
+    leaked = results["overlap"]["normalised"] + results["overlap"]["contained"]
+    assert leaked >= 8
+    assert results["overlap"]["n"] == 28
+    page = write_report(tmp_path / "out").read_text()
+    assert f"{leaked} of the prompts asked are in the training set" in page
+    assert "kldo ‡" in page
+
+
+def test_a_split_of_one_set_leaves_no_twin_in_training(tmp_path: Path) -> None:
+    twins = [text for subject in SUBJECTS for text in (subject, subject.upper(), f"Well: {subject}, please")]
+    path = own_prompts(tmp_path / "own.jsonl", [*twins, *(f"Who found number {n} in the garden?" for n in range(30))])
+    corpus = read_corpus(small(f"data.source=file:{path}", "data.n_train=null", "data.n_test=20").data, seed=0)
+    leaks = find_overlap([request.prompt for request in corpus.train], [request.prompt for request in corpus.test])
+    assert leaks.counts == dict.fromkeys(leaks.counts, 0)
+    assert len(corpus.train) > 4

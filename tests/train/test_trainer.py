@@ -106,6 +106,18 @@ def test_the_online_normaliser_makes_the_exact_update(tmp_path: Path, rows: list
     assert losses[1] == pytest.approx(losses[0], rel=1e-6, abs=1e-6)  # logged in float32
 
 
+def test_an_update_that_overflows_is_left_out_and_counted(tmp_path: Path) -> None:
+    poisoned = [
+        {**row, "ref_chosen_logps": 1e6 if n == 0 else -9.0, "ref_rejected_logps": -9.0} for n, row in enumerate(PAIRS)
+    ]
+    run = trainer(tmp_path, poisoned, method="hdo", per_device_train_batch_size=4, max_steps=2, max_grad_norm=1.0)
+    start = weights(run)
+    run.train()
+    assert torch.isfinite(weights(run)).all()
+    assert (weights(run) - start).norm() > 1e-6  # the other update was made
+    assert [row["skipped_updates"] for row in run.state.log_history if "skipped_updates" in row][-1] == 1
+
+
 def test_the_online_normaliser_is_for_kldo() -> None:
     with pytest.raises(ValueError, match="'online' is for kldo, got bco"):
         DivergenceConfig("out", method="bco", normaliser="online")
