@@ -110,7 +110,7 @@ def read_run(folder: Path) -> Run:
             "name the folder that `divalign run --out` wrote"
         )
     run = _read(path, lambda path: _run(store.read_json(path)))
-    several = len({model.seed for model in run.models}) > 1
+    several = len({model.seed for model in run.models if model.method}) > 1  # the base has none
     config = folder / "config.yaml"
     return run._replace(
         models=tuple(

@@ -49,7 +49,7 @@ def test_what_is_no_number_at_all_is_refused(value: Any) -> None:
 
 
 def test_several_seeds_show_in_the_titles_and_one_does_not(tmp_path: Path) -> None:
-    one = [{"name": "base", "method": None, "seed": 0}, {"name": "a", "method": "kldo", "data": "cr", "seed": 0}]
+    one = [{"name": "base", "method": None, "seed": None}, {"name": "a", "method": "kldo", "data": "cr", "seed": 0}]
     write_results(tmp_path, {"schema": 1, "models": one})
     assert [model.title for model in read_run(tmp_path).models] == ["base", "kldo"]
     more = [*one, {"name": "b", "method": "kldo", "data": "cr", "seed": 1}]
