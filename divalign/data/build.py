@@ -17,7 +17,6 @@ from divalign.data.recipes import find_recipe
 from divalign.data.refusing import OPENINGS, refusal
 
 Write = Callable[[Sequence[str]], Sequence[str]]  # prompts to answers
-LONGEST_REFUSAL = 600  # characters
 
 
 class Built(NamedTuple):
@@ -49,10 +48,10 @@ def build(requests: Iterable[Request], recipe: str, *, seed: int = 0, rate: Rate
 def filled(requests: Iterable[Request], *, seed: int = 0) -> list[Request]:
     """Return the requests with the texts that can be made without a model.
 
-    A missing refusal is generated, as long as the compliance (600 characters at most). A missing worse refusal is one
-    sentence. A harmful prompt's missing compliance is an opening that names the request and stops. A benign prompt's
-    missing worse answer is the answer to another request: without a rater, being beside the point is the one defect
-    that is certain. A benign prompt's missing answer stays missing: only a model can give it.
+    A missing refusal is generated, in the same way for both classes. A missing worse refusal is one sentence. A harmful
+    prompt's missing compliance is an opening that names the request and stops. A benign prompt's missing worse answer is
+    the answer to another request: without a rater, being beside the point is the one defect that is certain. Its missing
+    answer stays missing: only a model can give it.
     """
     requests = list(requests)
     answered = sorted({request.compliance for request in requests if not request.harmful and request.compliance})
@@ -73,7 +72,7 @@ def _filled(request: Request, answers: Sequence[str], rng: random.Random) -> Req
     compliance = request.compliance
     if request.harmful and not compliance:
         compliance = f"Sure, here is an answer to this: {request.prompt}"
-    said = request.refusal or refusal(rng, length=min(len(compliance), LONGEST_REFUSAL))
+    said = request.refusal or refusal(rng)
     short = request.worse_refusal or rng.choice(OPENINGS)
     worse = request.worse
     if not request.harmful and not worse and len(answers) > 1:

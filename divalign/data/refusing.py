@@ -1,12 +1,14 @@
-"""Refusals for rows that have none: many wordings, as long as the answer that they stand against.
+"""Refusals for rows that have none: many wordings and lengths, drawn alike for harmful and benign prompts.
 
 Where one string refuses (the paper's benign rows, 628 times) or refusals are all short (49 against 822 characters), a
-model can tell the aligned response by its surface. Here one generator, whose sentences were written for this project,
-serves harmful and benign prompts alike, and goes on until it has the length asked for.
+model can tell the aligned response by its surface. A refusal as long as the answer it stands against is no cure: where
+one class has longer answers, its refusals become longer too, and words alone tell the sides apart (AUC .95 on AdvBench
+and Alpaca). So lengths are drawn without a look at the row. The sentences were written for this project.
 """
 
 from __future__ import annotations
 
+import math
 import random
 
 OPENINGS = (
@@ -49,16 +51,19 @@ OFFERS = (
 )
 
 
-def refusal(rng: random.Random, *, length: int = 0) -> str:
-    """Return a refusal of about `length` characters, one sentence at least.
+SHORTEST, LONGEST = 60, 400  # characters
+
+
+def refusal(rng: random.Random, *, length: float | int | None = None) -> str:
+    """Return a refusal of about `length` characters, one sentence at least; if None, a log-uniform draw of 60 to 400.
 
     Sentences come from reasons and offers in turn, none twice while there are others; the last one is kept if that
     brings the text nearer to `length`.
     """
+    if length is None:
+        length = math.exp(rng.uniform(math.log(SHORTEST), math.log(LONGEST)))
     text = rng.choice(OPENINGS)
     pools = [rng.sample(pool, len(pool)) for pool in (REASONS, OFFERS)]
-    if not length and rng.random() < 0.8:
-        return f"{text} {pools[1][0]}"
     turn = 0
     while len(text) < length:
         pool = pools[turn % 2]

@@ -22,13 +22,12 @@ MIXED = [
 ]
 
 
-def test_refusals_are_as_long_as_what_they_stand_against_and_no_class_has_longer_ones() -> None:
-    full = filled(MIXED)
-    apart = [len(r.refusal) - len(r.compliance) for r in full if len(r.compliance) > 60]
-    assert statistics.median(map(abs, apart)) < 30
+def test_no_refusal_tells_the_class_by_its_length_though_answers_do() -> None:
+    full = filled([r._replace(compliance=r.compliance * (1 if r.harmful else 9)) for r in MIXED])
     sides = [[len(r.refusal) for r in full if r.harmful is bad] for bad in (True, False)]
     assert mannwhitneyu(*sides).pvalue > 1e-3
     assert len({r.refusal for r in full}) > 0.85 * len(full)  # the shortest have but twelve wordings
+    assert 120 < statistics.median(sides[0] + sides[1]) < 200
 
 
 @pytest.mark.parametrize("length", [0, 50, 120, 300, 600, 2000])
