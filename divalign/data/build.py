@@ -48,10 +48,10 @@ def build(requests: Iterable[Request], recipe: str, *, seed: int = 0, rate: Rate
 def filled(requests: Iterable[Request], *, seed: int = 0) -> list[Request]:
     """Return the requests with the texts that can be made without a model.
 
-    A missing refusal is generated, in the same way for both classes. A missing worse refusal is one sentence. A harmful
-    prompt's missing compliance is an opening that names the request and stops. A benign prompt's missing worse answer is
-    the answer to another request: without a rater, being beside the point is the one defect that is certain. Its missing
-    answer stays missing: only a model can give it.
+    A missing refusal is generated, in the same way for both classes. A missing worse refusal is one sentence. A
+    harmful prompt's missing compliance is an opening that names the request and stops. A benign prompt's missing worse
+    answer is the answer to another request: without a rater, being beside the point is the one defect that is certain.
+    Its missing answer stays missing: only a model can give it.
     """
     requests = list(requests)
     answered = sorted({request.compliance for request in requests if not request.harmful and request.compliance})
