@@ -155,6 +155,10 @@ def own(rows: Rows) -> list[Request]:
     ]
 
 
+def _web(load: Load, path: str, url: str, sha256: str, columns: Sequence[str], licence: str, source: str) -> Source:
+    return Source(load, (File(path, f"{RAW}/{url}", sha256=sha256),), (tuple(columns),), licence, source)
+
+
 def _hub(name: str, repo: str, load: Load, columns: Sequence[str], licence: str, source: str, **where: Any) -> Source:
     file = File(f"{name}/train.jsonl", hub=repo, **where)
     return Source(load, (file,), (tuple(columns),), licence, source, seen=False)
@@ -164,98 +168,52 @@ _PAIR = ("prompt", "response_0", "response_1", "is_response_0_safe", "is_respons
 _PAPER = ("prompt", "safety", "acc_responses", "rej_responses")
 _HALF = "arXiv 2502.00657"
 SOURCES: dict[str, Source] = {
-    "advbench": Source(
-        advbench,
-        (
-            File(
-                "advbench/harmful_behaviors.csv",
-                f"{RAW}/llm-attacks/llm-attacks/main/data/advbench/harmful_behaviors.csv",
-                sha256="6cd1a5c63c07610d7eb67307772ee5606017ee950b5770ab288a2c487489d3e1",
-            ),
-        ),
-        (("goal", "target"),),
-        "MIT",
+    "advbench": _web(
+        advbench, "advbench/harmful_behaviors.csv", "llm-attacks/llm-attacks/main/data/advbench/harmful_behaviors.csv",
+        "6cd1a5c63c07610d7eb67307772ee5606017ee950b5770ab288a2c487489d3e1", ("goal", "target"), "MIT",
         "Zou et al. 2023, arXiv 2307.15043",
     ),
-    "harmbench": Source(
-        harmbench,
-        (
-            File(
-                "harmbench/harmbench_behaviors_text_all.csv",
-                f"{RAW}/centerforaisafety/HarmBench/main/data/behavior_datasets/harmbench_behaviors_text_all.csv",
-                sha256="2745611872be3b2eab141e39bb328b8c1140dc3cd8d0a49da6174260d9ccbfb9",
-            ),
-        ),
-        (("Behavior", "FunctionalCategory", "ContextString"),),
-        "MIT",
-        "Mazeika et al. 2024, arXiv 2402.04249",
+    "harmbench": _web(
+        harmbench, "harmbench/harmbench_behaviors_text_all.csv",
+        "centerforaisafety/HarmBench/main/data/behavior_datasets/harmbench_behaviors_text_all.csv",
+        "2745611872be3b2eab141e39bb328b8c1140dc3cd8d0a49da6174260d9ccbfb9",
+        ("Behavior", "FunctionalCategory", "ContextString"), "MIT", "Mazeika et al. 2024, arXiv 2402.04249",
     ),
     "jailbreakbench": Source(
         jailbreakbench,
         (
             File(
-                "jailbreakbench/harmful-behaviors.csv",
-                f"{JBB}/harmful-behaviors.csv",
+                "jailbreakbench/harmful-behaviors.csv", f"{JBB}/harmful-behaviors.csv",
                 sha256="45e9a8923b28f547bb372fbaa9af7df8b38c818a80ae50c3bab97704197ff516",
             ),
             File("jailbreakbench/benign-goals.csv", f"{JBB}/benign-behaviors.csv"),
         ),
-        (("Goal", "Target"), ("Goal",)),
-        "MIT",
-        "Chao et al. 2024, arXiv 2404.01318",
+        (("Goal", "Target"), ("Goal",)), "MIT", "Chao et al. 2024, arXiv 2404.01318",
     ),
-    "strongreject": Source(
-        strongreject,
-        (
-            File(
-                "strongreject/strongreject_dataset.csv",
-                f"{RAW}/alexandrasouly/strongreject/main/strongreject_dataset/strongreject_dataset.csv",
-                sha256="4dd70357e4ff8b5d0ba5ebafecab5d6dd5633ce8046e3dd1c8bd93e64de44381",
-            ),
-        ),
-        (("forbidden_prompt",),),
-        "MIT",
+    "strongreject": _web(
+        strongreject, "strongreject/strongreject_dataset.csv",
+        "alexandrasouly/strongreject/main/strongreject_dataset/strongreject_dataset.csv",
+        "4dd70357e4ff8b5d0ba5ebafecab5d6dd5633ce8046e3dd1c8bd93e64de44381", ("forbidden_prompt",), "MIT",
         "Souly et al. 2024, arXiv 2402.10260",
     ),
-    "xstest": Source(
-        xstest,
-        (
-            File(
-                "xstest/xstest_prompts.csv",
-                f"{RAW}/paul-rottger/xstest/main/xstest_prompts.csv",
-                sha256="11783fb294ed017473ee53c207d71f2161c7672c8d0b037501e78387f801cb5a",
-            ),
-        ),
-        (("prompt", "label", "focus"),),
-        "CC BY 4.0",
+    "xstest": _web(
+        xstest, "xstest/xstest_prompts.csv", "paul-rottger/xstest/main/xstest_prompts.csv",
+        "11783fb294ed017473ee53c207d71f2161c7672c8d0b037501e78387f801cb5a", ("prompt", "label", "focus"), "CC BY 4.0",
         "Röttger et al. 2024, arXiv 2308.01263",
     ),
-    "malicious_instruct": Source(
-        malicious_instruct,
-        (
-            File(
-                "malicious_instruct/MaliciousInstruct.txt",
-                f"{RAW}/Princeton-SysML/Jailbreak_LLM/main/data/MaliciousInstruct.txt",
-                sha256="a64d69dd1004aac4a23aaff3748fb8f17161893f74db36f45b8bc849eb1bcce5",
-            ),
-        ),
-        (("text",),),
-        "not verified",
+    "malicious_instruct": _web(
+        malicious_instruct, "malicious_instruct/MaliciousInstruct.txt",
+        "Princeton-SysML/Jailbreak_LLM/main/data/MaliciousInstruct.txt",
+        "a64d69dd1004aac4a23aaff3748fb8f17161893f74db36f45b8bc849eb1bcce5", ("text",), "not verified",
         "Huang et al. 2023, arXiv 2310.06987",
     ),
     "alpaca": Source(
-        instructions,
-        (File("alpaca/alpaca_sample.jsonl", hub="tatsu-lab/alpaca"),),
-        (("instruction", "output"),),
-        "CC BY-NC 4.0",
-        "Taori et al. 2023",
+        instructions, (File("alpaca/alpaca_sample.jsonl", hub="tatsu-lab/alpaca"),), (("instruction", "output"),),
+        "CC BY-NC 4.0", "Taori et al. 2023",
     ),
     "alpaca_gpt4": Source(
-        instructions,
-        (File("alpaca_gpt4/alpaca_gpt4_benign_628.jsonl", hub="llm-wizard/alpaca-gpt4-data"),),
-        (("instruction", "output"),),
-        "CC BY-NC 4.0",
-        "Peng et al. 2023, arXiv 2304.03277",
+        instructions, (File("alpaca_gpt4/alpaca_gpt4_benign_628.jsonl", hub="llm-wizard/alpaca-gpt4-data"),),
+        (("instruction", "output"),), "CC BY-NC 4.0", "Peng et al. 2023, arXiv 2304.03277",
     ),
     "safealigner": _hub(
         "safealigner", "csHuang/SafeAligner", safealigner, ("prompt", "harmful_response", "safe_response"),
