@@ -24,7 +24,6 @@ from divalign.lm.score import attach, can_share, reference_log_probs, sequence_l
 from divalign.train.accumulation import Step, whole_ratios
 from divalign.train.arguments import DivergenceConfig
 from divalign.train.couples import Couples, CoupleSampler, Scored, collate, encode_rows
-from divalign.train.finite import FiniteUpdates
 from divalign.train.online import OnlineNormaliser, halves
 from divalign.train.readout import held_out_metrics, reward_metrics
 from divalign.train.running import RunningBaseline
@@ -84,7 +83,7 @@ class DivergenceTrainer(Trainer):
         self._share = args.share_prompts and not online and can_share(model)
         if args.share_prompts and not self._share and not online:
             logger.info("%s: prompts are not shared; every response has a row of its own", type(model).__name__)
-        self._step, self._running, self._finite = Step(None, 1.0), RunningBaseline(), FiniteUpdates()
+        self._step, self._running = Step(None, 1.0), RunningBaseline()
         self._records: list[LogRatios] = []
         super().__init__(
             model=attach(model),
@@ -94,7 +93,7 @@ class DivergenceTrainer(Trainer):
             eval_dataset=evaluation,
             processing_class=tokenizer,
             compute_metrics=compute_metrics,
-            callbacks=[*(callbacks or []), self._running, self._finite],
+            callbacks=[*(callbacks or []), self._running],
             optimizers=optimizers,
         )
         if online and self.args.world_size > 1:
@@ -234,8 +233,7 @@ class DivergenceTrainer(Trainer):
         if self._records and "loss" in logs:
             parts = zip(*((part.aligned, part.unaligned) for part in self._records), strict=True)
             rewards = reward_metrics(LogRatios(*(self._gather(torch.cat(side)) for side in parts)))
-            skipped = {"skipped_updates": self._finite.skipped} if self._finite.skipped else {}
-            logs = {**logs, **rewards, **skipped, **self._speed.metrics()}
+            logs = {**logs, **rewards, **self._speed.metrics()}
             self._records = []
         super().log(logs, start_time)
 

@@ -1,5 +1,6 @@
 """The trainer adds nothing to the mathematics: its steps equal the hand-written ones."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from divalign import DivergenceConfig, DivergenceTrainer, LogRatios
 from divalign.core.estimate import effective_size
 from divalign.core.losses import METHODS, find_method
 from divalign.data.batching import Encoded
+from divalign.lm.load import LM
 from divalign.train.couples import Couples, CoupleSampler, Index, Scored, encode_rows
 from divalign.train.readout import auc
+from divalign.train.run import train_and_save
 from tests.tiny import save_tiny, tiny_model
 
 PAIRS = [
@@ -106,16 +109,17 @@ def test_the_online_normaliser_makes_the_exact_update(tmp_path: Path, rows: list
     assert losses[1] == pytest.approx(losses[0], rel=1e-6, abs=1e-6)  # logged in float32
 
 
-def test_an_update_that_overflows_is_left_out_and_counted(tmp_path: Path) -> None:
-    poisoned = [
-        {**row, "ref_chosen_logps": 1e6 if n == 0 else -9.0, "ref_rejected_logps": -9.0} for n, row in enumerate(PAIRS)
-    ]
-    run = trainer(tmp_path, poisoned, method="hdo", per_device_train_batch_size=4, max_steps=2, max_grad_norm=1.0)
-    start = weights(run)
-    run.train()
-    assert torch.isfinite(weights(run)).all()
-    assert (weights(run) - start).norm() > 1e-6  # the other update was made
-    assert [row["skipped_updates"] for row in run.state.log_history if "skipped_updates" in row][-1] == 1
+def test_an_update_that_overflows_leaves_the_weights_finite_and_the_log_readable(tmp_path: Path) -> None:
+    poisoned = [{**row, "ref_chosen_logps": -9.0, "ref_rejected_logps": -9.0} for row in PAIRS]
+    poisoned[0]["ref_chosen_logps"] = 1e6
+    model, tokenizer = tiny_model("Llama")
+    rows = train_and_save(
+        LM(model, tokenizer, "tiny", "tiny"), poisoned, tmp_path / "out", on_cpu=True, method="hdo", max_steps=2,
+        per_device_train_batch_size=4, learning_rate=1e-3, max_length=64, logging_steps=1.0,
+    )  # fmt: skip
+    assert [row["grad_norm"] for row in rows].count(None) == 1
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    json.dumps(rows, allow_nan=False)
 
 
 def test_the_online_normaliser_is_for_kldo() -> None:
