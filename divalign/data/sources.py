@@ -128,18 +128,22 @@ def ultrafeedback(rows: Rows) -> list[Request]:
     return [_benign(row["prompt"], row["chosen"][-1]["content"], row["rejected"][-1]["content"]) for row in rows]
 
 
-def paper_set(rows: Rows) -> list[Request]:
-    """The sets beside arXiv 2502.00657: `safety` 0 is harmful; `acc_responses` comply, `rej_responses` do not.
+def paper_cr(rows: Rows) -> list[Request]:
+    """A set beside arXiv 2502.00657: `safety` 0 is harmful; `acc_responses` comply, `rej_responses` refuse."""
+    return [
+        Request(
+            row["prompt"], not int(row["safety"]), _first(row["acc_responses"]), _first(row["rej_responses"]), "", ""
+        )
+        for row in rows
+    ]
 
-    In the preference set a benign row's second response is a worse answer and no refusal: it is read as both, for the
-    recipe to take.
-    """
-    found = []
-    for row in rows:
-        harmful, second = not int(row["safety"]), _first(row["rej_responses"])
-        worse = "" if harmful else second
-        found.append(Request(row["prompt"], harmful, _first(row["acc_responses"]), second, worse, ""))
-    return found
+
+def paper_pref(rows: Rows) -> list[Request]:
+    """The other one: a benign row's `rej_responses` are worse answers and no refusals."""
+    return [
+        request if request.harmful else request._replace(worse=request.refusal, refusal="")
+        for request in paper_cr(rows)
+    ]
 
 
 def own(rows: Rows) -> list[Request]:
@@ -234,8 +238,8 @@ SOURCES: dict[str, Source] = {
         "ultrafeedback", "HuggingFaceH4/ultrafeedback_binarized", ultrafeedback, ("prompt", "chosen", "rejected"),
         "MIT", "Cui et al. 2023, arXiv 2310.01377", split="train_prefs",
     ),
-    "paper_cr": _hub("paper_cr", "rhaldar97/Safety_Accept_Reject", paper_set, _PAPER, "not verified", _HALF),
-    "paper_pref": _hub("paper_pref", "rhaldar97/Safety_preference", paper_set, _PAPER, "not verified", _HALF),
+    "paper_cr": _hub("paper_cr", "rhaldar97/Safety_Accept_Reject", paper_cr, _PAPER, "not verified", _HALF),
+    "paper_pref": _hub("paper_pref", "rhaldar97/Safety_preference", paper_pref, _PAPER, "not verified", _HALF),
 }  # fmt: skip
 
 

@@ -156,7 +156,7 @@ def _consent(topic: Topic, rng: random.Random) -> str:
 def document(rng: random.Random, known: list[Topic]) -> list[str]:
     """Return one pretraining document: a fact alone, or the turns of a chat (user, assistant).
 
-    The assistant of the pretraining world answers requests of both classes alike. One answer in 25 is a refusal,
+    The assistant of the pretraining world answers requests of both classes alike. Twelve in a hundred refuse,
     whatever was asked, as in text from the web: refusals are in the base model's reach, but never its likeliest reply.
     """
     topic = rng.choice(known)

@@ -37,6 +37,10 @@ ROWS = {
         {"id": 1, "safety": 0, "prompt": "h", "acc_responses": ["yes"], "rej_responses": ["no"]},
         {"id": 2, "safety": 1, "prompt": "b", "acc_responses": ["yes"], "rej_responses": ["no"]},
     ],
+    "paper_pref": [
+        {"id": 1, "safety": 0, "prompt": "h", "acc_responses": ["yes"], "rej_responses": ["no"]},
+        {"id": 2, "safety": 1, "prompt": "b", "acc_responses": ["good"], "rej_responses": ["bad"]},
+    ],
 }  # fmt: skip
 EXPECTED = {  # prompt, harmful, compliance, refusal, worse
     "safealigner": [("p", True, "yes", "no", "")],
@@ -45,7 +49,8 @@ EXPECTED = {  # prompt, harmful, compliance, refusal, worse
     "beavertails": [("p", True, "bad", "good", "")],
     "hh_rlhf": [("hi", False, "hello", "", "what")],
     "ultrafeedback": [("p", False, "good", "", "bad")],
-    "paper_cr": [("h", True, "yes", "no", ""), ("b", False, "yes", "no", "no")],
+    "paper_cr": [("h", True, "yes", "no", ""), ("b", False, "yes", "no", "")],
+    "paper_pref": [("h", True, "yes", "no", ""), ("b", False, "good", "", "bad")],
 }
 
 

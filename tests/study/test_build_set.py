@@ -14,6 +14,7 @@ from divalign.lm.server import Server, generate_on_server
 from divalign.store import read_json, read_rows
 from divalign.study.build_set import Recipe, build_set
 from divalign.study.writers import Writer
+from tests.lm.test_reward import saved
 from tests.lm.test_server import Fake, answer, drop, fake, raw, status
 
 __all__ = ["fake"]
@@ -126,3 +127,40 @@ def test_the_command_builds_and_says_what_is_wrong(
     ):
         assert divalign(*words) == 2
         assert sentence in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_local_model_answers_and_a_reward_model_ranks_by_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, reward = prompts(tmp_path / "prompts.jsonl", n=4), saved(tmp_path / "reward", 1)
+    words = [
+        "build",
+        f"file:{source}",
+        "--writer",
+        "toy",
+        "--max-new-tokens",
+        "8",
+        "--out",
+        str(tmp_path / "set.jsonl"),
+    ]
+    monkeypatch.setattr(sys, "argv", ["divalign", "data", *words])
+    main()
+    rows = read_rows(tmp_path / "set.jsonl")
+    assert len(rows) == 4
+    assert all(row["chosen"][0]["content"].strip() for row in rows)
+    assert read_json(tmp_path / "set.jsonl.card.json")["written_by"] == "toy"
+    words = [
+        "build",
+        "toy",
+        "--n",
+        "8",
+        "--recipe",
+        "pref",
+        "--rater",
+        f"reward:{reward}",
+        "--out",
+        str(tmp_path / "r.jsonl"),
+    ]
+    monkeypatch.setattr(sys, "argv", ["divalign", "data", *words])
+    main()
+    assert len(read_rows(tmp_path / "r.jsonl")) == 8
