@@ -7,7 +7,6 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from divalign.core.logprobs import response_log_probs, token_log_probs
 from divalign.data.batching import Encoded, encode_conversation
 from divalign.data.examples import user_says
 from divalign.lm.hidden import hidden_states
@@ -56,26 +55,6 @@ def test_a_head_that_does_more_than_is_known_is_scored_from_full_logits(caplog: 
     assert np.allclose(sequence_log_probs(model, ROWS, tokenizer.pad_token_id), expected, rtol=1e-5, atol=1e-4)
     assert "scored from full logits" in caplog.text
     assert attach(model) is model
-
-
-def test_chunks_change_neither_value_nor_gradient() -> None:
-    torch.manual_seed(0)
-    head = torch.nn.Linear(8, 50).double()
-    hidden = torch.randn(10, 8, dtype=torch.float64, requires_grad=True)
-    targets = torch.randint(50, (10,))
-    gradients = []
-    for chunk in (3, 100):
-        value = token_log_probs(hidden, targets, head, chunk=chunk)
-        gradients.append((value.detach(), *torch.autograd.grad(value.square().sum(), [hidden, head.weight])))
-    for one, two in zip(*gradients, strict=True):
-        assert torch.allclose(one, two, rtol=1e-6, atol=1e-6)  # logits are read in float32
-
-
-def test_a_response_without_tokens_says_nothing_at_log_probability_zero() -> None:
-    head = torch.nn.Linear(4, 5, bias=False)
-    scored = response_log_probs(torch.zeros(1, 4), torch.tensor([1]), torch.tensor([1]), 2, head)
-    assert scored[0] == 0
-    assert scored[1].item() == pytest.approx(-np.log(5), rel=1e-6)
 
 
 def test_reference_log_probs_are_computed_once_for_a_model_and_its_rows(tmp_path: Path) -> None:
