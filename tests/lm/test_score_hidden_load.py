@@ -81,6 +81,23 @@ def test_hidden_states_equal_one_prompt_at_a_time(architecture: str) -> None:
         assert np.allclose(found["generation"][:, number], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_response_position_is_the_mean_over_the_response_and_its_end(architecture: str) -> None:
+    model, tokenizer = tiny_model(architecture)
+    talks = [user_says("one"), user_says("a longer prompt"), user_says("xy")]
+    responses = ["yes, gladly", "", "no"]
+    found = hidden_states(model, tokenizer, talks, responses=responses, batch_size=2)
+    alone = hidden_states(model, tokenizer, talks, batch_size=2)
+    for number, (talk, response) in enumerate(zip(talks, responses, strict=True)):
+        prompt = encode_conversation(tokenizer, talk)
+        end = tokenizer(response + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
+        layers = model(input_ids=torch.tensor([[*prompt, *end]]), output_hidden_states=True).hidden_states
+        expected = torch.stack([layer[0, len(prompt) :].mean(0) for layer in layers]).detach().numpy()
+        assert np.allclose(found["response"][:, number], expected, rtol=1e-4, atol=1e-4)
+    for position, states in alone.items():  # what comes after a prompt does not reach back into it
+        assert np.allclose(found[position], states, rtol=1e-4, atol=1e-4)
+
+
 def test_the_instruction_position_ends_the_turns() -> None:
     model, tokenizer = tiny_model("Llama")
     found = hidden_states(model, tokenizer, [user_says("abc")])
