@@ -17,6 +17,7 @@ from divalign.study.sweep_config import Sweep, load_sweep, planned_runs
 from divalign.study.sweep_page import page
 from divalign.study.sweep_verdict import INDICATORS, points, weigh
 from divalign.toy.world import requests
+from tests.tiny import save_tiny
 
 ROOT = Path(__file__).parents[2]
 TINY = """
@@ -113,6 +114,21 @@ def test_what_cannot_run_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_another_base_is_another_family_and_no_other_recipe(tmp_path: Path) -> None:
+    save_tiny("Llama", tmp_path / "other")
+    (tmp_path / "two.yaml").write_text(
+        TINY.replace("grid: {", f"grid: {{base: {{ours: {{}}, other: {{model.source: {tmp_path / 'other'}}}}}, ")
+        .replace(", long: {train.updates: 2}", "")
+        .replace("abliterate: {rounds: 2}", "")
+    )
+    found = sweep(load_sweep(tmp_path / "two.yaml"), tmp_path / "out")["models"]
+    assert [entry["run"] for entry in found] == ["ours-short"] * 2 + ["other-short"] * 2 + ["shuffled_labels"]
+    assert [entry["control"] for entry in found] == ["base", None, "base", None, "shuffled labels"]
+    ours, other = found[1], found[3]
+    assert ours["recipe"] == other["recipe"] == "kldo on cr, short"
+    assert (ours["family"], other["family"]) == ("toy", str(tmp_path / "other"))
+
+
 def test_another_sweeps_folder_is_left_alone(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds another sweep"):
         sweep(Sweep(run={"data": {"recipes": ["cr"]}}), folder / "out")
@@ -131,6 +147,7 @@ def test_the_committed_study_has_at_least_sixty_models_and_its_controls() -> Non
 
     assert sum(models(one.config) for one in runs if one.control is None) >= 60
     assert {one.control for one in runs} == {None, "shuffled labels"}
+    assert len({one.config.model.source for one in runs}) == 3  # families enough to leave one out
     assert asked.abliterate is not None
     assert {"cr", "pref", "ranked_refusals", "ranked", "cr_plus"} == set(runs[0].config.data.recipes)
     assert load_config(None).measure.position == runs[0].config.measure.position
