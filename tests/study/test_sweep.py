@@ -212,6 +212,21 @@ def test_no_effect_supports_no_indicator(tmp_path: Path) -> None:
     assert all(one["conclusion"] != "supported" for verdicts in found for one in verdicts.values())
 
 
+def test_an_effect_of_one_base_alone_is_seen_base_by_base(tmp_path: Path) -> None:
+    slopes = {"one": 1.5, "two": 0.0, "three": 0.0}
+    parts = [simulated(number, slope=slope) for number, slope in enumerate(slopes.values())]
+    named = [(name, entry) for name, part in zip(slopes, parts, strict=True) for entry in part]
+    entries = [{**entry, "family": name} for name, entry in named]
+    found = weigh(entries, tmp_path)
+    conclusions = {name: one["D_B, paper mode"]["conclusion"] for name, one in found["by_family"].items()}
+    assert conclusions["one"] == "supported"
+    assert "supported" not in (conclusions["two"], conclusions["three"])
+    assert found["evidence"]["D_B, paper mode"]["unseen_family_skill"] is not None
+    text = page({"models": entries, "divalign": "0", "seconds": 1, "sweep_sha256": "0" * 12, **found}, command="x")
+    assert "## Base by base" in text["study.md"]
+    assert "24 recipes on 3 base models" in text["study.md"]
+
+
 def test_the_papers_statistic_takes_its_logarithm_once(tmp_path: Path) -> None:
     entries = simulated(0, slope=1.2)
     found = weigh(entries, tmp_path)["evidence"]["D_B, held out"]["pooled_z"]
