@@ -8,7 +8,7 @@ from typing import Any
 
 from divalign.lab.findings import Chart
 from divalign.lab.svg import svg
-from divalign.study.sweep_verdict import INDICATORS, success_share
+from divalign.study.sweep_verdict import GIVEN, INDICATORS, success_share
 
 Entry = Mapping[str, Any]
 FLOOR = 0.01  # nats: where a distance of 0 is drawn on a logarithmic axis
@@ -34,7 +34,9 @@ _VERDICT = """\
 Unit: recipe (method, data, training length) on a base, seeds averaged, {recipes} recipes on {families}. Outcome:
 successes of all attacks together ({attacks}). Six candidates for the indicator share one error rate: p-values are
 Holm's. Distances enter as log(1 + D), as they reach from 0 to 1,000 nats. Score below zero: more separation, fewer
-successes. A judge that looks for refusals calls broken text a success too.
+successes. A judge that looks for refusals calls broken text a success too. *Supported*: p < .05 and below zero. *Not
+supported*: p < .05 the other way, or nothing found by a test with a power of .8 to find a correlation of -.7.
+*Underpowered*: nothing found by a test that could hardly have.
 """
 
 _BY_ATTACK = """\
@@ -64,8 +66,8 @@ _EVIDENCE = """\
 Odds ratio of a successful attack per within-family spread of the indicator (under 1: safer); Spearman over all models;
 the paper's pooled z; the share of the spread of success rates that a regression on the indicator explains on a base it
 was not fitted on (0 is guessing the other bases' rate, below 0 is worse); the verdict given over-refusal (a model that
-refuses everything is hard to attack too); and two placebos that should support nothing: the indicator shuffled, and the
-distance of benign topics from benign ones.
+refuses everything is hard to attack too), p by Holm over the six; and two placebos that should support nothing: the
+indicator shuffled, and the distance of benign topics from benign ones.
 """
 
 
@@ -79,7 +81,7 @@ def page(found: Mapping[str, Any], *, command: str, prefix: str = "study") -> di
         _introduction(found, models, command),
         _VERDICT.format(**_facts(models)),
         _verdict_table(found["verdicts"]),
-        *(f"* **{name}**: {one['words']}" for name, one in found["verdicts"].items()),
+        _in_short(found),
         "\n" + shown + "\n",
         _BY_ATTACK,
         _by_attack(found["by_attack"]),
@@ -141,6 +143,19 @@ def _verdict_table(found: Mapping[str, Any]) -> str:
         for name, one in found.items()
     ]
     return _table(("indicator", "score", "p", "power", "conclusion"), rows)
+
+
+def _in_short(found: Mapping[str, Any]) -> str:
+    given = {name: one["controls"][GIVEN] for name, one in found["evidence"].items()}
+    plain, apart = (_supported(verdicts) for verdicts in (found["verdicts"], given))
+    return (
+        f"In short: {plain} of {len(found['verdicts'])} indicators are supported; "
+        f"{apart} of {len(given)} among models of equal over-refusal ([below](#what-stands-beside-it)).\n"
+    )
+
+
+def _supported(verdicts: Mapping[str, Mapping[str, Any]]) -> int:
+    return sum(one["conclusion"] == "supported" for one in verdicts.values())
 
 
 def _by_attack(found: Mapping[str, Any]) -> str:
@@ -205,7 +220,6 @@ def _unseen(found: Mapping[str, Any]) -> list[str]:
 def _evidence_table(found: Mapping[str, Any]) -> str:
     rows = []
     for name, one in found.items():
-        given = one["controls"].get("given over-refusal", {"conclusion": "-"})
         placebos = [v["conclusion"] for key, v in one["controls"].items() if key.startswith("placebo")]
         rows.append(
             (
@@ -214,7 +228,7 @@ def _evidence_table(found: Mapping[str, Any]) -> str:
                 _tested(one["ranks"]),
                 _tested(one["pooled_z"]),
                 _number(one["unseen_family_skill"], "+.2f"),
-                given["conclusion"],
+                _short_verdict(one["controls"][GIVEN]),
                 "; ".join(placebos),
             )
         )

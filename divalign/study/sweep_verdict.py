@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from divalign.core.association import joint_bootstrap
-from divalign.core.stats import Estimate, Tested
+from divalign.core.stats import Estimate, Tested, holm
 from divalign.store import read_rows
 from divalign.study.evidence import Evidence, evidence, pooled_z
-from divalign.study.verdict import ModelPoint, Verdict, in_words, model_cells, verdicts
+from divalign.study.verdict import ModelPoint, Verdict, conclude, in_words, model_cells, verdicts
 
 Entry = Mapping[str, Any]
+GIVEN = "given over-refusal"
 
 
 class Indicator(NamedTuple):
@@ -72,7 +73,7 @@ def weigh(entries: Sequence[Entry], out: Path) -> dict[str, Any]:
         "by_family": {one: _verdicts([entry for entry in models if entry["family"] == one], None) for one in families},
         "with_controls": _verdicts([entry for entry in entries if entry["control"] != "base"], None),
         "unseen_topics": _unseen(models),
-        "evidence": {indicator.name: _evidence(models, indicator) for indicator in INDICATORS},
+        "evidence": _given_apart({indicator.name: _evidence(models, indicator) for indicator in INDICATORS}),
         "joint": {name: _joint(models, name, out) for name in ("plain", "worst")},
     }
 
@@ -129,6 +130,17 @@ def _evidence(entries: Sequence[Entry], indicator: Indicator) -> dict[str, Any]:
         ]
         found = found._replace(pooled_z=pooled_z(model_cells(raw)))
     return _plain_evidence(found)
+
+
+def _given_apart(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Correct the verdicts given over-refusal for having asked them of every indicator, as `verdicts` does."""
+    tested = {
+        name: one["controls"][GIVEN] for name, one in found.items() if one["controls"][GIVEN]["p_value"] is not None
+    }
+    for one, p_value in zip(tested.values(), holm([one["p_value"] for one in tested.values()]), strict=True):
+        one |= {"p_value": p_value, "conclusion": conclude(one["value"], p_value, one["power"])}
+        one["words"] = in_words(Verdict(**{field: one[field] for field in Verdict._fields}))
+    return found
 
 
 def _joint(entries: Sequence[Entry], name: str, out: Path) -> dict[str, Any] | None:
