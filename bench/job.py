@@ -79,7 +79,8 @@ def pairs(count: int, *, prompt: float = 55.0, answer: float = 100.0, seed: int 
 
 def model(options: argparse.Namespace) -> Any:
     torch.manual_seed(0)
-    made = Qwen2ForCausalLM(Qwen2Config(**SHAPES[options.shape], tie_word_embeddings=True))
+    shape = SHAPES[options.shape] | ({"vocab_size": options.vocabulary} if options.vocabulary else {})
+    made = Qwen2ForCausalLM(Qwen2Config(**shape, tie_word_embeddings=True))
     return made.to(device=options.device, dtype=torch.bfloat16 if options.bf16 else torch.float32)
 
 
@@ -101,6 +102,7 @@ def useful_operations(rows: list[dict[str, str]], tok: Any, options: argparse.Na
     response tokens alone; attention is causal.
     """
     shape, each = SHAPES[options.shape], 4 if options.lora else 6
+    vocabulary = options.vocabulary or shape["vocab_size"]
     d, f, layers = shape["hidden_size"], shape["intermediate_size"], shape["num_hidden_layers"]
     share = shape["num_key_value_heads"] / shape["num_attention_heads"]
     weights = layers * (d * d * (2 + 2 * share) + 3 * d * f)
@@ -108,7 +110,7 @@ def useful_operations(rows: list[dict[str, str]], tok: Any, options: argparse.Na
     for row in rows:
         prompt, *sides = (len(tok(row[name])["input_ids"]) for name in ("prompt", "chosen", "rejected"))
         seen = prompt**2 / 2 + sum(side * (prompt + side / 2) for side in sides)
-        total += each * (weights * (prompt + sum(sides)) + d * shape["vocab_size"] * sum(sides))
+        total += each * (weights * (prompt + sum(sides)) + d * vocabulary * sum(sides))
         total += 3 * 4 * d * layers * seen
     return total
 
@@ -179,6 +181,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--answer", type=float, default=100.0, help="median words")
     parser.add_argument("--reference", action="store_true", help="trl: a reference model beside, nothing precomputed")
     parser.add_argument("--shape", choices=list(SHAPES), default="small")
+    parser.add_argument("--vocabulary", type=int, help="entries, instead of the shape's own")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--lora", action="store_true")

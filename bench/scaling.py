@@ -18,12 +18,13 @@ METHODS = ("kldo", "bco", "kto", "hdo", "dpo")
 LENGTHS = {128: (28, 28), 256: (55, 75), 512: (110, 180), 1024: (220, 380), 2048: (440, 780)}
 BATCHES = (1, 2, 4, 8, 16, 32)
 ACCUMULATIONS = (1, 4, 16, 64)
-LOGITS_MIB = 32_000 * 4 / 2**20  # of one token
+VOCABULARIES = (32_000, 128_000)
 
 
 def run(method: str, **options: Any) -> dict[str, Any]:
     words = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    return once("ours", method, *words)
+    found = once("ours", method, *words)
+    return {**found, "batch_tokens": found["tokens"] / found["pairs"] * found["batch"]}
 
 
 def rows() -> list[dict[str, Any]]:
@@ -38,45 +39,50 @@ def rows() -> list[dict[str, Any]]:
     return found
 
 
-def figures(found: list[dict[str, Any]]) -> dict[str, str]:
-    """Return SVG files by name: speed over what was varied, peak memory over the tokens of a micro-batch."""
-    speed = {what: _points(found, what, lambda row: row["rate"]) for what in ("length", "micro-batch", "accumulation")}
-    memory = {
-        f"varied {what}": _points(found, what, lambda row: row["peak_mib"], x=batch_tokens)
-        for what in ("length", "micro-batch")
+def memory() -> list[dict[str, Any]]:
+    """Return runs of two updates each: tokens of a micro-batch by vocabulary, for their peak memory."""
+    return [
+        {"what": f"vocabulary {size:,}", "at": n, **run("kldo", pairs=2 * n, batch=n, vocabulary=size)}
+        for size in VOCABULARIES
+        for n in BATCHES[2:]
+    ]
+
+
+def speed_figure(found: list[dict[str, Any]]) -> str:
+    kinds = "length", "micro-batch", "accumulation"
+    series = {what: _points(found, what, "at", "rate") for what in kinds}
+    chart = Chart("tokens of a pair (length), or how many", "tokens/s", series, log_x=True, lines=True)
+    return svg(chart, "Tokens a second")
+
+
+def memory_figure(found: list[dict[str, Any]]) -> str:
+    series = {
+        what: _points(found, what, "batch_tokens", "peak_mib") for what in dict.fromkeys(r["what"] for r in found)
     }
-    tokens = sorted(x for xs, _ in memory.values() for x in xs)
-    least = min(y for _, ys in memory.values() for y in ys)
-    memory["if every token's logits were kept"] = (tokens, [least + LOGITS_MIB * x for x in tokens])
-    titles = {
-        "scaling-speed": (
-            "Tokens a second",
-            Chart("tokens of a pair, or count", "tokens/s", speed, log_x=True, lines=True),
-        ),
-        "scaling-memory": ("Peak memory of the process", Chart("tokens in a micro-batch", "MiB", memory, lines=True)),
-    }
-    return {name: svg(chart, title) for name, (title, chart) in titles.items()}
+    return svg(Chart("tokens in a micro-batch", "MiB", series, lines=True), "Peak memory of the process")
 
 
-def batch_tokens(row: dict[str, Any]) -> float:
-    return row["tokens"] / row["pairs"] * row["batch"]
+def _points(found: list[dict[str, Any]], what: str, x: str, y: str) -> tuple[list[float], list[float]]:
+    mine = sorted((row for row in found if row["what"] == what), key=lambda row: row[x])
+    return [row[x] for row in mine], [row[y] for row in mine]
 
 
-def _points(found: list[dict[str, Any]], what: str, y: Any, x: Any = None) -> tuple[list[float], list[float]]:
-    mine = sorted((row for row in found if row["what"] == what), key=lambda row: row["at"])
-    return [x(row) if x else row["at"] for row in mine], [y(row) for row in mine]
+def table(found: list[dict[str, Any]]) -> str:
+    lines = ["| varied | at | tokens in a micro-batch | tokens/s | peak MiB |", "|---" * 5 + "|"]
+    lines += [
+        f"| {row['what']} | {row['at']} | {row['batch_tokens']:,.0f} | {row['rate']:,.0f} | {row['peak_mib']:,.0f} |"
+        for row in found
+    ]
+    return "\n".join(lines)
 
 
 def main() -> None:
-    found = rows()
-    print("| varied | at | tokens in a micro-batch | tokens/s | peak MiB | seconds |\n" + "|---" * 6 + "|")
-    for row in found:
-        print(
-            f"| {row['what']} | {row['at']} | {batch_tokens(row):,.0f} | {row['rate']:,.0f} | {row['peak_mib']:,.0f} "
-            f"| {row['seconds']:.1f} |"
-        )
-    for name, text in figures(found).items() if len(sys.argv) > 1 else ():
-        (Path(sys.argv[1]) / f"{name}.svg").write_text(text, encoding="utf-8")
+    speeds, peaks = rows(), memory()
+    print(f"{table(speeds)}\n\n{table(peaks)}")
+    if len(sys.argv) > 1:
+        folder = Path(sys.argv[1])
+        (folder / "scaling-speed.svg").write_text(speed_figure(speeds), encoding="utf-8")
+        (folder / "scaling-memory.svg").write_text(memory_figure(peaks), encoding="utf-8")
 
 
 if __name__ == "__main__":

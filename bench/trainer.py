@@ -56,6 +56,7 @@ def main() -> None:
         rates.append(matmul_rate())
         for run in RUNS:
             found[run].append(once(run[0], run[1], "--pairs", pairs, *run[2]))
+            print(*run, f"{found[run][-1]['rate']:.0f} tokens/s", file=sys.stderr, flush=True)
     rate = statistics.median(rates)
     print(f"{pairs} pairs, 4 an update; matrix products {rate / 1e9:.0f} GFLOP/s\n")
     print("| trainer | reference | tokens/s | times TRL | peak MiB | of TRL's | of matmul rate |\n" + "|---" * 7 + "|")
