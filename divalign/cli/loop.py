@@ -52,14 +52,16 @@ def report(
 
 def _table(results: dict) -> Table:
     """Return the final table: every number with its interval, held-in topics first."""
-    attacks = list(results["models"][0]["asr"])
+    from divalign.report.words import attack_words
+
+    attacks = list(dict.fromkeys(attack for model in results["models"] for attack in model["asr"]))
     held_out = any("held_out" in model for model in results["models"])
     title = "Attack success and over-refusal in %, with 95 % intervals; D_B in nats"
     leaks = sum(n for kind, n in results.get("overlap", {}).items() if kind not in ("paraphrased", "n"))
     if leaks:
         title += f"\n‡ {leaks} of its prompts are in its training set: these numbers measure memory too"
     table = Table(title=title, title_justify="left")
-    for name in ("model", "D_B paper", "probe AUC", *attacks, "over-refusal"):
+    for name in ("model", "D_B paper", "probe AUC", *map(attack_words, attacks), "over-refusal"):
         table.add_column(name, justify="left" if name == "model" else "right", no_wrap=name == "model")
     for model in results["models"]:
         parts = [("", model), *([("  unseen topics", model["held_out"])] if held_out and "held_out" in model else [])]
@@ -68,7 +70,7 @@ def _table(results: dict) -> Table:
                 name or model["name"] + (" ‡" if leaks and model["method"] else ""),
                 _number(part["separation"]["bhattacharyya_paper"]),
                 _number(part["separation"]["probe_auc"]),
-                *(_percent(part["asr"][attack]) for attack in attacks),
+                *(_percent(part["asr"].get(attack)) for attack in attacks),
                 _percent(part["over_refusal"]),
                 style="dim" if name else "",
             )
@@ -79,7 +81,11 @@ def _number(estimate: dict) -> str:
     return "undecided" if estimate["value"] is None else f"{estimate['value']:.2f}"
 
 
-def _percent(rate: dict) -> str:
+def _percent(rate: dict | None) -> str:
+    from divalign.report.words import NOT_MEASURED
+
+    if rate is None:
+        return NOT_MEASURED
     if rate["value"] is None:
         return "undecided"
     return f"{100 * rate['value']:.0f} [{100 * rate['low']:.0f}, {100 * rate['high']:.0f}]"
