@@ -116,9 +116,14 @@ def recipes(models: Iterable[Model]) -> list[str]:
 
 
 def shape_of(recipe: str | None, models: Iterable[Model]) -> int:
-    """Return a recipe's symbol and colour: always 0 for compliance-refusal and 1 for preference data."""
+    """Return a recipe's symbol and colour: always 0 for compliance-refusal and 1 for preference data.
+
+    The base (no recipe) has the last symbol, which no recipe before the fourth shares.
+    """
+    if recipe is None:
+        return 3
     others = [name for name in recipes(models) if name not in ("cr", "pref")]
-    return {"cr": 0, "pref": 1}.get(recipe or "", 2 + others.index(recipe) if recipe in others else 2)
+    return {"cr": 0, "pref": 1}.get(recipe, 2 + others.index(recipe) if recipe in others else 2)
 
 
 def base_of(models: Iterable[Model]) -> Model | None:

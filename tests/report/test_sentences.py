@@ -279,5 +279,5 @@ def test_direct_comes_first_and_compliance_refusal_and_preference_keep_their_sym
     models = [on("mine"), on("pref"), on("cr")]
     assert recipes(models) == ["cr", "pref", "mine"]
     assert [shape_of(recipe, models) for recipe in ("cr", "pref", "mine")] == [0, 1, 2]
-    assert [shape_of(recipe, models[:1]) for recipe in ("pref", "mine", None)] == [1, 2, 2]
+    assert [shape_of(recipe, models[:1]) for recipe in ("pref", "mine", None)] == [1, 2, 3]
     assert base_of(models) is None
