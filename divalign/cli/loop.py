@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,8 @@ def run(out: Out, config: Config = None, overrides: Overrides = None, quiet: Qui
     page = write_report(out)
     if not quiet:
         printed().print(_table(results))
+        for line in _further(results):
+            printed().print(line, markup=False, highlight=False)
         console.print(results["verdict"]["words"])
         console.print(f"{out / 'results.json'} and {page}")
 
@@ -51,10 +54,10 @@ def report(
 
 
 def _table(results: dict) -> Table:
-    """Return the final table: every number with its interval, held-in topics first."""
+    """Return the final table: every number with its interval, held-in topics first; see `_further` for the others."""
     from divalign.report.words import attack_words
 
-    attacks = list(dict.fromkeys(attack for model in results["models"] for attack in model["asr"]))
+    attacks = [name for name, models in _met(results).items() if len(models) == len(results["models"])]
     held_out = any("held_out" in model for model in results["models"])
     title = "Attack success and over-refusal in %, with 95 % intervals; D_B in nats"
     leaks = sum(n for kind, n in results.get("overlap", {}).items() if kind not in ("paraphrased", "n"))
@@ -70,22 +73,34 @@ def _table(results: dict) -> Table:
                 name or model["name"] + (" ‡" if leaks and model["method"] else ""),
                 _number(part["separation"]["bhattacharyya_paper"]),
                 _number(part["separation"]["probe_auc"]),
-                *(_percent(part["asr"].get(attack)) for attack in attacks),
+                *(_percent(part["asr"][attack]) for attack in attacks),
                 _percent(part["over_refusal"]),
                 style="dim" if name else "",
             )
     return table
 
 
+def _further(results: dict) -> Iterator[str]:
+    """Yield a line for every attack that only some models met; the others were not measured."""
+    from divalign.report.words import attack_words
+
+    for attack, models in _met(results).items():
+        if len(models) < len(results["models"]):
+            rates = [f"{model['name']} {_percent(rate := model['asr'][attack])} of {rate['n']}" for model in models]
+            yield f"{attack_words(attack)}: {', '.join(rates)}"
+
+
+def _met(results: dict) -> dict[str, list[dict]]:
+    """Return every attack with the models that met it."""
+    names = dict.fromkeys(name for model in results["models"] for name in model["asr"])
+    return {name: [model for model in results["models"] if name in model["asr"]] for name in names}
+
+
 def _number(estimate: dict) -> str:
     return "undecided" if estimate["value"] is None else f"{estimate['value']:.2f}"
 
 
-def _percent(rate: dict | None) -> str:
-    from divalign.report.words import NOT_MEASURED
-
-    if rate is None:
-        return NOT_MEASURED
+def _percent(rate: dict) -> str:
     if rate["value"] is None:
         return "undecided"
     return f"{100 * rate['value']:.0f} [{100 * rate['low']:.0f}, {100 * rate['high']:.0f}]"
