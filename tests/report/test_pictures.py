@@ -201,6 +201,15 @@ def test_symbols_of_one_place_never_hide_each_other_and_stay_near_it(cells: list
         assert all(math.dist(at, other) >= APART - 1e-6 for other in others)
 
 
+@settings(derandomize=True, max_examples=50)
+@given(st.lists(st.tuples(st.floats(0, 60), st.floats(0, 60)), min_size=1, max_size=12))
+def test_no_symbol_hides_another_wherever_they_lie(places: list[tuple[float, float]]) -> None:
+    shown = around(places)
+    assert len(shown) == len(places)
+    for index, at in enumerate(shown):
+        assert all(math.dist(at, other) >= APART - 1e-6 for other in shown[index + 1 :])
+
+
 def test_symbols_that_touch_through_others_share_a_ring() -> None:
     shown = around([(0.0, 0.0), (APART - 1, 0.0), (2 * APART - 2, 0.0), (500.0, 0.0)])
     assert shown[3] == (500.0, 0.0)
