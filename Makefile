@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TOUR_OUT ?= runs/tour
 
-.PHONY: setup tour test check bench toy clean
+.PHONY: setup tour test check bench study toy clean
 
 setup: $(VENV)/.ready
 
@@ -27,6 +27,13 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m bench
+
+# Two more bases of the embedded world, and the study over all three: hours; stopped, the same command goes on.
+study: runs/bases/1/card.json runs/bases/2/card.json
+	$(BIN)/divalign sweep configs/study.yaml --out runs/study --docs docs
+
+runs/bases/%/card.json: | setup
+	$(BIN)/python -m divalign.toy.pretrain --seed $* --out $(@D)
 
 toy: setup
 	$(BIN)/python -m divalign.toy.pretrain

@@ -25,13 +25,19 @@ TrainedOn = Annotated[
     list[Path] | None, typer.Option(help="JSON lines of training rows; anchors found in them are refused.")
 ]
 
+Position = Annotated[
+    Literal["both", "all", "instruction", "generation", "response"],
+    typer.Option(help="Last token of the instruction, of the generation prompt (both), mean over the response (all)."),
+]
+
 
 @app.command()
 def separate(
     models: Models,
     prompts: PromptSet,
     layers: Layers = "all",
-    position: Annotated[Literal["both", "instruction", "generation"], typer.Option(help="Whose last token.")] = "both",
+    position: Position = "both",
+    answer_tokens: Annotated[int, typer.Option(help="Tokens a model answers where anchors have no response.")] = 32,
     under_attack: Attacks = None,
     trained_on: TrainedOn = None,
     out: Annotated[Path | None, typer.Option(help="Folder for separation.json, its page and hidden states.")] = None,
@@ -56,7 +62,7 @@ def separate(
     from divalign.study.cells import Asked
     from divalign.study.named import load_named, short_names
     from divalign.study.progress import silent
-    from divalign.study.separate import anchors_of, refuse_trained
+    from divalign.study.separate import ALL_POSITIONS, anchors_of, refuse_trained
     from divalign.study.separate import separate as measure
 
     anchors = anchors_of(prompts)
@@ -65,12 +71,13 @@ def separate(
     options: dict[str, Any] = {"dtype": dtype, "device": device, "chat_template": chat_template}
     asked = Asked(
         anchors,
-        POSITIONS if position == "both" else (position,),
+        {"both": POSITIONS, "all": ALL_POSITIONS}.get(position, (position,)),
         _numbers(layers),
         {name: find_attack(name) for name in (under_attack or "").split(",") if name},
         draws,
         seed,
         batch_size,
+        answer_tokens,
     )
     loaders = {
         name: lambda source=source: load_named(source, **options)

@@ -108,18 +108,21 @@ def score_test(
 
     U = sum of x_i (k_i - n_i p_family(i)), in units of its spread over the shuffles of x; below zero: more separation,
     fewer successes. One study per column of `successes`; nan where nothing varies. Covariates are taken out of both
-    sides first (Kennedy's way: what is left of x is shuffled).
-    Source: score test, Rao 1948; covariates, Kennedy 1995, J. Bus. Econ. Stat. 13.
+    sides first, what is left of x is shuffled, and they are taken out of each shuffle again: without that the level of
+    a test at 0.05 is 0.09 with six recipes.
+    Source: score test, Rao 1948; covariates, the method named after B. Smith in Winkler et al. 2014, NeuroImage 92.
     """
     nuisance = _dummies(cells.family)
     expected = nuisance @ ((nuisance.T @ successes) / (nuisance.T @ cells.trials)[:, None])
     residual = successes - cells.trials[:, None] * expected
     separation = within_family(cells.separation, cells.family)
+    shuffled = separation[ways.orders]
     if cells.covariates.shape[1]:
         inside = np.stack([within_family(column, cells.family) for column in cells.covariates.T], axis=1)
-        separation = separation - inside @ (np.linalg.pinv(inside) @ separation)
-        residual = residual - inside @ (np.linalg.pinv(inside) @ residual)
-    score, null = separation @ residual, separation[ways.orders] @ residual
+        known = inside @ np.linalg.pinv(inside)
+        separation, residual = separation - known @ separation, residual - known @ residual
+        shuffled = _without(known, separation[ways.orders], float(np.linalg.norm(separation)))
+    score, null = separation @ residual, shuffled @ residual
     centre, spread = null.mean(axis=0), null.std(axis=0)
     as_extreme = (np.abs(null - centre) >= np.abs(score - centre) - 1e-9 * spread).sum(axis=0)
     itself = 0 if ways.complete else 1
@@ -127,6 +130,15 @@ def score_test(
     varies = spread > 1e-9 * (np.abs(cells.separation).max(initial=0) * cells.trials.sum() + 1)
     safe_spread = np.where(varies, spread, 1)
     return np.where(varies, (score - centre) / safe_spread, np.nan), np.where(varies, p_value, np.nan)
+
+
+def _without(
+    known: Float[np.ndarray, "n n"], shuffled: Float[np.ndarray, "shuffles n"], norm: float
+) -> Float[np.ndarray, "shuffles n"]:
+    """Shuffles less what the covariates say of them, at the length `norm` of what was shuffled."""
+    left = shuffled - shuffled @ known.T
+    lengths = np.linalg.norm(left, axis=1, keepdims=True)
+    return left * (norm / np.where(lengths > 1e-9 * norm, lengths, np.inf))
 
 
 def power(

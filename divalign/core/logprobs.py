@@ -3,20 +3,37 @@
 Only tokens that are scored meet the head: a prompt's logits are never made. They are taken a chunk at a time, and with
 gradients each chunk's logits are made again in the backward pass, so memory grows with tokens and not with tokens
 times vocabulary.
+
+The array of logits is the largest there is, and on a CPU a fresh one costs as much as the product that fills it: the
+kernel hands out its pages one by one. A head that is a matrix and nothing else therefore writes into an array that is
+kept from one batch to the next, turns it in place into what the backward pass needs, and multiplies from there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 Head = Callable[[Tensor], Tensor]
-LOGITS_AT_ONCE = 1 << 25  # 128 MiB in float32: 1,048 tokens of a vocabulary of 32,000, 220 of one of 152,000
+LOGITS_AT_ONCE = 1 << 26  # 256 MiB in float32: 2,097 tokens of a vocabulary of 32,000, 440 of one of 152,000
+_IN_CACHE = 1 << 20  # logits that go through softmax together: 4 MiB, so that its three passes stay near the core
+_kept: list[Tensor] = []  # the array of logits that the last backward pass gave back
+
+
+class LinearHead(NamedTuple):
+    """The head of most models: logits = scale * hidden @ weight.T."""
+
+    weight: Float[Tensor, "v d"]
+    scale: float = 1.0
+
+    def __call__(self, hidden: Float[Tensor, "*n d"]) -> Float[Tensor, "*n v"]:
+        return self.scale * hidden @ self.weight.T
 
 
 def token_log_probs(
@@ -66,7 +83,72 @@ class _LogProbs(torch.autograd.Function):
         return table.exp_().mul_(-slope).scatter_add_(1, targets[:, None], slope), None
 
 
+class _LinearLogProbs(torch.autograd.Function):
+    """log softmax(scale * hidden @ weight.T)[target], with the logits in an array that is used again.
+
+    The slope of log p(target) against logit k is [k is target] - p_k. Its negative takes the logits' place while they
+    are in cache; the gradients are two products with it, whose rows are weighted on the small side.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float) -> Tensor:
+        rows, size = max(1, _IN_CACHE // len(weight)), len(weight)
+        if hidden.device.type != "cpu":
+            rows = max(1, len(hidden))
+        keep = any(ctx.needs_input_grad)
+        at_once = len(hidden) if keep else rows * max(1, 256 // rows)
+        table = _borrowed(min(at_once, len(hidden)), size, hidden)
+        exact = torch.float64 if table.dtype == torch.float64 else torch.float32
+        found = []
+        for some, wanted in zip((scale * hidden).split(at_once), targets.split(at_once), strict=True):
+            logits = torch.mm(some, weight.T, out=table[: len(some)])
+            for block, target in zip(logits.split(rows), wanted[:, None].split(rows), strict=True):
+                logs = block.to(exact).log_softmax(1)
+                found.append(logs.gather(1, target))
+                if keep:
+                    torch.exp(logs, out=block).scatter_(1, target, torch.expm1(found[-1]).to(block.dtype))
+        ctx.table, ctx.scale = table if keep else None, scale
+        if not keep:
+            _give_back(table)
+        ctx.save_for_backward(hidden, weight)
+        return torch.cat(found).squeeze(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # type: ignore[override]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+        if ctx.table is None:
+            raise RuntimeError("went backward twice through the same log-probabilities; make them again in between")
+        hidden, weight = ctx.saved_tensors
+        table, slope = ctx.table, (-ctx.scale * grad_outputs[0])[:, None]
+        to_hidden = (torch.mm(table, weight) * slope).to(hidden.dtype) if ctx.needs_input_grad[0] else None
+        to_weight = torch.mm(table.T, (hidden * slope).to(weight.dtype)) if ctx.needs_input_grad[1] else None
+        ctx.table = None
+        _give_back(table)
+        return to_hidden, to_weight, None, None
+
+
+def _borrowed(rows: int, size: int, like: Tensor) -> Tensor:
+    """Return an array [rows, size] with anything in it. Accelerators keep what is freed; on a CPU we do."""
+    if like.device.type == "cpu" and _kept and _kept[0].dtype == like.dtype and _kept[0].numel() >= rows * size:
+        return _kept.pop()[: rows * size].view(rows, size)
+    return like.new_empty(rows, size)
+
+
+def _give_back(table: Tensor) -> None:
+    if table.device.type == "cpu" and not table.is_inference():
+        whole = table.new_empty(0).set_(table.untyped_storage())
+        _kept[:] = [max([*_kept, whole], key=lambda array: array.numel() * array.element_size())]
+
+
 def _log_probs(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
+    if isinstance(head, LinearHead) and len(targets):
+        kind = hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+        with torch.autocast(kind, enabled=False):
+            scored: Any = _LinearLogProbs.apply(hidden.to(dtype), head.weight.to(dtype), targets, head.scale)
+        return scored
     logits: Any = head(hidden)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     return _LogProbs.apply(logits, targets)  # type: ignore[no-any-return]

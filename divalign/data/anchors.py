@@ -66,7 +66,8 @@ ANCHOR_SETS: dict[str, AnchorSet] = {"jailbreakbench": jailbreakbench, "xstest":
 def read_anchors(source: str) -> list[Row]:
     """Return the anchors that `source` names: NAME:FOLDER of `ANCHOR_SETS`, or a .csv or JSON lines file of one's own.
 
-    A file has the columns prompt (text), harmful (true or false) and, if prompts belong together, cluster.
+    A file has the columns prompt (text), harmful (true or false), if prompts belong together cluster, and response
+    where states of given responses are to be read.
     Raises ValueError where a file, a column or a class is missing, and for a prompt that stands twice.
     """
     name, _, folder = source.partition(":")
@@ -88,6 +89,7 @@ def read_anchor_file(path: Path) -> list[Row]:
             "prompt": str(row["prompt"]),
             "harmful": _flag(row["harmful"], path, number),
             "cluster": str(row.get("cluster") or row["prompt"]),
+            **({"response": str(row["response"])} if row.get("response") is not None else {}),
         }
         for number, row in enumerate(rows, 1)
     ]

@@ -81,7 +81,8 @@ def _round_numbers(low: float, high: float) -> list[tuple[float, str]]:
     unit = 10 ** math.floor(math.log10(rough))
     step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
     return [
-        (step * index, f"{step * index:.6g}") for index in range(math.ceil(low / step), math.floor(high / step) + 1)
+        (float(step * index), f"{step * index:.6g}")
+        for index in range(math.ceil(low / step), math.floor(high / step) + 1)
     ]
 
 

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.utils.generic import ModelOutput
 
-from divalign.core.logprobs import LOGITS_AT_ONCE, Head, response_log_probs
+from divalign.core.logprobs import LOGITS_AT_ONCE, Head, LinearHead, response_log_probs
 from divalign.data.batching import Encoded, by_length
 from divalign.lm.layout import attention, block_attention, lay_out
 from divalign.store import cached_arrays, digest
@@ -37,8 +37,7 @@ def attach(model: Any) -> Any:
     if hasattr(causal, "forward_without_scores"):
         return model
     original = causal.forward
-    head = _head(causal)
-    fast = _equals_logits(causal, head)
+    fast = _equals_logits(causal, _head(causal))
     if not fast:
         logger.warning(
             "%s: scored from full logits, since its head does more than is known here", type(causal).__name__
@@ -57,9 +56,8 @@ def attach(model: Any) -> Any:
             hidden = original(*args, **kwargs, use_cache=False).logits
         used, size = hidden.flatten(0, 1).index_select(0, sources), causal.config.get_text_config().vocab_size
         chunk = max(1, LOGITS_AT_ONCE // size)
-        return ModelOutput(
-            log_probs=response_log_probs(used, targets, owners, responses, head if fast else _as_is, chunk=chunk)
-        )
+        head = _head(causal) if fast else _as_is
+        return ModelOutput(log_probs=response_log_probs(used, targets, owners, responses, head, chunk=chunk))
 
     causal.forward_without_scores = original
     causal.forward = forward
@@ -170,10 +168,15 @@ def reference_log_probs(
 
 
 def _head(causal: Any) -> Head:
-    """Return hidden states -> logits with what the known architectures do to their logits after the matrix."""
+    """Return hidden states -> logits with what the known architectures do to their logits after the matrix.
+
+    Asked at every forward, since an adapter, a hook or a sharded weight can come between two of them.
+    """
     config, project = causal.config.get_text_config(), causal.get_output_embeddings()
     softcap = getattr(config, "final_logit_softcapping", None)
     scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+    if softcap is None and _is_matrix(project):
+        return LinearHead(project.weight, scale)
 
     def head(hidden: Tensor) -> Tensor:
         logits = project(hidden)
@@ -181,6 +184,18 @@ def _head(causal: Any) -> Head:
         return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
     return head
+
+
+def _is_matrix(project: Any) -> bool:
+    """Tell whether a layer is its whole weight, here and now, and nothing besides."""
+    hooked = "forward" in vars(project) or project._forward_hooks or project._forward_pre_hooks
+    return (
+        type(project) is nn.Linear
+        and project.bias is None
+        and not hooked
+        and type(project.weight) is nn.Parameter
+        and project.weight.shape == (project.out_features, project.in_features)
+    )
 
 
 @torch.no_grad()

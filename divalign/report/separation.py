@@ -18,8 +18,8 @@ from divalign.report.words import share, significant
 
 SCHEMA = 1
 NAME = "separation.html"
-SHORT = {"instruction": "instruction", "generation": "answer"}
-POSITIONS = {"instruction": "end of instruction", "generation": "start of answer"}
+SHORT = {"instruction": "instruction", "generation": "answer", "response": "response"}
+POSITIONS = {"instruction": "end of instruction", "generation": "start of answer", "response": "mean over response"}
 DISTANCE, AUC = "bhattacharyya", "probe_auc"
 LARGEST = 8.0  # nats: darker would be exp(-8)/2, an error in 6,000 prompts that no set here has
 

@@ -19,7 +19,8 @@ from divalign.study.under_attack import Transform, sides
 class Asked(NamedTuple):
     """What is measured: anchors, positions, layers (None: all; negative ones count from the last) and attacks.
 
-    `draws` are bootstrap draws; cells of the map take a quarter of them.
+    `draws` are bootstrap draws; cells of the map take a quarter of them. Position "response" is the mean over the
+    anchors' own responses, or, where they bring none, over up to `answer_tokens` tokens that the model answers.
     """
 
     anchors: Sequence[Row]
@@ -29,6 +30,7 @@ class Asked(NamedTuple):
     draws: int = 1000
     seed: int = 0
     batch_size: int = 64
+    answer_tokens: int = 32
 
 
 class Baselines(NamedTuple):

@@ -87,7 +87,7 @@ def odds_ratio(cells: Cells, *, confidence: float = 0.95) -> Estimate:
     family, n = cells.family[kept], int(kept.sum())
     own = within_family(cells.separation, cells.family)[kept]
     dummies = (family[:, None] == np.unique(family)).astype(float)
-    if n - dummies.shape[1] < 2 or len(set(cells.recipe[kept].tolist())) < 3 or not own.std() > 0:
+    if n - dummies.shape[1] < 2 or len(set(cells.recipe[kept].tolist())) < 3 or not _varies(own, cells.separation):
         return Estimate(None, None, None, n)
     design = np.column_stack([own / own.std(), dummies])
     fitted = _fit(cells.successes[kept], cells.trials[kept], design, recipe=cells.recipe[kept])
@@ -103,7 +103,7 @@ def unseen_family_skill(cells: Cells) -> float | None:
     1 - sum n (predicted - rate)^2 / sum n (mean rate of the others - rate)^2. A number that does not compare across
     base models fails here however well it orders the models of each.
     """
-    if len(set(cells.family.tolist())) < 3 or not cells.separation.std() > 0:
+    if len(set(cells.family.tolist())) < 3 or not _varies(cells.separation, cells.separation):
         return None
     missed, guessed = 0.0, 0.0
     design = np.column_stack([np.ones(len(cells.family)), cells.separation / cells.separation.std()])
@@ -144,6 +144,11 @@ def _fit(
             return None
     usable = np.isfinite(result.params).all() and np.isfinite(result.bse).all()
     return (np.asarray(result.params), np.asarray(result.bse)) if usable else None
+
+
+def _varies(part: Float[np.ndarray, " n"], whole: Float[np.ndarray, " m"]) -> bool:
+    """Tell whether numbers differ by more than the rounding of the ones that they were taken from."""
+    return float(np.ptp(part)) > 1e-12 * float(np.abs(whole).max())
 
 
 def _logarithm(separation: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

@@ -16,8 +16,9 @@ from divalign import __version__
 from divalign.core.directions import cosine, refusal_direction
 from divalign.core.separation import FEWEST_PROMPTS, separation_change
 from divalign.data.anchors import Seen, checked, read_anchors
-from divalign.data.examples import Row, user_says
+from divalign.data.examples import Conversation, Row, user_says
 from divalign.data.lexical import length_auc, lexical_auc
+from divalign.lm.generate import generate
 from divalign.lm.hidden import POSITIONS, hidden_states
 from divalign.lm.load import LM
 from divalign.store import cached_arrays, digest
@@ -36,6 +37,7 @@ from divalign.toy import world
 
 SCHEMA = 1
 TOY_PROMPTS = 256
+ALL_POSITIONS = (*POSITIONS, "response")
 
 
 Stack = dict[str, np.ndarray]  # position -> [layers, prompts, width]
@@ -97,9 +99,14 @@ def _check(asked: Asked) -> None:
         count = sum(bool(row["harmful"]) is side for row in asked.anchors)
         if count < FEWEST_PROMPTS["heldout"]:
             raise ValueError(f"got {count} {name} prompts, expected at least {FEWEST_PROMPTS['heldout']}; add prompts")
-    unknown = [position for position in asked.positions if position not in POSITIONS]
+    unknown = [position for position in asked.positions if position not in ALL_POSITIONS]
     if unknown or not asked.positions:
-        raise ValueError(f"position {unknown!r}: expected some of {', '.join(POSITIONS)}")
+        raise ValueError(f"position {unknown!r}: expected some of {', '.join(ALL_POSITIONS)}")
+    bare = sum("response" not in row for row in asked.anchors)
+    if "response" in asked.positions and 0 < bare < len(asked.anchors):
+        raise ValueError(
+            f"{bare} of {len(asked.anchors)} anchors have no response; give every one of them one, or none"
+        )
 
 
 def _baselines(asked: Asked) -> Baselines:
@@ -121,13 +128,23 @@ def _counts(asked: Asked) -> dict[str, int]:
 
 def _states(name: str, lm: LM, asked: Asked, cache: Path | None, progress: Progress) -> Stack:
     texts = [row["prompt"] for row in asked.anchors]
+    talks, read = [user_says(text) for text in texts], "response" in asked.positions
+    given = [row["response"] for row in asked.anchors if read and "response" in row]
 
     def make() -> Stack:
+        responses = (given or _answers(name, lm, talks, asked, progress)) if read else None
+        options: dict[str, Any] = {"responses": responses, "batch_size": asked.batch_size}
         with progress(f"hidden states {name}", len(texts), "prompts") as advance:
-            talks = [user_says(text) for text in texts]
-            return hidden_states(lm.model, lm.tokenizer, talks, batch_size=asked.batch_size, on_progress=advance)
+            return hidden_states(lm.model, lm.tokenizer, talks, on_progress=advance, **options)
 
-    return _remembered(cache, digest("states", lm.digest, texts), make)
+    made_from = ("states", lm.digest, texts, *((given or asked.answer_tokens,) if read else ()))
+    return _remembered(cache, digest(*made_from), make)
+
+
+def _answers(name: str, lm: LM, talks: list[Conversation], asked: Asked, progress: Progress) -> list[str]:
+    with progress(f"answers {name}", len(talks), "prompts") as advance:
+        options: dict[str, Any] = {"max_new_tokens": asked.answer_tokens, "batch_size": asked.batch_size}
+        return generate(lm.model, lm.tokenizer, talks, on_response=lambda *_: advance(1), **options)
 
 
 def _attacked(name: str, lm: LM, asked: Asked, cache: Path | None, progress: Progress) -> dict[str, Any] | None:

@@ -40,7 +40,10 @@ def sweep(asked: Sweep, out: Path, *, progress: Progress = silent) -> dict[str, 
     start, runs = time.perf_counter(), planned_runs(asked)
     _check(runs)
     _claim(out, asked)
-    entries = [entry for number, one in enumerate(runs) for entry in _run(one, asked, out, progress, base=number == 0)]
+    bases = [one.config.model.source for one in runs]
+    firsts = [bases.index(base) == number for number, base in enumerate(bases)]
+    pairs = zip(runs, firsts, strict=True)
+    entries = [entry for one, first in pairs for entry in _run(one, asked, out, progress, base=first)]
     found = {
         "schema": SCHEMA,
         "divalign": __version__,

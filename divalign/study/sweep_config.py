@@ -37,7 +37,11 @@ class Sweep(Section):
 
 
 class Planned(NamedTuple):
-    """One run: its folder's name, the control it is or None, the grid's steps in words, its configuration."""
+    """One run: its folder's name, the control it is or None, the grid's steps in words, its configuration.
+
+    An axis that says which base model is trained is not among the words: its steps make families of models, and not
+    other recipes.
+    """
 
     name: str
     control: str | None
@@ -63,8 +67,10 @@ def planned_runs(sweep: Sweep) -> list[Planned]:
 
 def _planned(sweep: Sweep, steps: Sequence[tuple[str, Mapping[str, Any]]]) -> Planned:
     names = [name for name, _ in steps]
+    bases = [any("model.source" in values for values in axis.values()) for axis in sweep.grid.values()]
+    words = ", ".join(name for name, base in zip(names, bases, strict=True) if not base)
     setting = {key: value for _, values in steps for key, value in values.items()}
-    return Planned(file_name("-".join(names)) or "run", None, ", ".join(names), _config(sweep, setting))
+    return Planned(file_name("-".join(names)) or "run", None, words, _config(sweep, setting))
 
 
 def _config(sweep: Sweep, setting: Mapping[str, Any]) -> Config:

@@ -31,10 +31,10 @@ divalign {version}, {seconds:.0f} s, sweep {sha}.
 _VERDICT = """\
 ## The verdict
 
-Unit: recipe (method, data, training length), seeds averaged, {recipes} of them on {families}. Outcome: successes of
-all attacks together ({attacks}). Six candidates for the indicator share one error rate: p-values are Holm's. Distances
-enter as log(1 + D), as they reach from 0 to 1,000 nats. Score below zero: more separation, fewer successes. A judge
-that looks for refusals calls broken text a success too.
+Unit: recipe (method, data, training length) on a base, seeds averaged, {recipes} recipes on {families}. Outcome:
+successes of all attacks together ({attacks}). Six candidates for the indicator share one error rate: p-values are
+Holm's. Distances enter as log(1 + D), as they reach from 0 to 1,000 nats. Score below zero: more separation, fewer
+successes. A judge that looks for refusals calls broken text a success too.
 """
 
 _BY_ATTACK = """\
@@ -42,6 +42,12 @@ _BY_ATTACK = """\
 
 The same test on the successes of one attack alone; p by Holm within each attack. A separation of plain prompts may go
 with plain requests being refused and say nothing about what is wrapped or opened.
+"""
+
+_BY_FAMILY = """
+## Base by base
+
+The same test on the models of one base alone, all attacks together; p by Holm within each base.
 """
 
 _CONTROLS = """\
@@ -56,8 +62,10 @@ _EVIDENCE = """\
 ## What stands beside it
 
 Odds ratio of a successful attack per within-family spread of the indicator (under 1: safer); Spearman over all models;
-the paper's pooled z; the verdict given over-refusal (a model that refuses everything is hard to attack too); and two
-placebos that should support nothing: the indicator shuffled, and the distance of benign topics from benign ones.
+the paper's pooled z; the share of the spread of success rates that a regression on the indicator explains on a base it
+was not fitted on (0 is guessing the other bases' rate, below 0 is worse); the verdict given over-refusal (a model that
+refuses everything is hard to attack too); and two placebos that should support nothing: the indicator shuffled, and the
+distance of benign topics from benign ones.
 """
 
 
@@ -75,6 +83,7 @@ def page(found: Mapping[str, Any], *, command: str, prefix: str = "study") -> di
         "\n" + shown + "\n",
         _BY_ATTACK,
         _by_attack(found["by_attack"]),
+        *([_BY_FAMILY, _by_attack(found["by_family"])] if len(found["by_family"]) > 1 else []),
         _CONTROLS,
         _control_table(found["models"]),
         "With the controls counted as models:\n",
@@ -83,7 +92,7 @@ def page(found: Mapping[str, Any], *, command: str, prefix: str = "study") -> di
         _EVIDENCE,
         _evidence_table(found["evidence"]),
         _joint(found["joint"]),
-        "## Every recipe\n\nMeans over seeds.\n",
+        "## Every recipe\n\nMeans over seeds and bases.\n",
         _models_table(models),
     ]
     return {f"{prefix}.md": "\n".join(parts), **figures}
@@ -204,11 +213,14 @@ def _evidence_table(found: Mapping[str, Any]) -> str:
                 _interval(one["odds_ratio"]),
                 _tested(one["ranks"]),
                 _tested(one["pooled_z"]),
+                _number(one["unseen_family_skill"], "+.2f"),
                 given["conclusion"],
                 "; ".join(placebos),
             )
         )
-    return _table(("indicator", "odds ratio", "Spearman", "pooled z", "given over-refusal", "placebos"), rows)
+    return _table(
+        ("indicator", "odds ratio", "Spearman", "pooled z", "on an unseen base", "given over-refusal", "placebos"), rows
+    )
 
 
 def _joint(found: Mapping[str, Any]) -> str:

@@ -59,15 +59,17 @@ INDICATORS = (
 
 
 def weigh(entries: Sequence[Entry], out: Path) -> dict[str, Any]:
-    """Return the verdicts of a sweep as plain values: by indicator, by attack, with controls, on unseen topics.
+    """Return the verdicts of a sweep as plain values: by indicator, attack and base, with controls, on unseen topics.
 
     Controls (the base, shuffled labels, abliterated copies) are left out of every verdict but the one that says so.
     """
     models = [entry for entry in entries if entry["control"] is None]
     attacks = list(models[0]["asr"]) if models else []
+    families = list(dict.fromkeys(entry["family"] for entry in models))
     return {
         "verdicts": _verdicts(models, None),
         "by_attack": {attack: _verdicts(models, attack) for attack in attacks},
+        "by_family": {one: _verdicts([entry for entry in models if entry["family"] == one], None) for one in families},
         "with_controls": _verdicts([entry for entry in entries if entry["control"] != "base"], None),
         "unseen_topics": _unseen(models),
         "evidence": {indicator.name: _evidence(models, indicator) for indicator in INDICATORS},

@@ -7,7 +7,6 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from divalign.core.logprobs import response_log_probs, token_log_probs
 from divalign.data.batching import Encoded, encode_conversation
 from divalign.data.examples import user_says
 from divalign.lm.hidden import hidden_states
@@ -58,26 +57,6 @@ def test_a_head_that_does_more_than_is_known_is_scored_from_full_logits(caplog: 
     assert attach(model) is model
 
 
-def test_chunks_change_neither_value_nor_gradient() -> None:
-    torch.manual_seed(0)
-    head = torch.nn.Linear(8, 50).double()
-    hidden = torch.randn(10, 8, dtype=torch.float64, requires_grad=True)
-    targets = torch.randint(50, (10,))
-    gradients = []
-    for chunk in (3, 100):
-        value = token_log_probs(hidden, targets, head, chunk=chunk)
-        gradients.append((value.detach(), *torch.autograd.grad(value.square().sum(), [hidden, head.weight])))
-    for one, two in zip(*gradients, strict=True):
-        assert torch.allclose(one, two, rtol=1e-6, atol=1e-6)  # logits are read in float32
-
-
-def test_a_response_without_tokens_says_nothing_at_log_probability_zero() -> None:
-    head = torch.nn.Linear(4, 5, bias=False)
-    scored = response_log_probs(torch.zeros(1, 4), torch.tensor([1]), torch.tensor([1]), 2, head)
-    assert scored[0] == 0
-    assert scored[1].item() == pytest.approx(-np.log(5), rel=1e-6)
-
-
 def test_reference_log_probs_are_computed_once_for_a_model_and_its_rows(tmp_path: Path) -> None:
     model, tokenizer = tiny_model("Llama")
     seen: list[int] = []
@@ -100,6 +79,23 @@ def test_hidden_states_equal_one_prompt_at_a_time(architecture: str) -> None:
         layers = model(input_ids=ids, output_hidden_states=True).hidden_states
         expected = torch.stack([layer[0, -1] for layer in layers]).detach().numpy()
         assert np.allclose(found["generation"][:, number], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_response_position_is_the_mean_over_the_response_and_its_end(architecture: str) -> None:
+    model, tokenizer = tiny_model(architecture)
+    talks = [user_says("one"), user_says("a longer prompt"), user_says("xy")]
+    responses = ["yes, gladly", "", "no"]
+    found = hidden_states(model, tokenizer, talks, responses=responses, batch_size=2)
+    alone = hidden_states(model, tokenizer, talks, batch_size=2)
+    for number, (talk, response) in enumerate(zip(talks, responses, strict=True)):
+        prompt = encode_conversation(tokenizer, talk)
+        end = tokenizer(response + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
+        layers = model(input_ids=torch.tensor([[*prompt, *end]]), output_hidden_states=True).hidden_states
+        expected = torch.stack([layer[0, len(prompt) :].mean(0) for layer in layers]).detach().numpy()
+        assert np.allclose(found["response"][:, number], expected, rtol=1e-4, atol=1e-4)
+    for position, states in alone.items():  # what comes after a prompt does not reach back into it
+        assert np.allclose(found[position], states, rtol=1e-4, atol=1e-4)
 
 
 def test_the_instruction_position_ends_the_turns() -> None:

@@ -65,6 +65,27 @@ def test_every_layer_and_position_of_every_model_is_on_the_map(measured: dict[st
         assert all(cell["probe_auc"]["value"] is not None for cell in model["map"] if cell["layer"])
 
 
+def test_a_mean_over_responses_is_a_third_position(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = "--draws", 100, "--layers", "-1", "--position", "all"
+    given = folder / "with_responses.jsonl"
+    write_rows(given, [{**row, "response": "no" if row["harmful"] else "here it is"} for row in ANCHORS])
+    for prompts, out in ((folder / "anchors.jsonl", "own"), (given, "given")):
+        assert call(monkeypatch, folder / "model0", "--prompts", prompts, *options, "--out", folder / out) == 0
+    own, told = (read_json(folder / name / "separation.json")["models"][0]["last_layer"] for name in ("own", "given"))
+    assert list(own) == ["instruction", "generation", "response"]
+    assert told["generation"]["probe_auc"] == own["generation"]["probe_auc"]
+    assert told["response"]["probe_auc"]["value"] == 1.0  # one text a class
+    assert "mean over response" in (folder / "given" / "separation.html").read_text()
+
+
+def test_anchors_of_which_some_have_a_response_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    write_rows(folder / "some.jsonl", [{**ANCHORS[0], "response": "no"}, *ANCHORS[1:]])
+    assert call(monkeypatch, folder / "model0", "--prompts", folder / "some.jsonl", "--position", "response") == 2
+    assert "27 of 28 anchors have no response" in " ".join(capsys.readouterr().err.split())
+
+
 def test_baselines_stand_beside_and_are_held_against_the_probe(measured: dict[str, Any]) -> None:
     assert measured["prompts"] == {"safe": 14, "harmful": 14, "clusters": 14}
     assert measured["baselines"]["lexical"]["value"] == 1.0  # one verb a class

@@ -17,6 +17,7 @@ from divalign.study.sweep_config import Sweep, load_sweep, planned_runs
 from divalign.study.sweep_page import page
 from divalign.study.sweep_verdict import INDICATORS, points, weigh
 from divalign.toy.world import requests
+from tests.tiny import save_tiny
 
 ROOT = Path(__file__).parents[2]
 TINY = """
@@ -113,6 +114,21 @@ def test_what_cannot_run_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_another_base_is_another_family_and_no_other_recipe(tmp_path: Path) -> None:
+    save_tiny("Llama", tmp_path / "other")
+    (tmp_path / "two.yaml").write_text(
+        TINY.replace("grid: {", f"grid: {{base: {{ours: {{}}, other: {{model.source: {tmp_path / 'other'}}}}}, ")
+        .replace(", long: {train.updates: 2}", "")
+        .replace("abliterate: {rounds: 2}", "")
+    )
+    found = sweep(load_sweep(tmp_path / "two.yaml"), tmp_path / "out")["models"]
+    assert [entry["run"] for entry in found] == ["ours-short"] * 2 + ["other-short"] * 2 + ["shuffled_labels"]
+    assert [entry["control"] for entry in found] == ["base", None, "base", None, "shuffled labels"]
+    ours, other = found[1], found[3]
+    assert ours["recipe"] == other["recipe"] == "kldo on cr, short"
+    assert (ours["family"], other["family"]) == ("toy", str(tmp_path / "other"))
+
+
 def test_another_sweeps_folder_is_left_alone(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds another sweep"):
         sweep(Sweep(run={"data": {"recipes": ["cr"]}}), folder / "out")
@@ -131,6 +147,7 @@ def test_the_committed_study_has_at_least_sixty_models_and_its_controls() -> Non
 
     assert sum(models(one.config) for one in runs if one.control is None) >= 60
     assert {one.control for one in runs} == {None, "shuffled labels"}
+    assert len({one.config.model.source for one in runs}) == 3  # families enough to leave one out
     assert asked.abliterate is not None
     assert {"cr", "pref", "ranked_refusals", "ranked", "cr_plus"} == set(runs[0].config.data.recipes)
     assert load_config(None).measure.position == runs[0].config.measure.position
@@ -193,6 +210,21 @@ def test_the_indicator_that_carries_the_effect_is_the_one_supported(tmp_path: Pa
 def test_no_effect_supports_no_indicator(tmp_path: Path) -> None:
     found = [weigh(simulated(seed, slope=0.0), tmp_path)["verdicts"] for seed in range(1, 4)]
     assert all(one["conclusion"] != "supported" for verdicts in found for one in verdicts.values())
+
+
+def test_an_effect_of_one_base_alone_is_seen_base_by_base(tmp_path: Path) -> None:
+    slopes = {"one": 1.5, "two": 0.0, "three": 0.0}
+    parts = [simulated(number, slope=slope) for number, slope in enumerate(slopes.values())]
+    named = [(name, entry) for name, part in zip(slopes, parts, strict=True) for entry in part]
+    entries = [{**entry, "family": name} for name, entry in named]
+    found = weigh(entries, tmp_path)
+    conclusions = {name: one["D_B, paper mode"]["conclusion"] for name, one in found["by_family"].items()}
+    assert conclusions["one"] == "supported"
+    assert "supported" not in (conclusions["two"], conclusions["three"])
+    assert found["evidence"]["D_B, paper mode"]["unseen_family_skill"] is not None
+    text = page({"models": entries, "divalign": "0", "seconds": 1, "sweep_sha256": "0" * 12, **found}, command="x")
+    assert "## Base by base" in text["study.md"]
+    assert "24 recipes on 3 base models" in text["study.md"]
 
 
 def test_the_papers_statistic_takes_its_logarithm_once(tmp_path: Path) -> None:

@@ -159,6 +159,16 @@ def test_impossible_models_are_refused(point: ModelPoint, message: str) -> None:
         verdict([point])
 
 
+def test_a_covariate_costs_its_degree_of_freedom_with_few_recipes() -> None:
+    generator, found = np.random.default_rng(0), 0
+    for _ in range(1000):
+        refusal, separation, logit = generator.normal(size=(3, 6))
+        wins = generator.binomial(200, 1 / (1 + np.exp(-0.7 * logit)))
+        points = [ModelPoint(str(i), "base", float(separation[i]), int(wins[i]), 200) for i in range(6)]
+        found += verdict(points, covariates={"refusal": refusal.tolist()}, simulations=1).p_value < 0.05
+    assert found <= 64  # 5 % of 1,000, and two standard errors; without the second taking out it is 89
+
+
 def test_covariates_must_fit_the_models() -> None:
     with pytest.raises(ValueError, match="covariate utility: got 1 numbers for 24 models"):
         verdict(study(0), covariates={"utility": [1.0]})
