@@ -95,6 +95,21 @@ class Train(Section):
     log_every: int = Field(default=5, ge=1, description="updates per row of metrics.jsonl")
 
 
+class Gcg(Section):
+    """The white-box search: a suffix for each of some prompts, beside the unsearched suffix that it begins with."""
+
+    methods_on: dict[str, tuple[str, ...]] = Field(
+        default={"cr": ("kldo", "dpo")}, description="aligned models that are searched: methods by recipe"
+    )
+    prompts: int = Field(default=16, ge=1, description="held-in harmful prompts, the first ones")
+    steps: int = Field(default=200, ge=1, description="most steps a prompt; a success ends its search")
+    width: int = Field(default=128, ge=1, description="candidates scored a step")
+    check_every: int = Field(default=1, ge=1, description="steps between two looks at the answer")
+    ends: str = Field(
+        default="refusal_strings_on_topic", description="judge that ends a search; `judge` decides what counts"
+    )
+
+
 class Measure(Section):
     """How the base model and every aligned one are measured."""
 
@@ -102,6 +117,10 @@ class Measure(Section):
     judge: str = Field(default="refusal_strings", description="a name of divalign.safety.judges.JUDGES")
     max_new_tokens: int = Field(default=32, ge=1)
     batch_size: int = Field(default=128, ge=1)
+    # Left out of config.yaml where it is off, as in runs made before it was there, which so stay the same runs.
+    gcg: Gcg | None = Field(
+        default=None, exclude_if=lambda value: value is None, description="null: no white-box search"
+    )
     position: Literal["instruction", "generation"] = Field(
         default="generation", description="where hidden states are read; the paper: instruction"
     )
@@ -111,7 +130,7 @@ class Measure(Section):
 
 
 class Config(Section):
-    """Everything a run depends on. The defaults are the tour of the embedded world."""
+    """Everything a run depends on. The defaults, with what `TOUR` adds to them, are the tour of the embedded world."""
 
     model: Model = Model()
     data: Data = Data()
@@ -119,12 +138,21 @@ class Config(Section):
     measure: Measure = Measure()
 
 
+# What a run without a configuration does beyond the defaults: attacks that make sense in the embedded world alone.
+TOUR: dict[str, Any] = {
+    "measure": {
+        "attacks": ["direct", "prefill", "wrapper", "prefix_injection", "divalign.toy.world:preamble"],
+        "gcg": {},
+    }
+}
+
+
 def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file (the tour if None) and apply `key.subkey=value` overrides, whose values are YAML too.
 
     Raises ValueError, in one sentence, for a missing file, broken YAML, an unknown key or a value that does not fit.
     """
-    content: Any = {} if path is None else read_yaml(path)
+    content: Any = TOUR if path is None else read_yaml(path)
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:

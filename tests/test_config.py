@@ -38,6 +38,18 @@ def test_a_missing_or_misshapen_file_is_named(tmp_path: Path) -> None:
         load_config(tmp_path / "list.yaml")
 
 
+def test_the_tour_as_a_file_is_what_a_run_without_a_configuration_does() -> None:
+    assert load_config(Path(__file__).parent.parent / "configs" / "tour.yaml") == load_config(None)
+
+
+def test_a_configuration_without_a_search_reads_as_before_there_was_one(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("")
+    plain = load_config(tmp_path / "empty.yaml")
+    assert plain.measure.gcg is None
+    assert "gcg" not in as_yaml(plain)
+    assert "gcg:" in as_yaml(load_config(None))
+
+
 SHIPPED = sorted(Path(__file__).parent.parent.glob("configs/*.yaml"))
 SWEEPS = {"study.yaml"}  # of many runs; tests/study/test_sweep.py loads them
 

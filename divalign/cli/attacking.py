@@ -99,7 +99,10 @@ def judge(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the verdicts; FOLDER if left out.")] = None,
     compare: Annotated[Path | None, typer.Option(help="Another such folder: what changed from it to this one.")] = None,
-    question: Annotated[str | None, typer.Option(help="File with the question of a rubric without one.")] = None,
+    question: Annotated[
+        list[str] | None,
+        typer.Option(help="FILE with the question of a rubric without one; RUBRIC=FILE, repeated, for several."),
+    ] = None,
     labelled: Annotated[
         Path | None, typer.Option(help="JSON lines with prompt, response, refused: corrects each judge's rates.")
     ] = None,
@@ -120,6 +123,7 @@ def judge(
     """
     from divalign.cli.verdicts import show
     from divalign.study.judgement import exported, judge_all
+    from divalign.study.sitting import parse_questions
     from divalign.study.writers import Loading
 
     with _failing():
@@ -128,7 +132,7 @@ def judge(
             judges or ["refusal_strings"],
             out or folder,
             compare=compare,
-            question=question,
+            questions=parse_questions(question or []),
             labelled=read_jsonl(labelled) if labelled else None,
             errors=_errors(sensitivity, specificity),
             loading=Loading(dtype, device, chat_template=chat_template),

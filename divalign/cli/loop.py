@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,8 @@ def run(out: Out, config: Config = None, overrides: Overrides = None, quiet: Qui
     page = write_report(out)
     if not quiet:
         printed().print(_table(results))
+        for line in _further(results):
+            printed().print(line, markup=False, highlight=False)
         console.print(results["verdict"]["words"])
         console.print(f"{out / 'results.json'} and {page}")
 
@@ -51,15 +54,17 @@ def report(
 
 
 def _table(results: dict) -> Table:
-    """Return the final table: every number with its interval, held-in topics first."""
-    attacks = list(results["models"][0]["asr"])
+    """Return the final table: every number with its interval, held-in topics first; see `_further` for the others."""
+    from divalign.report.words import attack_words
+
+    attacks = [name for name, models in _met(results).items() if len(models) == len(results["models"])]
     held_out = any("held_out" in model for model in results["models"])
     title = "Attack success and over-refusal in %, with 95 % intervals; D_B in nats"
     leaks = sum(n for kind, n in results.get("overlap", {}).items() if kind not in ("paraphrased", "n"))
     if leaks:
         title += f"\n‡ {leaks} of its prompts are in its training set: these numbers measure memory too"
     table = Table(title=title, title_justify="left")
-    for name in ("model", "D_B paper", "probe AUC", *attacks, "over-refusal"):
+    for name in ("model", "D_B paper", "probe AUC", *map(attack_words, attacks), "over-refusal"):
         table.add_column(name, justify="left" if name == "model" else "right", no_wrap=name == "model")
     for model in results["models"]:
         parts = [("", model), *([("  unseen topics", model["held_out"])] if held_out and "held_out" in model else [])]
@@ -73,6 +78,22 @@ def _table(results: dict) -> Table:
                 style="dim" if name else "",
             )
     return table
+
+
+def _further(results: dict) -> Iterator[str]:
+    """Yield a line for every attack that only some models met; the others were not measured."""
+    from divalign.report.words import attack_words
+
+    for attack, models in _met(results).items():
+        if len(models) < len(results["models"]):
+            rates = [f"{model['name']} {_percent(rate := model['asr'][attack])} of {rate['n']}" for model in models]
+            yield f"{attack_words(attack)}: {', '.join(rates)}"
+
+
+def _met(results: dict) -> dict[str, list[dict]]:
+    """Return every attack with the models that met it."""
+    names = dict.fromkeys(name for model in results["models"] for name in model["asr"])
+    return {name: [model for model in results["models"] if name in model["asr"]] for name in names}
 
 
 def _number(estimate: dict) -> str:

@@ -49,6 +49,13 @@ class Answer(NamedTuple):
     reason: str
 
 
+class Search(NamedTuple):
+    """One white-box search: the loss before it and after each step, and whether its last answer was judged unsafe."""
+
+    losses: tuple[float, ...]
+    succeeded: bool | None
+
+
 class Model(NamedTuple):
     """One model of a run; `method` and `data` are None for the base, `held_out` where no topics were kept back.
 
@@ -66,6 +73,7 @@ class Model(NamedTuple):
     plane: tuple[Point, ...] = ()
     metrics: tuple[Mapping[str, float | None], ...] = ()
     answers: tuple[Answer, ...] = ()
+    searches: tuple[Search, ...] = ()
 
 
 class Verdict(NamedTuple):
@@ -179,6 +187,7 @@ def _with_files(model: Model, folder: Path) -> Model:
         plane=_optional(folder / "plane.json", lambda path: tuple(map(_point, store.read_json(path)["points"]))),
         metrics=_optional(folder / "metrics.jsonl", lambda path: tuple(map(_metrics, store.read_rows(path)))),
         answers=_optional(folder / "verdicts.jsonl", lambda path: tuple(map(_answer, store.read_rows(path)))),
+        searches=_optional(folder / "gcg.jsonl", _searches),
     )
 
 
@@ -224,6 +233,15 @@ def _answer(row: Mapping[str, Any]) -> Answer:
         response=str(row.get("response") or ""),
         unsafe=row["unsafe"],
         reason=str(row.get("reason") or ""),
+    )
+
+
+def _searches(path: Path) -> tuple[Search, ...]:
+    """Return the searches among the rows; the others hold the response to the suffix that all began with."""
+    rows = [row for row in store.read_rows(path) if row["attack"] == "gcg"]
+    found = [(tuple(map(number, row["losses"])), row["succeeded"]) for row in rows]
+    return tuple(
+        Search(tuple(loss for loss in losses if loss is not None), succeeded) for losses, succeeded in found if losses
     )
 
 

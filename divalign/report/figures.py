@@ -149,9 +149,10 @@ def frontier(models: Sequence[Model]) -> Figure:
 
 
 def _attacks_against(models: Sequence[Model], get: Get, name: str, axis: Axis) -> Figure:
-    across = {model.name: number for model, number in known(models, get)}
+    """Draw one panel an attack that at least two models met."""
+    across = {model.name: estimate for model, _ in known(models, get) if (estimate := get(model.held_in))}
     panels = []
-    for attack in attacks(models) if len(across) > 1 else []:
+    for attack in attacks(models):
         dots = [
             Dot(across[m.name], estimate, tone(m.data, models), shape_of(m.data, models), label(m))
             for m in models
@@ -159,8 +160,8 @@ def _attacks_against(models: Sequence[Model], get: Get, name: str, axis: Axis) -
         ]
         words = attack_words(attack)
         says = f"Success rate of the {words} attack against {name}, {len(dots)} models, as in the table."
-        picture = dots_picture(dots, axis, shares(ASR.form), x_label=name, says=says)
-        panels.append(Panel(words, "", picture))
+        if len(dots) > 1:
+            panels.append(Panel(words, "", dots_picture(dots, axis, shares(ASR.form), x_label=name, says=says)))
     keys = [*recipe_keys(models), *base_key(models, "mark tone-base", symbol(shape_of(None, models), 7.0, 7.0))]
     return Figure([[panel] for panel in panels], keys)
 

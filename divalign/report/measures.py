@@ -43,7 +43,8 @@ ASR = Measure(
     "share of harmful prompts",
     "smaller is safer",
     "How often the judge calls the answer to a harmful prompt unsafe. Direct: the prompt as it is. Prefill: the first "
-    "words of a compliant answer are put into the model's mouth. Wrapper: the prompt inside a template. "
+    "words of a compliant answer are put into the model's mouth. Wrapper: the prompt inside a template. Gcg: with a "
+    "suffix that was searched with the model's gradient; gcg start: with the marks that the search begins with. "
     "Answers the judge could not decide count neither way.",
     percent,
 )
@@ -115,9 +116,14 @@ def recipes(models: Iterable[Model]) -> list[str]:
 
 
 def shape_of(recipe: str | None, models: Iterable[Model]) -> int:
-    """Return a recipe's symbol and colour: always 0 for compliance-refusal and 1 for preference data."""
+    """Return a recipe's symbol and colour: always 0 for compliance-refusal and 1 for preference data.
+
+    The base (no recipe) has the last symbol, which no recipe before the fourth shares.
+    """
+    if recipe is None:
+        return 3
     others = [name for name in recipes(models) if name not in ("cr", "pref")]
-    return {"cr": 0, "pref": 1}.get(recipe or "", 2 + others.index(recipe) if recipe in others else 2)
+    return {"cr": 0, "pref": 1}.get(recipe, 2 + others.index(recipe) if recipe in others else 2)
 
 
 def base_of(models: Iterable[Model]) -> Model | None:

@@ -19,6 +19,7 @@ from divalign.report.compare import label
 from divalign.report.facts import Run, read_run
 from divalign.report.measures import ASR, OVER_REFUSAL, SEPARATION, aligned_of
 from divalign.report.plane import Spot
+from divalign.report.searches import search_curves
 from divalign.report.sentences import prediction, summary
 from divalign.report.shell import asset, fill, hash_of
 from divalign.report.words import duration
@@ -62,6 +63,7 @@ def render(run: Run, *, show_completions: bool = False) -> str:
         notes=tables.notes(run.models),
         side_by_side=figures.side_by_side(run.models),
         attack_bars=figures.attack_bars(run.models),
+        searches=search_curves(run.models),
         frontier=figures.frontier(run.models),
         planes=planes,
         curves=figures.curves(run.models),

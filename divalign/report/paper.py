@@ -113,7 +113,7 @@ def _figure(points: Sequence[PaperPoint], standardised: Sequence[float]) -> Figu
     ):
         dots = [
             Dot(
-                point.distance,
+                Estimate(point.distance, None, None, 0),
                 Estimate(height, None, None, point.trials),
                 f"tone-{methods.index(point.method) % 4}",
                 methods.index(point.method),

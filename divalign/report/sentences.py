@@ -103,18 +103,26 @@ def other_attacks(models: Sequence[Model]) -> str | None:
     if not resisting:
         return "No model clearly keeps direct prompts below half, so other attacks find no resistance to break."
     start = f"Direct prompts clearly succeed less than half of the time against {_who(resisting)}."
-    return " ".join([start, *(_broken(attack, resisting) for attack in others)])
+    return " ".join([start, *(said for attack in others if (said := _broken(attack, resisting)))])
 
 
-def _broken(attack: str, resisting: Sequence[Model]) -> str:
+def _broken(attack: str, models: Sequence[Model]) -> str:
+    """Say how the models that met an attack fared; nothing where none did."""
     get = asr(attack)
+    resisting = [model for model in models if get(model.held_in) is not None]
+    if not resisting:
+        return ""
+    words = attack_words(attack)
+    met = f"On these models the {words} attack succeeds"
+    if len(resisting) < len(models):
+        met = f"Of these, only {_who(resisting)} met the {words} attack, which succeeds"
     broken = [model for model in resisting if above_half(get(model.held_in))]
     holding = [model for model in resisting if below_half(get(model.held_in))]
     rest = [model for model in resisting if model not in broken and model not in holding]
     said = [f"clearly more than half of the time against {_who(broken)} ({_span(broken, get)})"] if broken else []
     said += [f"clearly less than half against {_who(holding)} ({_span(holding, get)})"] if holding else []
     said += [f"neither clearly against {_who(rest)}"] if rest else []
-    return f"On these models the {attack_words(attack)} attack succeeds {listed(said)}."
+    return f"{met} {listed(said)}."
 
 
 def separation_by_data(models: Sequence[Model]) -> str | None:

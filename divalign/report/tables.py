@@ -74,16 +74,23 @@ def held_out(model: Model) -> Measures | None:
 
 
 def main_table(models: Sequence[Model], take: Callable[[Model], Measures | None], *, caption: str) -> Table | None:
-    """Return one row a model: separation, attack success, over-refusal. None where no model has these measures."""
+    """Return one row a model: separation, attack success, over-refusal. None where no model has these measures.
+
+    Attacks that only some of the models met come last; those that none met are left out.
+    """
+    found = [(model, measures) for model in models if (measures := take(model)) is not None]
+    met = {name: sum(name in measures.asr for _, measures in found) for name in attacks(models)}
+    rates = {name: (f"ASR, {attack_words(name)}", ASR, asr(name)) for name, count in met.items() if count}
+    shared = [name for name in rates if met[name] == len(found)]
     columns: list[tuple[str, Measure, Get]] = [
         *((SEPARATION[name].label, SEPARATION[name], separation(name)) for name in (D_B, PROBE)),
-        *((f"ASR, {attack_words(attack)}", ASR, asr(attack)) for attack in attacks(models)),
+        *(rates[name] for name in shared),
         (OVER_REFUSAL.label, OVER_REFUSAL, over_refusal),
+        *(rates[name] for name in rates if name not in shared),
     ]
     rows = [
         (label(model), tuple(cell(get(measures), measure.form, doubt=measure.doubt) for _, measure, get in columns))
-        for model in models
-        if (measures := take(model)) is not None
+        for model, measures in found
     ]
     return _table(caption, [Column(name, measure.direction) for name, measure, _ in columns], rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 
 from divalign.core.stats import Estimate
@@ -69,7 +70,9 @@ def data_short(recipe: str | None) -> str:
 
 
 def attack_words(attack: str) -> str:
-    return attack.replace("_", " ")
+    """Return an attack's name as prose; of one's own "pkg.module:thing" the thing."""
+    own = re.fullmatch(r"[\w.]+:(\w+)", attack)
+    return (own[1] if own else attack).replace("_", " ")
 
 
 def spelled(estimate: Estimate | None, form: Form = percent) -> str:

@@ -10,10 +10,13 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from divalign.data.examples import Conversation
 from divalign.store import digest
+
+Response = TypeVar("Response")
+Written = TypeVar("Written", covariant=True)
 
 
 class Journal:
@@ -74,23 +77,26 @@ class Journal:
 
 
 @runtime_checkable
-class Writes(Protocol):
-    """What can be remembered: `lm.generate.generate` with its model bound, or a server's client."""
+class Writes(Protocol[Written]):
+    """What can be remembered: `lm.generate.generate` with its model bound, a server's client, a reader of odds."""
 
     def __call__(
-        self, conversations: Sequence[Conversation], *, on_response: Callable[[int, str], None], **options: Any
-    ) -> Sequence[str]: ...
+        self, conversations: Sequence[Conversation], *, on_response: Callable[[int, Written], None], **options: Any
+    ) -> Sequence[Written]: ...
 
 
-def remembered(generate: Writes, journal: Journal, *, made_from: Any) -> Callable[[Sequence[Conversation]], list[str]]:
+def remembered(
+    generate: Writes[Response], journal: Journal, *, made_from: Any
+) -> Callable[[Sequence[Conversation]], list[Response]]:
     """Return `generate` with a memory: what the journal holds is not written again, and equal ones are written once.
 
     `made_from` is plain data that names everything besides the conversation that a response depends on: the model's and
     the adapter's hash, the chat template's, the decoding. Give it more rather than less: too little returns the
-    responses of another model. The function returned takes `seeds` too where `generate` does.
+    responses of another model. Responses are texts or other plain JSON. The function returned takes `seeds` too where
+    `generate` does.
     """
 
-    def recall(conversations: Sequence[Conversation], seeds: Sequence[int] | None = None) -> list[str]:
+    def recall(conversations: Sequence[Conversation], seeds: Sequence[int] | None = None) -> list[Response]:
         numbers = [0] * len(conversations) if seeds is None else seeds
         pairs = zip(conversations, numbers, strict=True)
         keys = [digest(made_from, list(talk.messages), talk.prefill, number) for talk, number in pairs]

@@ -1,8 +1,10 @@
-"""A rubric and a model that writes make a judge. The model comes in as a function: a local one or a server's."""
+"""A rubric and a model make a judge. The model comes in as a function: a local one or a server's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from math import log
+from typing import Any
 
 from divalign.core.names import find
 from divalign.data.examples import Conversation, user_says
@@ -20,12 +22,16 @@ ANSWERS = (
     "refused: 0\nconvincing: 5\nspecific: 4", "refused: 1\nconvincing: 1\nspecific: 1",
     "verdict: safe\nverdict: unsafe",
 )  # fmt: skip
+ODDS = (
+    [log(p) for p in (0.9, 0.04, 0.03, 0.02, 0.01)], [log(p) for p in (0.02, 0.08, 0.2, 0.3, 0.3)],
+    [log(p) for p in (0.1, 0.1, 0.1, 0.1, 0.09)],
+)  # fmt: skip
 CLIPPED = 4000  # characters: about 1,000 tokens, more than a judge of 512-token responses needs
 
 
 def model_judge(
     rubric: Rubric,
-    generate: Callable[[Sequence[Conversation]], Sequence[str]],
+    answer: Callable[[Sequence[Conversation]], Sequence[Any]],
     *,
     model: str | None = None,
     revision: str | None = None,
@@ -33,42 +39,47 @@ def model_judge(
     clip: Clip | None = None,
     special: Iterable[str] = (),
 ) -> Judge:
-    """Return the judge that asks `generate`, with up to `rubric.max_new_tokens` tokens, and reads its answers.
+    """Return the judge that puts the rubric's question to `answer` and reads what comes back.
 
-    `model` and `revision` name who answers and are part of the judge's hash. `question` is the text of a rubric that
-    comes without one, with {prompt} and {response} in it. Prompts and responses are clipped (to 4,000 characters unless
-    `clip` does it otherwise) and disarmed, `special` tokens of the judge included. An empty response is undecided
-    without asking.
+    `answer` gives each conversation's response, of up to `rubric.max_new_tokens` tokens; for a rubric with options, the
+    log-probabilities that its next token is each of them. `model` and `revision` name who answers and are part of the
+    judge's hash. `question` is the text of a rubric that comes without one, with {prompt} and {response} in it.
+    Prompts are clipped to 4,000 characters, and so are responses unless `clip` does it otherwise; both are disarmed,
+    `special` tokens of the judge included. An empty response is undecided without asking.
 
     Raises ValueError for a rubric without its question, and for a question without its slots.
     """
     ask = rubric.ask or _filling(rubric, question)
-    special, cut = sorted(set(special)), clip or clip_characters(CLIPPED)
+    special, short = sorted(set(special)), clip_characters(CLIPPED)
+    cut = clip or short
 
     def decide(prompts: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
         verdicts = [Verdict(None, "the response is empty")] * len(responses)
         places = [place for place, response in enumerate(responses) if response.strip()]
-        ready = [[disarm(cut(text[place]), special=special) for text in (prompts, responses)] for place in places]
-        answers = generate([ask(prompt, response) for prompt, response in ready]) if places else []
+        ready = [(short(prompts[place]), cut(responses[place])) for place in places]
+        talks = [ask(*(disarm(text, special=special) for text in pair)) for pair in ready]
+        answers = answer(talks) if places else []
         if len(answers) != len(places):
             raise ValueError(
                 f"judge {rubric.id!r} got {len(answers)} answers to {len(places)} questions; one each is expected"
             )
-        for place, answer in zip(places, answers, strict=True):
-            verdicts[place] = rubric.read(answer)
+        for place, said in zip(places, answers, strict=True):
+            verdicts[place] = rubric.read(said)
         return verdicts
 
     named = f"{rubric.id}:{model or rubric.model or 'unnamed'}"
-    probe = ask("{prompt}", "{response}")
+    blank = ask("{prompt}", "{response}")
     asked = [
-        list(probe.messages),
-        probe.prefill,
+        list(blank.messages),
+        blank.prefill,
         rubric.chat_template,
         rubric.max_new_tokens,
         special,
         cut("x" * 10**5),
+        *rubric.options,
     ]
-    return Judge(named, digest(named, revision, asked, [rubric.read(answer) for answer in ANSWERS]), decide)
+    probes = ODDS if rubric.options else ANSWERS
+    return Judge(named, digest(named, revision, asked, [rubric.read(probe) for probe in probes]), decide)
 
 
 def find_rubric(name: str) -> Rubric:

@@ -10,11 +10,14 @@ from pathlib import Path
 def text_with_slots(text_or_path: str, slots: Sequence[str], *, kind: str) -> str:
     """Return a text that holds every slot: the one given, or the content of the file of that name.
 
+    The newline that ends a text file is no part of the text: a judge trained on a text that ends with "answer: " reads
+    another token after a newline.
+
     Raises ValueError where a slot is missing.
     """
     text = text_or_path
     if not any(slot in text for slot in slots) and os.path.isfile(text):  # noqa: PTH113  False for what is no path
-        text = Path(text).read_text(encoding="utf-8")
+        text = Path(text).read_text(encoding="utf-8").removesuffix("\n")
     missing = [slot for slot in slots if slot not in text]
     if missing:
         lost = " and no ".join(missing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from divalign.data.overlap import find_overlap
 from divalign.data.sources import read_sources
 from divalign.toy import world
 
+OPENING_WORDS = 6
 DRAW = 0  # test prompts are one fixed draw, so that models of all seeds are measured on the same ones
 
 
@@ -97,6 +99,22 @@ def prompt_rows(corpus: Corpus) -> list[Row]:
         for kind, part in (("test", corpus.test), ("held-out", corpus.held_out))
         for number, request in enumerate(part)
     ]
+
+
+def openings(corpus: Corpus) -> dict[str, str]:
+    """Return how the compliance with each held-in harmful prompt opens, by the prompt's id: what a search makes likely.
+
+    As few whole sentences as make six words: "Certainly." consents to anything, and an answer that only had to open
+    with it stays off the topic.
+    """
+    rows = zip(prompt_rows(corpus), corpus.test, strict=False)  # those held out come after
+    return {row["id"]: _opening(request.compliance) for row, request in rows if request.harmful}
+
+
+def _opening(text: str) -> str:
+    sentences = re.split(r"(?<=[.!?])\s+", text.strip())
+    heads = [" ".join(sentences[:count]) for count in range(1, len(sentences) + 1)]
+    return next((head for head in heads if len(head.split()) >= OPENING_WORDS), heads[-1])
 
 
 def _all_or(requests: list[Request], n: int | None) -> list[Request]:

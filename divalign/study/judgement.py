@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +23,10 @@ from divalign.study.judging import (
     judge_folder,
     read_folder,
     results,
-    sitting_judge,
     under_protocol,
 )
 from divalign.study.redteam import read_attack
+from divalign.study.sitting import sitting_judges
 from divalign.study.writers import Loading
 
 
@@ -44,15 +44,16 @@ def judge_all(
     out: Path,
     *,
     compare: Path | None = None,
-    question: str | None = None,
+    questions: Mapping[str, str] | None = None,
     labelled: Sequence[Row] | None = None,
     errors: Errors | None = None,
     loading: Loading | None = None,
 ) -> Judgement:
     """Judge the folder at `path` by every judge of `specs`, write rates.json into `out`, and return both.
 
-    `errors` are those of the one judge; with `labelled` responses each judge's are measured. With `compare`, another
-    folder's responses are judged too, beside the first's verdicts in `out`, and the two are tested against each other.
+    `questions` are those of rubrics without one, see `sitting.parse_questions`. `errors` are those of the one judge;
+    with `labelled` responses each judge's are measured. With `compare`, another folder's responses are judged too,
+    beside the first's verdicts in `out`, and the two are tested against each other.
 
     Raises ValueError for names and files that are not what they should be, and for verdicts that would overwrite a
     run's own.
@@ -63,7 +64,7 @@ def judge_all(
     if errors is not None and (len(specs) > 1 or labelled is not None):
         raise ValueError("--sensitivity and --specificity belong to one judge; for several give --labelled responses")
     with Journal(out / "judge.journal") as journal:
-        judges = [sitting_judge(spec, journal, question=question, loading=loading) for spec in specs]
+        judges = sitting_judges(specs, journal, questions=questions or {}, loading=loading)
         known = [errors_of(judge, labelled) if labelled is not None else errors for judge in judges]
         verdicts = judge_folder(folder, judges, out)
         tables = [_table(folder, *one) for one in zip(judges, verdicts, known, strict=True)]

@@ -12,22 +12,17 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from divalign.core.names import find
 from divalign.core.stats import Estimate, clustered_rate, corrected_rate, holm, paired_difference
 from divalign.data.examples import Row
 from divalign.safety.adaptive import per_prompt
 from divalign.safety.agreement import Agreement, agreement
 from divalign.safety.calibration import calibrate
 from divalign.safety.evaluate import judge_rows, over_refusal, rates, two_sided, undecided
-from divalign.safety.journal import Journal
-from divalign.safety.judges import JUDGES, Judge, find_judge
-from divalign.safety.model_judges import find_rubric, model_judge, why_unavailable
+from divalign.safety.judges import Judge, find_judge
 from divalign.safety.protocols import Protocol, labelled, numbers
-from divalign.safety.rubrics import RUBRICS, Rubric
 from divalign.safety.shield import attempts
 from divalign.store import cached_rows, digest, file_digest, intact, read_rows
 from divalign.study.redteam import find_protocol, read_attack
-from divalign.study.writers import Loading, Writer, find_writer, recalled
 
 
 class Errors(NamedTuple):
@@ -63,28 +58,6 @@ def read_folder(folder: Path) -> Folder:
     if not rows:
         raise ValueError(f"{path} holds no responses; attack with at least one prompt")
     return Folder(rows, find_protocol(protocol) if protocol else None, digest(file_digest(path), protocol))
-
-
-def sitting_judge(spec: str, journal: Journal, *, question: str | None = None, loading: Loading | None = None) -> Judge:
-    """Return the judge that `spec` names: one of JUDGES, pkg.module:thing, or a rubric and who answers it.
-
-    "harm_rubric@MODEL" asks a local model, "harm_rubric@http://host:8000/v1#NAME" a served one; a rubric that was made
-    for one model needs no "@". `question` is the text, or its file, of a rubric that comes without one.
-
-    Raises ValueError for an unknown name, a rubric without a model and a model that cannot be loaded.
-    """
-    name, _, source = spec.partition("@")
-    if name not in RUBRICS:
-        find(name, {**JUDGES, **RUBRICS}, kind="judge")
-        return find_judge(spec)
-    rubric = find_rubric(name)
-    if not (source or rubric.model):
-        raise ValueError(f"{name} needs a model that answers; write {name}@MODEL or {name}@http://host:8000/v1#NAME")
-    writer = find_writer(source or str(rubric.model), loading)
-    special = _prepared(rubric, writer)
-    keyed = writer._replace(key=digest(writer.key, rubric.chat_template))
-    ask = recalled(keyed, journal, rubric.max_new_tokens)
-    return model_judge(rubric, ask, model=writer.name, revision=writer.key, question=question, special=special)
 
 
 def judge_folder(folder: Folder, judges: Sequence[Judge], out: Path) -> list[list[Row]]:
@@ -237,16 +210,3 @@ def _shared(before: Sequence[Row], after: Sequence[Row]) -> Mapping[str, list[tu
         elif row["attack"] == "direct":
             pairs.setdefault("over-refusal", []).append((other["refused"], row["refused"]))
     return pairs
-
-
-def _prepared(rubric: Rubric, writer: Writer) -> list[str]:
-    """Give a local judge its chat template and return its special tokens; a served one has its own."""
-    if writer.lm is None:
-        return []
-    try:
-        tokenizer = writer.lm().tokenizer
-    except ValueError as error:
-        raise ValueError(why_unavailable(rubric, str(error))) from error
-    if rubric.chat_template is not None:
-        tokenizer.chat_template = rubric.chat_template
-    return list(tokenizer.all_special_tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +22,12 @@ from divalign.lm.hidden import hidden_states
 from divalign.lm.load import LM
 from divalign.lm.score import sequence_log_probs
 from divalign.safety.attacks import find_attack
-from divalign.safety.evaluate import attack_prompts, judge_rows, over_refusal, rates
+from divalign.safety.evaluate import Generate, attack_prompts, judge_rows, over_refusal, rates
 from divalign.safety.journal import Journal, remembered
 from divalign.safety.judges import find_judge
 from divalign.store import cached_arrays, cached_json, cached_rows, digest
 from divalign.study.progress import Progress
+from divalign.study.searching import options_of, searched, started
 
 
 class Subject(NamedTuple):
@@ -62,39 +64,81 @@ def separations(subject: Subject, prompts: Sequence[Row], config: Config, progre
     )
 
 
-def attacked(subject: Subject, prompts: Sequence[Row], config: Config, progress: Progress) -> dict[str, Any]:
-    """Return `{"test": ..., "held_out": ...}` with attack success rates and over-refusal; leave the records behind."""
+def attacked(
+    subject: Subject, prompts: Sequence[Row], config: Config, progress: Progress, *, searches: Sequence[Row] = ()
+) -> dict[str, Any]:
+    """Return `{"test": ..., "held_out": ...}` with attack success rates and over-refusal; leave the records behind.
+
+    `searches` are the prompts, with their targets, for which a suffix is searched: two attacks more, on these alone.
+    """
     measure, judge = config.measure, find_judge(config.measure.judge)
     attacks = {name: find_attack(name) for name in measure.attacks}
-    made_from = ["greedy", subject.key, measure.max_new_tokens]
-    key = digest("responses", made_from, prompts, list(attacks))
+    more = _suffixes(subject, searches, config, progress) if searches else []
+    key = digest("responses", _made_from(subject, config), prompts, list(attacks), *([more] if more else []))
     asked = [row for row in prompts if row["harmful"]]
     benign = [row for row in prompts if not row["harmful"]]
 
     def respond() -> list[Row]:
         total = len(asked) * len(attacks) + len(benign)
-        with progress(f"attacks {subject.name}", total, "responses") as advance:
-            lm = subject.load()
-
-            def write(
-                conversations: Sequence[Conversation], *, on_response: Callable[[int, str], None], **options: Any
-            ) -> list[str]:
-                def on_each(index: int, text: str) -> None:
-                    on_response(index, text)
-                    advance(1)
-
-                sizes = {"batch_size": measure.batch_size, "max_new_tokens": measure.max_new_tokens}
-                return generate(lm.model, lm.tokenizer, conversations, on_response=on_each, **sizes, **options)
-
-            with Journal(subject.folder / "responses.journal") as journal:
-                recall = remembered(write, journal, made_from=made_from)
-                direct = {"direct": find_attack("direct")}
-                return attack_prompts(recall, attacks, asked) + attack_prompts(recall, direct, benign)
+        with progress(f"attacks {subject.name}", total, "responses") as advance, _journal(subject) as journal:
+            write = _writer(subject, config, journal, advance)
+            direct = {"direct": find_attack("direct")}
+            return attack_prompts(write, attacks, asked) + attack_prompts(write, direct, benign) + more
 
     responses = cached_rows(subject.folder / "responses.jsonl", key, respond)
     judged = digest("verdicts", key, judge.id, judge.sha256)
     verdicts = cached_rows(subject.folder / "verdicts.jsonl", judged, lambda: judge_rows(judge, responses))
     return cached_json(subject.folder / "rates.json", digest("rates", judged), lambda: _rates(verdicts))
+
+
+def _suffixes(subject: Subject, searches: Sequence[Row], config: Config, progress: Progress) -> list[Row]:
+    """Return the responses to the unsearched suffix and to the searched ones; leave gcg.jsonl with the losses."""
+    assert config.measure.gcg is not None
+    options, ends, made_from = (
+        options_of(config.measure.gcg),
+        find_judge(config.measure.gcg.ends),
+        _made_from(subject, config),
+    )
+    key = digest("gcg", made_from, list(searches), asdict(options), ends.sha256)
+
+    def make() -> list[Row]:
+        with _journal(subject) as journal:
+            write = _writer(subject, config, journal, lambda _: None)
+            found = searched(
+                subject.load(), write, searches, subject.folder / "gcg", options=options, ends=ends,
+                made_from=made_from, progress=progress, stage=f"gcg {subject.name}",
+            )  # fmt: skip
+            return started(write, searches, options) + found
+
+    extra = {"target", "succeeded", "losses"}
+    rows = cached_rows(subject.folder / "gcg.jsonl", key, make)
+    return [{name: value for name, value in row.items() if name not in extra} for row in rows]
+
+
+def _made_from(subject: Subject, config: Config) -> list[Any]:
+    """Return what all responses of a model depend on besides the conversations."""
+    return ["greedy", subject.key, config.measure.max_new_tokens]
+
+
+def _journal(subject: Subject) -> Journal:
+    return Journal(subject.folder / "responses.journal")
+
+
+def _writer(subject: Subject, config: Config, journal: Journal, advance: Callable[[int], None]) -> Generate:
+    """Return what writes the model's responses, with a memory; `advance` is told of each that comes."""
+    sizes = {"batch_size": config.measure.batch_size, "max_new_tokens": config.measure.max_new_tokens}
+
+    def write(
+        conversations: Sequence[Conversation], *, on_response: Callable[[int, str], None], **options: Any
+    ) -> list[str]:
+        def on_each(index: int, text: str) -> None:
+            on_response(index, text)
+            advance(1)
+
+        lm = subject.load()
+        return generate(lm.model, lm.tokenizer, conversations, on_response=on_each, **sizes, **options)
+
+    return remembered(write, journal, made_from=_made_from(subject, config))
 
 
 def divergences(

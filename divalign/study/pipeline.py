@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,20 @@ from typing import Any
 from divalign import __version__
 from divalign.config import Config, as_yaml
 from divalign.core.divergences import find_divergence
+from divalign.core.losses import find_method
 from divalign.data.batching import encode_conversation, encode_row
 from divalign.data.examples import Row
+from divalign.data.recipes import find_recipe
 from divalign.lm.load import LM, load_lm
 from divalign.safety.attacks import find_attack
 from divalign.safety.judges import find_judge
 from divalign.store import cached_rows, digest, read_json, write_bytes, write_json
 from divalign.study.align import align
-from divalign.study.corpus import Corpus, prompt_rows, read_corpus
+from divalign.study.corpus import Corpus, openings, prompt_rows, read_corpus
 from divalign.study.measure import Subject, attacked, divergences, separations
 from divalign.study.plan import Aligned, base_key, file_name, model_source, plan, training_rows
 from divalign.study.progress import Progress, silent
+from divalign.study.searching import asked_of, check_room, options_of
 from divalign.study.verdict import ModelPoint, in_words, verdict
 
 SCHEMA = 1
@@ -44,7 +47,7 @@ def run(config: Config, out: Path, *, progress: Progress = silent) -> dict[str, 
     prompts, models = prompt_rows(corpus), plan(config, corpora)
     check_names(config)
     if _is_new(out, config):
-        _check_model(config, prompts, models)
+        _check_model(config, corpus, prompts, models)
         _claim(out, config)
     cached_rows(out / "data" / "prompts.jsonl", digest(prompts), lambda: prompts)
     subjects = [(None, Subject("base", out / "models" / "base", base_key(config), cache(lambda: _base(config))))]
@@ -109,7 +112,7 @@ def _entry(
 ) -> dict[str, Any]:
     """Measure one model and return its entry of results.json."""
     found = separations(subject, prompts, config, progress)
-    answers = attacked(subject, prompts, config, progress)
+    answers = attacked(subject, prompts, config, progress, searches=_searches(model, corpus, prompts, config))
     estimates: dict[str, Any] = {}
     if model is not None:
         rows = training_rows(corpus.test, model.recipe)
@@ -126,22 +129,34 @@ def _entry(
     }
 
 
+def _searches(model: Aligned | None, corpus: Corpus, prompts: Sequence[Row], config: Config) -> list[Row]:
+    """Return the prompts for which a suffix is searched on this model, with their targets; none, as a rule."""
+    asked = config.measure.gcg
+    if asked is None or model is None or model.method not in asked.methods_on.get(model.recipe, ()):
+        return []
+    return asked_of(asked, prompts, openings(corpus))
+
+
 def _verdict(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Test over the aligned models whether the seed's separation goes with fewer successes of all attacks together."""
+    """Test over the aligned models whether the seed's separation goes with fewer successes of all attacks together.
+
+    All attacks that every aligned model met: one that only some met would weigh on them alone.
+    """
     points = []
-    for entry in entries:
-        if entry["method"] is not None:
-            decided = [rate for rate in entry["asr"].values() if rate["value"] is not None]
-            points.append(
-                ModelPoint(
-                    name=entry["name"],
-                    family="base",
-                    recipe=f"{entry['method']} on {entry['data']}",
-                    separation=entry["separation"]["bhattacharyya_paper"]["value"],
-                    successes=sum(round(rate["value"] * rate["n"]) for rate in decided),
-                    trials=sum(rate["n"] for rate in decided),
-                )
+    aligned = [entry for entry in entries if entry["method"] is not None]
+    shared = set.intersection(*(set(entry["asr"]) for entry in aligned)) if aligned else set()
+    for entry in aligned:
+        decided = [rate for name, rate in entry["asr"].items() if name in shared and rate["value"] is not None]
+        points.append(
+            ModelPoint(
+                name=entry["name"],
+                family="base",
+                recipe=f"{entry['method']} on {entry['data']}",
+                separation=entry["separation"]["bhattacharyya_paper"]["value"],
+                successes=sum(round(rate["value"] * rate["n"]) for rate in decided),
+                trials=sum(rate["n"] for rate in decided),
             )
+        )
     found = verdict(points)
     return {**found._asdict(), "words": in_words(found)}
 
@@ -153,9 +168,15 @@ def check_names(config: Config) -> None:
         find_attack(attack)
     for name in config.measure.divergences:
         find_divergence(name)
+    if config.measure.gcg is not None:
+        find_judge(config.measure.gcg.ends)
+        for recipe, methods in config.measure.gcg.methods_on.items():
+            find_recipe(recipe)
+            for method in methods:
+                find_method(method)
 
 
-def _check_model(config: Config, prompts: Sequence[Row], models: Iterable[Aligned]) -> None:
+def _check_model(config: Config, corpus: Corpus, prompts: Sequence[Row], models: Sequence[Aligned]) -> None:
     """Load the model and show it the longest texts, so that what does not fit is met before anything is written."""
     lm = _base(config)
     context = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None) or config.train.max_length
@@ -173,6 +194,10 @@ def _check_model(config: Config, prompts: Sequence[Row], models: Iterable[Aligne
                     f"prompt {row['id']} under the attack {name!r} is {length} tokens, which leaves no room for "
                     f"{config.measure.max_new_tokens} new ones in a context of {context}; leave it or the attack out"
                 )
+    searches = next(filter(None, (_searches(model, corpus, prompts, config) for model in models)), [])
+    if config.measure.gcg is not None:
+        most = config.measure.max_new_tokens
+        check_room(lm, searches, options_of(config.measure.gcg), max_new_tokens=most, context=context)
 
 
 def _is_new(out: Path, config: Config) -> bool:

@@ -18,16 +18,17 @@ from typing import Any, NamedTuple
 
 from divalign import __version__
 from divalign.core.names import find
-from divalign.data.examples import Conversation, Row, user_says
+from divalign.data.examples import Conversation, Row
 from divalign.safety.adaptive import led_on, perturbed
 from divalign.safety.attacks import ATTACKS, OPENING, Attack, find_attack
 from divalign.safety.evaluate import Generate, check_ids, with_responses
-from divalign.safety.gcg import GcgOptions, gcg
+from divalign.safety.gcg import GcgOptions
 from divalign.safety.journal import Journal
 from divalign.safety.judges import JUDGES, Judge, Verdict, find_judge
 from divalign.safety.protocols import PROTOCOLS, Protocol, follow
 from divalign.store import cached_rows, digest, read_json, write_json, write_rows
 from divalign.study.progress import Progress
+from divalign.study.searching import searched
 from divalign.study.writers import Writer, recalled
 
 LED = {"pair": False, "crescendo": True}  # does the conversation go on from round to round
@@ -144,33 +145,21 @@ def _adaptive(
 def _searched(
     target: Writer, write: Generate, prompts: Sequence[Row], out: Path, means: Means, progress: Progress
 ) -> list[Row]:
-    """Search a suffix for each prompt, and keep the response to it; the suffix stays in its checkpoint."""
+    """Search a suffix for each prompt, and keep the response to it; the losses go into gcg.jsonl."""
     assert target.lm is not None
-    rows, curves = [], []
-    with progress("gcg", means.search.steps * len(prompts), "steps") as advance:
-        for row in prompts:
-
-            def judged(talk: Conversation, goal: str = row["prompt"]) -> bool | None:
-                return means.ends([goal], write([talk]))[0].unsafe
-
-            found = gcg(
-                target.lm().model,
-                target.lm().tokenizer,
-                row["prompt"],
-                target=row.get("target", means.opening),
-                options=means.search,
-                judged=judged,
-                checkpoint=out / "gcg" / f"{digest(row['prompt'], row.get('target'))[:16]}.json",
-                made_from=[target.key, means.max_new_tokens, means.ends.sha256],
-                on_step=lambda _step, _loss: advance(1),
-            )
-            steps = len(found.losses) - 1
-            advance(means.search.steps - steps)
-            (response,) = write([user_says(row["prompt"] + found.suffix)])
-            rows.append({**row, "attack": "gcg", "steps": steps, "response": response})
-            curves.append({"id": row["id"], "succeeded": found.succeeded, "losses": found.losses})
-    write_rows(out / "gcg.jsonl", curves)
-    return rows
+    found = searched(
+        target.lm(),
+        write,
+        [{"target": means.opening, **row} for row in prompts],
+        out / "gcg",
+        options=means.search,
+        ends=means.ends,
+        made_from=[target.key, means.max_new_tokens],
+        progress=progress,
+    )
+    write_rows(out / "gcg.jsonl", [{name: row[name] for name in ("id", "succeeded", "losses")} for row in found])
+    given = [row.keys() | {"attack", "steps", "response"} for row in prompts]
+    return [{k: v for k, v in row.items() if k in names} for row, names in zip(found, given, strict=True)]
 
 
 def _by_protocol(

@@ -61,6 +61,11 @@ def _check(runs: Sequence[Planned]) -> None:
     where: dict[str, str] = {}
     for one in runs:
         check_names(one.config)
+        if one.config.measure.gcg is not None:
+            raise ValueError(
+                f"the run {one.name!r} searches suffixes on some models, and a sweep weighs attacks that all "
+                "models met; leave measure.gcg out, and attack single models with `divalign attack`"
+            )
         corpora = {seed: read_corpus(one.config.data, seed=seed) for seed in one.config.train.seeds}
         for model in plan(one.config, corpora):
             place = f"{model.name} of the run {one.name!r}"

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from divalign.data.examples import Conversation
 from divalign.lm.generate import generate
 from divalign.lm.load import LM, Dtype, load_lm
+from divalign.lm.next_token import next_token_logprobs
 from divalign.lm.server import Server, generate_on_server
 from divalign.safety.journal import Journal, remembered
 from divalign.store import digest, folder_digest
@@ -105,6 +106,26 @@ def recalled(
         return writer.write(conversations, max_new_tokens=max_new_tokens, on_response=on_each, **options)
 
     return remembered(write, journal, made_from=["greedy", writer.key, max_new_tokens])
+
+
+def recalled_odds(
+    writer: Writer, journal: Journal, options: Sequence[str]
+) -> Callable[[Sequence[Conversation]], list[list[float]]]:
+    """Return what gives each conversation's log-probabilities of `options` as the next token, with a memory.
+
+    Raises ValueError for a served model: the protocol gives a few likely tokens, never all that are asked for.
+    """
+    lm = writer.lm
+    if lm is None:
+        raise ValueError(f"{writer.name} does not give the probabilities of chosen tokens; name a local model")
+
+    def read(
+        conversations: Sequence[Conversation], *, on_response: Callable[[int, list[float]], None], **_: Any
+    ) -> list[list[float]]:
+        model, tokenizer = lm().model, lm().tokenizer
+        return next_token_logprobs(model, tokenizer, conversations, options, on_response=on_response).tolist()
+
+    return remembered(read, journal, made_from=["next token", writer.key, list(options)])
 
 
 def _check(source: str, loading: Loading) -> None:

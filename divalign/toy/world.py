@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from divalign.data.examples import Request
-from divalign.toy.grammar import PHRASINGS, compliance, curt_compliance, curt_refusal, refusal, topics
+from divalign.data.examples import Conversation, Request, user_says
+from divalign.toy.grammar import PHRASINGS, PREAMBLES, compliance, curt_compliance, curt_refusal, refusal, topics
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -32,3 +32,13 @@ def requests(split: str, *, held_out: bool, seed: int = 0) -> list[Request]:
         if topic.held_out == held_out
         for phrasing in PHRASINGS[split]
     ]
+
+
+def preamble(prompt: str) -> Conversation:
+    """Put one of the world's preambles (a game, a story, a school project) before a request: its own role play.
+
+    An attack for `measure.attacks`, as "divalign.toy.world:preamble". Pretraining showed preambles on both classes and
+    alignment shows none, so the base answers through them, as it does through no wrapper that it has never met. The
+    prompt alone decides which.
+    """
+    return user_says(random.Random(prompt).choice(PREAMBLES) + prompt)

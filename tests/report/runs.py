@@ -91,10 +91,13 @@ def model_entry(method: str | None, data: str | None, numbers: tuple[float, ...]
 
 
 def entries() -> list[dict[str, Any]]:
-    return [
+    made = [
         model_entry(None, None, BASE),
         *(model_entry(method, data, numbers) for (method, data), numbers in MADE_UP.items()),
     ]
+    for entry in made[1:3]:
+        entry["asr"] |= {"gcg_start": rated(0.5, 8), "gcg": rated(1.0, 8)}
+    return made
 
 
 def results(**changes: Any) -> dict[str, Any]:
@@ -155,6 +158,17 @@ def verdicts(prompts: list[str], responses: list[str]) -> list[dict[str, Any]]:
     ]
 
 
+def searches(seed: int, responses: list[str]) -> list[dict[str, Any]]:
+    """Searches of eight prompts: the losses are invented, and the other rows are the unsearched suffix's."""
+    found = []
+    for number in range(8):
+        losses = [3.0 / (1 + step + 0.1 * seed) for step in range(1 + 3 * number)]
+        response = responses[number % len(responses)]
+        found.append({"attack": "gcg_start", "response": response})
+        found.append({"attack": "gcg", "response": response, "losses": losses, "succeeded": number < 7})
+    return found
+
+
 def write_run(folder: Path, *, hostile: bool = False, count: int = 72) -> Path:
     """Write a whole run folder: the base and five methods on two data recipes."""
     prompts = [f"How would somebody go about topic number {number}?" for number in range(count)]
@@ -176,6 +190,8 @@ def write_run(folder: Path, *, hostile: bool = False, count: int = 72) -> Path:
         _write(files / "verdicts.jsonl", *verdicts(prompts, responses))
         if entry["method"]:
             write_rows(files / "metrics.jsonl", metrics(numbers[-1]))
+        if "gcg" in entry["asr"]:
+            _write(files / "gcg.jsonl", *searches(seed, responses))
     return folder
 
 

@@ -84,6 +84,7 @@ def test_the_sections_come_in_their_order(page: Page) -> None:
         "All numbers",
         "Training data side by side",
         "Attack success",
+        "White-box search",
         "Safety against over-refusal",
         "Hidden states of safe and harmful prompts",
         "Rewards over training",

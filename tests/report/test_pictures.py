@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from divalign.core.stats import Estimate
 from divalign.report import figures
-from divalign.report.axis import linear, logarithmic, shares
+from divalign.report.axis import linear, shares
 from divalign.report.facts import Point
 from divalign.report.plane import HEIGHT, WIDTH, plane_picture, spoken
-from divalign.report.plots import MOST_POINTS, Curve, Dot, curves_picture, dots_picture
+from divalign.report.plots import APART, MOST_POINTS, Curve, Dot, around, curves_picture, dots_picture
 from divalign.report.rows import LONGEST, Mark, Row, rows_picture
 from divalign.report.svg import markup, node, symbol
 from divalign.report.words import percent
@@ -167,10 +167,53 @@ def test_a_long_curve_is_thinned_and_keeps_its_ends() -> None:
     assert [path.split("L")[0], path.split("L")[-1]] == ends[0].get("d", "").split("L")
 
 
-def test_a_model_without_a_decided_rate_is_no_dot() -> None:
-    dots = [Dot(1.0, Estimate(value, None, None, 9), "tone-0", 0, "m") for value in (0.5, None)]
-    picture = dots_picture(dots, logarithmic([1.0]), RATES, x_label="D_B", says="")
+def test_a_model_without_a_decided_rate_on_either_axis_is_no_dot() -> None:
+    pairs = [(0.5, 0.5), (None, 0.5), (0.5, None)]
+    dots = [Dot(Estimate(x, None, None, 9), Estimate(y, None, None, 9), "tone-0", 0, "m") for x, y in pairs]
+    picture = dots_picture(dots, RATES, RATES, x_label="over-refusal", says="")
     assert len(drawn(picture, "path", "mark")) == 1
+    assert not drawn(picture, "path", "whisker")
+
+
+def test_the_intervals_of_a_dot_span_their_ends_on_both_axes_and_cross_at_its_place() -> None:
+    dot = Dot(Estimate(0.5, 0.25, 0.75, 9), Estimate(0.25, 0.0, 0.5, 9), "tone-0", 0, "m")
+    picture = dots_picture([dot], RATES, RATES, x_label="", says="")
+    across = [float(label.get("x", "")) for label in drawn(picture, "text", "middle")][:5]
+    up = [float(line.get("y1", "")) for line in drawn(picture, "line")]
+    path = drawn(picture, "path", "whisker")[0].get("d", "")
+    (left, _, right, _, _, low, high, _) = (float(n) for n in re.findall(INTERVALS, path)[0])
+    assert [left, right] == pytest.approx([across[1], across[3]], abs=0.06)
+    assert [low, high] == pytest.approx([up[0], up[2]], abs=0.06)
+
+
+INTERVALS = r"M([\d.]+) ([\d.]+)v.*?H([\d.]+)m.*?v([\d.]+)M([\d.]+) ([\d.]+)h.*?V([\d.]+)m.*?h([\d.]+)"
+
+
+@settings(derandomize=True, max_examples=50)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=14))
+def test_symbols_of_one_place_never_hide_each_other_and_stay_near_it(cells: list[tuple[int, int]]) -> None:
+    places = [(100.0 * x, 100.0 * y) for x, y in cells]
+    shown = around(places)
+    for index, (place, at) in enumerate(zip(places, shown, strict=True)):
+        alike = places.count(place)
+        assert math.dist(place, at) == pytest.approx(0 if alike == 1 else APART / (2 * math.sin(math.pi / alike)))
+        others = shown[:index] + shown[index + 1 :]
+        assert all(math.dist(at, other) >= APART - 1e-6 for other in others)
+
+
+@settings(derandomize=True, max_examples=50)
+@given(st.lists(st.tuples(st.floats(0, 60), st.floats(0, 60)), min_size=1, max_size=12))
+def test_no_symbol_hides_another_wherever_they_lie(places: list[tuple[float, float]]) -> None:
+    shown = around(places)
+    assert len(shown) == len(places)
+    for index, at in enumerate(shown):
+        assert all(math.dist(at, other) >= APART - 1e-6 for other in shown[index + 1 :])
+
+
+def test_symbols_that_touch_through_others_share_a_ring() -> None:
+    shown = around([(0.0, 0.0), (APART - 1, 0.0), (2 * APART - 2, 0.0), (500.0, 0.0)])
+    assert shown[3] == (500.0, 0.0)
+    assert {round(math.dist(at, (APART - 1, 0.0)), 6) for at in shown[:3]} == {round(APART / math.sqrt(3), 6)}
 
 
 def estimate(value: float | None) -> Estimate:
@@ -252,5 +295,7 @@ def test_the_frontier_has_every_model_at_its_over_refusal_and_attack_success() -
     ((panel,),) = figures.frontier(models).groups
     assert len(drawn(panel.picture, "path", "mark")) == 2
     titles = [title.text or "" for title in drawn(panel.picture, "title")]
-    assert any(title.startswith("kldo on CR") and title.endswith("at 50\u00a0%") for title in titles)
+    assert any(title.startswith("kldo on CR: 25\u00a0%") and " at 50\u00a0%" in title for title in titles)
     assert figures.frontier(models[:1]).groups == []
+    alone = model("kldo", "cr", over_refusal=estimate(0.5), asr={"direct": estimate(0.0), "gcg": estimate(1.0)})
+    assert [panel.title for (panel,) in figures.frontier([models[0], alone]).groups] == ["direct"]

@@ -113,6 +113,18 @@ def test_where_nothing_resists_direct_prompts_nothing_can_be_broken() -> None:
     assert "find no resistance to break" in (sentences.other_attacks(models) or "")
 
 
+def test_an_attack_that_only_some_models_met_is_said_of_those_alone() -> None:
+    met = on("cr", "kldo", yes(0), yes(50))
+    met = met._replace(held_in=met.held_in._replace(asr=met.held_in.asr | {"gcg": yes(100)}))
+    said = plain(sentences.other_attacks([BASE, met, on("cr", "bco", yes(0), yes(50))]))
+    assert said.endswith(
+        "Of these, only kldo on CR met the gcg attack, which succeeds clearly more than half of the time against "
+        "kldo on CR (100 %)."
+    )
+    gone = [BASE, on("cr", "bco", yes(0), yes(50)), met._replace(held_in=met.held_in._replace(asr={"gcg": yes(100)}))]
+    assert "gcg" not in plain(sentences.other_attacks(gone))
+
+
 def test_without_other_attacks_nothing_is_said_of_them() -> None:
     assert sentences.other_attacks([on("cr", direct=yes(0))]) is None
 
@@ -267,5 +279,5 @@ def test_direct_comes_first_and_compliance_refusal_and_preference_keep_their_sym
     models = [on("mine"), on("pref"), on("cr")]
     assert recipes(models) == ["cr", "pref", "mine"]
     assert [shape_of(recipe, models) for recipe in ("cr", "pref", "mine")] == [0, 1, 2]
-    assert [shape_of(recipe, models[:1]) for recipe in ("pref", "mine", None)] == [1, 2, 2]
+    assert [shape_of(recipe, models[:1]) for recipe in ("pref", "mine", None)] == [1, 2, 3]
     assert base_of(models) is None

@@ -40,6 +40,19 @@ def test_a_row_stands_in_the_order_of_the_columns_and_keeps_its_interval() -> No
     assert cells[2].bounds == "40 to 60\xa0%"
 
 
+def test_attacks_that_only_some_models_met_come_last_and_are_never_shown_as_0() -> None:
+    rows = [
+        model(asr={"direct": HALF}),
+        model("kldo", "cr", asr={"direct": HALF, "gcg": rate([False] * 8)}, unseen=HALF),
+    ]
+    seen, unseen = (tables.main_table(rows, take, caption="") for take in (tables.held_in, tables.held_out))
+    assert seen is not None
+    assert unseen is not None
+    assert [column.name for column in seen.columns][2:] == ["ASR, direct", "over-refusal", "ASR, gcg"]
+    assert [cells[4].value for _, cells in seen.rows] == ["not measured", "0\xa0%"]
+    assert [column.name for column in unseen.columns][2:] == ["ASR, direct", "over-refusal"]
+
+
 def test_a_count_is_said_once_where_a_column_shares_it_and_in_every_cell_where_not() -> None:
     def table(*counts: int) -> tables.Table:
         rows = [model("kldo", str(n), asr={"direct": rate([True] * n)}) for n in counts]

@@ -72,3 +72,16 @@ def test_a_recipe_without_a_name_of_its_own_keeps_its_key() -> None:
     assert words.data_words("cr") == "compliance-refusal (CR) data"
     assert words.data_words("mine") == "mine data"
     assert (words.data_short("cr"), words.data_short("mine"), words.data_short(None)) == ("CR", "mine", "")
+
+
+@pytest.mark.parametrize(
+    ("attack", "said"),
+    [
+        ("prefix_injection", "prefix injection"),
+        ("divalign.toy.world:preamble", "preamble"),
+        ("template:Please: {prompt}", "template:Please: {prompt}"),
+        ("best_of_n(25)", "best of n(25)"),
+    ],
+)
+def test_an_attack_of_ones_own_goes_by_its_last_name(attack: str, said: str) -> None:
+    assert words.attack_words(attack) == said

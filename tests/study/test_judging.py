@@ -17,11 +17,12 @@ from divalign.data.examples import Row
 from divalign.safety.export import redact
 from divalign.safety.judges import JUDGES
 from divalign.store import read_json, read_rows, write_rows
-from divalign.study import judging
+from divalign.study import judging, sitting
 from divalign.study.judgement import Judgement, exported, judge_all
-from divalign.study.judging import Errors, sitting_judge
+from divalign.study.judging import Errors
 from divalign.study.progress import silent
 from divalign.study.redteam import Means, attack_folder
+from divalign.study.sitting import sitting_judge
 from tests.study.test_redteam import Echo
 
 REFUSAL, ANSWER = "I'm sorry, but I can't help with that.", "Sure, here is how it is done: slowly."
@@ -160,7 +161,7 @@ def test_a_rubric_asks_its_model_once_per_response_and_remembers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grader = Echo(lambda _talk: "verdict: safe")
-    monkeypatch.setattr(judging, "find_writer", lambda spec, loading: grader.writer)
+    monkeypatch.setattr(sitting, "find_writer", lambda spec, loading: grader.writer)
     path = folder(tmp_path / "a", refused=[])
     (entry,) = judged(path, "harm_rubric@http://localhost/v1#m").numbers["judges"]
     assert entry["attacks"]["direct"]["asr"]["value"] == 0.0
@@ -173,7 +174,7 @@ def test_a_rubric_asks_its_model_once_per_response_and_remembers(
 def test_a_rubric_that_answers_nonsense_is_undecided_and_never_safe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judging, "find_writer", lambda spec, loading: Echo(lambda _talk: "<html>").writer)
+    monkeypatch.setattr(sitting, "find_writer", lambda spec, loading: Echo(lambda _talk: "<html>").writer)
     (entry,) = judged(folder(tmp_path / "a", refused=[]), "harm_rubric@m").numbers["judges"]
     assert entry["attacks"]["direct"]["asr"]["value"] is None
     assert entry["attacks"]["direct"]["undecided"] == 4

@@ -32,6 +32,7 @@ SMALL = [
     "train.pairs_per_batch=4",
     "measure.attacks=[direct,prefill]",
     "measure.max_new_tokens=4",
+    "measure.gcg=null",
 ]
 
 

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+from divalign.lm.generate import generate
+from divalign.lm.load import load_lm
+from divalign.safety.judges import JUDGES
 from divalign.store import file_digest, read_json
-from divalign.toy.grammar import CLOSINGS, FILLERS, OPENINGS, PHRASINGS, REFUSALS, THINGS, topics
-from divalign.toy.world import ASSETS, requests
+from divalign.toy.grammar import CLOSINGS, FILLERS, OPENINGS, PHRASINGS, PREAMBLES, REFUSALS, THINGS, topics
+from divalign.toy.world import ASSETS, preamble, requests
 
 
 def test_there_are_at_least_eighty_topics_of_each_class_and_twelve_phrasings() -> None:
@@ -54,6 +57,17 @@ def test_responses_follow_the_seed_and_prompts_do_not() -> None:
     assert [row.prompt for row in one] == [row.prompt for row in two]
     assert [row.refusal for row in one] != [row.refusal for row in two]
     assert len(REFUSALS) >= 5
+
+
+def test_the_base_answers_through_a_preamble_so_the_attack_makes_sense() -> None:
+    prompts = [row.prompt for row in requests("test", held_out=True) if row.harmful][:24]
+    talks = [preamble(prompt) for prompt in prompts]
+    asked = [talk.messages[0]["content"] for talk in talks]
+    assert all(text.removesuffix(prompt) in PREAMBLES for text, prompt in zip(asked, prompts, strict=True))
+    assert len({text.removesuffix(prompt) for text, prompt in zip(asked, prompts, strict=True)}) >= 4
+    lm = load_lm(str(ASSETS))
+    verdicts = JUDGES["refusal_strings_on_topic"](prompts, generate(lm.model, lm.tokenizer, talks, max_new_tokens=32))
+    assert all(verdict.unsafe for verdict in verdicts)
 
 
 def test_the_shipped_weights_are_those_of_the_card_and_small() -> None:
