@@ -43,6 +43,8 @@ def token_log_probs(
 
     `head` maps hidden states to logits, [n, d] to [n, v]. At most `chunk` rows of logits are alive at once.
     """
+    if isinstance(head, LinearHead) and len(targets):
+        return _linear(hidden, targets, head, chunk)
     if len(targets) <= chunk:
         return _log_probs(hidden, targets, head)
     parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)
@@ -87,46 +89,67 @@ class _LinearLogProbs(torch.autograd.Function):
     """log softmax(scale * hidden @ weight.T)[target], with the logits in an array that is used again.
 
     The slope of log p(target) against logit k is [k is target] - p_k. Its negative takes the logits' place while they
-    are in cache; the gradients are two products with it, whose rows are weighted on the small side.
+    are in cache; the gradients are two products with it, whose rows are weighted on the small side. Up to `chunk` rows
+    it waits there for the backward pass; of more, the backward pass makes it again, a chunk at a time.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float) -> Tensor:
-        rows, size = max(1, _IN_CACHE // len(weight)), len(weight)
-        if hidden.device.type != "cpu":
-            rows = max(1, len(hidden))
-        keep = any(ctx.needs_input_grad)
-        at_once = len(hidden) if keep else rows * max(1, 256 // rows)
-        table = _borrowed(min(at_once, len(hidden)), size, hidden)
-        exact = torch.float64 if table.dtype == torch.float64 else torch.float32
-        found = []
-        for some, wanted in zip((scale * hidden).split(at_once), targets.split(at_once), strict=True):
-            logits = torch.mm(some, weight.T, out=table[: len(some)])
-            for block, target in zip(logits.split(rows), wanted[:, None].split(rows), strict=True):
-                logs = block.to(exact).log_softmax(1)
-                found.append(logs.gather(1, target))
-                if keep:
-                    torch.exp(logs, out=block).scatter_(1, target, torch.expm1(found[-1]).to(block.dtype))
-        ctx.table, ctx.scale = table if keep else None, scale
-        if not keep:
-            _give_back(table)
-        ctx.save_for_backward(hidden, weight)
-        return torch.cat(found).squeeze(1)
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float, chunk: int) -> Tensor:
+        ctx.scale, ctx.chunk, ctx.table = scale, chunk, None
+        ctx.again = len(targets) > chunk
+        ctx.save_for_backward(hidden, weight, targets)
+        if any(ctx.needs_input_grad) and not ctx.again:
+            ctx.table = _borrowed(len(targets), len(weight), hidden)
+            return _softmax_in_place(ctx.table, scale * hidden, weight, targets, slopes=True)
+        rows = min(chunk, _block(hidden, len(weight)) * max(1, 256 // _block(hidden, len(weight))))
+        table = _borrowed(min(rows, len(targets)), len(weight), hidden)
+        parts = zip((scale * hidden).split(rows), targets.split(rows), strict=True)
+        found = [_softmax_in_place(table[: len(h)], h, weight, t, slopes=False) for h, t in parts]
+        _give_back(table)
+        return torch.cat(found)
 
     @staticmethod
     @once_differentiable
     def backward(  # type: ignore[override]
         ctx: Any, *grad_outputs: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None]:
-        if ctx.table is None:
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        if ctx.table is None and not ctx.again:
             raise RuntimeError("went backward twice through the same log-probabilities; make them again in between")
-        hidden, weight = ctx.saved_tensors
-        table, slope = ctx.table, (-ctx.scale * grad_outputs[0])[:, None]
-        to_hidden = (torch.mm(table, weight) * slope).to(hidden.dtype) if ctx.needs_input_grad[0] else None
-        to_weight = torch.mm(table.T, (hidden * slope).to(weight.dtype)) if ctx.needs_input_grad[1] else None
+        hidden, weight, targets = ctx.saved_tensors
+        slope = (-ctx.scale * grad_outputs[0])[:, None]
+        table = ctx.table if ctx.table is not None else _borrowed(ctx.chunk, len(weight), hidden)
+        to_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        to_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        for start in range(0, len(targets), ctx.chunk):
+            part = slice(start, start + ctx.chunk)
+            logits = table[: len(targets[part])]
+            if ctx.again:
+                _softmax_in_place(logits, ctx.scale * hidden[part], weight, targets[part], slopes=True)
+            if to_hidden is not None:
+                to_hidden[part] = torch.mm(logits, weight) * slope[part]
+            if to_weight is not None:
+                to_weight.addmm_(logits.T, (hidden[part] * slope[part]).to(weight.dtype), beta=min(start, 1))
         ctx.table = None
         _give_back(table)
-        return to_hidden, to_weight, None, None
+        return to_hidden, to_weight, None, None, None
+
+
+def _softmax_in_place(table: Tensor, hidden: Tensor, weight: Tensor, targets: Tensor, *, slopes: bool) -> Tensor:
+    """Fill `table` with logits and return log p(target) of each row; with `slopes`, leave p - [is target] there."""
+    torch.mm(hidden, weight.T, out=table)
+    exact, found = torch.float64 if table.dtype == torch.float64 else torch.float32, []
+    rows = _block(table, len(weight))
+    for block, target in zip(table.split(rows), targets[:, None].split(rows), strict=True):
+        logs = block.to(exact).log_softmax(1)
+        found.append(logs.gather(1, target))
+        if slopes:
+            torch.exp(logs, out=block).scatter_(1, target, torch.expm1(found[-1]).to(block.dtype))
+    return torch.cat(found).squeeze(1)
+
+
+def _block(like: Tensor, size: int) -> int:
+    """Return how many rows of logits go through softmax together: what a core's cache holds, or on others all."""
+    return max(1, _IN_CACHE // size) if like.device.type == "cpu" else max(1, len(like))
 
 
 def _borrowed(rows: int, size: int, like: Tensor) -> Tensor:
@@ -142,13 +165,15 @@ def _give_back(table: Tensor) -> None:
         _kept[:] = [max([*_kept, whole], key=lambda array: array.numel() * array.element_size())]
 
 
+def _linear(hidden: Tensor, targets: Tensor, head: LinearHead, chunk: int) -> Tensor:
+    kind = hidden.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    with torch.autocast(kind, enabled=False):
+        scored: Any = _LinearLogProbs.apply(hidden.to(dtype), head.weight.to(dtype), targets, head.scale, chunk)
+    return scored
+
+
 def _log_probs(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
-    if isinstance(head, LinearHead) and len(targets):
-        kind = hidden.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-        with torch.autocast(kind, enabled=False):
-            scored: Any = _LinearLogProbs.apply(hidden.to(dtype), head.weight.to(dtype), targets, head.scale)
-        return scored
     logits: Any = head(hidden)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     return _LogProbs.apply(logits, targets)  # type: ignore[no-any-return]

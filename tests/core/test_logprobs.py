@@ -69,6 +69,18 @@ def test_going_backward_twice_is_refused() -> None:
         total.backward()
 
 
+def test_more_rows_than_a_chunk_leave_no_logits_behind() -> None:
+    hidden, weight, targets = case()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one.numel()) or one, lambda one: one):
+        scored = token_log_probs(hidden, targets, LinearHead(weight), chunk=7)
+    assert scored.grad_fn.table is None
+    assert max(kept) == SIZE * WIDTH  # the weight; logits would be N * SIZE
+    total = scored.sum()
+    total.backward(retain_graph=True)
+    total.backward()  # made again each time, so as often as one likes
+
+
 def test_an_array_from_inference_mode_is_not_kept() -> None:
     hidden, weight, targets = case(torch.float32)
     with torch.inference_mode():
