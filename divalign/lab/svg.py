@@ -32,10 +32,10 @@ def svg(chart: Chart, title: str) -> str:
     x = _axis([point[0] for point in every], _LEFT, _WIDTH - _RIGHT, log=chart.log_x, names=names)
     y = _axis([point[1] for point in every], _HEIGHT - _BOTTOM, _TOP, log=chart.log_y)
     parts = [*_frame(chart, x, y, title, turned=bool(names)), *_diagonal(chart, x, y, every)]
-    for index, (label, series) in enumerate(points.items()):
+    for index, series in enumerate(points.values()):
         parts += _series([(x.place(a), y.place(b)) for a, b in series], index, lines=chart.lines)
         if len(points) > 1:
-            parts += _legend(label, index, len(points))
+            parts += _legend(list(points), index)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif">'
     return "\n".join([head, '<rect width="100%" height="100%" fill="white"/>', *parts, "</svg>"]) + "\n"
 
@@ -125,10 +125,12 @@ def _series(places: list[tuple[float, float]], index: int, *, lines: bool) -> li
     return [f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"/>', *dots]
 
 
-def _legend(label: str, index: int, count: int) -> list[str]:
-    at = _LEFT + index * (_WIDTH - _LEFT - _RIGHT) / count
+def _legend(labels: Sequence[str], index: int) -> list[str]:
+    """Return one entry of the legend; each has room by the length of its label."""
+    room = [len(label) + 4.0 for label in labels]
+    at = _LEFT + (_WIDTH - _LEFT - _RIGHT) * sum(room[:index]) / sum(room)
     colour = _COLOURS[index % len(_COLOURS)]
-    return [f'<circle cx="{at + 5:.1f}" cy="38" r="4" fill="{colour}"/>', _text(at + 13, 42, label, size=11)]
+    return [f'<circle cx="{at + 5:.1f}" cy="38" r="4" fill="{colour}"/>', _text(at + 13, 42, labels[index], size=11)]
 
 
 def _text(x: float | int, y: float | int, text: str, *, anchor: str = "start", size: int = 12, turn: int = 0) -> str:

@@ -21,7 +21,7 @@ on it was typed by hand but the explanations. What the numbers are: [separation.
 
     {command}
 
-divalign {version}, {seconds:.0f} s, sweep {sha}.
+divalign {version}, sweep {sha}.
 
 | what | values |
 |---|---|
@@ -116,7 +116,6 @@ def _introduction(found: Mapping[str, Any], models: Sequence[Entry], command: st
         controls=len(found["models"]) - len(models),
         command=command,
         version=found["divalign"],
-        seconds=found["seconds"],
         sha=found["sweep_sha256"][:12],
         made_of="\n".join(rows),
     )
