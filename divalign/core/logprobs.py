@@ -4,7 +4,7 @@ Only tokens that are scored meet the head: a prompt's logits are never made. The
 gradients each chunk's logits are made again in the backward pass, so memory grows with tokens and not with tokens
 times vocabulary.
 
-The array of logits is the largest there is, and on a CPU a fresh one costs as much as the product that fills it: the
+The array of logits is the largest there is, and on a CPU a fresh one costs a quarter of the product that fills it: the
 kernel hands out its pages one by one. A head that is a matrix and nothing else therefore writes into an array that is
 kept from one batch to the next, turns it in place into what the backward pass needs, and multiplies from there.
 """
@@ -45,6 +45,7 @@ def token_log_probs(
     """
     if isinstance(head, LinearHead) and len(targets):
         return _linear(hidden, targets, head, chunk)
+    chunk = max(1, chunk // 2)  # softmax makes a second array beside such a head's logits
     if len(targets) <= chunk:
         return _log_probs(hidden, targets, head)
     parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)
