@@ -121,7 +121,11 @@ def _broken(attack: str, models: Sequence[Model]) -> str:
     rest = [model for model in resisting if model not in broken and model not in holding]
     said = [f"clearly more than half of the time against {_who(broken)} ({_span(broken, get)})"] if broken else []
     said += [f"clearly less than half against {_who(holding)} ({_span(holding, get)})"] if holding else []
-    said += [f"neither clearly against {_who(rest)}"] if rest else []
+    unclear = [model for model, _ in known(rest, get)]
+    if unclear:
+        said.append(f"about half of the time, as far as can be told, against {_who(unclear)} ({_span(unclear, get)})")
+    undecided = [model for model in rest if model not in unclear]
+    said += [f"undecided for {_who(undecided)}"] if undecided else []
     return f"{met} {listed(said)}."
 
 

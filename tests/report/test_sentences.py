@@ -78,6 +78,12 @@ def test_direct_rates_fall_rise_or_do_not_change_as_measured() -> None:
     )
 
 
+def test_an_attack_that_no_judge_could_decide_is_said_to_be_undecided() -> None:
+    models = [BASE, on("cr", "kldo", yes(0), Estimate(None, None, None, 100)), on("cr", "dpo", yes(0), yes(50))]
+    words = plain(sentences.other_attacks(models))
+    assert words.endswith("against dpo on CR (50 %) and undecided for kldo on CR.")
+
+
 def test_without_a_measured_base_no_fall_is_claimed() -> None:
     claim = "How often plain harmful prompts succeed on the base is not known, so no fall can be shown."
     assert sentences.direct_attack([on("cr", direct=yes(0))]) == claim
@@ -104,7 +110,8 @@ def test_other_attacks_are_held_against_the_models_that_resist_direct_prompts() 
     assert plain(sentences.other_attacks(models)) == (
         "Direct prompts clearly succeed less than half of the time against kldo and bco on CR and kto on pref. "
         "On these models the prefill attack succeeds clearly more than half of the time against kldo on CR (97 %), "
-        "clearly less than half against kto on pref (10 %) and neither clearly against bco on CR."
+        "clearly less than half against kto on pref (10 %) and about half of the time, as far as can be told, "
+        "against bco on CR (50 %)."
     )
 
 
