@@ -116,12 +116,13 @@ def score_test(
     expected = nuisance @ ((nuisance.T @ successes) / (nuisance.T @ cells.trials)[:, None])
     residual = successes - cells.trials[:, None] * expected
     separation = within_family(cells.separation, cells.family)
-    shuffled = separation[ways.orders]
     if cells.covariates.shape[1]:
         inside = np.stack([within_family(column, cells.family) for column in cells.covariates.T], axis=1)
         known = inside @ np.linalg.pinv(inside)
         separation, residual = separation - known @ separation, residual - known @ residual
         shuffled = _without(known, separation[ways.orders], float(np.linalg.norm(separation)))
+    else:
+        shuffled = separation[ways.orders]
     score, null = separation @ residual, shuffled @ residual
     centre, spread = null.mean(axis=0), null.std(axis=0)
     as_extreme = (np.abs(null - centre) >= np.abs(score - centre) - 1e-9 * spread).sum(axis=0)

@@ -120,7 +120,7 @@ class _LinearLogProbs(torch.autograd.Function):
         slope = (-ctx.scale * grad_outputs[0])[:, None]
         table = ctx.table if ctx.table is not None else _borrowed(ctx.chunk, len(weight), hidden)
         to_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        to_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        to_weight: Tensor | None = None
         for start in range(0, len(targets), ctx.chunk):
             part = slice(start, start + ctx.chunk)
             logits = table[: len(targets[part])]
@@ -128,11 +128,12 @@ class _LinearLogProbs(torch.autograd.Function):
                 _softmax_in_place(logits, ctx.scale * hidden[part], weight, targets[part], slopes=True)
             if to_hidden is not None:
                 to_hidden[part] = torch.mm(logits, weight) * slope[part]
-            if to_weight is not None:
-                to_weight.addmm_(logits.T, (hidden[part] * slope[part]).to(weight.dtype), beta=min(start, 1))
+            if ctx.needs_input_grad[1]:
+                weighted = (hidden[part] * slope[part]).to(weight.dtype)
+                to_weight = _sum(to_weight, logits.T, weighted, several=ctx.again)
         ctx.table = None
         _give_back(table)
-        return to_hidden, to_weight, None, None, None
+        return to_hidden, None if to_weight is None else to_weight.to(weight.dtype), None, None, None
 
 
 def _softmax_in_place(table: Tensor, hidden: Tensor, weight: Tensor, targets: Tensor, *, slopes: bool) -> Tensor:
@@ -146,6 +147,14 @@ def _softmax_in_place(table: Tensor, hidden: Tensor, weight: Tensor, targets: Te
         if slopes:
             torch.exp(logs, out=block).scatter_(1, target, torch.expm1(found[-1]).to(block.dtype))
     return torch.cat(found).squeeze(1)
+
+
+def _sum(total: Tensor | None, left: Tensor, right: Tensor, *, several: bool) -> Tensor:
+    """Return total + left @ right. Of several products in half precision the sum is kept in float32."""
+    if total is None:
+        first = torch.mm(left, right)
+        return first.to(torch.promote_types(first.dtype, torch.float32)) if several else first
+    return total.addmm_(left, right) if total.dtype == left.dtype else total.add_(torch.mm(left, right))
 
 
 def _block(like: Tensor, size: int) -> int:

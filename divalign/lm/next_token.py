@@ -32,8 +32,8 @@ def next_token_logprobs(
     and halve when memory runs out; a model with a recurrent state is batched by equal length. As in `generate`, the
     company in a batch changes nothing but the last bits.
 
-    Raises ValueError for no options, one that is no single token, a batch size under 1 and a conversation over the
-    model's context; MemoryError where a single one is too large.
+    Raises ValueError for no options, one that is no single token, a batch size under 1, a conversation over the
+    model's context and probabilities that are not a number; MemoryError where a single one is too large.
     """
     if not options or batch_size < 1:
         raise ValueError(f"got {len(options)} options and batch_size={batch_size}; expected at least 1 of each")
@@ -44,6 +44,7 @@ def next_token_logprobs(
     with evaluating(model), torch.no_grad():
         for batch in _batches(net, [len(prompt) for prompt in prompts], batch_size):
             for places, rows in _scored(net, prompts, batch, ids):
+                _check_numbers(places, rows)
                 found[places] = rows
                 if on_response is not None:
                     for place in places:
@@ -91,6 +92,15 @@ def _log_probs(net: Network, prompts: Sequence[Sequence[int]], ids: Sequence[int
         told["logits_to_keep"] = 1
     logits: Tensor = net.model(**told).logits[:, -1]
     return logits.double().log_softmax(dim=-1)[:, list(ids)].cpu().numpy()
+
+
+def _check_numbers(places: Sequence[int], rows: Float[np.ndarray, "b k"]) -> None:
+    for place, row in zip(places, rows, strict=True):
+        if not np.isfinite(row).all():
+            raise ValueError(
+                f"the probabilities after conversation {place} are not finite; "
+                "load the model in float32 or bfloat16 (float16 overflows) and check its weights"
+            )
 
 
 def _token(tokenizer: Any, option: str) -> int:

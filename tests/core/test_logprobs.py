@@ -111,6 +111,21 @@ def test_bfloat16_rounds_the_logits_and_nothing_after_them(autocast: bool) -> No
         assert torch.allclose(one.float(), two.float(), rtol=0.05, atol=0.05)  # 8 bits, rounded at another place
 
 
+def test_many_chunks_in_half_precision_lose_nothing_of_the_heads_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(8192, WIDTH, generator=generator).bfloat16()
+    weight = torch.randn(SIZE, WIDTH, generator=generator).bfloat16().requires_grad_()
+    targets = torch.zeros(8192, dtype=torch.long)
+    exact = weight.detach().double().requires_grad_()
+    expected = torch.autograd.grad(by_definition(hidden.double(), exact, targets, 1.0).sum(), exact)[0]
+    errors = []
+    for chunk in (8192, 16):
+        found = token_log_probs(hidden, targets, LinearHead(weight), chunk=chunk).sum()
+        slope = torch.autograd.grad(found, weight)[0]
+        errors.append(float((slope.double() - expected).norm() / expected.norm()))
+    assert errors[1] < 2 * errors[0]  # 512 products added up in bfloat16 would be 20 times as far off as one product
+
+
 def test_a_linear_head_is_called_as_the_layer_it_stands_for() -> None:
     hidden, weight, _ = case()
     assert torch.allclose(LinearHead(weight, 0.5)(hidden), 0.5 * torch.nn.functional.linear(hidden, weight))

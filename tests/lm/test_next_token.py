@@ -109,3 +109,10 @@ def test_what_cannot_be_read_is_refused(options: list[str], sizes: dict[str, Any
 def test_a_conversation_over_the_context_is_named() -> None:
     with pytest.raises(ValueError, match=r"conversation 1 is \d+ tokens long and the model's context is 512"):
         next_token_logprobs(*tiny_model(), [user_says("a"), user_says("a" * 600)], OPTIONS)
+
+
+def test_a_model_that_overflows_is_refused_and_not_journalled() -> None:
+    model, tokenizer = tiny_model()
+    torch.nn.init.constant_(model.get_input_embeddings().weight, torch.nan)
+    with pytest.raises(ValueError, match=r"conversation \d are not finite; load the model in float32"):
+        next_token_logprobs(model, tokenizer, TALKS[:2], OPTIONS, batch_size=1)
