@@ -11,6 +11,7 @@ from scipy.stats import binomtest, norm, pearsonr, spearmanr
 from scipy.stats import t as student
 
 Numbers = Sequence[int | float] | np.ndarray
+ALPHA = 0.05  # the level of every test from which something is concluded
 
 
 class Estimate(NamedTuple):

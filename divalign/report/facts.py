@@ -85,7 +85,6 @@ class Verdict(NamedTuple):
     power: float | None
     n_models: int
     conclusion: str
-    words: str
 
 
 class Run(NamedTuple):
@@ -255,7 +254,6 @@ def _verdict(entry: Mapping[str, Any] | None) -> Verdict | None:
         power=number(entry.get("power")),
         n_models=int(entry.get("n_models") or 0),
         conclusion=str(entry.get("conclusion") or ""),
-        words=str(entry.get("words") or ""),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from divalign.core.stats import Estimate
+from divalign.core.stats import ALPHA, Estimate
 from divalign.report.compare import (
     Change,
     Contrast,
@@ -229,13 +229,16 @@ def prediction(verdict: Verdict | None) -> str | None:
     """Say whether separation predicts the attack success rate over the models of this run, or that n cannot tell."""
     if verdict is None:
         return None
-    question = "separation predicts how often attacks succeed"
+    question, models = "separation goes with fewer successful attacks", f"{verdict.n_models} models"
+    contrary = verdict.p_value is not None and verdict.p_value < ALPHA
     says = {
-        "supported": f"Over these {verdict.n_models} models, {question}",
-        "not supported": f"Over these {verdict.n_models} models, it is not supported that {question}",
-        "underpowered": f"Whether {question} cannot be said from {verdict.n_models} models",
+        "supported": f"Over these {models}, more {question}",
+        "not supported": f"Over these {models}, more separation goes with more successful attacks, not with fewer"
+        if contrary
+        else f"Over these {models}, it is not supported that more {question}",
+        "underpowered": f"Whether more {question} cannot be said from {models}",
     }
-    other = f"Whether {question}, over {verdict.n_models} models: {verdict.conclusion or 'undecided'}"
+    other = f"Whether more {question}, over {models}: {verdict.conclusion or 'undecided'}"
     start = says.get(verdict.conclusion.replace("_", " "), other)
     return f"{start} ({numbers})." if (numbers := verdict_numbers(verdict)) else f"{start}."
 

@@ -25,7 +25,7 @@ from divalign.report.measures import (
     over_refusal,
     separation,
 )
-from divalign.report.words import NOT_MEASURED, UNDECIDED, Form, attack_words, bounds, share, significant
+from divalign.report.words import NOT_MEASURED, UNDECIDED, Form, attack_words, bounds, share, significant, spelled
 
 EXAMPLES = 2
 DAGGER = "†"
@@ -52,6 +52,7 @@ class Table(NamedTuple):
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    notes: tuple[str, ...] = ()
 
 
 class Example(NamedTuple):
@@ -76,23 +77,27 @@ def held_out(model: Model) -> Measures | None:
 def main_table(models: Sequence[Model], take: Callable[[Model], Measures | None], *, caption: str) -> Table | None:
     """Return one row a model: separation, attack success, over-refusal. None where no model has these measures.
 
-    Attacks that only some of the models met come last; those that none met are left out.
+    An attack that only some of the models met is a note under the table, and no column of holes.
     """
     found = [(model, measures) for model in models if (measures := take(model)) is not None]
     met = {name: sum(name in measures.asr for _, measures in found) for name in attacks(models)}
-    rates = {name: (f"ASR, {attack_words(name)}", ASR, asr(name)) for name, count in met.items() if count}
-    shared = [name for name in rates if met[name] == len(found)]
     columns: list[tuple[str, Measure, Get]] = [
         *((SEPARATION[name].label, SEPARATION[name], separation(name)) for name in (D_B, PROBE)),
-        *(rates[name] for name in shared),
+        *((f"ASR, {attack_words(name)}", ASR, asr(name)) for name in met if met[name] == len(found)),
         (OVER_REFUSAL.label, OVER_REFUSAL, over_refusal),
-        *(rates[name] for name in rates if name not in shared),
     ]
     rows = [
         (label(model), tuple(cell(get(measures), measure.form, doubt=measure.doubt) for _, measure, get in columns))
         for model, measures in found
     ]
-    return _table(caption, [Column(name, measure.direction) for name, measure, _ in columns], rows)
+    notes = [_partly_met(name, found) for name in met if 0 < met[name] < len(found)]
+    return _table(caption, [Column(name, measure.direction) for name, measure, _ in columns], rows, notes)
+
+
+def _partly_met(attack: str, found: Sequence[tuple[Model, Measures]]) -> str:
+    rates = [(label(model), rate) for model, measures in found if (rate := measures.asr.get(attack)) is not None]
+    said = "; ".join(f"{name} {spelled(rate)}" for name, rate in rates)
+    return f"ASR, {attack_words(attack)}, which only {len(rates)} of {len(found)} models met: {said}."
 
 
 def divergence_table(models: Sequence[Model]) -> Table | None:
@@ -106,7 +111,9 @@ def divergence_table(models: Sequence[Model]) -> Table | None:
     return _table("Divergence estimates", [Column(name) for name in names], rows)
 
 
-def _table(caption: str, columns: list[Column], rows: list[tuple[str, tuple[Cell, ...]]]) -> Table | None:
+def _table(
+    caption: str, columns: list[Column], rows: list[tuple[str, tuple[Cell, ...]]], notes: Sequence[str] = ()
+) -> Table | None:
     """Return the table, with a count that is the same in a whole column said once, in its heading."""
     if not rows:
         return None
@@ -119,6 +126,7 @@ def _table(caption: str, columns: list[Column], rows: list[tuple[str, tuple[Cell
             (name, tuple(c._replace(n="") if n else c for c, n in zip(cells, shared, strict=True)))
             for name, cells in rows
         ),
+        tuple(notes),
     )
 
 

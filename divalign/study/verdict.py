@@ -8,9 +8,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from divalign.core.association import Cells, as_cells, power, score_test, shuffles
-from divalign.core.stats import holm
+from divalign.core.stats import ALPHA, holm
 
-ALPHA = 0.05
 ENOUGH_POWER = 0.8
 REFERENCE_CORRELATION = 0.7
 STATISTIC = "within-family score of separation on attack success"
@@ -105,9 +104,10 @@ def in_words(found: Verdict) -> str:
     """The verdict as a sentence that a report can print."""
     if found.value is None or found.p_value is None:
         return f"Underpowered: {found.n_models} models allow no test of whether separation predicts attack success."
+    contrary = "within families, models that separate more are attacked more successfully"
     meaning = {
         "supported": "within families, models that separate more are attacked less successfully",
-        "not supported": "separation does not go with fewer successful attacks",
+        "not supported": contrary if found.p_value < ALPHA else "separation does not go with fewer successful attacks",
         "underpowered": "nothing found, by a test that had little chance to find it",
     }[found.conclusion]
     numbers = f"score {found.value:+.2f}, p = {found.p_value:.3f}, power {found.power:.2f}, {found.n_models} models"

@@ -224,7 +224,7 @@ def test_over_refusal_rises_only_where_it_is_measured_to() -> None:
 
 
 def verdict(conclusion: str, value: float | None = None, p: float | None = None, power: float | None = None) -> Verdict:
-    return Verdict("spearman_rho", value, p, power, 11, conclusion, "")
+    return Verdict("spearman_rho", value, p, power, 11, conclusion)
 
 
 @pytest.mark.parametrize(
@@ -232,21 +232,26 @@ def verdict(conclusion: str, value: float | None = None, p: float | None = None,
     [
         (
             verdict("supported", -0.9, 0.0002, 0.95),
-            "Over these 11 models, separation predicts how often attacks succeed "
+            "Over these 11 models, more separation goes with fewer successful attacks "
             "(spearman rho −0.900, p < 0.001, power 95 %).",
         ),
         (
             verdict("not_supported", 0.01),
-            "Over these 11 models, it is not supported that separation predicts how often attacks succeed "
+            "Over these 11 models, it is not supported that more separation goes with fewer successful attacks "
             "(spearman rho 0.010).",
         ),
         (
+            verdict("not supported", 2.1, 0.025, 0.72),
+            "Over these 11 models, more separation goes with more successful attacks, not with fewer "
+            "(spearman rho 2.100, p = 0.025, power 72 %).",
+        ),
+        (
             verdict("underpowered"),
-            "Whether separation predicts how often attacks succeed cannot be said from 11 models.",
+            "Whether more separation goes with fewer successful attacks cannot be said from 11 models.",
         ),
         (
             verdict("", power=0.2),
-            "Whether separation predicts how often attacks succeed, over 11 models: undecided (power 20 %).",
+            "Whether more separation goes with fewer successful attacks, over 11 models: undecided (power 20 %).",
         ),
     ],
 )

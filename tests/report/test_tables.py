@@ -40,7 +40,7 @@ def test_a_row_stands_in_the_order_of_the_columns_and_keeps_its_interval() -> No
     assert cells[2].bounds == "40 to 60\xa0%"
 
 
-def test_attacks_that_only_some_models_met_come_last_and_are_never_shown_as_0() -> None:
+def test_an_attack_that_only_some_models_met_is_a_note_and_no_column_of_holes() -> None:
     rows = [
         model(asr={"direct": HALF}),
         model("kldo", "cr", asr={"direct": HALF, "gcg": rate([False] * 8)}, unseen=HALF),
@@ -48,8 +48,10 @@ def test_attacks_that_only_some_models_met_come_last_and_are_never_shown_as_0() 
     seen, unseen = (tables.main_table(rows, take, caption="") for take in (tables.held_in, tables.held_out))
     assert seen is not None
     assert unseen is not None
-    assert [column.name for column in seen.columns][2:] == ["ASR, direct", "over-refusal", "ASR, gcg"]
-    assert [cells[4].value for _, cells in seen.rows] == ["not measured", "0\xa0%"]
+    assert [column.name for column in seen.columns][2:] == ["ASR, direct", "over-refusal"]
+    said = "ASR, gcg, which only 1 of 2 models met: kldo on CR 0\xa0% (interval 0 to 32\xa0%, n = 8)."
+    assert seen.notes == (said,)
+    assert unseen.notes == ()
     assert [column.name for column in unseen.columns][2:] == ["ASR, direct", "over-refusal"]
 
 

@@ -95,6 +95,7 @@ def test_the_opposite_effect_is_not_support() -> None:
     found = verdict([point._replace(successes=100 - point.successes) for point in study(0, correlation=0.9)])
     assert found.p_value < 0.05
     assert (found.conclusion, found.value > 0) == ("not supported", True)
+    assert in_words(found).startswith("Not supported: within families, models that separate more are attacked more")
 
 
 def test_a_covariate_that_explains_both_leaves_nothing() -> None:
