@@ -204,8 +204,14 @@ def joint_bootstrap(
     `separation_draws` are each model's bootstrap draws, the same prompts redrawn for every model (`separation_draws`
     with one seed); `outcomes` are 1 and 0, nan where undecided, one column per attacked prompt. The interval says what
     other prompts could have given for these models; what other models could have given is the verdict's business.
-    Redrawing adds noise to both sides, so the interval leans towards zero where prompts are few.
+    Redrawing adds noise to both sides, so the interval leans towards zero where prompts are few. Models without a
+    decided outcome are left out. Raises ValueError for no prompt, and where nothing varies within families.
     """
+    known = ~np.isnan(outcomes).all(axis=1)
+    if not known.any():
+        raise ValueError("no prompt is decided for any model; expected outcomes of prompts that all of them met")
+    separation, separation_draws, outcomes = separation[known], separation_draws[:, known], outcomes[known]
+    family = np.unique(family[known], return_inverse=True)[1]
 
     def correlation(x: Float[np.ndarray, " n"], weights: Float[np.ndarray, " prompts"]) -> float:
         decided = ~np.isnan(outcomes)

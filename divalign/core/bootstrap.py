@@ -31,7 +31,10 @@ def cluster_sums(
     values: tuple[Float[np.ndarray, " a"], Float[np.ndarray, " u"]],
     clusters: tuple[Int[np.ndarray, " a"], Int[np.ndarray, " u"]] | None,
 ) -> list[Sums]:
-    """Sum scores and penalties by cluster. Without clusters every row is one, and each class is its own stratum."""
+    """Sum scores and penalties by cluster. Without clusters every row is one, and each class is its own stratum.
+
+    So are clusters of one class only, apart from those of both: no redrawn sample then lacks a class.
+    """
     score, penalty = values
     if clusters is None:
         zero_a, zero_u = np.zeros_like(score), np.zeros_like(penalty)
@@ -45,7 +48,9 @@ def cluster_sums(
         for ids, rows in zip(clusters, values, strict=True)
         for weights in (rows, np.ones_like(rows))
     ]
-    return [np.stack(columns, axis=1)]
+    sums = np.stack(columns, axis=1)
+    content = (sums[:, 1] > 0) + 2 * (sums[:, 3] > 0)
+    return [sums[content == kind] for kind in (1, 2, 3) if (content == kind).any()]
 
 
 def difference(sums: Float[np.ndarray, "b 4"]) -> Float[np.ndarray, " b"]:

@@ -4,16 +4,20 @@ For a critic r fixed beforehand, mean score(r) over aligned rows minus mean pena
 for a lower bound of the divergence: two means, so an interval exists. That interval is of the bound, not of the
 divergence: the truth may lie above `high` whenever the critic is not log dP/dQ.
 
-Bounded divergences (js, tv, hellinger, lecam, alpha between 0 and 1) get intervals. Unbounded ones (kl, chi2, ...) are
-decided by rare rows that no sample need contain: on finite worlds a nominal 95 % interval for kl covered 63 % of draws
-where js covered 94 %. They get a value only, never above what n rows can show, and none when few rows carry it.
+Bounded divergences (js, tv, hellinger, lecam, alpha between 0 and 1) get intervals. They reach at least as far as the
+bound would move if the largest share of prompts that the sample may have missed held their two sides the wrong way
+round (r for -r): a sample without a mislabelled prompt has no spread from them, and is no proof that there are none.
+A critic of large |r| pays for that in js and hellinger, whose scores have no lower end; tv and lecam are safe from
+it. Unbounded ones (kl, chi2, ...) are decided by rare rows that no sample need contain: on finite worlds a nominal 95
+% interval for kl covered 63 % of draws where js covered 94 %. They get a value only, never above what n rows can
+show, and none when few rows carry it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,10 +27,11 @@ from torch import Tensor
 
 from divalign.core.bootstrap import Interval, cluster_sums, interval
 from divalign.core.divergences import Divergence, find_divergence, samples
+from divalign.core.resampling import Names, names_of, numbers_of
 from divalign.core.stats import Estimate
 
-Ids = Sequence[Hashable] | np.ndarray
-Clusters = tuple[Ids, Ids]
+Clusters = tuple[Names, Names]
+Numbers = tuple[np.ndarray, np.ndarray]
 _ROUNDING = 1e-12
 ENOUGH = 10.0  # effective rows below which an unbounded divergence is refused
 
@@ -100,26 +105,40 @@ def evaluate_critic(
     row = find_divergence(divergence) if isinstance(divergence, str) else divergence
     rows = samples(aligned, "aligned").detach(), samples(unaligned, "unaligned").detach()
     ids = None if clusters is None else cluster_ids(clusters, (len(rows[0]), len(rows[1])), same_prompts=same_prompts)
-    units = min(len(rows[0]), len(rows[1])) if ids is None else 1 + int(max(ids[0].max(), ids[1].max()))
+    sizes = [len(side) if ids is None else len(np.unique(ids[number])) for number, side in enumerate(rows)]
+    units = min(sizes)
     _check_confidence(confidence, units)
     bound = float(row.bound(*rows))
     bound = bound if abs(bound) > _ROUNDING else 0.0
-    count = sum(map(len, rows)) if ids is None else units
-    effective = effective_sample_size(row, *rows)
+    count = sum(map(len, rows)) if ids is None else 1 + int(max(ids[0].max(), ids[1].max()))
+    effective = effective_sample_size(row, *rows, ids)
     if row.upper is None:
-        return _unbounded(row, bound, ceiling(row, *map(len, rows)), effective, count)
+        return _unbounded(row, bound, ceiling(row, *sizes), effective, count)
     sums = cluster_sums((row.score(rows[0]).numpy(), row.penalty(rows[1]).numpy()), ids)
     ends = interval(sums, confidence=confidence, draws=draws, seed=seed, floor=row.upper / units)
-    return _bounded(row, bound, ends, effective, count, slack=row.upper * _unseen_share(confidence, units))
+    reach = _turned(row, *rows, together=ids is not None)
+    shares = [_unseen_share((1 - confidence) / 2, units), _unseen_share(1 - confidence, units)]
+    ends = Interval(
+        min(ends.low, bound - shares[0] * reach.fall),
+        max(ends.high, bound + shares[0] * reach.rise),
+        min(ends.lower, bound - shares[1] * reach.fall),
+    )
+    return _bounded(row, bound, ends, effective, count, saturated=bound > row.upper * (1 - shares[0]))
 
 
-def effective_sample_size(divergence: Divergence, aligned: object, unaligned: object) -> float:
+def effective_sample_size(
+    divergence: Divergence, aligned: object, unaligned: object, clusters: Numbers | None = None
+) -> float:
     """Return (sum w)^2 / sum w^2 of the rows that carry the estimate: 1 when one row does, n when all weigh the same.
 
     An unbounded divergence rests on w = e^r over unaligned rows (kl, chi2), on w = e^-r over aligned rows (reverse_kl,
-    neyman), or on both, and then on the fewer; a bounded one is described by the fewer of both.
+    neyman), or on both, and then on the fewer; a bounded one is described by the fewer of both. With `clusters` (see
+    `cluster_ids`) prompts are counted, each with the weight of all its rows.
     """
-    forward, backward = effective_size(samples(unaligned, "unaligned")), effective_size(-samples(aligned, "aligned"))
+    sides = samples(unaligned, "unaligned"), -samples(aligned, "aligned")
+    if clusters is not None:
+        sides = _by_cluster(sides[0], clusters[1]), _by_cluster(sides[1], clusters[0])
+    forward, backward = (effective_size(side) for side in sides)
     if divergence.upper is None and math.isfinite(divergence.penalty_limit):
         return forward
     if divergence.upper is None and math.isfinite(divergence.score_limit):
@@ -132,10 +151,20 @@ def effective_size(log_weights: Float[Tensor, " n"]) -> float:
     return float(torch.exp(2 * torch.logsumexp(log_weights, 0) - torch.logsumexp(2 * log_weights, 0)))
 
 
+def _by_cluster(log_weights: Tensor, ids: np.ndarray) -> Float[Tensor, " n"]:
+    """Return the logarithm of each cluster's total weight."""
+    present, place = np.unique(ids, return_inverse=True)
+    top = log_weights.max()
+    total = torch.zeros(len(present), dtype=log_weights.dtype)
+    total.index_add_(0, torch.from_numpy(place), (log_weights - top).exp())
+    return total.log() + top
+
+
 def ceiling(divergence: Divergence, aligned: int, unaligned: int) -> float:
     """Return the divergence between one of n outcomes and all of them alike: more, n rows cannot show.
 
-    For kl that is ln n of the unaligned rows, for reverse_kl ln n of the aligned, for chi2 n - 1. For a bounded
+    `aligned` and `unaligned` are how many there are, prompts where several rows share one. For kl that is ln n of the
+    unaligned rows, for reverse_kl ln n of the aligned, for chi2 n - 1. For a bounded
     divergence it is its upper bound; infinite where both supports matter.
     Source: for kl, McAllester, Stratos 2020, "Formal limitations on the measurement of mutual information".
     """
@@ -147,12 +176,13 @@ def ceiling(divergence: Divergence, aligned: int, unaligned: int) -> float:
 
 
 def policy_kl(
-    log_policy: object, log_reference: object, clusters: Ids | None = None, confidence: float = 0.95
+    log_policy: object, log_reference: object, clusters: Names | None = None, confidence: float = 0.95
 ) -> Estimate:
     """Return KL(policy, reference) in nats from responses drawn from the policy, whose log-probabilities both know.
 
     The mean of log policy - log reference is unbiased, with no critic and no bound. The interval is the central limit
-    theorem's, over prompts where `clusters` names them, with Student's t; its low end is not below 0.
+    theorem's, over prompts where `clusters` names them, with Student's t. As a KL is not, neither it nor the mean is
+    shown below 0.
 
     Raises ValueError for unequal, empty or non-finite samples and too few prompts.
     """
@@ -160,7 +190,7 @@ def policy_kl(
     if len(policy) != len(reference):
         raise ValueError(f"got {len(policy)} and {len(reference)} log-probabilities; expected both for every response")
     ratio = (policy - reference).detach().numpy()
-    ids = np.arange(len(ratio)) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
+    ids = np.arange(len(ratio)) if clusters is None else numbers_of(clusters)
     if len(ids) != len(ratio):
         raise ValueError(f"got {len(ids)} cluster ids for {len(ratio)} responses; expected one for each")
     units = int(ids.max()) + 1
@@ -169,35 +199,33 @@ def policy_kl(
     influence = np.bincount(ids, weights=ratio - value) / len(ratio)
     error = math.sqrt(units / (units - 1) * float((influence**2).sum()))
     half = float(student.ppf((1 + confidence) / 2, units - 1)) * error
-    return Estimate(value, max(value - half, 0.0), max(value + half, 0.0), units)
+    return Estimate(*(max(end, 0.0) for end in (value, value - half, value + half)), n=units)
 
 
 def cluster_ids(clusters: Clusters, lengths: tuple[int, int], *, same_prompts: bool) -> tuple[np.ndarray, np.ndarray]:
     """Number the prompts of both classes alike, from 0; raise ValueError where the classes have different prompts."""
-    aligned, unaligned = (np.asarray(ids) for ids in clusters)
+    aligned, unaligned = (names_of(ids) for ids in clusters)
     if (len(aligned), len(unaligned)) != lengths:
         got = f"{len(aligned)} and {len(unaligned)} cluster ids for {lengths[0]} and {lengths[1]} rows"
         raise ValueError(f"got {got}; expected one prompt id per row: clusters=(aligned ids, unaligned ids)")
-    alone = np.setxor1d(aligned, unaligned)
-    if same_prompts and len(alone):
+    alone = set(aligned) ^ set(unaligned)
+    if same_prompts and alone:
+        one = next(name for name in (*aligned, *unaligned) if name in alone)
         raise ValueError(
-            f"{len(alone)} prompts have rows of one class only (such as {alone[0]!r}): the divergence would measure "
+            f"{len(alone)} prompts have rows of one class only (such as {one!r}): the divergence would measure "
             "the prompts; drop them, or say same_prompts=False if both classes drew prompts from one source"
         )
-    ids = np.unique(np.concatenate([aligned, unaligned]), return_inverse=True)[1]
+    ids = numbers_of([*aligned, *unaligned], ordered=True)
     return ids[: lengths[0]], ids[lengths[0] :]
 
 
 def _bounded(
-    row: Divergence, bound: float, ends: Interval, effective: float, count: int, *, slack: float
+    row: Divergence, bound: float, ends: Interval, effective: float, count: int, *, saturated: bool
 ) -> Evaluation:
     assert row.upper is not None
     # A critic that is 0 everywhere has a bound of 0 up to rounding, and an interval of that width: not above 0.
     low, high, lower = (min(max(end, 0.0), row.upper) if abs(end) > _ROUNDING else 0.0 for end in ends)
-    saturated = bound > row.upper - slack
-    if saturated:
-        # Near the upper bound only rows that did not occur can tell how far below it the truth is: rule of three.
-        low, lower, high = min(low, bound - slack), min(lower, bound - slack), row.upper
+    high = row.upper if saturated else high
     estimate = Estimate(max(bound, 0.0), low, high, count)
     flags = frozenset({"saturated"} if saturated else ())
     return Evaluation(row.name, bound, estimate, lower, effective, row.upper, flags)
@@ -211,9 +239,26 @@ def _unbounded(row: Divergence, bound: float, most: float, effective: float, cou
     return Evaluation(row.name, bound, Estimate(value, None, None, count), None, effective, most, frozenset(flags))
 
 
-def _unseen_share(confidence: float, units: int) -> float:
-    """The largest share of rows that n draws may all miss, at this confidence, two-sided: about 3.7 / n at 95 %."""
-    return 1 - ((1 - confidence) / 2) ** (1 / units)
+class _Turned(NamedTuple):
+    """How far the bound falls, or rises, if every row had -r for r."""
+
+    fall: float
+    rise: float
+
+
+def _turned(row: Divergence, aligned: Tensor, unaligned: Tensor, *, together: bool) -> _Turned:
+    """Rows that are drawn `together`, as those of one prompt, may all be turned; of others the worse class is."""
+    losses = (
+        float((row.score(aligned) - row.score(-aligned)).mean()),
+        float((row.penalty(-unaligned) - row.penalty(unaligned)).mean()),
+    )
+    join = sum if together else max
+    return _Turned(join(max(loss, 0.0) for loss in losses), join(max(-loss, 0.0) for loss in losses))
+
+
+def _unseen_share(tail: float, units: int) -> float:
+    """The largest share of prompts that n draws all miss with probability `tail`: 3.7 / n at .025 (rule of three)."""
+    return 1 - tail ** (1 / units)
 
 
 def _check_confidence(confidence: float, units: int) -> None:

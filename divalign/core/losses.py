@@ -260,6 +260,7 @@ _NAMED = (
     replace(
         divergence_method(kl),
         name="kldo",
+        aligned_loss=torch.neg,  # r - baseline as it is: at log-mean-exp no unaligned row can overflow, so none is bent
         own_baseline=_log_mean_exp_unaligned,
         averaging=_log_linear,
         source="arXiv 2502.00657; Donsker, Varadhan 1983. Equal to -mean r + log-mean-exp r, value and gradient",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from torch import Tensor
 
 from divalign.core.stats import Estimate, rate
 
-Groups = tuple[Sequence[object], Sequence[object]]
+Names = Sequence[Hashable] | np.ndarray | Tensor
+Groups = tuple[Names, Names]
 FOLDS = 5
 
 
@@ -20,8 +24,26 @@ def numbered(groups: Groups | None, safe: int, harmful: int) -> Int[np.ndarray, 
         return None
     if (len(groups[0]), len(groups[1])) != (safe, harmful):
         raise ValueError(f"groups name {len(groups[0])} + {len(groups[1])} prompts, expected {safe} + {harmful}")
-    numbers: dict[object, int] = {}
-    return np.array([numbers.setdefault(group, len(numbers)) for group in (*groups[0], *groups[1])])
+    return numbers_of([*names_of(groups[0]), *names_of(groups[1])])
+
+
+def names_of(names: Names) -> list[Hashable]:
+    """Return names as plain values: two entries of a tensor that hold one number are not one object."""
+    return names.tolist() if isinstance(names, np.ndarray | Tensor) else list(names)
+
+
+def numbers_of(names: Names, *, ordered: bool = False) -> Int[np.ndarray, " n"]:
+    """Return 0, 1, ... for each name, in the order in which they first occur; 1 and "1" are two names.
+
+    With `ordered` in the names' own order, if they have one: the order of rows then changes nothing.
+    """
+    names = names_of(names)
+    different: list[Any] = list(dict.fromkeys(names))
+    if ordered:
+        with suppress(TypeError):
+            different = sorted(different)
+    numbers = {name: number for number, name in enumerate(different)}
+    return np.array([numbers[name] for name in names], dtype=int)
 
 
 def fold_of_each(
@@ -85,6 +107,11 @@ def shuffled_labels(
     return result
 
 
+def units_of(chosen: Bool[np.ndarray, " n"], groups: Int[np.ndarray, " n"] | None) -> int:
+    """How many independent units the chosen prompts are: groups where there are any."""
+    return int(chosen.sum()) if groups is None else len(np.unique(groups[chosen]))
+
+
 def with_interval(value: float, draws: Float[np.ndarray, " draws"], n: int, *, confidence: float = 0.95) -> Estimate:
     """A value with the percentile interval of its bootstrap draws; no interval where a draw has no number."""
     if not np.isfinite(draws).all():
@@ -98,7 +125,7 @@ def share_with_interval(
 ) -> Estimate:
     """A share between 0 and 1 with its interval, honest at the ends.
 
-    No bootstrap sample of a perfect score is less than perfect. There the Wilson interval of `rests_on` prompts
+    No bootstrap sample of a perfect score is less than perfect. There the Wilson interval of `rests_on` units
     stands in: 100 of 100 is [0.963, 1], not [1, 1].
     """
     if np.ptp(draws) > 0 or value not in (0.0, 1.0):

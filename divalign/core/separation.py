@@ -12,7 +12,7 @@ from divalign.core.bhattacharyya import Gaussian, bhattacharyya, many_bhattachar
 from divalign.core.clouds import Clouds, States, clouds, project, squared_distances
 from divalign.core.energy import silhouette
 from divalign.core.heldout import hold_out
-from divalign.core.resampling import FOLDS, Groups, bootstrap_weights, share_with_interval, with_interval
+from divalign.core.resampling import FOLDS, Groups, bootstrap_weights, share_with_interval, units_of, with_interval
 from divalign.core.stats import Estimate
 
 FEWEST_PROMPTS = {"paper": 4, "heldout": 2 * FOLDS}
@@ -171,7 +171,7 @@ def _paper(pooled: Clouds, *, seed: int, draws: int) -> Separation:
 def _heldout(pooled: Clouds, *, seed: int, draws: int, null_draws: int) -> Separation:
     held, n = hold_out(pooled, seed=seed), len(pooled.harmful)
     once, weights = _weights(pooled, seed=seed, draws=draws)
-    safe, harmful = int((~pooled.harmful).sum()), int(pooled.harmful.sum())
+    units = {name: units_of(pooled.harmful == name, pooled.groups) for name in (False, True)}
     generator = np.random.default_rng([seed, 1])
     null = held.distances_of_shuffles(generator, null_draws)
 
@@ -181,14 +181,14 @@ def _heldout(pooled: Clouds, *, seed: int, draws: int, null_draws: int) -> Separ
     def share(measure: Callable[[np.ndarray], np.ndarray], rests_on: int) -> Estimate:
         return share_with_interval(measure(once)[0], measure(weights), n, rests_on=rests_on)
 
+    enough = (~pooled.harmful).sum() >= 100  # one in a hundred of fewer safe prompts is no prompt
     energy = held.energy(once)[0]
     as_large = held.energy_of_shuffles(generator, draws) >= energy - 1e-12
     return Separation(
         bhattacharyya=_not_negative(estimate(held.bhattacharyya)),
         silhouette=estimate(held.silhouette),
-        probe_auc=share(held.probe_auc, min(safe, harmful)),
-        # One in a hundred of fewer than a hundred safe prompts is no prompt.
-        tpr_at_1_fpr=share(held.tpr_at_1_fpr, harmful) if safe >= 100 else Estimate(None, None, None, n),
+        probe_auc=share(held.probe_auc, min(units.values())),
+        tpr_at_1_fpr=share(held.tpr_at_1_fpr, units[True]) if enough else Estimate(None, None, None, n),
         energy=_not_negative(estimate(held.energy)),
         flags=frozenset(),
         energy_p_value=float((1 + as_large.sum()) / (1 + draws)),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import binomtest, norm, pearsonr, spearmanr
+from scipy.stats import binomtest, norm, pearsonr, rankdata, spearmanr
 from scipy.stats import t as student
 
 Numbers = Sequence[int | float] | np.ndarray
@@ -117,7 +118,7 @@ def corrected_rate(
     of yes among the judged, of yes among true yes and of no among true no; the interval carries the errors of all
     three (with the judge's taken as exact, a 95 % interval can cover under 60 %).
 
-    Raises ValueError for a judge no better than chance, or a rate that is undecided.
+    Raises ValueError for a judge no better than chance, or too few labels to say so, or a rate that is undecided.
     Source: Rogan and Gladen 1978, Am. J. Epidemiol. 107; interval Lang and Reiczigel 2014, Prev. Vet. Med. 113.
     """
     if observed.value is None or sensitivity.value is None or specificity.value is None:
@@ -132,6 +133,11 @@ def corrected_rate(
     share, count = _pulled(observed.value, observed.n, z**2)
     found, true_yes = _pulled(sensitivity.value, sensitivity.n, 2.0)
     spared, true_no = _pulled(specificity.value, specificity.n, 2.0)
+    if found + spared - 1 <= 1e-12:
+        raise ValueError(
+            f"sensitivity {sensitivity.value:.3f} of {sensitivity.n} and specificity {specificity.value:.3f} of "
+            f"{specificity.n} cannot be told from a judge that guesses; label more responses"
+        )
     rate_of_yes = (share + spared - 1) / (found + spared - 1)
     yes = rate_of_yes**2 * found * (1 - found) / true_yes
     no = (1 - rate_of_yes) ** 2 * spared * (1 - spared) / true_no
@@ -172,12 +178,21 @@ def paired_difference(
 def spearman(first: Numbers, second: Numbers, *, confidence: float = 0.95) -> Tested:
     """Rank correlation of two lists; no interval where ranks agree or disagree wholly.
 
-    Raises ValueError for fewer than 4 pairs or a list without variation.
+    Up to 9 pairs the p-value counts all orders. Raises ValueError for fewer than 4 pairs, a number that is not finite
+    or a list without variation.
     Source: interval by Fisher's z with variance (1 + r^2/2)/(n - 3), Bonett and Wright 2000, Psychometrika 65.
     """
     x, y = _pairs(first, second)
     r, p_value = np.array([*spearmanr(x, y)], dtype=float)
-    return _by_fisher(float(r), float(p_value), len(x), 1 + float(r) ** 2 / 2, confidence)
+    p_value = _by_counting(x, y) if len(x) <= 9 else float(p_value)
+    return _by_fisher(float(r), p_value, len(x), 1 + float(r) ** 2 / 2, confidence)
+
+
+def _by_counting(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
+    """The share of all orders of y whose ranks go with those of x as much as the observed ones, or more."""
+    first, second = (rankdata(side) - (len(x) + 1) / 2 for side in (x, y))
+    products = np.array(list(permutations(second))) @ first
+    return float((np.abs(products) >= abs(first @ second) - 1e-9).mean())
 
 
 def pearson(first: Numbers, second: Numbers, *, confidence: float = 0.95) -> Tested:
@@ -200,6 +215,8 @@ def _pairs(first: Numbers, second: Numbers) -> tuple[Float[np.ndarray, " _"], Fl
     x, y = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if len(x) != len(y) or len(x) < 4:
         raise ValueError(f"got lists of {len(x)} and {len(y)} numbers; expected at least 4 pairs")
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError("a number is NaN or infinite; leave its pair out")
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         raise ValueError("one list is constant; expected variation: a constant correlates with nothing")
     return x, y

@@ -12,7 +12,15 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from divalign.core.ranking import auc
-from divalign.core.resampling import FOLDS, Groups, bootstrap_weights, fold_of_each, numbered, share_with_interval
+from divalign.core.resampling import (
+    FOLDS,
+    Groups,
+    bootstrap_weights,
+    fold_of_each,
+    numbered,
+    share_with_interval,
+    units_of,
+)
 from divalign.core.stats import Estimate
 
 
@@ -58,5 +66,5 @@ def _cross_validated(
         scores[tested] = model.fit(texts[~tested], labels[~tested]).decision_function(texts[tested])
     weights = bootstrap_weights(labels, units, draws=1000, generator=np.random.default_rng(seed))
     value = auc(scores, labels, np.ones((len(texts), 1)))[0]
-    smaller = min(len(safe), len(harmful))
+    smaller = min(units_of(side, units) for side in (labels, ~labels))
     return share_with_interval(value, auc(scores, labels, weights), len(texts), rests_on=smaller)

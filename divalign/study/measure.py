@@ -59,7 +59,7 @@ def separations(subject: Subject, prompts: Sequence[Row], config: Config, progre
     cached_json(subject.folder / "plane.json", digest("plane", key), lambda: _plane(states_of, prompts, parts))
     return cached_json(
         subject.folder / "separation.json",
-        digest("separation", 2, key),  # 2: strays cut in the held-out distance
+        digest("separation", 3, key),  # 3: a perfect AUC rests on topics, not on their wordings
         lambda: {part: _separation(states_of, prompts, chosen) for part, chosen in parts.items() if chosen.any()},
     )
 
@@ -146,7 +146,8 @@ def divergences(
 ) -> dict[str, Any]:
     """Return each divergence's held-out estimate between the rows' chosen and rejected responses, critic r."""
     names = config.measure.divergences
-    key = digest("divergence", subject.key, base.key, rows, config.train.beta, config.train.max_length, names)
+    # 2: intervals reach as far as unseen prompts of the wrong sign
+    key = digest("divergence", 2, subject.key, base.key, rows, config.train.beta, config.train.max_length, names)
 
     def make() -> dict[str, Any]:
         with progress(f"divergence {subject.name}", 2 * len(rows), "responses") as advance:

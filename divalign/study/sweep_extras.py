@@ -32,7 +32,7 @@ def extras(subject: Subject, prompts: Sequence[Row], config: Config, draws: int,
     """
     asked = [row for row in prompts if not row["held_out"]]
     attacks = inside_openings({name: find_attack(name) for name in ("direct", *config.measure.attacks)})
-    key = digest("extras", subject.key, asked, list(attacks), draws)
+    key = digest("extras", 2, subject.key, asked, list(attacks), draws)
 
     def make() -> dict[str, Any]:
         with progress(f"under attack {subject.name}", len(attacks) * len(asked), "prompts") as advance:

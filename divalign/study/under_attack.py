@@ -85,8 +85,7 @@ def summary(
     draws: Mapping[str, Float[np.ndarray, " draws"] | None], prompts: Sequence[Row], measure: str
 ) -> UnderAttack:
     """Return what `draws_under_attack` found as estimates with intervals; a perfect AUC gets Wilson's."""
-    n, harmful = len(prompts), sides(prompts)[0]
-    smaller = int(min(harmful.sum(), (~harmful).sum()))
+    n, smaller = len(prompts), min(len(set(clusters)) for clusters in sides(prompts)[1])
 
     def estimate(values: np.ndarray | None) -> Estimate:
         if values is None:

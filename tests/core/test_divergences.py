@@ -142,9 +142,32 @@ def test_taming_leaves_moderate_ratios_alone_and_keeps_the_order_of_the_rest(gro
     r = torch.linspace(-1e4, 1e4, 2001)
     bent = tame(r, growth)
     assert (bent.diff() > 0).all()
-    assert (growth * tame(torch.tensor([80.0, -80.0]), growth).abs() < 80).all()
-    small = r[r.abs() <= 80 / growth - 5]
+    assert (growth * bent.abs() < 81).all()  # e^81 is 1e35, a thousandth of the largest float
+    small = r[r.abs() <= 76 / growth]
     assert torch.equal(tame(small, growth), small)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("row", [*DIVERGENCES.values(), alpha(3), alpha(-4), alpha(10)], ids=lambda row: row.name)
+def test_no_ratio_overflows_and_none_changes_place_with_another(row: Divergence, dtype: torch.dtype) -> None:
+    if dtype == torch.float16 and row.growth > 4:
+        pytest.skip("e^10 is all that float16 can hold")
+    largest = 6e4 if dtype == torch.float16 else 1e30
+    r = torch.tensor([-largest, -1e4, -1e3, -100, -1, -0.1, 0, 0.1, 1, 100, 1e3, 1e4, largest], dtype=dtype)
+    r.requires_grad_()
+    bent = tame(r, row.growth)
+    assert (bent.diff() >= 0).all()
+    for formula in (row.score, row.penalty):
+        values = formula(r)
+        (slope,) = torch.autograd.grad(values.sum(), r)
+        assert values.isfinite().all()
+        assert slope.isfinite().all()
+
+
+def test_a_ratio_whose_square_overflows_keeps_a_bounded_divergence_bounded() -> None:
+    p, q = [0.5, 0.5], [1e-160, 1.0]
+    assert float(DIVERGENCES["lecam"].exact(p, q)) == pytest.approx(0.5 + 0.25 / 1.5)
+    assert float(DIVERGENCES["neyman"].exact(p, q)) == pytest.approx(0.5 + 0.5)
 
 
 # Closed forms --------------------------------------------------------------------------------------------------------

@@ -274,3 +274,13 @@ def test_names_find_methods_members_and_ones_own() -> None:
 def test_an_unknown_method_names_the_nearest_and_says_what_to_do(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         find_method(name)
+
+
+def test_kldo_is_donsker_and_varadhans_bound_however_large_the_rewards() -> None:
+    aligned = torch.tensor([105.0, 400.0, 1000.0], requires_grad=True)
+    unaligned = torch.tensor([0.0, 90.0, 300.0, -500.0], requires_grad=True)
+    loss = METHODS["kldo"].loss(LogRatios(aligned, unaligned))
+    assert loss.item() == pytest.approx((-aligned.mean() + unaligned.logsumexp(0) - math.log(4)).item(), rel=1e-6)
+    slopes = torch.autograd.grad(loss, [aligned, unaligned])
+    assert slopes[0].tolist() == pytest.approx([-1 / 3] * 3)
+    assert slopes[1].tolist() == pytest.approx(unaligned.softmax(0).tolist(), abs=1e-5)  # r - baseline rounds at 300

@@ -143,6 +143,13 @@ def test_perfect_separation_has_an_honest_interval() -> None:
     assert "extrapolated" in found.flags
 
 
+def test_perfect_separation_of_near_copies_rests_on_their_groups() -> None:
+    groups = [np.arange(100) // 10, 10 + np.arange(100) // 10]
+    for names in (groups, [side.tolist() for side in groups], [torch.from_numpy(side) for side in groups]):
+        found = separation(*two_clouds(5, n=100, shift=40.0), groups=tuple(names), draws=50, null_draws=0)
+        assert found.probe_auc[:3] == pytest.approx((1.0, 0.722, 1.0), abs=5e-4)  # Wilson's 10 of 10
+
+
 def test_one_percent_of_fewer_than_a_hundred_prompts_is_no_number() -> None:
     assert separation(*two_clouds(6, n=99), draws=10, null_draws=0).tpr_at_1_fpr.value is None
     assert separation(*two_clouds(6, n=100), draws=10, null_draws=0).tpr_at_1_fpr.value is not None

@@ -1,4 +1,4 @@
-from itertools import product
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -191,3 +191,25 @@ def test_the_mean_over_clusters_has_students_interval_of_their_means() -> None:
     assert clustered_mean([2.0, 4.0], ["a", "a"]) == Estimate(3.0, None, None, 1)
     with pytest.raises(ValueError, match="one cluster for each value"):
         clustered_mean([1.0], [])
+
+
+@pytest.mark.parametrize("n", [4, 5, 7])
+def test_few_ranks_are_tested_by_all_their_orders(n: int) -> None:
+    generator = np.random.default_rng(n)
+    x, y = generator.normal(size=(2, n))
+    y[1] = y[0]  # ties
+    orders = [spearmanr(x, order).statistic for order in permutations(y)]
+    expected = np.mean(np.abs(orders) >= abs(spearmanr(x, y).statistic) - 1e-9)
+    assert spearman(x, y).p_value == pytest.approx(expected)
+    assert spearman([1, 2, 3, 4], [1, 2, 3, 4]).p_value == pytest.approx(2 / 24)
+
+
+def test_a_number_that_is_none_correlates_with_nothing() -> None:
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        spearman([1, 2, np.nan, 4], [1, 2, 3, 4])
+
+
+def test_too_few_labels_to_tell_a_judge_from_a_guess_are_refused() -> None:
+    found = {"sensitivity": rate([True] * 2), "specificity": rate([True] * 2 + [False] * 8)}
+    with pytest.raises(ValueError, match="label more responses"):
+        corrected_rate(rate([True, False]), **found)

@@ -166,3 +166,15 @@ def test_the_joint_bootstrap_narrows_with_prompts() -> None:
         assert found.low < found.value < 0
         widths.append(found.high - found.low)
     assert widths[1] < 0.4 * widths[0]
+
+
+def test_a_model_of_which_nothing_is_decided_is_left_out_of_the_joint_bootstrap() -> None:
+    generator = np.random.default_rng(5)
+    separation, outcomes = generator.normal(size=8), (generator.random((8, 40)) < 0.4).astype(float)
+    draws, family = separation + 0.1 * generator.normal(size=(50, 8)), np.repeat([0, 1], 4)
+    outcomes[7] = np.nan
+    assert joint_bootstrap(separation, draws, outcomes, family) == joint_bootstrap(
+        separation[:7], draws[:, :7], outcomes[:7], family[:7]
+    )
+    with pytest.raises(ValueError, match="no prompt is decided"):
+        joint_bootstrap(separation, draws, outcomes[:, :0], family)

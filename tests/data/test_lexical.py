@@ -14,6 +14,12 @@ def test_a_telltale_word_is_found() -> None:
     assert 0.85 < found.low < 0.9  # Wilson's 30 of 30: no bootstrap sample of a perfect score is imperfect
 
 
+def test_near_copies_of_a_telltale_prompt_add_nothing() -> None:
+    groups = [number // 3 for number in range(30)], [number // 3 for number in range(30)]
+    found = lexical_auc(PROMPTS, [f"{prompt} secretly" for prompt in PROMPTS], groups=groups)
+    assert (found.value, found.low) == (1.0, pytest.approx(0.722, abs=5e-4))  # Wilson's 10 of 10
+
+
 def test_words_dealt_at_random_tell_nothing() -> None:
     words = np.random.default_rng(0).choice(["red", "green", "blue", "grey"], size=(300, 6))
     texts = [" ".join(row) for row in words]
