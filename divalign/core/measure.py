@@ -204,7 +204,7 @@ def _some(ids: np.ndarray, share: float, random: np.random.Generator) -> np.ndar
 
 
 def _shuffled_bounds(row: Divergence, test: _Part, shift: float, protocol: Protocol) -> Float[np.ndarray, " n"]:
-    """The bound under shuffled labels: within each prompt, or between prompts where every prompt has one class."""
+    """The bound under shuffled labels: within each prompt that has both classes, between those that have one."""
     values = torch.from_numpy(np.concatenate([test.aligned, test.unaligned]) - shift)
     score, penalty = row.score(values).numpy(), row.penalty(values).numpy()
     labels = np.arange(len(values)) < len(test.aligned)
@@ -219,11 +219,14 @@ def _shuffled_bounds(row: Divergence, test: _Part, shift: float, protocol: Proto
 
 def _shuffle(labels: np.ndarray, prompts: np.ndarray, random: np.random.Generator) -> np.ndarray:
     aligned_share = np.bincount(prompts, weights=labels) / np.bincount(prompts)
-    if np.isin(aligned_share, (0.0, 1.0)).all():
-        return random.permutation(aligned_share)[prompts] == 1.0
+    pure = np.isin(aligned_share, (0.0, 1.0))
+    aligned_share[pure] = random.permutation(aligned_share[pure])
+    moved = aligned_share[prompts] == 1.0
+    if pure.all():
+        return moved
     shuffled = np.empty_like(labels)
     shuffled[np.argsort(prompts, kind="stable")] = labels[np.lexsort((random.random(len(labels)), prompts))]
-    return shuffled
+    return np.where(pure[prompts], moved, shuffled)
 
 
 def _critic(train: _Part, response_width: int | None) -> Critic:

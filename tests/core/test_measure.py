@@ -99,6 +99,17 @@ def test_labels_move_with_their_prompt_where_every_prompt_has_one_class() -> Non
     assert draws[:, 0].mean() < 0.5
 
 
+def test_where_some_prompts_have_one_class_both_ways_of_shuffling_are_taken() -> None:
+    random = np.random.default_rng(0)
+    prompts = np.array([0, 0, 1, 1, 2, 2, 3])
+    labels = np.array([True, True, False, False, True, False, False])
+    draws = np.stack([_shuffle(labels, prompts, random) for _ in range(300)])
+    assert (draws[:, 0] == draws[:, 1]).all()
+    assert (draws[:, 2] == draws[:, 3]).all()
+    assert (draws[:, 4] != draws[:, 5]).all()
+    assert draws[:, [0, 2, 4, 6]].mean(0) == pytest.approx([1 / 3, 1 / 3, 1 / 2, 1 / 3], abs=0.08)
+
+
 def test_a_logistic_critic_nears_the_divergence_of_two_gaussians() -> None:
     random = np.random.default_rng(0)
     aligned, unaligned = random.normal(size=(2, 1500, 4))
