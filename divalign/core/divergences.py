@@ -118,8 +118,8 @@ def tame(log_ratio: Float[Tensor, "*n"], growth: float | int) -> Float[Tensor, "
 
 
 def samples(values: object, name: str) -> Float[Tensor, " n"]:
-    """Return critic values as a vector of float64, or say which sample is empty, misshapen or not finite."""
-    vector = torch.as_tensor(values, dtype=torch.float64)
+    """Return critic values as a vector of float64 on the CPU, or say which is empty, misshapen or not finite."""
+    vector = torch.as_tensor(values.cpu() if isinstance(values, Tensor) else values, dtype=torch.float64)
     if vector.ndim != 1 or not len(vector):
         raise ValueError(f"{name} has shape {tuple(vector.shape)}; expected one critic value per row, at least one row")
     broken = int((~vector.isfinite()).sum())
