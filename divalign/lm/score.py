@@ -7,10 +7,11 @@ DistributedDataParallel and FSDP wrappers see an ordinary forward.
 
 from __future__ import annotations
 
-import functools
+import inspect
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -36,32 +37,37 @@ def attach(model: Any) -> Any:
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     if hasattr(causal, "forward_without_scores"):
         return model
-    original = causal.forward
     fast = _equals_logits(causal, _head(causal))
     if not fast:
         logger.warning(
             "%s: scored from full logits, since its head does more than is known here", type(causal).__name__
         )
 
-    @functools.wraps(original)  # others read the names that forward takes off its signature
-    def forward(*args: Any, sources: Tensor | None = None, **kwargs: Any) -> Any:
-        if sources is None:
-            return original(*args, **kwargs)
-        targets, owners, responses = (kwargs.pop(name) for name in ("targets", "owners", "responses"))
-        if "groups" in kwargs:
-            kwargs["attention_mask"] = _mask(causal, kwargs.pop("groups"), kwargs.pop("parts"))
-        if fast:
-            hidden = causal.base_model(*args, **kwargs, use_cache=False).last_hidden_state
-        else:
-            hidden = original(*args, **kwargs, use_cache=False).logits
-        used, size = hidden.flatten(0, 1).index_select(0, sources), causal.config.get_text_config().vocab_size
-        chunk = max(1, LOGITS_AT_ONCE // size)
-        head = _head(causal) if fast else _as_is
-        return ModelOutput(log_probs=response_log_probs(used, targets, owners, responses, head, chunk=chunk))
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if "sources" in kwargs:
+            return _scored(self, *args, fast=fast, **kwargs)
+        return self.forward_without_scores(*args, **kwargs)
 
-    causal.forward_without_scores = original
-    causal.forward = forward
+    # others read the names that forward takes off its signature
+    forward.__signature__ = inspect.signature(type(causal).forward)  # type: ignore[attr-defined]
+    causal.forward_without_scores = causal.forward
+    causal.forward = MethodType(forward, causal)  # a method, which a deep copy binds to itself: it has its own weights
     return model
+
+
+def _scored(
+    causal: Any, *args: Any, sources: Tensor, targets: Tensor, owners: Tensor, responses: int, fast: bool, **kwargs: Any
+) -> Any:
+    if "groups" in kwargs:
+        kwargs["attention_mask"] = _mask(causal, kwargs.pop("groups"), kwargs.pop("parts"))
+    if fast:
+        hidden = causal.base_model(*args, **kwargs, use_cache=False).last_hidden_state
+    else:
+        hidden = causal.forward_without_scores(*args, **kwargs, use_cache=False).logits
+    used, size = hidden.flatten(0, 1).index_select(0, sources), causal.config.get_text_config().vocab_size
+    head = _head(causal) if fast else _as_is
+    chunk = max(1, LOGITS_AT_ONCE // size)
+    return ModelOutput(log_probs=response_log_probs(used, targets, owners, responses, head, chunk=chunk))
 
 
 def can_share(model: Any) -> bool:

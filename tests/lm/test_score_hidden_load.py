@@ -1,5 +1,7 @@
 """Log-probabilities and hidden states equal what the model's own forward gives, on every architecture."""
 
+import copy
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,24 @@ def test_a_head_that_does_more_than_is_known_is_scored_from_full_logits(caplog: 
     assert np.allclose(sequence_log_probs(model, ROWS, tokenizer.pad_token_id), expected, rtol=1e-5, atol=1e-4)
     assert "scored from full logits" in caplog.text
     assert attach(model) is model
+
+
+def test_a_copy_of_a_scored_model_runs_its_own_weights() -> None:
+    model, tokenizer = tiny_model("Llama")
+    before = sequence_log_probs(model, ROWS, tokenizer.pad_token_id)
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in changed.parameters():
+            weight.mul_(1.5)
+    expected = [slow_log_prob(changed, row) for row in ROWS]
+    assert not np.allclose(expected, before, atol=0.1)
+    assert np.allclose(sequence_log_probs(changed, ROWS, tokenizer.pad_token_id), expected, rtol=1e-5, atol=1e-4)
+    assert np.array_equal(sequence_log_probs(model, ROWS, tokenizer.pad_token_id), before)
+
+
+def test_an_attached_forward_shows_the_names_of_the_models_own() -> None:
+    model, _ = tiny_model("Llama")
+    assert inspect.signature(attach(model).forward) == inspect.signature(tiny_model("Llama")[0].forward)
 
 
 def test_reference_log_probs_are_computed_once_for_a_model_and_its_rows(tmp_path: Path) -> None:
