@@ -22,6 +22,7 @@ from transformers.utils.generic import ModelOutput
 
 from divalign.core.logprobs import LOGITS_AT_ONCE, Head, LinearHead, response_log_probs
 from divalign.data.batching import Encoded, by_length
+from divalign.lm.decoding import evaluating
 from divalign.lm.layout import attention, block_attention, lay_out
 from divalign.store import cached_arrays, digest
 
@@ -96,16 +97,13 @@ def _may_share(causal: Any) -> bool:
 @torch.no_grad()
 def _scores_alike(model: Any) -> bool:
     rows = [Encoded([1, 2, 3], [4, 5, 6]), Encoded([1, 2, 3], [7, 8]), Encoded([2, 1], [5])]
-    mode = model.training
-    model.eval()
     layouts = (lay_out(rows, 0, share=share).inputs() for share in (False, True))
     try:
-        plain, shared = (model(**_on(model.device, inputs)).log_probs.float() for inputs in layouts)
+        with evaluating(model):
+            plain, shared = (model(**_on(model.device, inputs)).log_probs.float() for inputs in layouts)
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
         logger.info("%s takes no shared prompts: %s", type(model).__name__, error)
         return False
-    finally:
-        model.train(mode)
     # bfloat16 carries 8 bits; a wrong mask moves these sums by far more than a hundredth.
     return torch.allclose(plain, shared, rtol=1e-2 if model.dtype != torch.float32 else 1e-4, atol=1e-3)
 
@@ -138,11 +136,15 @@ def sequence_log_probs(
     batch_size: int = 64,
     on_progress: Callable[[int], None] | None = None,
 ) -> Float[np.ndarray, " n"]:
-    """Return log p(response | prompt) of each row in nats, summed over the response's tokens, without gradients."""
+    """Return log p(response | prompt) of each row in nats, summed over the response's tokens.
+
+    Without gradients, and without dropout in a model that is in training.
+    """
     share, out = can_share(model), np.zeros(len(rows))
     for indices in by_length([len(row.prompt_ids) + len(row.response_ids) for row in rows], batch_size):
         layout = lay_out([rows[index] for index in indices], pad_id, share=share)
-        out[indices] = model(**_on(model.device, layout.inputs())).log_probs.double().cpu().numpy()
+        with evaluating(model):
+            out[indices] = model(**_on(model.device, layout.inputs())).log_probs.double().cpu().numpy()
         if on_progress:
             on_progress(len(indices))
     return out
@@ -206,10 +208,8 @@ def _is_matrix(project: Any) -> bool:
 
 @torch.no_grad()
 def _equals_logits(causal: Any, head: Head) -> bool:
-    mode = causal.training
-    causal.eval()
     ids = torch.arange(4, device=causal.device)[None]
-    expected = causal(input_ids=ids, use_cache=False).logits.float()
-    got = head(causal.base_model(input_ids=ids, use_cache=False).last_hidden_state).float()
-    causal.train(mode)
+    with evaluating(causal):
+        expected = causal(input_ids=ids, use_cache=False).logits.float()
+        got = head(causal.base_model(input_ids=ids, use_cache=False).last_hidden_state).float()
     return got.shape == expected.shape and torch.allclose(got, expected, rtol=1e-3, atol=1e-3)

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 
 from divalign.data.batching import Encoded, encode_conversation
 from divalign.data.examples import user_says
-from divalign.lm.hidden import hidden_states
+from divalign.lm.hidden import hidden_states, response_states
 from divalign.lm.load import load_lm
 from divalign.lm.score import attach, reference_log_probs, sequence_log_probs
 from tests.tiny import ARCHITECTURES, save_tiny, tiny_model
@@ -125,6 +125,26 @@ def test_the_instruction_position_ends_the_turns() -> None:
     ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
     expected = model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0, -1]
     assert np.allclose(found["instruction"][-1, 0], expected.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda model, tokenizer: {"": sequence_log_probs(model, ROWS, tokenizer.pad_token_id)},
+        lambda model, tokenizer: response_states(model, ROWS, tokenizer.pad_token_id),
+        lambda model, tokenizer: hidden_states(model, tokenizer, [user_says("one")]),
+    ],
+    ids=["log-probs", "response states", "hidden states"],
+)
+def test_a_model_in_training_is_read_without_its_dropout_and_goes_on_training(read) -> None:
+    model, tokenizer = tiny_model("Llama", attention_dropout=0.5)
+    expected = read(model, tokenizer)
+    model.train()
+    model.model.norm.eval()  # a frozen part keeps the mode of its own
+    found = read(model, tokenizer)
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    assert model.model.layers[0].training
+    assert not model.model.norm.training
 
 
 def test_a_state_that_is_not_finite_is_named() -> None:
