@@ -60,10 +60,12 @@ def encode_row(
     Two strings are taken as they are, tokenised apart and closed with the end-of-sequence token. Messages go through
     the chat template twice, as the prompt with its generation prompt and as the whole conversation, and are split
     where the two first differ (some templates rewrite the end of the prompt). A response's opening `prefill` counts as
-    prompt: it is shown and not scored. A response is cut at `max_length` tokens of both together.
+    prompt: it is shown and not scored. An empty prompt becomes the token that begins a text, or else the one that ends
+    the text before, since the response's first token is predicted from something. A response is cut at `max_length`
+    tokens of both together.
 
-    Raises ValueError where the prompt alone fills `max_length`, where the response is empty, and where it does not
-    open with `prefill`.
+    Raises ValueError where the prompt alone fills `max_length`, where it is empty and the tokenizer has neither of
+    those tokens, where the response is empty, and where it does not open with `prefill`.
     """
     said = as_messages(response, "assistant")[-1]["content"]
     if not said.startswith(prefill):
@@ -77,6 +79,7 @@ def encode_row(
         whole_ids = _ids(tokenizer, _template(tokenizer, turns + as_messages(response, "assistant"), generation=False))
         shared = _common_prefix(prompt_ids, whole_ids)
         prompt_ids, response_ids = whole_ids[:shared], whole_ids[shared:]
+    prompt_ids = prompt_ids or _first_token(tokenizer)
     if len(prompt_ids) >= max_length:
         raise ValueError(
             f"a prompt of {len(prompt_ids)} tokens leaves no room for a response within max_length {max_length}: "
@@ -117,6 +120,16 @@ def _template(tokenizer: ChatTokenizer, messages: list[Message], *, generation: 
 
 def _ids(tokenizer: ChatTokenizer, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _first_token(tokenizer: ChatTokenizer) -> list[int]:
+    ids = _ids(tokenizer, getattr(tokenizer, "bos_token", None) or tokenizer.eos_token or "")
+    if not ids:
+        raise ValueError(
+            "an empty prompt, and the tokenizer has neither a token that begins a text nor one that ends it, "
+            "so nothing predicts the response's first token; set bos_token, or leave the row out"
+        )
+    return ids
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -45,6 +45,16 @@ def test_an_empty_response_and_a_missing_template_are_refused() -> None:
         render(tokenizer, user_says("q"))
 
 
+def test_an_empty_prompt_begins_with_the_token_that_begins_a_text() -> None:
+    tokenizer = tiny_tokenizer()
+    assert encode_row(tokenizer, "", "ab", max_length=9).prompt_ids == [tokenizer.bos_token_id]
+    tokenizer.bos_token = None
+    assert encode_row(tokenizer, "", "ab", max_length=9).prompt_ids == [tokenizer.eos_token_id]
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="an empty prompt, and the tokenizer has neither"):
+        encode_row(tokenizer, "", "ab", max_length=9)
+
+
 def test_padding_fills_the_side_it_names() -> None:
     assert pad_right([[1], [2, 3]], 0).tolist() == [[1, 0], [2, 3]]
     assert pad_left([[1], [2, 3]], 0).tolist() == [[0, 1], [2, 3]]

@@ -51,6 +51,12 @@ def test_shared_prompts_score_as_padded_rows_do_wherever_they_are_allowed(
     torch.testing.assert_close(shared, padded, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("share", [False, True])
+def test_a_response_to_nothing_is_refused_since_nothing_predicts_its_first_token(share: bool) -> None:
+    with pytest.raises(ValueError, match="response 1 follows an empty prompt"):
+        lay_out([Encoded([4], [5, 6]), Encoded([], [7, 8])], 0, share=share)
+
+
 def test_a_sliding_window_forbids_sharing_and_a_window_that_is_switched_off_does_not() -> None:
     assert not can_share(attach(tiny_model("Mistral", sliding_window=4)[0]))
     assert can_share(attach(tiny_model("Mistral", sliding_window=None)[0]))
