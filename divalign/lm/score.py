@@ -27,6 +27,7 @@ from divalign.lm.layout import attention, block_attention, lay_out
 from divalign.store import cached_arrays, digest
 
 logger = logging.getLogger(__name__)
+NOT_WINDOWS = ("expert", "pattern", "layers")  # num_local_experts; which layers a window of another name is in
 
 
 def attach(model: Any) -> Any:
@@ -83,15 +84,31 @@ def can_share(model: Any) -> bool:
     return causal.shares_prompts
 
 
+def is_windowed(config: Any) -> bool:
+    """Tell whether a text model's configuration names attention to what is near alone, under whatever name.
+
+    Any number or list called a window or local counts: to refuse costs time, and the trial of `can_share` is shorter
+    than every window.
+    """
+    kinds = {*(getattr(config, "layer_types", None) or ()), *(getattr(config, "attention_layers", None) or ())}
+    if not kinds <= {"full_attention", "global"}:
+        return True
+    if not getattr(config, "use_sliding_window", True):
+        return False
+    return any(
+        ("window" in name or "local" in name) and not any(word in name for word in NOT_WINDOWS) and _is_set(value)
+        for name, value in config.to_dict().items()
+    )
+
+
+def _is_set(value: Any) -> bool:
+    numbers = value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(number, int) and not isinstance(number, bool) and number > 0 for number in numbers)
+
+
 def _may_share(causal: Any) -> bool:
     config = causal.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    return (
-        config._attn_implementation in ("sdpa", "eager", "flex_attention")
-        and kinds == {"full_attention"}
-        and window is None
-    )
+    return config._attn_implementation in ("sdpa", "eager", "flex_attention") and not is_windowed(config)
 
 
 @torch.no_grad()
