@@ -27,6 +27,7 @@ from divalign.lm.layout import attention, block_attention, lay_out
 from divalign.store import cached_arrays, digest
 
 logger = logging.getLogger(__name__)
+IN_THE_CACHE = ("PREFIX_TUNING", "CARTRIDGE")  # adapters of the prompt that leave the tokens where they are
 NOT_WINDOWS = ("expert", "pattern", "layers")  # num_local_experts; which layers a window of another name is in
 
 
@@ -35,7 +36,10 @@ def attach(model: Any) -> Any:
 
     Whether backbone plus head equal the model's own logits is tried once on four tokens; an architecture that does
     more to its logits than is known here is scored from its full logits, and a line in the log says so.
+
+    Raises ValueError for an adapter that puts tokens of its own before the text: they would move every position.
     """
+    _check_adapter(model)
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     if hasattr(causal, "forward_without_scores"):
         return model
@@ -55,6 +59,17 @@ def attach(model: Any) -> Any:
     causal.forward_without_scores = causal.forward
     causal.forward = MethodType(forward, causal)  # a method, which a deep copy binds to itself: it has its own weights
     return model
+
+
+def _check_adapter(model: Any) -> None:
+    config = getattr(model, "active_peft_config", None)
+    if config is None or not config.is_prompt_learning or config.peft_type in IN_THE_CACHE:
+        return
+    if model.has_active_enabled_adapter:
+        raise ValueError(
+            f"{config.peft_type.value} puts tokens of its own before every text, so responses cannot be scored where "
+            "they stand; expected an adapter that leaves the text alone: use LORA or PREFIX_TUNING"
+        )
 
 
 def _scored(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
 
 from divalign.data.batching import Encoded, encode_conversation
 from divalign.data.examples import user_says
@@ -41,6 +41,24 @@ def test_an_adapter_is_scored_as_its_own_forward_says() -> None:
     adapted = get_peft_model(model, config).eval()
     expected = [slow_log_prob(adapted, row) for row in ROWS]
     assert np.allclose(sequence_log_probs(adapted, ROWS, tokenizer.pad_token_id), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_prefix_tuning_is_scored_as_its_own_forward_says() -> None:
+    model, tokenizer = tiny_model("Llama")
+    adapted = get_peft_model(model, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)).eval()
+    expected = [slow_log_prob(adapted, row) for row in ROWS]
+    assert np.allclose(sequence_log_probs(adapted, ROWS, tokenizer.pad_token_id), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("method", "name"), [(PromptTuningConfig, "PROMPT_TUNING"), (PromptEncoderConfig, "P_TUNING")])
+def test_an_adapter_that_puts_tokens_before_the_text_is_refused_by_name(method, name: str) -> None:
+    model, tokenizer = tiny_model("Llama")
+    attach(model)
+    adapted = get_peft_model(model, method(task_type="CAUSAL_LM", num_virtual_tokens=4))
+    with pytest.raises(ValueError, match=f"{name} puts tokens of its own before every text.*LORA"):
+        sequence_log_probs(adapted, ROWS, tokenizer.pad_token_id)
+    with adapted.disable_adapter():
+        sequence_log_probs(adapted, ROWS, tokenizer.pad_token_id)
 
 
 def test_a_head_that_does_more_than_is_known_is_scored_from_full_logits(caplog: pytest.LogCaptureFixture) -> None:
