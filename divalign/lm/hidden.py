@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from divalign.data.batching import Encoded, by_length, encode_conversation, pad_right
+from divalign.data.batching import Encoded, by_length, closed, encode_conversation, pad_right
 from divalign.data.examples import Conversation
 from divalign.lm.decoding import evaluating
 
@@ -103,7 +103,7 @@ def response_states(
 
 def _with_responses(tokenizer: Any, prompts: Sequence[list[int]], responses: Sequence[str]) -> list[list[int]]:
     """Return token ids of prompts and what follows; an empty response is the end of the sequence alone."""
-    ends = [tokenizer(text + (tokenizer.eos_token or ""), add_special_tokens=False)["input_ids"] for text in responses]
+    ends = [tokenizer(closed(tokenizer, text), add_special_tokens=False)["input_ids"] for text in responses]
     for number, ids in enumerate(ends):
         if not ids:
             raise ValueError(f"response {number} is empty and the tokenizer has no end of sequence; leave it out")

@@ -136,6 +136,15 @@ def test_the_response_position_is_the_mean_over_the_response_and_its_end(archite
         assert np.allclose(found[position], states, rtol=1e-4, atol=1e-4)
 
 
+def test_a_response_that_ends_in_the_end_token_is_read_with_one() -> None:
+    model, tokenizer = tiny_model("Llama")
+    without, with_end = (
+        hidden_states(model, tokenizer, [user_says("one")], responses=[text])["response"]
+        for text in ("yes", f"yes{tokenizer.eos_token}")
+    )
+    assert np.array_equal(without, with_end)
+
+
 def test_the_instruction_position_ends_the_turns() -> None:
     model, tokenizer = tiny_model("Llama")
     found = hidden_states(model, tokenizer, [user_says("abc")])
