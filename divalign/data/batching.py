@@ -55,28 +55,34 @@ def encode_row(
     max_length: int,
     prefill: str = "",
 ) -> Encoded:
-    """Split a training row into prompt and response tokens, as TRL does.
+    """Split a training row into prompt and response tokens.
 
-    Two strings are taken as they are, tokenised apart and closed with the end-of-sequence token. Messages go through
+    Two strings are taken as they are and closed with the end-of-sequence token, if they do not end in it. As in TRL a
+    response is tokenised where it stands, after its prompt; where that would change the prompt's last tokens TRL drops
+    them, and here the response is tokenised apart, so that both responses keep one whole prompt. Messages go through
     the chat template twice, as the prompt with its generation prompt and as the whole conversation, and are split
     where the two first differ (some templates rewrite the end of the prompt). A response's opening `prefill` counts as
-    prompt: it is shown and not scored. A response is cut at `max_length` tokens of both together.
+    prompt: it is shown and not scored. An empty prompt becomes the token that begins a text, or else the one that ends
+    the text before, since the response's first token is predicted from something. A response is cut at `max_length`
+    tokens of both together.
 
-    Raises ValueError where the prompt alone fills `max_length`, where the response is empty, and where it does not
-    open with `prefill`.
+    Raises ValueError where the prompt alone fills `max_length`, where it is empty and the tokenizer has neither of
+    those tokens, where the response is empty, and where it does not open with `prefill`.
     """
     said = as_messages(response, "assistant")[-1]["content"]
     if not said.startswith(prefill):
         raise ValueError(f"the response that begins {said[:40]!r} does not open with its prefill {prefill!r}")
     if isinstance(prompt, str) and isinstance(response, str):
-        prompt_ids = [*tokenizer(prompt)["input_ids"], *_ids(tokenizer, prefill)]
-        response_ids = _ids(tokenizer, response[len(prefill) :] + (tokenizer.eos_token or ""))
+        prompt_ids = _continued(tokenizer, prompt, list(tokenizer(prompt)["input_ids"]), prefill)
+        whole_ids = _continued(tokenizer, prompt + prefill, prompt_ids, closed(tokenizer, said)[len(prefill) :])
+        response_ids = whole_ids[len(prompt_ids) :]
     else:
         turns = as_messages(prompt, "user")
         prompt_ids = _ids(tokenizer, _template(tokenizer, turns, generation=True) + prefill)
         whole_ids = _ids(tokenizer, _template(tokenizer, turns + as_messages(response, "assistant"), generation=False))
         shared = _common_prefix(prompt_ids, whole_ids)
         prompt_ids, response_ids = whole_ids[:shared], whole_ids[shared:]
+    prompt_ids = prompt_ids or _first_token(tokenizer)
     if len(prompt_ids) >= max_length:
         raise ValueError(
             f"a prompt of {len(prompt_ids)} tokens leaves no room for a response within max_length {max_length}: "
@@ -85,6 +91,12 @@ def encode_row(
     if not response_ids:
         raise ValueError(f"an empty response to the prompt that begins {_beginning(prompt)!r}; leave the row out")
     return Encoded(prompt_ids, response_ids[: max_length - len(prompt_ids)])
+
+
+def closed(tokenizer: ChatTokenizer, text: str) -> str:
+    """Return a text that ends in the end-of-sequence token, once; as it is where the tokenizer has none."""
+    end = tokenizer.eos_token or ""
+    return text if text.endswith(end) else text + end
 
 
 def pad_right(rows: Sequence[Sequence[int]], value: int) -> Int[Tensor, "b t"]:
@@ -117,6 +129,22 @@ def _template(tokenizer: ChatTokenizer, messages: list[Message], *, generation: 
 
 def _ids(tokenizer: ChatTokenizer, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _first_token(tokenizer: ChatTokenizer) -> list[int]:
+    ids = _ids(tokenizer, getattr(tokenizer, "bos_token", None) or tokenizer.eos_token or "")
+    if not ids:
+        raise ValueError(
+            "an empty prompt, and the tokenizer has neither a token that begins a text nor one that ends it, "
+            "so nothing predicts the response's first token; set bos_token, or leave the row out"
+        )
+    return ids
+
+
+def _continued(tokenizer: ChatTokenizer, text: str, ids: list[int], more: str) -> list[int]:
+    """Return the tokens of `text` and `more` in one, or, where these do not begin with the text's `ids`, of each."""
+    whole = list(tokenizer(text + more)["input_ids"])
+    return whole if whole[: len(ids)] == ids else [*ids, *_ids(tokenizer, more)]
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

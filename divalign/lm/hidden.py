@@ -1,4 +1,7 @@
-"""Prompts in, hidden states out: one forward of the backbone per prompt, batched by length, never the head."""
+"""Prompts in, hidden states out: one forward of the backbone per prompt, batched by length, never the head.
+
+Dropout is off in all of it, also for a model that is in training.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from divalign.data.batching import Encoded, by_length, encode_conversation, pad_right
+from divalign.data.batching import Encoded, by_length, closed, encode_conversation, pad_right
 from divalign.data.examples import Conversation
+from divalign.lm.decoding import evaluating
 
 POSITIONS = ("instruction", "generation")  # of prompts alone; with responses there is "response" as well
 Reader = Callable[[Tensor], Tensor]  # states of a batch of texts [b, t, d] -> one state of each [b, d]
@@ -52,7 +56,8 @@ def hidden_states(
         }
         if responses is not None:
             readers["response"] = _mean([(len(prompts[i]), len(whole[i])) for i in indices], ids.shape[1])
-        found = _states_at(causal.base_model, ids.to(model.device), mask.to(model.device), list(readers.values()))
+        with evaluating(model):
+            found = _states_at(causal.base_model, ids.to(model.device), mask.to(model.device), list(readers.values()))
         for position, rows in zip(readers, found, strict=True):
             out.setdefault(position, np.zeros((len(rows), len(whole), rows.shape[-1]), np.float32))[:, indices] = rows
         if on_progress:
@@ -84,7 +89,8 @@ def response_states(
         ids = pad_right([[*row.prompt_ids, *row.response_ids] for row in chosen], pad_id).to(model.device)
         kept = pad_right([[0] * len(row.prompt_ids) + [1] * len(row.response_ids) for row in chosen], 0)
         mask = pad_right([[1] * lengths[index] for index in indices], 0).to(model.device)
-        states = causal.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
+        with evaluating(model):
+            states = causal.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
         weights = kept.to(states)[..., None]
         ends = [len(row.prompt_ids) - 1 for row in chosen]
         out["prompt"][indices] = states[range(len(indices)), ends].cpu().numpy()
@@ -97,7 +103,7 @@ def response_states(
 
 def _with_responses(tokenizer: Any, prompts: Sequence[list[int]], responses: Sequence[str]) -> list[list[int]]:
     """Return token ids of prompts and what follows; an empty response is the end of the sequence alone."""
-    ends = [tokenizer(text + (tokenizer.eos_token or ""), add_special_tokens=False)["input_ids"] for text in responses]
+    ends = [tokenizer(closed(tokenizer, text), add_special_tokens=False)["input_ids"] for text in responses]
     for number, ids in enumerate(ends):
         if not ids:
             raise ValueError(f"response {number} is empty and the tokenizer has no end of sequence; leave it out")

@@ -54,7 +54,10 @@ class _Placed(NamedTuple):
 
 
 def lay_out(rows: Sequence[Encoded], pad_id: int, *, share: bool = False) -> Layout:
-    """Return the batch of these rows: shared and packed, or one padded row each."""
+    """Return the batch of these rows: shared and packed, or one padded row each.
+
+    Raises ValueError where a prompt has no token.
+    """
     groups = _by_prompt(rows) if share else [[index] for index in range(len(rows))]
     bins = _packed([_length(rows, group) for group in groups]) if share else [[number] for number in range(len(groups))]
     width = max(sum(_length(rows, groups[number]) for number in members) for members in bins)
@@ -139,6 +142,11 @@ def _place(
 ) -> None:
     """Append a group's tokens to a row that starts at `start` of the flattened batch, and what is scored of them."""
     prompt = rows[group[0]].prompt_ids
+    if not prompt:
+        raise ValueError(
+            f"response {group[0]} follows an empty prompt, so nothing predicts its first token; put the token that "
+            "begins a text before it, as encode_row does"
+        )
     tokens += [_Placed(token, position, number, 0) for position, token in enumerate(prompt)]
     last = start + len(tokens) - 1
     for part, index in enumerate(group, start=1):

@@ -7,10 +7,11 @@ DistributedDataParallel and FSDP wrappers see an ordinary forward.
 
 from __future__ import annotations
 
-import functools
+import inspect
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,13 @@ from transformers.utils.generic import ModelOutput
 
 from divalign.core.logprobs import LOGITS_AT_ONCE, Head, LinearHead, response_log_probs
 from divalign.data.batching import Encoded, by_length
+from divalign.lm.decoding import evaluating
 from divalign.lm.layout import attention, block_attention, lay_out
 from divalign.store import cached_arrays, digest
 
 logger = logging.getLogger(__name__)
+IN_THE_CACHE = ("PREFIX_TUNING", "CARTRIDGE")  # adapters of the prompt that leave the tokens where they are
+NOT_WINDOWS = ("expert", "pattern", "layers")  # num_local_experts; which layers a window of another name is in
 
 
 def attach(model: Any) -> Any:
@@ -32,36 +36,55 @@ def attach(model: Any) -> Any:
 
     Whether backbone plus head equal the model's own logits is tried once on four tokens; an architecture that does
     more to its logits than is known here is scored from its full logits, and a line in the log says so.
+
+    Raises ValueError for an adapter that puts tokens of its own before the text: they would move every position.
     """
+    _check_adapter(model)
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     if hasattr(causal, "forward_without_scores"):
         return model
-    original = causal.forward
     fast = _equals_logits(causal, _head(causal))
     if not fast:
         logger.warning(
             "%s: scored from full logits, since its head does more than is known here", type(causal).__name__
         )
 
-    @functools.wraps(original)  # others read the names that forward takes off its signature
-    def forward(*args: Any, sources: Tensor | None = None, **kwargs: Any) -> Any:
-        if sources is None:
-            return original(*args, **kwargs)
-        targets, owners, responses = (kwargs.pop(name) for name in ("targets", "owners", "responses"))
-        if "groups" in kwargs:
-            kwargs["attention_mask"] = _mask(causal, kwargs.pop("groups"), kwargs.pop("parts"))
-        if fast:
-            hidden = causal.base_model(*args, **kwargs, use_cache=False).last_hidden_state
-        else:
-            hidden = original(*args, **kwargs, use_cache=False).logits
-        used, size = hidden.flatten(0, 1).index_select(0, sources), causal.config.get_text_config().vocab_size
-        chunk = max(1, LOGITS_AT_ONCE // size)
-        head = _head(causal) if fast else _as_is
-        return ModelOutput(log_probs=response_log_probs(used, targets, owners, responses, head, chunk=chunk))
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if "sources" in kwargs:
+            return _scored(self, *args, fast=fast, **kwargs)
+        return self.forward_without_scores(*args, **kwargs)
 
-    causal.forward_without_scores = original
-    causal.forward = forward
+    # others read the names that forward takes off its signature
+    forward.__signature__ = inspect.signature(type(causal).forward)  # type: ignore[attr-defined]
+    causal.forward_without_scores = causal.forward
+    causal.forward = MethodType(forward, causal)  # a method, which a deep copy binds to itself: it has its own weights
     return model
+
+
+def _check_adapter(model: Any) -> None:
+    config = getattr(model, "active_peft_config", None)
+    if config is None or not config.is_prompt_learning or config.peft_type in IN_THE_CACHE:
+        return
+    if model.has_active_enabled_adapter:
+        raise ValueError(
+            f"{config.peft_type.value} puts tokens of its own before every text, so responses cannot be scored where "
+            "they stand; expected an adapter that leaves the text alone: use LORA or PREFIX_TUNING"
+        )
+
+
+def _scored(
+    causal: Any, *args: Any, sources: Tensor, targets: Tensor, owners: Tensor, responses: int, fast: bool, **kwargs: Any
+) -> Any:
+    if "groups" in kwargs:
+        kwargs["attention_mask"] = _mask(causal, kwargs.pop("groups"), kwargs.pop("parts"))
+    if fast:
+        hidden = causal.base_model(*args, **kwargs, use_cache=False).last_hidden_state
+    else:
+        hidden = causal.forward_without_scores(*args, **kwargs, use_cache=False).logits
+    used, size = hidden.flatten(0, 1).index_select(0, sources), causal.config.get_text_config().vocab_size
+    head = _head(causal) if fast else _as_is
+    chunk = max(1, LOGITS_AT_ONCE // size)
+    return ModelOutput(log_probs=response_log_probs(used, targets, owners, responses, head, chunk=chunk))
 
 
 def can_share(model: Any) -> bool:
@@ -76,30 +99,43 @@ def can_share(model: Any) -> bool:
     return causal.shares_prompts
 
 
+def is_windowed(config: Any) -> bool:
+    """Tell whether a text model's configuration names attention to what is near alone, under whatever name.
+
+    Any number or list called a window or local counts: to refuse costs time, and the trial of `can_share` is shorter
+    than every window.
+    """
+    kinds = {*(getattr(config, "layer_types", None) or ()), *(getattr(config, "attention_layers", None) or ())}
+    if not kinds <= {"full_attention", "global"}:
+        return True
+    if not getattr(config, "use_sliding_window", True):
+        return False
+    return any(
+        ("window" in name or "local" in name) and not any(word in name for word in NOT_WINDOWS) and _is_set(value)
+        for name, value in config.to_dict().items()
+    )
+
+
+def _is_set(value: Any) -> bool:
+    numbers = value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(number, int) and not isinstance(number, bool) and number > 0 for number in numbers)
+
+
 def _may_share(causal: Any) -> bool:
     config = causal.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    return (
-        config._attn_implementation in ("sdpa", "eager", "flex_attention")
-        and kinds == {"full_attention"}
-        and window is None
-    )
+    return config._attn_implementation in ("sdpa", "eager", "flex_attention") and not is_windowed(config)
 
 
 @torch.no_grad()
 def _scores_alike(model: Any) -> bool:
     rows = [Encoded([1, 2, 3], [4, 5, 6]), Encoded([1, 2, 3], [7, 8]), Encoded([2, 1], [5])]
-    mode = model.training
-    model.eval()
     layouts = (lay_out(rows, 0, share=share).inputs() for share in (False, True))
     try:
-        plain, shared = (model(**_on(model.device, inputs)).log_probs.float() for inputs in layouts)
+        with evaluating(model):
+            plain, shared = (model(**_on(model.device, inputs)).log_probs.float() for inputs in layouts)
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
         logger.info("%s takes no shared prompts: %s", type(model).__name__, error)
         return False
-    finally:
-        model.train(mode)
     # bfloat16 carries 8 bits; a wrong mask moves these sums by far more than a hundredth.
     return torch.allclose(plain, shared, rtol=1e-2 if model.dtype != torch.float32 else 1e-4, atol=1e-3)
 
@@ -132,11 +168,15 @@ def sequence_log_probs(
     batch_size: int = 64,
     on_progress: Callable[[int], None] | None = None,
 ) -> Float[np.ndarray, " n"]:
-    """Return log p(response | prompt) of each row in nats, summed over the response's tokens, without gradients."""
+    """Return log p(response | prompt) of each row in nats, summed over the response's tokens.
+
+    Without gradients, and without dropout in a model that is in training.
+    """
     share, out = can_share(model), np.zeros(len(rows))
     for indices in by_length([len(row.prompt_ids) + len(row.response_ids) for row in rows], batch_size):
         layout = lay_out([rows[index] for index in indices], pad_id, share=share)
-        out[indices] = model(**_on(model.device, layout.inputs())).log_probs.double().cpu().numpy()
+        with evaluating(model):
+            out[indices] = model(**_on(model.device, layout.inputs())).log_probs.double().cpu().numpy()
         if on_progress:
             on_progress(len(indices))
     return out
@@ -200,10 +240,8 @@ def _is_matrix(project: Any) -> bool:
 
 @torch.no_grad()
 def _equals_logits(causal: Any, head: Head) -> bool:
-    mode = causal.training
-    causal.eval()
     ids = torch.arange(4, device=causal.device)[None]
-    expected = causal(input_ids=ids, use_cache=False).logits.float()
-    got = head(causal.base_model(input_ids=ids, use_cache=False).last_hidden_state).float()
-    causal.train(mode)
+    with evaluating(causal):
+        expected = causal(input_ids=ids, use_cache=False).logits.float()
+        got = head(causal.base_model(input_ids=ids, use_cache=False).last_hidden_state).float()
     return got.shape == expected.shape and torch.allclose(got, expected, rtol=1e-3, atol=1e-3)

@@ -1,6 +1,8 @@
 """Where a prompt ends and a response begins, for every architecture's tokenizer conventions."""
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from divalign.data.batching import by_length, encode_conversation, encode_row, pad_left, pad_right, render
 from divalign.data.examples import as_messages, user_says
@@ -16,11 +18,37 @@ def test_prompt_and_response_join_to_the_rendered_conversation() -> None:
     assert row.prompt_ids == encode_conversation(tokenizer, user_says("a question"))
 
 
-def test_plain_strings_are_tokenised_apart_and_closed_with_the_end_token() -> None:
+def in_words() -> PreTrainedTokenizerFast:
+    """A tokenizer of letters that, as Llama 2's does, marks the beginning of a text as it marks a space."""
+    letters = {token: index for index, token in enumerate(["</s>", "<s>", "\u2581", *"abcd", "ab", "bc"])}
+    inner = Tokenizer(models.BPE(vocab=letters, merges=[("a", "b"), ("b", "c")]))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>")
+
+
+def test_plain_strings_are_closed_with_the_end_token() -> None:
     tokenizer = tiny_tokenizer()
     row = encode_row(tokenizer, "ab", "cd", max_length=99)
     assert tokenizer.decode(row.prompt_ids) == "ab"
     assert tokenizer.decode(row.response_ids) == "cd</s>"
+
+
+@pytest.mark.parametrize("end", ["", "</s>"])
+def test_a_plain_response_is_tokenised_where_it_stands_and_ends_once(end: str) -> None:
+    tokenizer = in_words()
+    row = encode_row(tokenizer, "da", f"cd{end}", max_length=99)
+    assert tokenizer.convert_ids_to_tokens(row.prompt_ids) == ["\u2581", "d", "a"]
+    assert tokenizer.convert_ids_to_tokens(row.response_ids) == ["c", "d", "</s>"]
+    opened = encode_row(tokenizer, "da", f"cd{end}", max_length=99, prefill="c")
+    assert tokenizer.convert_ids_to_tokens(opened.prompt_ids) == ["\u2581", "d", "a", "c"]
+    assert tokenizer.convert_ids_to_tokens(opened.response_ids) == ["d", "</s>"]
+
+
+def test_a_plain_response_that_would_change_its_prompts_tokens_is_tokenised_apart() -> None:
+    tokenizer = in_words()
+    row = encode_row(tokenizer, "da", "bc", max_length=99)
+    assert tokenizer.convert_ids_to_tokens(row.prompt_ids) == ["\u2581", "d", "a"]
+    assert tokenizer.convert_ids_to_tokens(row.response_ids) == ["\u2581", "bc", "</s>"]
 
 
 def test_a_prefill_continues_the_generation_prompt() -> None:
@@ -43,6 +71,16 @@ def test_an_empty_response_and_a_missing_template_are_refused() -> None:
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match="no chat template"):
         render(tokenizer, user_says("q"))
+
+
+def test_an_empty_prompt_begins_with_the_token_that_begins_a_text() -> None:
+    tokenizer = tiny_tokenizer()
+    assert encode_row(tokenizer, "", "ab", max_length=9).prompt_ids == [tokenizer.bos_token_id]
+    tokenizer.bos_token = None
+    assert encode_row(tokenizer, "", "ab", max_length=9).prompt_ids == [tokenizer.eos_token_id]
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="an empty prompt, and the tokenizer has neither"):
+        encode_row(tokenizer, "", "ab", max_length=9)
 
 
 def test_padding_fills_the_side_it_names() -> None:

@@ -3,9 +3,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from divalign.data.batching import Encoded
 from divalign.data.examples import user_says
 from divalign.lm.abliterate import abliterated
 from divalign.lm.hidden import hidden_states
+from divalign.lm.score import sequence_log_probs
 from tests.tiny import ARCHITECTURES, tiny_model
 
 TALKS = [user_says("one"), user_says("a longer prompt"), user_says("xy", prefill="Sure")]
@@ -29,6 +31,14 @@ def test_the_direction_is_gone_from_the_residual_stream(architecture: str, monke
     after, length = along(abliterated(model, DIRECTION), tokenizer)
     assert before > 0.1
     assert after < 1e-5 * max(length, 1)
+
+
+def test_a_model_that_has_been_scored_gives_the_same_copy() -> None:
+    model, tokenizer = tiny_model("Llama")
+    fresh = abliterated(model, DIRECTION)
+    sequence_log_probs(model, [Encoded([5, 6], [7, 8])], tokenizer.pad_token_id)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    assert torch.equal(abliterated(model, DIRECTION)(input_ids=ids).logits, fresh(input_ids=ids).logits)
 
 
 def test_the_model_handed_in_stays_as_it_was_and_its_head_too() -> None:

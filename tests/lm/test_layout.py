@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPTNeoConfig, GPTNeoForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from divalign.data.batching import Encoded
 from divalign.lm.layout import PADDING, attention, block_attention, lay_out
-from divalign.lm.score import attach, can_share, sequence_log_probs
+from divalign.lm.score import attach, can_share, is_windowed, sequence_log_probs
 from tests.tiny import ARCHITECTURES, tiny_model
 
 ids = st.lists(st.integers(3, 40), min_size=1, max_size=6)
@@ -49,6 +49,37 @@ def test_shared_prompts_score_as_padded_rows_do_wherever_they_are_allowed(
     batch = rows()
     padded, shared = (log_probs(model, batch, share=share) for share in (False, True))
     torch.testing.assert_close(shared, padded, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "windowed"),
+    [
+        (GPTNeoConfig(attention_types=[[["global", "local"], 1]], num_layers=2), True),
+        (LlamaConfig(local_attention_span=64), True),
+        (LlamaConfig(attention_windows=[64, 0]), True),
+        (LlamaConfig(attention_layers=["global", "local"]), True),
+        (LlamaConfig(num_local_experts=8), False),
+        (LlamaConfig(sliding_window_pattern=6), False),
+        (LlamaConfig(use_sliding_window=False, sliding_window=64), False),
+        (LlamaConfig(layer_types=["full_attention", "chunked_attention"], num_hidden_layers=2), True),
+    ],
+    ids=lambda value: "" if isinstance(value, bool) else value.model_type,
+)
+def test_attention_to_what_is_near_alone_is_known_by_its_configuration(config, windowed: bool) -> None:
+    assert is_windowed(config) is windowed
+
+
+def test_local_attention_longer_than_the_trial_forbids_sharing() -> None:
+    config = GPTNeoConfig(
+        attention_types=[[["global", "local"], 1]], num_layers=2, vocab_size=64, hidden_size=32, num_heads=4
+    )
+    assert not can_share(GPTNeoForCausalLM(config).eval())
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_a_response_to_nothing_is_refused_since_nothing_predicts_its_first_token(share: bool) -> None:
+    with pytest.raises(ValueError, match="response 1 follows an empty prompt"):
+        lay_out([Encoded([4], [5, 6]), Encoded([], [7, 8])], 0, share=share)
 
 
 def test_a_sliding_window_forbids_sharing_and_a_window_that_is_switched_off_does_not() -> None:

@@ -1,15 +1,17 @@
 """Log-probabilities and hidden states equal what the model's own forward gives, on every architecture."""
 
+import copy
+import inspect
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
 
 from divalign.data.batching import Encoded, encode_conversation
 from divalign.data.examples import user_says
-from divalign.lm.hidden import hidden_states
+from divalign.lm.hidden import hidden_states, response_states
 from divalign.lm.load import load_lm
 from divalign.lm.score import attach, reference_log_probs, sequence_log_probs
 from tests.tiny import ARCHITECTURES, save_tiny, tiny_model
@@ -41,6 +43,24 @@ def test_an_adapter_is_scored_as_its_own_forward_says() -> None:
     assert np.allclose(sequence_log_probs(adapted, ROWS, tokenizer.pad_token_id), expected, rtol=1e-5, atol=1e-4)
 
 
+def test_prefix_tuning_is_scored_as_its_own_forward_says() -> None:
+    model, tokenizer = tiny_model("Llama")
+    adapted = get_peft_model(model, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)).eval()
+    expected = [slow_log_prob(adapted, row) for row in ROWS]
+    assert np.allclose(sequence_log_probs(adapted, ROWS, tokenizer.pad_token_id), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("method", "name"), [(PromptTuningConfig, "PROMPT_TUNING"), (PromptEncoderConfig, "P_TUNING")])
+def test_an_adapter_that_puts_tokens_before_the_text_is_refused_by_name(method, name: str) -> None:
+    model, tokenizer = tiny_model("Llama")
+    attach(model)
+    adapted = get_peft_model(model, method(task_type="CAUSAL_LM", num_virtual_tokens=4))
+    with pytest.raises(ValueError, match=f"{name} puts tokens of its own before every text.*LORA"):
+        sequence_log_probs(adapted, ROWS, tokenizer.pad_token_id)
+    with adapted.disable_adapter():
+        sequence_log_probs(adapted, ROWS, tokenizer.pad_token_id)
+
+
 def test_a_head_that_does_more_than_is_known_is_scored_from_full_logits(caplog: pytest.LogCaptureFixture) -> None:
     model, tokenizer = tiny_model("Llama")
     original = model.forward
@@ -55,6 +75,24 @@ def test_a_head_that_does_more_than_is_known_is_scored_from_full_logits(caplog: 
     assert np.allclose(sequence_log_probs(model, ROWS, tokenizer.pad_token_id), expected, rtol=1e-5, atol=1e-4)
     assert "scored from full logits" in caplog.text
     assert attach(model) is model
+
+
+def test_a_copy_of_a_scored_model_runs_its_own_weights() -> None:
+    model, tokenizer = tiny_model("Llama")
+    before = sequence_log_probs(model, ROWS, tokenizer.pad_token_id)
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in changed.parameters():
+            weight.mul_(1.5)
+    expected = [slow_log_prob(changed, row) for row in ROWS]
+    assert not np.allclose(expected, before, atol=0.1)
+    assert np.allclose(sequence_log_probs(changed, ROWS, tokenizer.pad_token_id), expected, rtol=1e-5, atol=1e-4)
+    assert np.array_equal(sequence_log_probs(model, ROWS, tokenizer.pad_token_id), before)
+
+
+def test_an_attached_forward_shows_the_names_of_the_models_own() -> None:
+    model, _ = tiny_model("Llama")
+    assert inspect.signature(attach(model).forward) == inspect.signature(tiny_model("Llama")[0].forward)
 
 
 def test_reference_log_probs_are_computed_once_for_a_model_and_its_rows(tmp_path: Path) -> None:
@@ -98,6 +136,15 @@ def test_the_response_position_is_the_mean_over_the_response_and_its_end(archite
         assert np.allclose(found[position], states, rtol=1e-4, atol=1e-4)
 
 
+def test_a_response_that_ends_in_the_end_token_is_read_with_one() -> None:
+    model, tokenizer = tiny_model("Llama")
+    without, with_end = (
+        hidden_states(model, tokenizer, [user_says("one")], responses=[text])["response"]
+        for text in ("yes", f"yes{tokenizer.eos_token}")
+    )
+    assert np.array_equal(without, with_end)
+
+
 def test_the_instruction_position_ends_the_turns() -> None:
     model, tokenizer = tiny_model("Llama")
     found = hidden_states(model, tokenizer, [user_says("abc")])
@@ -105,6 +152,26 @@ def test_the_instruction_position_ends_the_turns() -> None:
     ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
     expected = model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0, -1]
     assert np.allclose(found["instruction"][-1, 0], expected.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda model, tokenizer: {"": sequence_log_probs(model, ROWS, tokenizer.pad_token_id)},
+        lambda model, tokenizer: response_states(model, ROWS, tokenizer.pad_token_id),
+        lambda model, tokenizer: hidden_states(model, tokenizer, [user_says("one")]),
+    ],
+    ids=["log-probs", "response states", "hidden states"],
+)
+def test_a_model_in_training_is_read_without_its_dropout_and_goes_on_training(read) -> None:
+    model, tokenizer = tiny_model("Llama", attention_dropout=0.5)
+    expected = read(model, tokenizer)
+    model.train()
+    model.model.norm.eval()  # a frozen part keeps the mode of its own
+    found = read(model, tokenizer)
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    assert model.model.layers[0].training
+    assert not model.model.norm.training
 
 
 def test_a_state_that_is_not_finite_is_named() -> None:
