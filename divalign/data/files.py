@@ -43,9 +43,14 @@ class Rejected(NamedTuple):
 
 @dataclass
 class Notes:
-    """What was met while reading: filled as the rows go by, complete when the last one has."""
+    """What was met while reading: filled as the rows go by, complete when the last one has.
+
+    `line` says where the last row stands: in which line of a text file it begins, or which record it is of a JSON array
+    or a Parquet file, from 1.
+    """
 
     rows: int = 0
+    line: int = 0
     rejected: list[Rejected] = field(default_factory=list)
     encodings: Counter[str] = field(default_factory=Counter)
 
@@ -77,7 +82,8 @@ class Reading(NamedTuple):
 def read_file(path: Path) -> Reading:
     """Return all rows of a file; lines that are none are written to FILE.rejected.jsonl beside it.
 
-    The kind of file is read off its name: .jsonl, .ndjson, .json, .csv, .tsv, .parquet, the text ones also with .gz.
+    The kind of file is read off its name: .jsonl, .ndjson, .json, .csv, .tsv, .txt (a prompt a line), .parquet, and all
+    but the last also with .gz.
     Text that is not UTF-8 is read by its byte order mark, or as UTF-16 where every other byte is zero, or line by line
     as Windows-1252: `notes` says how often. Raises ValueError for a missing file, another kind, and no row at all.
     """
@@ -127,7 +133,16 @@ def _json_lines(path: Path, notes: Notes) -> Iterator[Row]:
             if row is None:
                 notes.reject(number, reason, line.rstrip("\r\n"))
             else:
+                notes.line = number
                 yield row
+
+
+def _text_lines(path: Path, notes: Notes) -> Iterator[Row]:
+    """Yield the lines of a text file, as the sets of prompts that are kept so have them: one each."""
+    for number, line in enumerate(_lines(path, notes), 1):
+        if line.strip():
+            notes.line = number
+            yield {"text": line.strip()}
 
 
 def _parsed(text: str) -> tuple[Row | None, str]:
@@ -171,6 +186,7 @@ def _json(path: Path, notes: Notes) -> Iterator[Row]:
         if row is None:
             notes.reject(number, reason, json.dumps(item))
         else:
+            notes.line = number
             yield row
 
 
@@ -186,6 +202,7 @@ def _separated(delimiter: str) -> Callable[[Path, Notes], Iterator[Row]]:
                 reason = f"{_counted(len(cells), 'cell')} under {_counted(len(header), 'column')}"
                 notes.reject(lines.line_num, reason, delimiter.join(cells))
             elif cells:
+                notes.line = lines.line_num
                 yield {name: _cell(cell) for name, cell in zip(header, cells, strict=True)}
 
     return read
@@ -222,7 +239,9 @@ def _parquet(path: Path, notes: Notes) -> Iterator[Row]:
     with file:
         schema = pa.schema([field.with_type(_as_text(field.type)) for field in file.schema_arrow])
         for batch in file.iter_batches(batch_size=BATCH):
-            yield from batch.cast(schema).to_pylist()
+            for row in batch.cast(schema).to_pylist():
+                notes.line += 1
+                yield row
 
 
 def _as_text(kind: pa.DataType) -> pa.DataType:
@@ -274,5 +293,6 @@ READERS: dict[str, Reader] = {
     ".json": _json,
     ".csv": _separated(","),
     ".tsv": _separated("\t"),
+    ".txt": _text_lines,
     ".parquet": _parquet,
 }

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from itertools import accumulate
 
 from divalign.data.examples import Row
-from divalign.data.words import ARTICLES, prompt_of, stem, words_of
+from divalign.data.prompts import prompt_of
+from divalign.data.words import ARTICLES, stem, words_of
 
 SHARES: Mapping[str, float] = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
