@@ -15,6 +15,7 @@ from divalign.data.files import Notes, Rejected
 from divalign.data.formats import FORMATS, Format
 from divalign.store import digest
 
+OPTIONAL = ("harmful", "cluster", "prefill")
 KNOWN_COLUMNS = ("prompt", "chosen", "rejected", "completion", "label")
 
 
@@ -121,12 +122,9 @@ def convert(
 
 
 def _plain_truth(row: Row) -> Row:
-    """Return the row with `harmful` as a bool; without it where it is empty, as a CSV file or a table may have it."""
-    if "harmful" not in row or isinstance(row["harmful"], bool):
-        return row
-    if row["harmful"] in (None, ""):
-        return {name: value for name, value in row.items() if name != "harmful"}
-    return {**row, "harmful": truth(row["harmful"], "harmful")}
+    """Return the row with `harmful` as a bool; without our own columns that are empty, as a table may have them."""
+    row = {name: value for name, value in row.items() if name not in OPTIONAL or value not in (None, "")}
+    return {**row, "harmful": truth(row["harmful"], "harmful")} if "harmful" in row else row
 
 
 def _of_kind(rows: Iterator[Row], kind: str, done: Conversion) -> Iterator[Row]:

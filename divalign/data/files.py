@@ -121,7 +121,7 @@ def _reader(path: Path) -> Callable[[Path, Notes], Iterator[Row]]:
 
 def entry_for(table: Mapping[str, Any], path: Path) -> Any:
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
-    if suffix not in table or (suffix == ".parquet" and path.suffix == ".gz"):
+    if suffix not in table or (suffix == ".parquet" and path.suffix.lower() == ".gz"):
         raise ValueError(f"{path} ends in {path.suffix or 'nothing'}; expected one of {', '.join(table)}")
     return table[suffix]
 
@@ -279,7 +279,7 @@ def _wide(start: bytes) -> str | None:
 
 
 def _opened(path: Path) -> BufferedIOBase:
-    return gzip.GzipFile(path) if path.suffix == ".gz" else path.open("rb")
+    return gzip.GzipFile(path) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 def _counted(count: int, noun: str) -> str:

@@ -203,6 +203,12 @@ def test_an_unknown_format_names_the_nearest_and_unknown_columns_are_listed() ->
         detect_format({"question": 1, "answer": 2})
 
 
+def test_an_empty_column_of_ours_is_a_missing_one() -> None:
+    pair = {"prompt": "q", "chosen": "a", "rejected": "u"}
+    rows = [{**pair, "prefill": empty, "cluster": empty, "harmful": empty} for empty in (None, "")]
+    assert list(convert(rows, "trl_plain")) == [pair, pair]
+
+
 @pytest.mark.parametrize("conversations", ["text", ["text"], [3], {"from": "human"}, None])
 def test_nonsense_in_a_column_is_the_rows_fault_alone(conversations: object) -> None:
     done = Conversion()

@@ -30,6 +30,24 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path, kind: str) -> None:
     assert not aside_of(path).exists()
 
 
+@pytest.mark.parametrize("kind", [".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.GZ"])
+def test_a_compressed_file_is_what_its_name_says_and_always_the_same(tmp_path: Path, kind: str) -> None:
+    rows = [{"prompt": "Où?", "chosen": "a, b"}, {"prompt": "q", "chosen": "Là."}]
+    path, again = tmp_path / f"rows{kind}", tmp_path / f"again{kind}"
+    assert write_file(path, rows) == write_file(again, rows) == 2
+    assert path.read_bytes()[:2] == b"\x1f\x8b"
+    assert path.read_bytes() == again.read_bytes()
+    assert read_file(path).rows == rows
+
+
+def test_a_column_that_the_first_row_lacks_is_kept_in_parquet(tmp_path: Path) -> None:
+    pair = {"prompt": "q", "chosen": "Sure. a", "rejected": "b"}
+    write_file(tmp_path / "rows.parquet", [pair, {**pair, "prefill": "Sure.", "harmful": True}])
+    first, second = read_file(tmp_path / "rows.parquet").rows
+    assert (first["prefill"], first["harmful"]) == (None, None)
+    assert (second["prefill"], second["harmful"]) == ("Sure.", True)
+
+
 @pytest.mark.parametrize("kind", [".csv", ".tsv"])
 def test_a_table_of_text_keeps_messages_and_line_breaks(tmp_path: Path, kind: str) -> None:
     rows = [{"prompt": [{"role": "user", "content": ROWS[1]["prompt"]}], "chosen": "a, b\tc"}]
