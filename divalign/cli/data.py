@@ -85,15 +85,15 @@ def convert_file(
 ) -> None:
     """Write rows in another trainer's format and say what it cannot hold."""
     from divalign.data.convert import Conversion, convert, find_format
-    from divalign.data.files import Notes, aside_of, stream_file
+    from divalign.data.files import Notes, set_aside, stream_file
     from divalign.data.writing import write_file
-    from divalign.store import write_rows
 
+    _keep(file, out)
     done, note = Conversion(notes=(notes := Notes())), find_format(to).note
     written = write_file(out, convert(stream_file(file, notes), to, source=source, done=done))
-    if done.refused:
-        write_rows(aside_of(out), (one._asdict() for one in done.refused))
-    for sentence in [*notes.sentences(file), *_refused(done, aside_of(out)), *([note] if note else [])]:
+    aside = out.with_name(f"{out.name}.left_out.jsonl")  # .rejected.jsonl is what cannot be read, here or later
+    set_aside(aside, done.refused)
+    for sentence in [*notes.sentences(file), *_refused(done, aside), *([note] if note else [])]:
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     for column, count in done.lost.most_common():
         console.print(f"{to} does not hold the column {column!r}: lost in {count} rows", highlight=False, markup=False)
@@ -154,18 +154,24 @@ def split_file(
     from divalign.data.files import Notes, stream_file
     from divalign.data.overlap import find_overlap
     from divalign.data.prompts import prompt_of
-    from divalign.data.split import SHARES, side_of
+    from divalign.data.split import SHARES, check_shares, side_of
     from divalign.data.writing import write_file
     from divalign.store import file_digest, write_json
 
     sizes = _shares(shares) if shares else dict(SHARES)
+    check_shares(sizes)
+    _keep(file, *(out / f"{name}.jsonl" for name in sizes))
     notes, prompts = Notes(), {name: [] for name in sizes}
 
     def rows_of(name: str) -> Iterator[Any]:
         """Read the file once a side, so that no side need fit in memory; its prompts must."""
         for row in stream_file(file, notes):
-            if side_of(row, sizes, seed=seed) == name:
-                prompts[name].append(prompt_of(row))
+            try:
+                if (side := side_of(row, sizes, seed=seed)) == name:
+                    prompts[name].append(prompt_of(row))
+            except ValueError as error:
+                raise ValueError(f"{file}, line {notes.line}: {error}") from error
+            if side == name:
                 yield row
 
     for name in sizes:
@@ -181,6 +187,13 @@ def split_file(
     for name, count in counts.items():
         leaked = f", {sum(close[name].values())} of them also in {first}" if name in close else ""
         printed().print(f"{name}: {count} rows{leaked}", highlight=False)
+
+
+def _keep(file: Path, *outs: Path) -> None:
+    """Refuse to write over the file that is read: lines of it that are no rows would be gone."""
+    for out in outs:
+        if out.exists() and out.samefile(file):
+            raise ValueError(f"{out} is the file that is read; name another one for what is written")
 
 
 def _refused(done: Any, aside: Path | None = None) -> list[str]:
@@ -275,6 +288,8 @@ def _shares(given: Sequence[str]) -> dict[str, float]:
     shares = {}
     for text in given:
         name, _, value = text.partition("=")
+        if name in shares:
+            raise ValueError(f"--share {text!r}: the side {name!r} is there twice; give each side once")
         try:
             shares[name] = float(value)
         except ValueError:

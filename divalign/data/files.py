@@ -14,7 +14,7 @@ import re
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BufferedIOBase
 from pathlib import Path
@@ -100,8 +100,7 @@ def stream_file(path: Path, notes: Notes | None = None) -> Iterator[Row]:
             yield row
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is a damaged .gz file after {_counted(notes.rows, 'row')}: {error}") from error
-    if notes.rejected:
-        write_rows(aside_of(path), (one._asdict() for one in notes.rejected))
+    set_aside(aside_of(path), notes.rejected)
     if not notes.rows:
         first = f"; line {notes.rejected[0].line}: {notes.rejected[0].reason}" if notes.rejected else ""
         raise ValueError(f"{path} holds no rows{first}")
@@ -110,6 +109,14 @@ def stream_file(path: Path, notes: Notes | None = None) -> Iterator[Row]:
 def aside_of(path: Path) -> Path:
     """Return where the lines of `path` go that are no rows."""
     return path.with_name(f"{path.name}.rejected.jsonl")
+
+
+def set_aside(path: Path, rejected: Sequence[Rejected]) -> None:
+    """Write what was rejected to `path`; take away what stands there from before where nothing was."""
+    if rejected:
+        write_rows(path, (one._asdict() for one in rejected))
+    elif path.is_file():
+        path.unlink()
 
 
 def _reader(path: Path) -> Callable[[Path, Notes], Iterator[Row]]:

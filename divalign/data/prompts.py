@@ -16,19 +16,27 @@ from divalign.data.words import text_of
 PROMPT_COLUMNS = ("prompt", "goal", "behavior", "forbidden_prompt", "instruction", "question", "messages", "text")
 
 
-def prompt_of(row: Row, source: Format | None = None) -> str:
+def prompt_of(row: Row, source: Format | None = None, *, empty: bool = False) -> str:
     """Return what the user says in a row's prompt: as the format `source` reads it, or the one that knows the row.
 
-    A row that no format can read is asked for a column of the usual names. Raises ValueError where it has none.
+    A row that no format can read is asked for a column of the usual names. Raises ValueError where it has none, and for
+    a prompt without text unless it may be `empty`.
     """
-    if source is not None:
-        return text_of(read_row(row, source)[0]["prompt"])
+    prompt = _by_format(row, source)
+    prompt = _by_name(row) if prompt is None else prompt
+    if not (empty or prompt.strip()):
+        raise ValueError("its prompt is empty")
+    return prompt
+
+
+def _by_format(row: Row, source: Format | None) -> str | None:
+    known = source or ((name := format_of(row)) and find_format(name))
     try:
-        if known := format_of(row):
-            return text_of(read_row(row, find_format(known))[0]["prompt"])
+        return text_of(read_row(row, known)[0]["prompt"]) if known else None
     except ValueError:
-        pass  # its responses may be at fault, or it has none: its prompt can be read all the same
-    return _by_name(row)
+        if source:
+            raise
+        return None  # its responses may be at fault, or it has none: its prompt can be read all the same
 
 
 def _by_name(row: Row) -> str:
@@ -50,8 +58,6 @@ def read_prompts(rows: Iterable[Row], source: str | None = None, done: Conversio
         done.read += 1
         try:
             prompt = prompt_of(row, known)
-            if not prompt.strip():
-                raise ValueError("its prompt is empty")
         except ValueError as error:
             done.refuse(done.number, error, row)
             continue

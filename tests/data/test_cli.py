@@ -131,7 +131,32 @@ def test_rows_that_cannot_be_converted_are_set_aside_and_none_left_is_exit_1(tmp
     write_file(tmp_path / "rows.jsonl", [{"prompt": "q", "chosen": "a", "rejected": "b"}])
     code, _ = data("convert", tmp_path / "rows.jsonl", "--to", "paper", "--out", tmp_path / "out.jsonl")
     assert code == 1
-    assert "add the column 'harmful'" in read_rows(tmp_path / "out.jsonl.rejected.jsonl")[0]["reason"]
+    aside = tmp_path / "out.jsonl.left_out.jsonl"
+    assert "add the column 'harmful'" in read_rows(aside)[0]["reason"]
+    data("convert", tmp_path / "rows.jsonl", "--to", "trl", "--out", tmp_path / "out.jsonl")
+    assert not aside.exists()
+
+
+def test_a_file_is_never_written_over_itself(tmp_path: Path) -> None:
+    file = tmp_path / "train.jsonl"
+    file.write_text('{"prompt": "q", "chosen": "a", "rejected": "b"}\n{torn\n')
+    (tmp_path / "link.jsonl").symlink_to(file)
+    before = file.read_bytes()
+    for out in (file, tmp_path / ".." / tmp_path.name / "train.jsonl", tmp_path / "link.jsonl"):
+        with pytest.raises(ValueError, match="is the file that is read"):
+            data("convert", file, "--to", "trl", "--out", out)
+    with pytest.raises(ValueError, match="is the file that is read"):
+        data("split", file, "--out", tmp_path)
+    assert file.read_bytes() == before
+
+
+def test_a_split_names_the_line_of_a_row_without_a_prompt(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('\n{"prompt": "q"}\n{"prompt": ""}\n')
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 3: its prompt is empty"):
+        data("split", tmp_path / "rows.jsonl", "--out", tmp_path / "o")
+    (tmp_path / "rows.jsonl").write_text('{"query": "q"}\n')
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 1: a row has the columns query; expected one of prompt"):
+        data("split", tmp_path / "rows.jsonl", "--out", tmp_path / "o")
 
 
 def test_overlap_says_how_many_prompts_leak_and_where(folder: Path, tmp_path: Path) -> None:
@@ -284,6 +309,8 @@ def test_a_split_is_files_of_the_same_rows_and_stays_when_rows_are_added(folder:
         ),
         (("split", "world.jsonl", "--out", "o", "--share", "train"), "expected SIDE=SHARE"),
         (("split", "world.jsonl", "--out", "o", "--share", "../x=1"), "is no name for a file"),
+        (("split", "world.jsonl", "--out", "o", "--share", "a=0.5", "--share", "a=0.5"), "the side 'a' is there twice"),
+        (("split", "world.jsonl", "--out", "o", "--share", "a=nan"), "^the shares are {'a': nan}; expected at least"),
         (("audit", "world.jsonl", "--tokenizer", "nowhere"), "expected a tokenizer.json"),
     ],
 )

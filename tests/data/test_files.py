@@ -69,6 +69,16 @@ def test_torn_lines_are_set_aside_with_their_number_and_reason(tmp_path: Path) -
     assert "lone surrogate" in reading.notes.rejected[3].reason
 
 
+def test_a_file_that_was_mended_leaves_no_list_of_torn_lines(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n{"a": ')
+    read_file(path)
+    assert aside_of(path).exists()
+    path.write_text('{"a": 1}\n')
+    read_file(path)
+    assert not aside_of(path).exists()
+
+
 def test_a_file_without_a_good_line_is_refused_with_the_first_reason(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("nonsense\n")
