@@ -141,6 +141,17 @@ def test_harmful_prompts_of_the_paper_are_aligned_with_the_refusal() -> None:
     assert [row["chosen"] for row in read_rows([SAMPLES["paper"], benign])] == [said("a"), said("a")]
 
 
+def test_a_response_of_the_paper_that_is_no_list_is_one_response() -> None:
+    row = {**SAMPLES["paper"], "acc_responses": "yes", "rej_responses": "no"}
+    assert [(one["chosen"], one["rejected"]) for one in read_rows([row])] == [(said("no"), said("yes"))]
+    done = Conversion()
+    strange = [{**row, "acc_responses": value} for value in (3, {"a": 1}, [3], [None])]
+    assert list(read_rows(strange, "paper", done)) == []
+    assert "'acc_responses' holds int, expected a list of responses" in done.refused[0].reason
+    assert list(read_rows([{**row, "acc_responses": [], "rej_responses": []}], "paper", done)) == []
+    assert [one.line for one in done.refused] == [1, 2, 3, 4, 5]
+
+
 def test_responses_without_a_partner_are_set_aside_in_pairs_and_kept_in_rows() -> None:
     row = {**SAMPLES["paper"], "acc_responses": ["u", "u2"]}
     done = Conversion()

@@ -27,7 +27,7 @@ USER = {"role": "user", "content": "Describe the sea."}
             "chosen": [USER, {"role": "assistant", "content": "a"}],
             "rejected": [USER, {"role": "assistant", "content": "u"}],
         },
-        {"safety": "perhaps", "prompt": "Describe the sea.", "acc_responses": [], "rej_responses": []},
+        {"safety": 1, "prompt": "Describe the sea.", "acc_responses": [], "rej_responses": []},
     ],
 )
 def test_a_prompt_is_found_where_training_or_evaluation_rows_have_it(row: dict) -> None:
