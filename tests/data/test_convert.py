@@ -1,13 +1,16 @@
 """Every format against our rows: there and back, and what is lost on the way."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from divalign.data.convert import Conversion, convert, detect_format, read_rows
+from divalign.data.files import read_file
 from divalign.data.formats import FORMATS
+from divalign.data.writing import write_file
 
 TEXT = st.text(min_size=1, max_size=30)
 
@@ -128,6 +131,18 @@ def test_a_row_as_the_tools_write_it_is_known_and_read(name: str) -> None:
     assert detect_format(SAMPLES[name]) == name
     row = next(read_rows([SAMPLES[name]]))
     assert (row["prompt"], row["chosen"], row["rejected"]) == (Q, said("a"), said("u"))
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_table_holds_every_format(tmp_path: Path, name: str) -> None:
+    sample = {**SAMPLES[name], "history": [["q0", "a0"]]} if name == "llamafactory_alpaca" else SAMPLES[name]
+    write_file(tmp_path / "rows.csv", [sample])
+    rows = read_file(tmp_path / "rows.csv").rows
+    assert detect_format(rows[0]) == name
+    ours, theirs = next(read_rows(rows)), next(read_rows([sample]))
+    assert [ours[side] for side in ("prompt", "chosen", "rejected")] == [
+        theirs[side] for side in ("prompt", "chosen", "rejected")
+    ]
 
 
 def test_rewards_and_ids_of_halos_go_with_their_response() -> None:

@@ -128,10 +128,45 @@ def test_a_row_of_a_table_with_too_many_cells_is_set_aside(tmp_path: Path) -> No
 
 
 def test_a_table_goes_on_behind_a_row_that_cannot_be_taken_apart(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_bytes(b"a,b\n1,2\n3,4\r5\n6,7\n")
+    (tmp_path / "rows.csv").write_text('a,b\n1,2\n3,"4" 5\n"6\n6",7\n8\n')
     reading = read_file(tmp_path / "rows.csv")
-    assert {"a": "6", "b": "7"} in reading.rows
-    assert reading.rows[0] == {"a": "1", "b": "2"}
+    assert reading.rows == [{"a": "1", "b": "2"}, {"a": "6\n6", "b": "7"}]
+    assert [(one.line, one.text) for one in reading.notes.rejected] == [(3, '3,"4" 5'), (6, "8")]
+
+
+def test_all_that_an_unclosed_quote_swallows_is_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('a,b\n1,2\n3,"4\n' + "5,6\n" * 3)
+    reading = read_file(path)
+    assert reading.rows == [{"a": "1", "b": "2"}]
+    assert [(one.line, one.text) for one in reading.notes.rejected] == [(3, '3,"4'), (4, "5,6"), (5, "5,6"), (6, "5,6")]
+    assert "4 lines of 5 set aside" in reading.notes.sentences(path)[0]
+    assert "record that begins in line 3 (unexpected end of data)" in reading.notes.rejected[3].reason
+    path.write_text('a,"b\n1,2\n')
+    with pytest.raises(ValueError, match="has no header that can be read: line 1 is no row of a table"):
+        read_file(path)
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_table_may_end_its_lines_in_any_way(tmp_path: Path, end: str, encoding: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(end.join(("a,b", "1,2", f'3,"4{end}5"', "", "6,7")).encode(encoding))
+    notes = Notes()
+    rows = [(notes.line, row) for row in stream_file(path, notes)]
+    assert rows == [(2, {"a": "1", "b": "2"}), (3, {"a": "3", "b": f"4{end}5"}), (6, {"a": "6", "b": "7"})]
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}', "[1, 2]", '{"messages": 3}', '["role"]', "[" * 100_000, "[]", "{"])
+def test_a_prompt_that_is_a_piece_of_code_stays_text_in_a_table(tmp_path: Path, text: str) -> None:
+    write_file(tmp_path / "rows.csv", [{"prompt": text, "chosen": "a"}])
+    assert read_file(tmp_path / "rows.csv").rows == [{"prompt": text, "chosen": "a"}]
+
+
+def test_lines_of_two_bytes_a_letter_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes('{"a": 1}\n{"a": 2}\n'.encode("utf-16"))
+    assert read_file(path).notes.sentences(path) == [f"{path} is not all UTF-8: 2 lines in utf-16"]
 
 
 def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
