@@ -17,7 +17,9 @@ Sources = Annotated[str, typer.Argument(help="Names of SOURCES or file:PATH, joi
 @data.command("build")
 def build(
     sources: Sources,
-    out: Annotated[Path, typer.Option(help="JSON lines to write; the card goes beside it.")],
+    out: Annotated[
+        Path, typer.Option(help="Where the rows go; its ending says the kind of file. The card goes beside it.")
+    ],
     recipe: Annotated[str, typer.Option(help="A name of RECIPES, cr_plus(SHARE), or pkg.module:thing.")] = "cr",
     folder: Annotated[Path | None, typer.Option(help="Folder that holds the sources' files.")] = None,
     download: Annotated[bool, typer.Option(help="Fetch files that the folder lacks.")] = False,

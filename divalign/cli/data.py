@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.table import Table
@@ -45,22 +45,24 @@ def audit_file(
     from divalign.report.data_card import write_data_card
     from divalign.store import file_digest, write_json
 
-    notes, done = Notes(), Conversion()
+    done, lines = Conversion(notes=(notes := Notes())), []
+    asked = {str(path): _asked(path) for path in against or []}
     facts = gather(
-        read_rows(stream_file(file, notes), source, done),
+        _with_lines(_of_text(read_rows(stream_file(file, notes), source, done), done), notes, lines),
         limit=limit,
         card=_card_of(file),
-        evaluations={f"{path.parent.name}/{path.name}": _prompts(path) for path in against or []},
+        evaluations={name: one.prompts for name, one in asked.items()},
         count_tokens=None if tokenizer is None else _counter(tokenizer),
         max_length=max_length,
         divergence=None if features is None else _divergence(features, max_length),
     )
     if not len(facts):
         raise ValueError(f"{file} holds no row that can be read: " + " ".join(_refused(done)))
+    facts.numbers = [lines[number - 1] for number in facts.numbers]
     facts.unreadable = len(notes.rejected) + len({one.line for one in done.refused})
     with _watched() as progress:
         found = audit(facts, progress=progress)
-    said = [*notes.sentences(file), *_refused(done)]
+    said = [*notes.sentences(file), *_refused(done), *(sentence for one in asked.values() for sentence in one.said)]
     plain = {**found.as_plain(), "file": file.name, "sha256": file_digest(file), "notes": said}
     printed().print(_findings(plain))
     for sentence in said:
@@ -83,15 +85,15 @@ def convert_file(
 ) -> None:
     """Write rows in another trainer's format and say what it cannot hold."""
     from divalign.data.convert import Conversion, convert, find_format
-    from divalign.data.files import Notes, aside_of, stream_file
+    from divalign.data.files import Notes, set_aside, stream_file
     from divalign.data.writing import write_file
-    from divalign.store import write_rows
 
-    notes, done, note = Notes(), Conversion(), find_format(to).note
+    _keep(file, out)
+    done, note = Conversion(notes=(notes := Notes())), find_format(to).note
     written = write_file(out, convert(stream_file(file, notes), to, source=source, done=done))
-    if done.refused:
-        write_rows(aside_of(out), (one._asdict() for one in done.refused))
-    for sentence in [*notes.sentences(file), *_refused(done, aside_of(out)), *([note] if note else [])]:
+    aside = out.with_name(f"{out.name}.left_out.jsonl")  # .rejected.jsonl is what cannot be read, here or later
+    set_aside(aside, done.refused)
+    for sentence in [*notes.sentences(file), *_refused(done, aside), *([note] if note else [])]:
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     for column, count in done.lost.most_common():
         console.print(f"{to} does not hold the column {column!r}: lost in {count} rows", highlight=False, markup=False)
@@ -105,17 +107,15 @@ def overlap_files(
     train: File,
     evaluation: Annotated[list[Path], typer.Argument(help="Files of evaluation prompts.")],
     source: From = None,
-    json: Annotated[Path | None, typer.Option(help="Write the leaks, by row number, to this file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the leaks, by line number, to this file.")] = None,
 ) -> None:
     """Find evaluation prompts that are trained on. Exit 1 where there are any."""
-    from divalign.data.convert import read_rows
-    from divalign.data.files import stream_file
     from divalign.data.overlap import KINDS, find_overlap
     from divalign.store import write_json
 
-    trained = [row["prompt"] for row in read_rows(stream_file(train), source)]
-    found = {str(path): find_overlap(trained, _prompts(path)) for path in evaluation}
-    table = Table(title=f"Evaluation prompts among the {len(trained)} of {train.name}", title_justify="left")
+    trained, asked = _asked(train, source), {str(path): _asked(path) for path in evaluation}
+    found = {name: find_overlap(trained.prompts, one.prompts) for name, one in asked.items()}
+    table = Table(title=f"Evaluation prompts among the {len(trained.prompts)} of {train.name}", title_justify="left")
     for name in ("evaluation", "prompts", *KINDS, "share of prompts, %"):
         table.add_column(name, justify="left" if name == "evaluation" else "right")
     for name, one in found.items():
@@ -123,8 +123,22 @@ def overlap_files(
         bounds = f"{100 * (share.value or 0):.1f} \\[{100 * (share.low or 0):.1f}, {100 * (share.high or 0):.1f}]"
         table.add_row(name, str(one.n), *(str(count) for count in one.counts.values()), bounds)
     printed().print(table)
+    for sentence in (sentence for one in (trained, *asked.values()) for sentence in one.said):
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     if json is not None:
-        write_json(json, {name: [leak._asdict() for leak in one.leaks] for name, one in found.items()})
+        leaks = {
+            name: [
+                {
+                    "kind": leak.kind,
+                    "evaluation": asked[name].lines[leak.evaluation],
+                    "train": trained.lines[leak.train],
+                }
+                for leak in one.leaks
+            ]
+            for name, one in found.items()
+        }
+        sides = {name: {**asked[name].counts, "leaks": leaks[name]} for name in found}
+        write_json(json, {"train": {"file": str(train), **trained.counts}, "evaluations": sides})
     if any(one.leaks for one in found.values()):
         raise typer.Exit(1)
 
@@ -139,19 +153,25 @@ def split_file(
     """Split rows by prompt cluster; rows that are added later move none of the others."""
     from divalign.data.files import Notes, stream_file
     from divalign.data.overlap import find_overlap
-    from divalign.data.split import SHARES, side_of
-    from divalign.data.words import prompt_of
+    from divalign.data.prompts import prompt_of
+    from divalign.data.split import SHARES, check_shares, side_of
     from divalign.data.writing import write_file
     from divalign.store import file_digest, write_json
 
     sizes = _shares(shares) if shares else dict(SHARES)
+    check_shares(sizes)
+    _keep(file, *(out / f"{name}.jsonl" for name in sizes))
     notes, prompts = Notes(), {name: [] for name in sizes}
 
     def rows_of(name: str) -> Iterator[Any]:
         """Read the file once a side, so that no side need fit in memory; its prompts must."""
         for row in stream_file(file, notes):
-            if side_of(row, sizes, seed=seed) == name:
-                prompts[name].append(prompt_of(row))
+            try:
+                if (side := side_of(row, sizes, seed=seed)) == name:
+                    prompts[name].append(prompt_of(row))
+            except ValueError as error:
+                raise ValueError(f"{file}, line {notes.line}: {error}") from error
+            if side == name:
                 yield row
 
     for name in sizes:
@@ -169,21 +189,66 @@ def split_file(
         printed().print(f"{name}: {count} rows{leaked}", highlight=False)
 
 
+def _keep(file: Path, *outs: Path) -> None:
+    """Refuse to write over the file that is read: lines of it that are no rows would be gone."""
+    for out in outs:
+        if out.exists() and out.samefile(file):
+            raise ValueError(f"{out} is the file that is read; name another one for what is written")
+
+
 def _refused(done: Any, aside: Path | None = None) -> list[str]:
     if not done.refused:
         return []
     first, where = done.refused[0], f", they stand in {aside.name}" if aside else ""
-    return [f"rows left out: {len(done.refused)}{where}; the first is row {first.line}: {first.reason}"]
+    return [f"rows left out: {len(done.refused)}{where}; the first is line {first.line}: {first.reason}"]
 
 
-def _prompts(path: Path) -> list[Any]:
-    """Return the prompts of an evaluation file: a column of a table, or the lines of a text file."""
-    from divalign.data.files import stream_file
-    from divalign.data.words import prompt_of
+class Asked(NamedTuple):
+    """The prompts of a file and where they stand in it, how many rows have none that can be read, and what to tell."""
 
-    if path.suffix == ".txt" and path.is_file():
-        return [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-    return [prompt_of(row) for row in stream_file(path)]
+    prompts: list[str]
+    lines: list[int]
+    unreadable: int
+    said: list[str]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"prompts": len(self.prompts), "unreadable": self.unreadable}
+
+
+def _asked(path: Path, source: str | None = None) -> Asked:
+    """Return the prompts of a file, whichever side of a comparison it is on."""
+    from divalign.data.convert import Conversion
+    from divalign.data.files import Notes, stream_file
+    from divalign.data.prompts import read_prompts
+
+    done, lines = Conversion(notes=(notes := Notes())), []
+    prompts = list(_with_lines(read_prompts(stream_file(path, notes), source, done), notes, lines))
+    refused = [f"{path}: {sentence}" for sentence in _refused(done)]
+    if not prompts:
+        raise ValueError(" ".join(refused))
+    return Asked(prompts, lines, len(notes.rejected) + len(done.refused), [*notes.sentences(path), *refused])
+
+
+def _with_lines(rows: Iterable[Any], notes: Any, lines: list[int]) -> Iterator[Any]:
+    """Note where each row stands in its file, as it goes by."""
+    for row in rows:
+        lines.append(notes.line)
+        yield row
+
+
+def _of_text(rows: Iterable[Any], done: Any) -> Iterator[Any]:
+    """Refuse rows that hold pictures or the like: an audit reads text, and must not take them for empty."""
+    from divalign.data.words import text_of
+
+    for row in rows:
+        try:
+            for column in ("prompt", "chosen", "rejected", "completion"):
+                text_of(row.get(column), "user" if column == "prompt" else "assistant")
+        except ValueError as error:
+            done.refuse(done.number, error, row)
+            continue
+        yield row
 
 
 def _card_of(file: Path) -> Mapping[str, Any]:
@@ -223,6 +288,8 @@ def _shares(given: Sequence[str]) -> dict[str, float]:
     shares = {}
     for text in given:
         name, _, value = text.partition("=")
+        if name in shares:
+            raise ValueError(f"--share {text!r}: the side {name!r} is there twice; give each side once")
         try:
             shares[name] = float(value)
         except ValueError:

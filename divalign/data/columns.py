@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from divalign.data.examples import Message, Row, as_messages
 
 SIDES = ("chosen", "rejected")
+# Columns of known formats that hold lists of something else than turns.
+LISTS = ("history", "acc_responses", "rej_responses", "tools")
+TURNS = ({"role", "content"}, {"from", "value"})
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
@@ -62,3 +66,30 @@ def turns_of(value: Any, role: str, column: str) -> list[Message]:
         if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
             raise ValueError(f"the column {column!r} holds a message without role and content: {str(message)[:60]}")
     return value
+
+
+def value_of(name: str, text: str) -> Any:
+    """Return the turns, or the column's list, that a cell holds as JSON, or else its text.
+
+    Numbers and yes or no stay text, and so does all other JSON: a prompt may be a piece of code.
+    """
+    if text[:1] not in ("[", "{"):
+        return text
+    try:
+        value = json.loads(text, parse_constant=refuse_constant)
+    except (ValueError, RecursionError):
+        return text
+    return value if _is_turns(value) or (name in LISTS and isinstance(value, list)) else text
+
+
+def _is_turns(value: Any) -> bool:
+    """Tell one turn or many, of role and content or of LLaMA-Factory's names, and what OpenAI puts around them."""
+    turns = value.get("messages", [value]) if isinstance(value, dict) else value
+    return bool(turns) and all(
+        isinstance(turn, dict) and any(names <= turn.keys() for names in TURNS)
+        for turn in (turns if isinstance(turns, list) else [turns])
+    )
+
+
+def refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")

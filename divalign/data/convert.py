@@ -11,10 +11,11 @@ from itertools import chain
 from divalign.core.names import find
 from divalign.data.columns import SIDES, nearest, truth
 from divalign.data.examples import Row
-from divalign.data.files import Rejected
+from divalign.data.files import Notes, Rejected
 from divalign.data.formats import FORMATS, Format
 from divalign.store import digest
 
+OPTIONAL = ("harmful", "cluster", "prefill")
 KNOWN_COLUMNS = ("prompt", "chosen", "rejected", "completion", "label")
 
 
@@ -23,7 +24,8 @@ class Conversion:
     """What a conversion did, complete when its last row has gone by.
 
     `lost` counts, per column, the rows whose value the target does not hold; `refused` holds the rows that it cannot
-    hold at all, or that found no partner, with their number and the reason.
+    hold at all, or that found no partner, with their number and the reason. Rows are numbered as `notes` has them, the
+    notes of the file that they come from, or else as they come, from 1.
     """
 
     source: str = ""
@@ -32,6 +34,12 @@ class Conversion:
     written: int = 0
     lost: Counter[str] = field(default_factory=Counter)
     refused: list[Rejected] = field(default_factory=list)
+    notes: Notes | None = None
+
+    @property
+    def number(self) -> int:
+        """Return the number of the row that was read last."""
+        return self.notes.line if self.notes else self.read
 
     def refuse(self, number: int, reason: object, row: Row) -> None:
         self.refused.append(Rejected(number, str(reason), json.dumps(row, ensure_ascii=False, default=str)))
@@ -42,11 +50,16 @@ def find_format(name: str) -> Format:
     return find(name, FORMATS, kind="format", of=Format)
 
 
+def format_of(row: Mapping) -> str | None:
+    """Return the name of the first format that knows this row, if one does."""
+    plain = dict(row)
+    return next((name for name, one in FORMATS.items() if one.detect(plain)), None)
+
+
 def detect_format(row: Mapping) -> str:
     """Return the name of the first format that knows this row; raise ValueError where none does."""
-    for name, one in FORMATS.items():
-        if one.detect(dict(row)):
-            return name
+    if name := format_of(row):
+        return name
     meant = [(name, near) for name in map(str, row) if (near := nearest(name, KNOWN_COLUMNS)) and near != name]
     guess = "".join(f"; is {name!r} meant to be {near!r}?" for name, near in meant)
     raise ValueError(
@@ -67,14 +80,23 @@ def read_rows(rows: Iterable[Row], source: str | None = None, done: Conversion |
         if first is None:
             return
         source, stream = detect_format(first), chain([first], stream)
-    reads, done.source = find_format(source).reads, source
+    form, done.source = find_format(source), source
     for row in stream:
         done.read += 1
         try:
-            yield from map(_plain_truth, reads(row))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = f"it lacks the column {error}" if isinstance(error, KeyError) else error
-            done.refuse(done.read, reason, row)
+            yield from read_row(row, form)
+        except ValueError as error:
+            done.refuse(done.number, error, row)
+
+
+def read_row(row: Row, form: Format) -> list[Row]:
+    """Return our rows for one row of a format; raise ValueError for a row that it cannot read, whatever the fault."""
+    try:
+        return [_plain_truth(one) for one in form.reads(row)]
+    except KeyError as error:
+        raise ValueError(f"it lacks the column {error}") from error
+    except (TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from error
 
 
 def convert(
@@ -92,7 +114,7 @@ def convert(
             written = to.writes(row, number)
             back = _plain_truth(to.reads(written)[0])
         except ValueError as error:
-            done.refuse(number, error, row)
+            done.refuse(done.number, error, row)
             continue
         done.lost.update(name for name, value in row.items() if back.get(name) != value)
         done.written += 1
@@ -100,12 +122,9 @@ def convert(
 
 
 def _plain_truth(row: Row) -> Row:
-    """Return the row with `harmful` as a bool; without it where it is empty, as a CSV file or a table may have it."""
-    if "harmful" not in row or isinstance(row["harmful"], bool):
-        return row
-    if row["harmful"] in (None, ""):
-        return {name: value for name, value in row.items() if name != "harmful"}
-    return {**row, "harmful": truth(row["harmful"], "harmful")}
+    """Return the row with `harmful` as a bool; without our own columns that are empty, as a table may have them."""
+    row = {name: value for name, value in row.items() if name not in OPTIONAL or value not in (None, "")}
+    return {**row, "harmful": truth(row["harmful"], "harmful")} if "harmful" in row else row
 
 
 def _of_kind(rows: Iterator[Row], kind: str, done: Conversion) -> Iterator[Row]:
@@ -132,7 +151,7 @@ def _aligned(rows: Iterable[Row], done: Conversion) -> Iterator[Row]:
         elif row["label"]:
             yield row
         else:
-            done.refuse(done.read, "an unaligned response; this format holds aligned ones alone", row)
+            done.refuse(done.number, "an unaligned response; this format holds aligned ones alone", row)
 
 
 def _paired(rows: Iterable[Row], done: Conversion) -> Iterator[Row]:
@@ -147,7 +166,7 @@ def _paired(rows: Iterable[Row], done: Conversion) -> Iterator[Row]:
             other = others.popleft()[1]
             yield _join(*((row, other) if row["label"] else (other, row)), done)
         else:
-            waiting[prompt, row["label"]].append((done.read, row))
+            waiting[prompt, row["label"]].append((done.number, row))
     for number, row in sorted(chain.from_iterable(waiting.values()), key=lambda item: item[0]):
         done.refuse(number, "no response of the other label to the same prompt", row)
 

@@ -14,21 +14,19 @@ import re
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
+from divalign.data.columns import refuse_constant, value_of
 from divalign.data.examples import Row
+from divalign.data.lines import ended_anyhow, lines_of
 from divalign.store import jsonl, write_rows
 
-# In order: UTF-32's mark begins with UTF-16's.
-MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-UTF8_MARK = b"\xef\xbb\xbf"
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 BATCH = 4096
 
@@ -43,9 +41,14 @@ class Rejected(NamedTuple):
 
 @dataclass
 class Notes:
-    """What was met while reading: filled as the rows go by, complete when the last one has."""
+    """What was met while reading: filled as the rows go by, complete when the last one has.
+
+    `line` says where the last row stands: in which line of a text file it begins, or which record it is of a JSON array
+    or a Parquet file, from 1.
+    """
 
     rows: int = 0
+    line: int = 0
     rejected: list[Rejected] = field(default_factory=list)
     encodings: Counter[str] = field(default_factory=Counter)
 
@@ -77,7 +80,8 @@ class Reading(NamedTuple):
 def read_file(path: Path) -> Reading:
     """Return all rows of a file; lines that are none are written to FILE.rejected.jsonl beside it.
 
-    The kind of file is read off its name: .jsonl, .ndjson, .json, .csv, .tsv, .parquet, the text ones also with .gz.
+    The kind of file is read off its name: .jsonl, .ndjson, .json, .csv, .tsv, .txt (a prompt a line), .parquet, and all
+    but the last also with .gz.
     Text that is not UTF-8 is read by its byte order mark, or as UTF-16 where every other byte is zero, or line by line
     as Windows-1252: `notes` says how often. Raises ValueError for a missing file, another kind, and no row at all.
     """
@@ -94,8 +98,7 @@ def stream_file(path: Path, notes: Notes | None = None) -> Iterator[Row]:
             yield row
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is a damaged .gz file after {_counted(notes.rows, 'row')}: {error}") from error
-    if notes.rejected:
-        write_rows(aside_of(path), (one._asdict() for one in notes.rejected))
+    set_aside(aside_of(path), notes.rejected)
     if not notes.rows:
         first = f"; line {notes.rejected[0].line}: {notes.rejected[0].reason}" if notes.rejected else ""
         raise ValueError(f"{path} holds no rows{first}")
@@ -104,6 +107,14 @@ def stream_file(path: Path, notes: Notes | None = None) -> Iterator[Row]:
 def aside_of(path: Path) -> Path:
     """Return where the lines of `path` go that are no rows."""
     return path.with_name(f"{path.name}.rejected.jsonl")
+
+
+def set_aside(path: Path, rejected: Sequence[Rejected]) -> None:
+    """Write what was rejected to `path`; take away what stands there from before where nothing was."""
+    if rejected:
+        write_rows(path, (one._asdict() for one in rejected))
+    elif path.is_file():
+        path.unlink()
 
 
 def _reader(path: Path) -> Callable[[Path, Notes], Iterator[Row]]:
@@ -115,25 +126,34 @@ def _reader(path: Path) -> Callable[[Path, Notes], Iterator[Row]]:
 
 def entry_for(table: Mapping[str, Any], path: Path) -> Any:
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
-    if suffix not in table or (suffix == ".parquet" and path.suffix == ".gz"):
+    if suffix not in table or (suffix == ".parquet" and path.suffix.lower() == ".gz"):
         raise ValueError(f"{path} ends in {path.suffix or 'nothing'}; expected one of {', '.join(table)}")
     return table[suffix]
 
 
 def _json_lines(path: Path, notes: Notes) -> Iterator[Row]:
-    for number, line in enumerate(_lines(path, notes), 1):
+    for number, line in enumerate(lines_of(path, notes.encodings), 1):
         if line.strip():
             row, reason = _parsed(line)
             if row is None:
                 notes.reject(number, reason, line.rstrip("\r\n"))
             else:
+                notes.line = number
                 yield row
+
+
+def _text_lines(path: Path, notes: Notes) -> Iterator[Row]:
+    """Yield the lines of a text file, as the sets of prompts that are kept so have them: one each."""
+    for number, line in enumerate(lines_of(path, notes.encodings), 1):
+        if line.strip():
+            notes.line = number
+            yield {"text": line.strip()}
 
 
 def _parsed(text: str) -> tuple[Row | None, str]:
     """Return the row that a line of JSON holds, or None and why there is none."""
     try:
-        row = json.loads(text, parse_constant=_refuse)
+        row = json.loads(text, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
         return None, f"not JSON ({error})"
     return _checked(row, text)
@@ -150,15 +170,11 @@ def _checked(row: Any, text: str) -> tuple[Row | None, str]:
     return row, ""
 
 
-def _refuse(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
-
-
 def _json(path: Path, notes: Notes) -> Iterator[Row]:
     """Yield the rows of a JSON array, of the one list in an object, or of JSON lines under the name .json."""
-    text = "".join(_lines(path, notes))
+    text = "".join(lines_of(path, notes.encodings))
     try:
-        content = json.loads(text, parse_constant=_refuse)
+        content = json.loads(text, parse_constant=refuse_constant)
     except (ValueError, RecursionError):
         notes.encodings.clear()
         yield from _json_lines(path, notes)
@@ -171,47 +187,52 @@ def _json(path: Path, notes: Notes) -> Iterator[Row]:
         if row is None:
             notes.reject(number, reason, json.dumps(item))
         else:
+            notes.line = number
             yield row
 
 
 def _separated(delimiter: str) -> Callable[[Path, Notes], Iterator[Row]]:
     def read(path: Path, notes: Notes) -> Iterator[Row]:
-        csv.field_size_limit(sys.maxsize)
-        lines = csv.reader((line.replace("\0", "") for line in _lines(path, notes)), delimiter=delimiter)
-        header = next(lines, [])
+        records = _records(path, notes, delimiter)
+        header = next(records, [])
+        if notes.rejected:
+            first = notes.rejected[0]
+            raise ValueError(f"{path} has no header that can be read: line {first.line} is {first.reason}")
         if len(set(header)) < len(header):
             raise ValueError(f"{path} names a column twice: {', '.join(header)}")
-        for cells in _sound(lines, notes):
-            if cells and len(cells) != len(header):
+        for cells in records:
+            if len(cells) == len(header):
+                yield {name: value_of(name, cell) for name, cell in zip(header, cells, strict=True)}
+            else:
                 reason = f"{_counted(len(cells), 'cell')} under {_counted(len(header), 'column')}"
-                notes.reject(lines.line_num, reason, delimiter.join(cells))
-            elif cells:
-                yield {name: _cell(cell) for name, cell in zip(header, cells, strict=True)}
+                notes.reject(notes.line, reason, delimiter.join(cells))
 
     return read
 
 
-def _sound(lines: Any, notes: Notes) -> Iterator[list[str]]:
-    """Yield the rows of a csv reader; it can go on behind one that it cannot take apart."""
+def _records(path: Path, notes: Notes, delimiter: str) -> Iterator[list[str]]:
+    """Yield the records of a table, `notes.line` where each begins.
+
+    One that cannot be taken apart is set aside line by line: a quote that is never closed swallows all that follow.
+    """
+    csv.field_size_limit(sys.maxsize)
+    held: list[str] = []
+    lines = (held.append(line) or line.replace("\0", "") for line in ended_anyhow(lines_of(path, notes.encodings)))
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
+        notes.line = reader.line_num + 1
+        held.clear()
         try:
-            cells = next(lines, None)
+            cells = next(reader, None)
         except csv.Error as error:
-            notes.reject(lines.line_num, f"no row of a table ({error})", "")
+            where = f" of a record that begins in line {notes.line}" if len(held) > 1 else ""
+            for number, line in enumerate(held, notes.line):
+                notes.reject(number, f"no row of a table{where} ({error})", line.rstrip("\r\n"))
             continue
         if cells is None:
             return
-        yield cells
-
-
-def _cell(text: str) -> Any:
-    """Return the list or mapping that a cell holds as JSON, or its text: numbers and yes or no stay text."""
-    if text[:1] in "[{" and text[-1:] in "]}":
-        try:
-            return json.loads(text, parse_constant=_refuse)
-        except ValueError:
-            return text
-    return text
+        if cells:
+            yield cells
 
 
 def _parquet(path: Path, notes: Notes) -> Iterator[Row]:
@@ -222,45 +243,14 @@ def _parquet(path: Path, notes: Notes) -> Iterator[Row]:
     with file:
         schema = pa.schema([field.with_type(_as_text(field.type)) for field in file.schema_arrow])
         for batch in file.iter_batches(batch_size=BATCH):
-            yield from batch.cast(schema).to_pylist()
+            for row in batch.cast(schema).to_pylist():
+                notes.line += 1
+                yield row
 
 
 def _as_text(kind: pa.DataType) -> pa.DataType:
     """Return text for what JSON has no numbers for: times and decimals."""
     return pa.string() if pa.types.is_temporal(kind) or pa.types.is_decimal(kind) else kind
-
-
-def _lines(path: Path, notes: Notes) -> Iterator[str]:
-    """Yield lines with their ends, split at line feeds alone: JSON strings may hold the other separators."""
-    with _opened(path) as file:
-        start = file.read(4096)
-        file.seek(0)
-        if encoding := _wide(start):
-            notes.encodings[encoding] += 1
-            text = file.read().decode(encoding, errors="replace")
-            yield from (f"{line}\n" for line in text.split("\n"))
-            return
-        for number, raw in enumerate(file):
-            line = raw.removeprefix(UTF8_MARK) if number == 0 else raw
-            try:
-                yield line.decode("utf-8")
-            except UnicodeDecodeError:
-                notes.encodings["windows-1252"] += 1
-                yield line.decode("cp1252", errors="replace")
-
-
-def _wide(start: bytes) -> str | None:
-    """Return the encoding of text of more than one byte a letter: by its mark, or by the zeros of its Latin letters."""
-    marked = next((name for mark, name in MARKS.items() if start.startswith(mark)), None)
-    if marked or len(start) < 4:
-        return marked
-    half = len(start) // 2
-    odd, even = start[1::2].count(0) / half, start[::2].count(0) / half
-    return "utf-16-le" if odd > 0.4 > even else "utf-16-be" if even > 0.4 > odd else None
-
-
-def _opened(path: Path) -> BufferedIOBase:
-    return gzip.GzipFile(path) if path.suffix == ".gz" else path.open("rb")
 
 
 def _counted(count: int, noun: str) -> str:
@@ -274,5 +264,6 @@ READERS: dict[str, Reader] = {
     ".json": _json,
     ".csv": _separated(","),
     ".tsv": _separated("\t"),
+    ".txt": _text_lines,
     ".parquet": _parquet,
 }

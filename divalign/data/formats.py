@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from divalign.data.columns import SIDES, nearest, one_turn, rest_of, truth, turns_of
-from divalign.data.examples import Row, as_messages
+from divalign.data.examples import Row
 from divalign.data.llama_factory import read_alpaca, read_kto, read_sharegpt, write_alpaca, write_kto, write_sharegpt
 from divalign.store import digest
 
@@ -159,13 +159,21 @@ def _paper(row: Row) -> list[Row]:
     harmful = not truth(row["safety"], "safety")
     sides = ("rej_responses", "acc_responses") if harmful else ("acc_responses", "rej_responses")
     rest = {**rest_of(row, "safety", *sides), "prompt": turns_of(row["prompt"], "user", "prompt"), "harmful": harmful}
-    aligned, unaligned = ([as_messages(text, "assistant") for text in row[side]] for side in sides)
+    aligned, unaligned = ([turns_of(text, "assistant", side) for text in _listed(row[side], side)] for side in sides)
+    if not (aligned or unaligned):
+        raise ValueError("it holds no response")
     shared = min(len(aligned), len(unaligned))
     alone = [(text, True) for text in aligned[shared:]] + [(text, False) for text in unaligned[shared:]]
     return [
         *({**rest, "chosen": a, "rejected": u} for a, u in zip(aligned, unaligned, strict=False)),
         *({**rest, "completion": text, "label": label} for text, label in alone),
     ]
+
+
+def _listed(value: Any, column: str) -> list[Any]:
+    if not isinstance(value, (str, list)):
+        raise ValueError(f"the column {column!r} holds {type(value).__name__}, expected a list of responses")
+    return [value] if isinstance(value, str) else value
 
 
 def _write_paper(row: Row, number: int) -> Row:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
+from math import inf
 
 from divalign.data.examples import Row
-from divalign.data.words import ARTICLES, prompt_of, stem, words_of
+from divalign.data.prompts import prompt_of
+from divalign.data.words import ARTICLES, stem, words_of
 
 SHARES: Mapping[str, float] = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
@@ -20,7 +22,7 @@ def cluster_of(row: Row) -> str:
     """Return what must stay on one side of a split: the row's cluster, or its prompt's words in order."""
     if row.get("cluster") not in (None, ""):
         return f"cluster {row['cluster']}"
-    prompt = prompt_of(row)
+    prompt = prompt_of(row, empty=True)
     words = sorted(stem(word) for word in words_of(prompt) if word not in ARTICLES)
     return " ".join(["prompt", *(words or [prompt])])
 
@@ -32,12 +34,16 @@ def side_of(row: Row, shares: Mapping[str, float] = SHARES, *, seed: int = 0) ->
     is therefore only nearly its share, the more nearly the more clusters there are. Raises ValueError for shares that
     are not positive.
     """
-    if not shares or min(shares.values()) <= 0:
-        raise ValueError(f"the shares are {dict(shares)}; expected at least one side, each above 0")
+    check_shares(shares)
     mark = hashlib.sha256(f"{seed} {cluster_of(row)}".encode("utf-8", "surrogatepass")).digest()
     place = int.from_bytes(mark[:8], "big") / 2**64 * sum(shares.values())
     ends = zip(shares, accumulate(shares.values()), strict=True)
     return next((name for name, end in ends if place < end), list(shares)[-1])
+
+
+def check_shares(shares: Mapping[str, float]) -> None:
+    if not shares or not all(0 < share < inf for share in shares.values()):
+        raise ValueError(f"the shares are {dict(shares)}; expected at least one side, each above 0")
 
 
 def split_rows(rows: Iterable[Row], shares: Mapping[str, float] = SHARES, *, seed: int = 0) -> dict[str, list[Row]]:

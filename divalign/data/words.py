@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt64
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-from divalign.data.examples import Row, as_messages
+from divalign.data.columns import turns_of
 
 # Chinese and Japanese write no spaces: each of their characters counts as a word.
 _IDEOGRAPHS = "\u3040-\u30ff\u3400-\u9fff"
@@ -60,23 +60,27 @@ class Words(NamedTuple):
 
 
 def text_of(turns: Any, role: str = "user") -> str:
-    """Return what `role` says in a prompt or response: a string is all theirs, of messages their turns."""
+    """Return what `role` says in a prompt or response: a string is all theirs, of messages their turns.
+
+    Text that stands in parts is put together. Raises ValueError for what is no text, such as a picture.
+    """
     if isinstance(turns, str):
         return turns
-    said = [message["content"] for message in as_messages(turns, role) if message["role"] == role]
-    return "\n".join(text for text in said if isinstance(text, str))
+    messages = turns_of(turns, role, "messages") if turns else []
+    said = [message["content"] for message in messages if message["role"] == role]
+    return "\n".join(_text(content) for content in said if content is not None)
 
 
-def prompt_of(row: Row) -> str:
-    """Return what the user says in a row's prompt, or in a row of an evaluation set under one of its usual names."""
-    named = {str(name).strip().lower(): value for name, value in row.items()}
-    for column in PROMPT_COLUMNS:
-        if named.get(column):
-            return text_of(named[column])
-    raise ValueError(f"a row has the columns {', '.join(map(str, row))}; expected one of {', '.join(PROMPT_COLUMNS)}")
-
-
-PROMPT_COLUMNS = ("prompt", "goal", "behavior", "forbidden_prompt", "instruction", "question", "messages", "text")
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    texts = []
+    for part in content if isinstance(content, list) else [content]:
+        kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+        if kind != "text" or not isinstance(part.get("text"), str):
+            raise ValueError(f"a message holds {kind}; expected text, in one piece or in parts of type text")
+        texts.append(part["text"])
+    return "".join(texts)
 
 
 def words_of(text: str) -> list[str]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from gzip import GzipFile
+from io import BufferedWriter, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -14,63 +17,81 @@ import pyarrow.parquet as parquet
 from divalign.data.files import entry_for
 from divalign.store import jsonl
 
+Sink = BufferedWriter | GzipFile
+Rows = Iterable[Mapping[str, Any]]
+Writer = Callable[[Sink, Rows], int]
 
-def write_file(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+
+def write_file(path: Path, rows: Rows) -> int:
     """Write rows, as they come, to a file of the kind its name says; return how many.
 
-    The path holds either the old file or all of the new one. CSV holds lists and mappings as JSON. Raises ValueError
-    for another kind of file.
+    The path holds either the old file or all of the new one, compressed where its name ends in .gz. CSV holds lists and
+    mappings as JSON; Parquet has every row's columns, empty where a row lacks one. Raises ValueError for another kind.
     """
     writer = entry_for(WRITERS, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.draft")
     try:
-        count = writer(draft, rows)
+        with _opened(draft, path) as file:
+            count = writer(file, rows)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
     return count
 
 
-def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    with path.open("wb") as file:
-        return sum(bool(file.write(jsonl([row]))) for row in rows)
+@contextmanager
+def _opened(draft: Path, path: Path) -> Iterator[Sink]:
+    """Open the draft of `path`: the same rows give the same bytes, so no time and no name go into an archive."""
+    with draft.open("wb") as raw:
+        if path.suffix.lower() == ".gz":
+            with GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
+                yield packed
+        else:
+            yield raw
 
 
-def _write_array(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+def _write_lines(file: Sink, rows: Rows) -> int:
+    return sum(bool(file.write(jsonl([row]))) for row in rows)
+
+
+def _write_array(file: Sink, rows: Rows) -> int:
     count = 0
-    with path.open("wb") as file:
-        for count, row in enumerate(rows, 1):
-            file.write((b"[\n" if count == 1 else b",\n") + jsonl([row]).rstrip(b"\n"))
-        file.write(b"\n]\n" if count else b"[]\n")
+    for count, row in enumerate(rows, 1):
+        file.write((b"[\n" if count == 1 else b",\n") + jsonl([row]).rstrip(b"\n"))
+    file.write(b"\n]\n" if count else b"[]\n")
     return count
 
 
-def _write_separated(delimiter: str) -> Callable[[Path, Iterable[Mapping[str, Any]]], int]:
-    def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+def _write_separated(delimiter: str) -> Writer:
+    def write(file: Sink, rows: Rows) -> int:
         held = list(rows)
-        columns = list(dict.fromkeys(name for row in held for name in row))
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, columns, delimiter=delimiter)
-            writer.writeheader()
-            for row in held:
-                writer.writerow({name: _as_cell(value) for name, value in row.items()})
+        text = TextIOWrapper(file, encoding="utf-8", newline="")
+        writer = csv.DictWriter(text, _columns(held), delimiter=delimiter)
+        writer.writeheader()
+        for row in held:
+            writer.writerow({name: _as_cell(value) for name, value in row.items()})
+        text.detach()  # it would close the file with itself
         return len(held)
 
     return write
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def _as_cell(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value
 
 
-def _write_parquet(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    table = pa.Table.from_pylist([dict(row) for row in rows])
-    parquet.write_table(table, path)
-    return table.num_rows
+def _write_parquet(file: Sink, rows: Rows) -> int:
+    held = list(rows)
+    columns = _columns(held)  # pyarrow would take the first row's
+    parquet.write_table(pa.Table.from_pylist([{name: row.get(name) for name in columns} for row in held]), file)
+    return len(held)
 
 
-Writer = Callable[[Path, Iterable[Mapping[str, Any]]], int]
 WRITERS: dict[str, Writer] = {
     ".jsonl": _write_lines,
     ".json": _write_array,

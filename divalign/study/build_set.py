@@ -6,7 +6,6 @@ away, goes on from there.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,10 +13,12 @@ from typing import Any, NamedTuple
 
 from divalign.data.build import answered_by, build
 from divalign.data.examples import user_says
+from divalign.data.files import entry_for
 from divalign.data.rating import Rate
 from divalign.data.sources import SOURCES, read_sources
+from divalign.data.writing import WRITERS, write_file
 from divalign.safety.journal import Journal, remembered
-from divalign.store import jsonl, write_bytes, write_json
+from divalign.store import file_digest, write_json
 from divalign.study.corpus import balanced
 from divalign.study.writers import Writer
 from divalign.toy import world
@@ -42,11 +43,12 @@ def build_set(
     max_new_tokens: int = 256,
     rater: Callable[[Callable[[Sequence[str]], list[str]] | None], Rate] | None = None,
 ) -> dict[str, Any]:
-    """Write the rows to `out` and the card to `out` with .card.json behind its name; return the card.
+    """Write the rows to `out`, as its ending says, and the card to `out` with .card.json behind its name; return it.
 
     `rater` is given the writer, with its memory, and returns a rater. Raises ValueError where there is nothing to
     build, and leaves nothing behind but the journal.
     """
+    entry_for(WRITERS, out)
     if what.sources == "toy":
         requests = world.requests("train", held_out=False, seed=what.seed)
     else:
@@ -65,12 +67,11 @@ def build_set(
 
             requests = answered_by(write, requests)
             built = build(requests, what.name, seed=what.seed, rate=rater(write) if rater else None)
-    content = jsonl(built.rows)
-    write_bytes(out, content)
+    write_file(out, built.rows)
     card = {
         **_card(what, len(built.rows), built.left_out),
         "written_by": writer.name if writer else None,
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "sha256": file_digest(out),
     }
     write_json(out.with_name(f"{out.name}.card.json"), card)
     return card

@@ -131,7 +131,32 @@ def test_rows_that_cannot_be_converted_are_set_aside_and_none_left_is_exit_1(tmp
     write_file(tmp_path / "rows.jsonl", [{"prompt": "q", "chosen": "a", "rejected": "b"}])
     code, _ = data("convert", tmp_path / "rows.jsonl", "--to", "paper", "--out", tmp_path / "out.jsonl")
     assert code == 1
-    assert "add the column 'harmful'" in read_rows(tmp_path / "out.jsonl.rejected.jsonl")[0]["reason"]
+    aside = tmp_path / "out.jsonl.left_out.jsonl"
+    assert "add the column 'harmful'" in read_rows(aside)[0]["reason"]
+    data("convert", tmp_path / "rows.jsonl", "--to", "trl", "--out", tmp_path / "out.jsonl")
+    assert not aside.exists()
+
+
+def test_a_file_is_never_written_over_itself(tmp_path: Path) -> None:
+    file = tmp_path / "train.jsonl"
+    file.write_text('{"prompt": "q", "chosen": "a", "rejected": "b"}\n{torn\n')
+    (tmp_path / "link.jsonl").symlink_to(file)
+    before = file.read_bytes()
+    for out in (file, tmp_path / ".." / tmp_path.name / "train.jsonl", tmp_path / "link.jsonl"):
+        with pytest.raises(ValueError, match="is the file that is read"):
+            data("convert", file, "--to", "trl", "--out", out)
+    with pytest.raises(ValueError, match="is the file that is read"):
+        data("split", file, "--out", tmp_path)
+    assert file.read_bytes() == before
+
+
+def test_a_split_names_the_line_of_a_row_without_a_prompt(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('\n{"prompt": "q"}\n{"prompt": ""}\n')
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 3: its prompt is empty"):
+        data("split", tmp_path / "rows.jsonl", "--out", tmp_path / "o")
+    (tmp_path / "rows.jsonl").write_text('{"query": "q"}\n')
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 1: a row has the columns query; expected one of prompt"):
+        data("split", tmp_path / "rows.jsonl", "--out", tmp_path / "o")
 
 
 def test_overlap_says_how_many_prompts_leak_and_where(folder: Path, tmp_path: Path) -> None:
@@ -142,8 +167,116 @@ def test_overlap_says_how_many_prompts_leak_and_where(folder: Path, tmp_path: Pa
     assert code == 1
     assert "50.0" in said
     assert read_json(tmp_path / "leaks.json") == {
-        str(tmp_path / "eval.txt"): [{"kind": "normalised", "evaluation": 0, "train": 3}]
+        "train": {"file": str(folder / "world.jsonl"), "prompts": 1536, "unreadable": 0},
+        "evaluations": {
+            str(tmp_path / "eval.txt"): {
+                "prompts": 2,
+                "unreadable": 0,
+                "leaks": [{"kind": "normalised", "evaluation": 1, "train": 4}],
+            }
+        },
     }
+
+
+def test_leaks_are_numbered_as_the_lines_stand_in_their_files(tmp_path: Path) -> None:
+    rows = [{"prompt": text, "chosen": "a", "rejected": "b"} for text in ("Name a sea.", "Describe tides at night.")]
+    (tmp_path / "train.jsonl").write_text("{torn\n\n" + "".join(f"{json.dumps(row)}\n" for row in rows))
+    (tmp_path / "eval.csv").write_text('goal\n"Draw\na cloud."\n""\nDescribe tides at night.\n')
+    with (tmp_path / "eval.csv").open("a") as file:
+        file.write("Bake bread,and more\n")
+    code, _ = data("overlap", tmp_path / "train.jsonl", tmp_path / "eval.csv", "--json", tmp_path / "leaks.json")
+    found = read_json(tmp_path / "leaks.json")
+    leak = found["evaluations"][str(tmp_path / "eval.csv")]
+    assert code == 1
+    assert found["train"] == {"file": str(tmp_path / "train.jsonl"), "prompts": 2, "unreadable": 1}
+    assert leak == {"prompts": 2, "unreadable": 2, "leaks": [{"kind": "exact", "evaluation": 5, "train": 4}]}
+    result = CliRunner().invoke(app, ["data", "overlap", str(tmp_path / "train.jsonl"), str(tmp_path / "eval.csv")])
+    said = " ".join(result.output.split())
+    assert "train.jsonl: 1 line of 3 set aside" in said
+    assert "eval.csv: rows left out: 1; the first is line 4: its prompt is empty" in said
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "Translate into French.", "input": "The sea is calm today.", "chosen": "a", "rejected": "b"},
+        {"conversations": [{"from": "human", "value": "Describe the sea."}]}
+        | {side: {"from": "gpt", "value": side} for side in ("chosen", "rejected")},
+        {"input": {"messages": [{"role": "user", "content": "Describe the sea."}]}}
+        | {f"{side}preferred_output": [{"role": "assistant", "content": "a"}] for side in ("", "non_")},
+        {"prompt": [{"role": "user", "content": [{"type": "text", "text": "Describe the sea."}]}]}
+        | {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")},
+    ],
+    ids=["instruction and input", "sharegpt", "openai", "parts of text"],
+)
+def test_a_file_leaks_into_itself_whatever_its_format(tmp_path: Path, row: dict) -> None:
+    file = tmp_path / "rows.jsonl"
+    write_file(file, [row])
+    code, _ = data("overlap", file, file, "--json", tmp_path / "leaks.json")
+    assert (code, read_json(tmp_path / "leaks.json")["evaluations"][str(file)]["leaks"]) == (
+        1,
+        [{"kind": "exact", "evaluation": 1, "train": 1}],
+    )
+    data("audit", file, "--against", file, "--json", tmp_path / "found.json")
+    leaks = next(one for one in read_json(tmp_path / "found.json")["findings"] if one["check"] == "leaks")
+    assert leaks["numbers"][str(file)]["leaked"] == 1
+    data("split", file, "--out", tmp_path / "parts")
+
+
+def test_instructions_with_other_inputs_are_no_leaks(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": "Translate into French.", "input": text}
+        for text in ("The sea is calm today, and the ships are out.", "My uncle breeds brown rabbits.")
+    ]
+    write_file(tmp_path / "train.jsonl", [{**rows[0], "chosen": "a", "rejected": "b"}])
+    write_file(tmp_path / "other.jsonl", rows[1:])
+    write_file(tmp_path / "same.jsonl", rows[:1])
+    assert data("overlap", tmp_path / "train.jsonl", tmp_path / "other.jsonl")[0] == 0
+    assert data("overlap", tmp_path / "train.jsonl", tmp_path / "same.jsonl")[0] == 1
+
+
+def test_evaluation_files_of_one_name_are_both_looked_at_and_their_bad_rows_told(tmp_path: Path) -> None:
+    rows = [{"prompt": "Describe the sea.", "chosen": "a", "rejected": "b"}]
+    write_file(tmp_path / "train.jsonl", rows)
+    for name, goal in (("a", "Describe the sea."), ("b", "Bake some bread.")):
+        write_file(tmp_path / name / "set" / "eval.jsonl", [{"goal": goal}, {"goal": 3}])
+    files = [tmp_path / name / "set" / "eval.jsonl" for name in ("a", "b")]
+    against = [part for file in files for part in ("--against", file)]
+    code, _ = data("audit", tmp_path / "train.jsonl", *against, "--json", tmp_path / "found.json")
+    found = read_json(tmp_path / "found.json")
+    leaks = next(one for one in found["findings"] if one["check"] == "leaks")
+    assert code == 1
+    assert {name: one["leaked"] for name, one in leaks["numbers"].items()} == {str(files[0]): 1, str(files[1]): 0}
+    assert f"{files[1]}: rows left out: 1; the first is line 2: " in found["notes"][1]
+
+
+def test_a_picture_in_a_row_is_refused_and_not_taken_for_no_text(tmp_path: Path) -> None:
+    good = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    picture = [{"role": "user", "content": [{"type": "image", "image": "x.png"}, {"type": "text", "text": "What?"}]}]
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(f"{json.dumps(row)}\n" for row in (good, {**good, "prompt": picture}, good))
+    )
+    data("audit", tmp_path / "rows.jsonl", "--json", tmp_path / "found.json")
+    found = read_json(tmp_path / "found.json")
+    assert found["findings"][0]["numbers"]["unreadable"] == 1
+    assert found["notes"] == [
+        "rows left out: 1; the first is line 2: a message holds image; expected text, in one piece "
+        "or in parts of type text"
+    ]
+
+
+def test_findings_and_refusals_name_lines_of_the_file(tmp_path: Path) -> None:
+    good = [{"id": n, "prompt": f"Question {n}?", "chosen": "a", "rejected": "b"} for n in (1, 2, 2)]
+    bad = {"prompt": "q", "chosen": "a"}
+    lines = [json.dumps(row) for row in (*good[:2], bad, good[2])]
+    (tmp_path / "rows.jsonl").write_text("\n".join(["{torn", "", *lines]))
+    data("audit", tmp_path / "rows.jsonl", "--json", tmp_path / "found.json")
+    found = read_json(tmp_path / "found.json")
+    ids = next(one for one in found["findings"] if one["check"] == "repeated ids")
+    assert found["findings"][0]["numbers"]["unreadable"] == 2
+    assert set(ids["rows"]) <= {4, 6}
+    assert "the first is line 5: it lacks the column 'rejected'" in found["notes"][1]
+    data("convert", tmp_path / "rows.jsonl", "--to", "trl", "--out", tmp_path / "out.jsonl")
 
 
 def test_a_split_is_files_of_the_same_rows_and_stays_when_rows_are_added(folder: Path, tmp_path: Path) -> None:
@@ -176,6 +309,8 @@ def test_a_split_is_files_of_the_same_rows_and_stays_when_rows_are_added(folder:
         ),
         (("split", "world.jsonl", "--out", "o", "--share", "train"), "expected SIDE=SHARE"),
         (("split", "world.jsonl", "--out", "o", "--share", "../x=1"), "is no name for a file"),
+        (("split", "world.jsonl", "--out", "o", "--share", "a=0.5", "--share", "a=0.5"), "the side 'a' is there twice"),
+        (("split", "world.jsonl", "--out", "o", "--share", "a=nan"), "^the shares are {'a': nan}; expected at least"),
         (("audit", "world.jsonl", "--tokenizer", "nowhere"), "expected a tokenizer.json"),
     ],
 )

@@ -1,13 +1,16 @@
 """Every format against our rows: there and back, and what is lost on the way."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from divalign.data.convert import Conversion, convert, detect_format, read_rows
+from divalign.data.files import read_file
 from divalign.data.formats import FORMATS
+from divalign.data.writing import write_file
 
 TEXT = st.text(min_size=1, max_size=30)
 
@@ -130,6 +133,18 @@ def test_a_row_as_the_tools_write_it_is_known_and_read(name: str) -> None:
     assert (row["prompt"], row["chosen"], row["rejected"]) == (Q, said("a"), said("u"))
 
 
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_table_holds_every_format(tmp_path: Path, name: str) -> None:
+    sample = {**SAMPLES[name], "history": [["q0", "a0"]]} if name == "llamafactory_alpaca" else SAMPLES[name]
+    write_file(tmp_path / "rows.csv", [sample])
+    rows = read_file(tmp_path / "rows.csv").rows
+    assert detect_format(rows[0]) == name
+    ours, theirs = next(read_rows(rows)), next(read_rows([sample]))
+    assert [ours[side] for side in ("prompt", "chosen", "rejected")] == [
+        theirs[side] for side in ("prompt", "chosen", "rejected")
+    ]
+
+
 def test_rewards_and_ids_of_halos_go_with_their_response() -> None:
     row = next(read_rows([SAMPLES["halos_pairwise"]]))
     assert (row["reward_chosen"], row["reward_rejected"], row["prompt_id"]) == (0.9, 0.2, 7)
@@ -139,6 +154,17 @@ def test_harmful_prompts_of_the_paper_are_aligned_with_the_refusal() -> None:
     benign = {**SAMPLES["paper"], "safety": 1, "acc_responses": ["a"], "rej_responses": ["u"]}
     assert [row["harmful"] for row in read_rows([SAMPLES["paper"], benign])] == [True, False]
     assert [row["chosen"] for row in read_rows([SAMPLES["paper"], benign])] == [said("a"), said("a")]
+
+
+def test_a_response_of_the_paper_that_is_no_list_is_one_response() -> None:
+    row = {**SAMPLES["paper"], "acc_responses": "yes", "rej_responses": "no"}
+    assert [(one["chosen"], one["rejected"]) for one in read_rows([row])] == [(said("no"), said("yes"))]
+    done = Conversion()
+    strange = [{**row, "acc_responses": value} for value in (3, {"a": 1}, [3], [None])]
+    assert list(read_rows(strange, "paper", done)) == []
+    assert "'acc_responses' holds int, expected a list of responses" in done.refused[0].reason
+    assert list(read_rows([{**row, "acc_responses": [], "rej_responses": []}], "paper", done)) == []
+    assert [one.line for one in done.refused] == [1, 2, 3, 4, 5]
 
 
 def test_responses_without_a_partner_are_set_aside_in_pairs_and_kept_in_rows() -> None:
@@ -201,6 +227,12 @@ def test_an_unknown_format_names_the_nearest_and_unknown_columns_are_listed() ->
         list(convert([], "trl_plane"))
     with pytest.raises(ValueError, match="no known format has the columns question, answer"):
         detect_format({"question": 1, "answer": 2})
+
+
+def test_an_empty_column_of_ours_is_a_missing_one() -> None:
+    pair = {"prompt": "q", "chosen": "a", "rejected": "u"}
+    rows = [{**pair, "prefill": empty, "cluster": empty, "harmful": empty} for empty in (None, "")]
+    assert list(convert(rows, "trl_plain")) == [pair, pair]
 
 
 @pytest.mark.parametrize("conversations", ["text", ["text"], [3], {"from": "human"}, None])

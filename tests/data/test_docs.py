@@ -7,6 +7,7 @@ import pytest
 from divalign.data.audit.checks import CHECKS
 from divalign.data.formats import FORMATS
 from divalign.data.overlap import KINDS, LIGHT
+from divalign.data.prompts import PROMPT_COLUMNS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 
@@ -27,3 +28,8 @@ def test_a_format_stands_there(name: str) -> None:
 def test_the_overlap_rule_stands_there() -> None:
     assert [kind for kind in KINDS if f"**{kind}**" in TEXT] == list(KINDS)
     assert f"at most {LIGHT:g} of that of the rarest" in " ".join(TEXT.split())
+
+
+def test_the_columns_of_evaluation_sets_stand_there_in_order() -> None:
+    *some, last = [f"`{column}`" for column in PROMPT_COLUMNS]
+    assert f"{', '.join(some)} and {last}" in " ".join(TEXT.split())

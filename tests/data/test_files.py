@@ -30,6 +30,24 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path, kind: str) -> None:
     assert not aside_of(path).exists()
 
 
+@pytest.mark.parametrize("kind", [".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.GZ"])
+def test_a_compressed_file_is_what_its_name_says_and_always_the_same(tmp_path: Path, kind: str) -> None:
+    rows = [{"prompt": "Où?", "chosen": "a, b"}, {"prompt": "q", "chosen": "Là."}]
+    path, again = tmp_path / f"rows{kind}", tmp_path / f"again{kind}"
+    assert write_file(path, rows) == write_file(again, rows) == 2
+    assert path.read_bytes()[:2] == b"\x1f\x8b"
+    assert path.read_bytes() == again.read_bytes()
+    assert read_file(path).rows == rows
+
+
+def test_a_column_that_the_first_row_lacks_is_kept_in_parquet(tmp_path: Path) -> None:
+    pair = {"prompt": "q", "chosen": "Sure. a", "rejected": "b"}
+    write_file(tmp_path / "rows.parquet", [pair, {**pair, "prefill": "Sure.", "harmful": True}])
+    first, second = read_file(tmp_path / "rows.parquet").rows
+    assert (first["prefill"], first["harmful"]) == (None, None)
+    assert (second["prefill"], second["harmful"]) == ("Sure.", True)
+
+
 @pytest.mark.parametrize("kind", [".csv", ".tsv"])
 def test_a_table_of_text_keeps_messages_and_line_breaks(tmp_path: Path, kind: str) -> None:
     rows = [{"prompt": [{"role": "user", "content": ROWS[1]["prompt"]}], "chosen": "a, b\tc"}]
@@ -49,6 +67,16 @@ def test_torn_lines_are_set_aside_with_their_number_and_reason(tmp_path: Path) -
     )
     assert [row["text"] for row in read_rows(aside_of(path))][:2] == ['{"a": ', "[1]"]
     assert "lone surrogate" in reading.notes.rejected[3].reason
+
+
+def test_a_file_that_was_mended_leaves_no_list_of_torn_lines(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n{"a": ')
+    read_file(path)
+    assert aside_of(path).exists()
+    path.write_text('{"a": 1}\n')
+    read_file(path)
+    assert not aside_of(path).exists()
 
 
 def test_a_file_without_a_good_line_is_refused_with_the_first_reason(tmp_path: Path) -> None:
@@ -100,10 +128,45 @@ def test_a_row_of_a_table_with_too_many_cells_is_set_aside(tmp_path: Path) -> No
 
 
 def test_a_table_goes_on_behind_a_row_that_cannot_be_taken_apart(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_bytes(b"a,b\n1,2\n3,4\r5\n6,7\n")
+    (tmp_path / "rows.csv").write_text('a,b\n1,2\n3,"4" 5\n"6\n6",7\n8\n')
     reading = read_file(tmp_path / "rows.csv")
-    assert {"a": "6", "b": "7"} in reading.rows
-    assert reading.rows[0] == {"a": "1", "b": "2"}
+    assert reading.rows == [{"a": "1", "b": "2"}, {"a": "6\n6", "b": "7"}]
+    assert [(one.line, one.text) for one in reading.notes.rejected] == [(3, '3,"4" 5'), (6, "8")]
+
+
+def test_all_that_an_unclosed_quote_swallows_is_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('a,b\n1,2\n3,"4\n' + "5,6\n" * 3)
+    reading = read_file(path)
+    assert reading.rows == [{"a": "1", "b": "2"}]
+    assert [(one.line, one.text) for one in reading.notes.rejected] == [(3, '3,"4'), (4, "5,6"), (5, "5,6"), (6, "5,6")]
+    assert "4 lines of 5 set aside" in reading.notes.sentences(path)[0]
+    assert "record that begins in line 3 (unexpected end of data)" in reading.notes.rejected[3].reason
+    path.write_text('a,"b\n1,2\n')
+    with pytest.raises(ValueError, match="has no header that can be read: line 1 is no row of a table"):
+        read_file(path)
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_table_may_end_its_lines_in_any_way(tmp_path: Path, end: str, encoding: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(end.join(("a,b", "1,2", f'3,"4{end}5"', "", "6,7")).encode(encoding))
+    notes = Notes()
+    rows = [(notes.line, row) for row in stream_file(path, notes)]
+    assert rows == [(2, {"a": "1", "b": "2"}), (3, {"a": "3", "b": f"4{end}5"}), (6, {"a": "6", "b": "7"})]
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}', "[1, 2]", '{"messages": 3}', '["role"]', "[" * 100_000, "[]", "{"])
+def test_a_prompt_that_is_a_piece_of_code_stays_text_in_a_table(tmp_path: Path, text: str) -> None:
+    write_file(tmp_path / "rows.csv", [{"prompt": text, "chosen": "a"}])
+    assert read_file(tmp_path / "rows.csv").rows == [{"prompt": text, "chosen": "a"}]
+
+
+def test_lines_of_two_bytes_a_letter_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes('{"a": 1}\n{"a": 2}\n'.encode("utf-16"))
+    assert read_file(path).notes.sentences(path) == [f"{path} is not all UTF-8: 2 lines in utf-16"]
 
 
 def test_a_damaged_archive_is_named(tmp_path: Path) -> None:

@@ -56,5 +56,7 @@ def test_another_seed_is_another_split_and_another_process_the_same() -> None:
 def test_a_side_of_no_size_and_a_row_without_a_prompt_are_refused() -> None:
     with pytest.raises(ValueError, match="each above 0"):
         side_of(ROWS[0], {"train": 1.0, "test": 0.0})
+    with pytest.raises(ValueError, match="each above 0"):
+        side_of(ROWS[0], {"train": float("inf")})
     with pytest.raises(ValueError, match="expected one of prompt"):
         side_of({"query": "Describe the sea."})

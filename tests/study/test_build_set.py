@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from divalign.cli import main
+from divalign.data.files import read_file
 from divalign.data.rating import by_judge, by_reward
 from divalign.lm.server import Server, generate_on_server
 from divalign.store import read_json, read_rows
@@ -44,6 +45,16 @@ def test_a_set_of_the_embedded_world_has_every_row_and_a_card(tmp_path: Path) ->
     assert card["sources"]["toy"]["licence"] == "Apache-2.0"
     again = build_set(Recipe("toy", "cr", n=64, seed=3), tmp_path / "again.jsonl")
     assert again["sha256"] == card["sha256"]
+
+
+def test_a_set_is_a_file_of_the_kind_that_its_name_says(tmp_path: Path) -> None:
+    what = Recipe("toy", "cr_plus(0.5)", n=64, seed=3)
+    build_set(what, tmp_path / "set.jsonl")
+    build_set(what, tmp_path / "set.parquet")
+    rows = [{k: v for k, v in row.items() if v is not None} for row in read_file(tmp_path / "set.parquet").rows]
+    assert rows == read_rows(tmp_path / "set.jsonl")
+    with pytest.raises(ValueError, match=r"ends in \.xlsx; expected one of \.jsonl"):
+        build_set(what, tmp_path / "set.xlsx")
 
 
 @pytest.mark.skipif("DIVALIGN_DATA" not in os.environ, reason="DIVALIGN_DATA names no folder of public prompt sets")
