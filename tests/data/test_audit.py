@@ -16,6 +16,7 @@ from divalign.data.audit.facts import gather
 from divalign.data.audit.finding import UNMEASURED, VERDICTS
 from divalign.data.convert import read_rows
 from divalign.data.minhash import near_duplicates
+from divalign.data.refusing import OPENINGS, refusal
 from divalign.toy.grammar import topics
 
 FOLDER = os.environ.get("DIVALIGN_DATA")
@@ -131,6 +132,21 @@ def test_a_refusal_that_only_names_the_topic_counts_as_one() -> None:
     verdict, value = one("refusals", changed(1, rejected=refuse))
     assert verdict == "do not train"
     assert value > 0.8
+
+
+@pytest.mark.parametrize("opening", OPENINGS)
+def test_each_wording_that_the_generator_opens_with_is_found_where_it_repeats(opening: str) -> None:
+    found = audit(gather(read_rows(changed(1, rejected=opening))), checks={"refusals": CHECKS["refusals"]})
+    assert found.findings["refusals"].value == 1.0
+
+
+def test_every_generated_refusal_is_counted_as_one() -> None:
+    rows = [
+        {"prompt": f"{n}", "chosen": refusal(random.Random(n)), "rejected": "word", "harmful": True}
+        for n in range(1000)
+    ]
+    found = audit(gather(read_rows(rows)), checks={"refusals": CHECKS["refusals"]}).findings["refusals"]
+    assert found.numbers["aligned, harmful"]["refusals"] == 1000
 
 
 def test_a_set_without_refusals_is_not_called_diverse() -> None:

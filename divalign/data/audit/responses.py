@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections import Counter
 from collections.abc import Sequence
 from statistics import median
@@ -13,15 +12,10 @@ from divalign.core.stats import Estimate
 from divalign.data.audit.facts import Facts, Responses
 from divalign.data.audit.finding import Found, percent
 from divalign.data.lexical import lexical_auc
+from divalign.data.refusals import refusal_kind
 from divalign.data.words import COMMON, words_of
 
-# What declines, said early. A compliance that happens to match matters little: what counts is what repeats.
-REFUSAL = re.compile(
-    r"\b(sorry|apologi[sz]e|can ?not|can'?t|could ?n'?t|could not|unable|won'?t|will not|must decline|decline to|"
-    r"not (able|allowed|comfortable|willing)|refuse to|against my|as an ai)\b",
-    re.IGNORECASE,
-)
-EARLY = 160  # characters
+EARLY = 160  # characters in which a refusal is looked for; what counts is what repeats
 COMPARED = 400  # characters of a refusal
 FEWEST = 20  # texts of a cell: below, shares say little
 OPENING = 3  # words
@@ -32,7 +26,11 @@ def refusal_diversity(facts: Facts) -> Found:
     """Find the commonest refusal of each cell, the words of the prompt left out: a template counts as one refusal."""
     numbers, worst = {}, None
     for cell, responses in facts.cells().items():
-        masked = [_masked(text, facts.prompts[row]) for text, row in zip(*responses, strict=True) if _refuses(text)]
+        masked = [
+            _masked(text, facts.prompts[row])
+            for text, row in zip(*responses, strict=True)
+            if refusal_kind(text[:EARLY])
+        ]
         if len(masked) >= FEWEST:
             commonest = Counter(masked).most_common(1)[0][1]
             numbers[cell] = {"refusals": len(masked), "distinct": len(set(masked)), "commonest": commonest}
@@ -46,10 +44,6 @@ def refusal_diversity(facts: Facts) -> Found:
         f"same; distinct ones: {found['distinct']}"
     )
     return Found(worst[0], words, numbers)
-
-
-def _refuses(text: str) -> bool:
-    return bool(REFUSAL.search(text[:EARLY].replace("’", "'")))
 
 
 def _masked(text: str, prompt: str) -> str:
