@@ -11,7 +11,9 @@ import typer
 from divalign.cli.app import console
 from divalign.cli.data import data
 
-Sources = Annotated[str, typer.Argument(help="Names of SOURCES or file:PATH, joined by '+'; toy: the embedded world.")]
+Sources = Annotated[
+    str, typer.Argument(help="Names of SOURCES, file:PATH or pkg.module:thing, joined by '+'; toy: the embedded world.")
+]
 
 
 @data.command("build")

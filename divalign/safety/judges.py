@@ -135,4 +135,4 @@ JUDGES: dict[str, Judge] = {
 
 def find_judge(name: str) -> Judge:
     """Return a judge: a name of `JUDGES`, or "pkg.module:thing". Raises ValueError, naming the nearest."""
-    return find(name, JUDGES, kind="judge")
+    return find(name, JUDGES, kind="judge", of=Judge)
