@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from divalign.cli.app import console
+from divalign.cli.app import console, to_file
 from divalign.cli.data import data
 
 Sources = Annotated[
@@ -19,7 +19,7 @@ Sources = Annotated[
 @data.command("build")
 def build(
     sources: Sources,
-    out: Annotated[Path, typer.Option(help="JSON lines to write; the card goes beside it.")],
+    out: Annotated[Path, typer.Option(help="JSON lines to write; the card goes beside it.", callback=to_file)],
     recipe: Annotated[str, typer.Option(help="A name of RECIPES, cr_plus(SHARE), or pkg.module:thing.")] = "cr",
     folder: Annotated[Path | None, typer.Option(help="Folder that holds the sources' files.")] = None,
     download: Annotated[bool, typer.Option(help="Fetch files that the folder lacks.")] = False,

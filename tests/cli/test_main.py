@@ -1,6 +1,7 @@
 """What ends the command line early is said in a sentence, with the code that the help promises."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +44,39 @@ def test_no_verb_at_all_shows_the_help_and_nothing_worse(
     said = capsys.readouterr()
     assert "Usage" in said.out
     assert "error" not in said.err
+
+
+FILE_WANTED = "is a folder, expected a file to write"
+FOLDER_WANTED = "is a file, expected a folder"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "out", "sentence"),
+    [
+        (("estimate", "no.jsonl"), "folder", FILE_WANTED),
+        (("estimate", "no.jsonl"), "file/numbers.json", FOLDER_WANTED),
+        (("utility", "no-model"), "folder", FILE_WANTED),
+        (("report", "--paper"), "folder", FILE_WANTED),
+        (("data", "build", "no-source"), "folder", FILE_WANTED),
+        (("lab",), "file", FOLDER_WANTED),
+        (("separate", "no-model", "--prompts", "toy"), "file", FOLDER_WANTED),
+        (("run", "no.yaml"), "file/run", FOLDER_WANTED),
+        (("sweep", "no.yaml"), "file", FOLDER_WANTED),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    out: str,
+    sentence: str,
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("kept")
+    assert call(monkeypatch, *arguments, "--out", tmp_path / out) == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_a_stopped_verb_says_that_the_same_command_goes_on(
