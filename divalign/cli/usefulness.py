@@ -15,7 +15,7 @@ from divalign.cli.app import app, console, printed, to_file
 def utility(
     model: Annotated[str, typer.Argument(help="A folder, a hub id, or 'toy' for the embedded model.")],
     tasks: Annotated[
-        str | None, typer.Option(help="lm-eval tasks with commas between (needs [utility]); else the embedded world's.")
+        str | None, typer.Option(help="lm-eval tasks with commas between (extra 'utility'); else the embedded world's.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Documents per lm-eval task.")] = None,
     adapter: Annotated[Path | None, typer.Option(help="A LoRA folder to put on the model.")] = None,

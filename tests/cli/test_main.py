@@ -2,10 +2,14 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from rich.markup import render
 
 from divalign.cli import main
+from divalign.cli.app import app
 from divalign.lab import claims
 
 
@@ -88,3 +92,19 @@ def test_a_stopped_verb_says_that_the_same_command_goes_on(
     monkeypatch.setattr(claims, "run", stopped)
     assert call(monkeypatch, "lab", "--out", "nowhere") == 130
     assert "the same command goes on from here" in capsys.readouterr().err
+
+
+def verbs() -> dict[str, Any]:
+    """Return every verb, and every verb of `data`."""
+    root: Any = typer.main.get_command(app)
+    return {**root.commands, **{f"data {name}": verb for name, verb in root.commands["data"].commands.items()}}
+
+
+def test_no_word_of_the_help_is_taken_for_a_style() -> None:
+    told = {option.help for verb in verbs().values() for option in verb.params if getattr(option, "help", None)}
+    assert [text for text in told if render(text).plain != text] == []
+
+
+def test_the_readme_names_every_verb() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert [name for name in verbs() if f"`divalign {name.split()[0]}" not in readme] == []
