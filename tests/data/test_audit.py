@@ -150,8 +150,27 @@ def test_every_generated_refusal_is_counted_as_one() -> None:
 
 
 def test_a_set_without_refusals_is_not_called_diverse() -> None:
-    rows = [{"prompt": t, "chosen": f"{t} cost {n}", "rejected": "eh"} for n, t in enumerate(TOPICS)]
+    rows = [{"prompt": t, "chosen": f"{t} cost {n}", "rejected": f"eh {n}"} for n, t in enumerate(TOPICS)]
     assert one("refusals", rows) == (UNMEASURED, None)
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(1.0, "do not train"), (0.3, "look"), (0.05, UNMEASURED)])
+def test_a_constant_refusal_is_found_in_a_language_that_no_list_knows(share: float, verdict: str) -> None:
+    rows = [
+        {
+            "prompt": f"问题{n}",
+            "chosen": "抱歉，我不能这样做。" if n < 200 * share else f"别的回答{n}",
+            "rejected": f"答案{n}",
+            "harmful": True,
+        }
+        for n in range(200)
+    ]
+    assert one("refusals", rows)[0] == verdict
+
+
+def test_lengths_are_counted_where_no_spaces_are_written() -> None:
+    rows = [{"prompt": f"{n}", "chosen": "不" * 3, "rejected": "好" * 60, "harmful": True} for n in range(30)]
+    assert one("lengths", rows) == ("do not train", 20.0)
 
 
 def test_tokens_are_counted_with_the_tokenizer_given() -> None:
