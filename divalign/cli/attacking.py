@@ -110,7 +110,7 @@ def judge(
     specificity: Annotated[str | None, typer.Option(help="The judge's, as counts: 38/100.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the verdicts to this CSV file too.")] = None,
     card: Annotated[Path | None, typer.Option(help="Write the rates as front matter of a model card.")] = None,
-    inspect_log: Annotated[Path | None, typer.Option(help="Write an inspect_ai .eval log (needs [inspect]).")] = None,
+    inspect_log: Annotated[Path | None, typer.Option(help="Write an inspect_ai .eval log (extra 'inspect').")] = None,
     show_completions: Annotated[bool, typer.Option("--show-completions", help="Do not redact model text.")] = False,
     chat_template: Template = None,
     dtype: Dtype = "float32",

@@ -8,17 +8,22 @@ from typing import Annotated, Any
 
 import typer
 
-from divalign.cli.app import console
+from divalign.cli.app import console, to_file
 from divalign.cli.data import data
 
-Sources = Annotated[str, typer.Argument(help="Names of SOURCES or file:PATH, joined by '+'; toy: the embedded world.")]
+Sources = Annotated[
+    str, typer.Argument(help="Names of SOURCES, file:PATH or pkg.module:thing, joined by '+'; toy: the embedded world.")
+]
 
 
 @data.command("build")
 def build(
     sources: Sources,
     out: Annotated[
-        Path, typer.Option(help="Where the rows go; its ending says the kind of file. The card goes beside it.")
+        Path,
+        typer.Option(
+            help="Where the rows go; its ending says the kind of file. The card goes beside it.", callback=to_file
+        ),
     ],
     recipe: Annotated[str, typer.Option(help="A name of RECIPES, cr_plus(SHARE), or pkg.module:thing.")] = "cr",
     folder: Annotated[Path | None, typer.Option(help="Folder that holds the sources' files.")] = None,

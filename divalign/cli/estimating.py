@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from divalign.cli.app import app, console, drawn, printed
+from divalign.cli.app import app, console, drawn, printed, to_file
 from divalign.cli.files import read_jsonl
 
 Names = Annotated[list[str] | None, typer.Option("--divergence", help="A name of DIVERGENCES; may be repeated.")]
@@ -19,7 +19,7 @@ HEADLINES = ("js", "tv", "hellinger", "lecam", "kl")
 
 @app.command()
 def estimate(
-    rows: Annotated[Path, typer.Argument(help="JSON lines: TRL rows; with --unaligned, the aligned responses.")],
+    rows: Annotated[Path, typer.Argument(help="JSON lines: TRL rows; with a second file, the aligned responses.")],
     unaligned: Annotated[Path | None, typer.Argument(help="The unaligned responses, on the same prompts.")] = None,
     features: Annotated[str | None, typer.Option(help="Frozen model whose states a linear critic reads.")] = None,
     policy: Annotated[str | None, typer.Option(help="Trained model: its log-ratios are the critic.")] = None,
@@ -28,15 +28,15 @@ def estimate(
     divergence: Names = None,
     beta: Annotated[float, typer.Option(help="r = beta log(policy / reference).")] = 0.1,
     confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
-    samples: Annotated[int, typer.Option(help="Responses per prompt, with --kl.")] = 4,
-    max_new_tokens: Annotated[int, typer.Option(help="Where those responses are cut.")] = 64,
+    samples: Annotated[int, typer.Option(help="Responses per prompt, with --kl.", min=1)] = 4,
+    max_new_tokens: Annotated[int, typer.Option(help="Where those responses are cut.", min=1)] = 64,
     max_length: Annotated[int, typer.Option(help="Tokens of prompt and response together.")] = 1024,
-    batch_size: Annotated[int, typer.Option(help="Rows per forward.")] = 64,
-    seed: Annotated[int, typer.Option(help="Of the split, the resampling and the samples.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Rows per forward.", min=1)] = 64,
+    seed: Annotated[int, typer.Option(help="Of the split, the resampling and the samples.", min=0)] = 0,
     chat_template: Annotated[str | None, typer.Option(help="A jinja file, or 'plain'.")] = None,
     dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Type of the weights.")] = "float32",
     device: Device = "cpu",
-    out: Annotated[Path | None, typer.Option(help="Write the numbers to this JSON file too.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the numbers.", callback=to_file)] = None,
 ) -> None:
     """Estimate divergences: of responses by a policy or by a frozen model, or of one policy from another.
 
@@ -53,6 +53,12 @@ def estimate(
             raise ValueError(f"{option} is missing; give --features MODEL, or --policy MODEL --reference MODEL")
         return load_lm(_named(source), dtype=dtype, device=device, chat_template=chat_template)
 
+    if sampled:
+        _unread("--kl", {"--features": features, "second file": unaligned, "--divergence": divergence})
+    elif features is not None:
+        _unread("--features", {"--policy": policy, "--reference": reference})
+    if not beta > 0:
+        raise ValueError(f"--beta is {beta:g}, expected a number above 0: r = beta log(policy / reference)")
     sizes = estimates.Sizes(max_length, batch_size)
     if sampled:
         prompts = estimates.read_prompts(read_jsonl(rows))
@@ -86,6 +92,12 @@ def estimate(
     if out is not None:
         write_json(out, found)
         console.print(str(out))
+
+
+def _unread(question: str, others: Mapping[str, Any]) -> None:
+    for name, value in others.items():
+        if value:
+            raise ValueError(f"{question} needs no {name}, which would not be read; leave it out")
 
 
 def _named(source: str) -> str:

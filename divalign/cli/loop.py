@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from divalign.cli.app import Overrides, Quiet, app, console, drawn, printed
+from divalign.cli.app import Overrides, Quiet, app, console, drawn, printed, to_file, to_folder
 
 Config = Annotated[Path | None, typer.Argument(help="YAML configuration; the tour of the embedded world if left out.")]
-Out = Annotated[Path, typer.Option(help="Run folder; a run that was stopped there goes on.")]
+Out = Annotated[Path, typer.Option(help="Run folder; a run that was stopped there goes on.", callback=to_folder)]
 
 
 @app.command()
@@ -39,7 +39,9 @@ def report(
     run: Annotated[Path | None, typer.Argument(help="A run folder.")] = None,
     show_completions: Annotated[bool, typer.Option("--show-completions", help="Put model text into the page.")] = False,
     paper: Annotated[bool, typer.Option("--paper", help="Show the paper's 20 points and our test of them.")] = False,
-    out: Annotated[Path | None, typer.Option(help="With --paper: write them as a page to this .html file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="With --paper: an .html file for the page.", callback=to_file)
+    ] = None,
 ) -> None:
     """Write RUN/report.html from the files of a run folder; with --paper, show what the paper's points say."""
     from divalign.cli.paper import show_paper

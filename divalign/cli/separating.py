@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from divalign.cli.app import Quiet, app, console, drawn, printed
+from divalign.cli.app import Quiet, app, console, drawn, printed, to_folder
 
 Models = Annotated[
     list[str], typer.Argument(help="toy, a folder, a hub id, an adapter, RUN/models/NAME; the first is 'before'.")
@@ -40,10 +40,12 @@ def separate(
     answer_tokens: Annotated[int, typer.Option(help="Tokens a model answers where anchors have no response.")] = 32,
     under_attack: Attacks = None,
     trained_on: TrainedOn = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for separation.json, its page and hidden states.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for separation.json, its page and hidden states.", callback=to_folder)
+    ] = None,
     draws: Annotated[int, typer.Option(help="Bootstrap draws.", min=100)] = 1000,
     seed: Annotated[int, typer.Option(help="Of folds and draws.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Prompts per forward.")] = 64,
+    batch_size: Annotated[int, typer.Option(help="Prompts per forward.", min=1)] = 64,
     chat_template: Annotated[str | None, typer.Option(help="A jinja file, or 'plain'.")] = None,
     dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Type of the weights.")] = "float32",
     device: Annotated[str, typer.Option(help="torch device: cpu, cuda, cuda:1, mps.")] = "cpu",

@@ -8,15 +8,19 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from divalign.cli.app import Quiet, app, console, drawn, printed
+from divalign.cli.app import Quiet, app, console, drawn, printed, to_folder
 
-Docs = Annotated[Path | None, typer.Option(help="Folder for study.md and figures/; the sweep's own if left out.")]
+Docs = Annotated[
+    Path | None, typer.Option(help="Folder for study.md and figures/; the sweep's own if left out.", callback=to_folder)
+]
 
 
 @app.command()
 def sweep(
     config: Annotated[Path, typer.Argument(help="YAML file of a sweep: run, grid, controls, abliterate.")],
-    out: Annotated[Path, typer.Option(help="Folder of the sweep; one that was stopped there goes on.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the sweep; one that was stopped there goes on.", callback=to_folder)
+    ],
     docs: Docs = None,
     quiet: Quiet = False,
 ) -> None:

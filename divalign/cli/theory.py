@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from divalign.cli.app import app, console, printed
+from divalign.cli.app import app, console, printed, to_folder
 
 
 @app.command()
 def lab(
-    out: Annotated[Path, typer.Option(help="Folder for theory.md, theory.json and figures.")],
+    out: Annotated[Path, typer.Option(help="Folder for theory.md, theory.json and figures.", callback=to_folder)],
     worlds: Annotated[int, typer.Option(help="Finite worlds to draw.")] = 20,
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
 ) -> None:

@@ -8,22 +8,22 @@ from typing import Annotated, Literal
 import typer
 from rich.table import Table
 
-from divalign.cli.app import app, console, printed
+from divalign.cli.app import app, console, printed, to_file
 
 
 @app.command()
 def utility(
     model: Annotated[str, typer.Argument(help="A folder, a hub id, or 'toy' for the embedded model.")],
     tasks: Annotated[
-        str | None, typer.Option(help="lm-eval tasks with commas between (needs [utility]); else the embedded world's.")
+        str | None, typer.Option(help="lm-eval tasks with commas between (extra 'utility'); else the embedded world's.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Documents per lm-eval task.")] = None,
     adapter: Annotated[Path | None, typer.Option(help="A LoRA folder to put on the model.")] = None,
     chat_template: Annotated[str | None, typer.Option(help="A jinja file, or 'plain'.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Rows per forward.")] = 64,
+    batch_size: Annotated[int, typer.Option(help="Rows per forward.", min=1)] = 64,
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Type of the weights.")] = "float32",
     device: Annotated[str, typer.Option(help="torch device: cpu, cuda, cuda:1, mps.")] = "cpu",
-    out: Annotated[Path | None, typer.Option(help="Write the numbers to this JSON file too.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the numbers.", callback=to_file)] = None,
 ) -> None:
     """Measure what a model can still do: facts and answers of the embedded world, or lm-eval's tasks."""
     from divalign.store import write_json

@@ -23,7 +23,7 @@ def find(
     """Return the `kind` of thing that `name` stands for.
 
     Three spellings: `js`, an entry of `table`; `alpha(0.3)`, a member of a family; `package.module:thing`, an object
-    (of the type `of`, if that is given) in a module of the user's own.
+    in a module of the user's own: of the type `of`, or a function where none is given.
 
     Raises ValueError, naming the nearest entry, when nothing of that name exists.
     """
@@ -32,7 +32,7 @@ def find(
     member = _MEMBER.fullmatch(name)
     if member and families and member["family"] in families:
         return families[member["family"]](_number(member["parameter"], name))
-    if re.fullmatch(r"[\w.]+:\w+", name):
+    if re.fullmatch(r"\w+(\.\w+)*:\w+", name):
         return _own(name, kind, of)
     raise ValueError(_unknown(name, kind, [*table, *(f"{family}(NUMBER)" for family in families or {})]))
 
@@ -52,8 +52,9 @@ def _own(name: str, kind: str, of: type[T] | None) -> T:
         raise ValueError(
             f"the {kind} {name!r} cannot be loaded ({error}); is its folder on PYTHONPATH, its name spelt right?"
         ) from error
-    if of is not None and not isinstance(thing, of):
-        raise ValueError(f"{name!r} is a {type(thing).__name__}, expected a {of.__name__}")
+    if not (callable(thing) if of is None else isinstance(thing, of)):
+        expected = "function" if of is None else of.__name__
+        raise ValueError(f"{name!r} is a {type(thing).__name__}, expected a {expected}")
     return thing
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +24,7 @@ from divalign.core.resampling import (
     units_of,
 )
 from divalign.core.stats import Estimate
+from divalign.data.words import words_of
 
 
 def lexical_auc(
@@ -35,8 +38,17 @@ def lexical_auc(
 
     Raises ValueError for fewer than 10 prompts in a class.
     """
-    words = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b")
-    return _cross_validated(make_pipeline(words, LogisticRegression()), safe_texts, harmful_texts, groups, seed)
+    tf_idf = TfidfVectorizer(tokenizer=words, token_pattern=None)  # type: ignore[arg-type]
+    return _cross_validated(make_pipeline(tf_idf, LogisticRegression()), safe_texts, harmful_texts, groups, seed)
+
+
+def words(text: str) -> list[str]:
+    """Return the runs of word characters; one with letters that know no case is split where no spaces are written."""
+    return [word for run in re.findall(r"\w+", text) for word in (words_of(run) if _caseless(run) else [run])]
+
+
+def _caseless(run: str) -> bool:
+    return not run.isascii() and any(unicodedata.category(letter) == "Lo" for letter in run)
 
 
 def length_auc(

@@ -22,8 +22,8 @@ OPENINGS = (
     "I must say no here.",
     "I'm afraid I can't do that.",
     "No, I am not able to take this on.",
-    "I would rather not go into this, and I won't.",
-    "This is not something I can help you with.",
+    "I would rather not go into this, and I won't answer.",
+    "This is something I am not able to help with.",
 )
 REASONS = (
     "I try to be of use, and here I would not be.",

@@ -31,6 +31,7 @@ JBB = "https://huggingface.co/datasets/JailbreakBench/JBB-Behaviors/resolve/main
 class Source:
     """A set: its files, the columns that must be in each, how its rows become requests, its licence and its paper.
 
+    `load` is given the rows of each file, in order; without files, nothing.
     `seen` is False where the schema is recalled and not read off the files.
     """
 
@@ -147,16 +148,32 @@ def paper_pref(rows: Rows) -> list[Request]:
 
 
 def own(rows: Rows) -> list[Request]:
-    """One's own file: columns prompt and harmful, and of compliance, refusal, worse and cluster what there is."""
-    texts = ("compliance", "refusal", "worse", "cluster", "worse_refusal")
+    """One's own file: columns prompt and harmful, and of compliance, refusal, worse and cluster what there is.
+
+    Raises ValueError for a column of text that holds something else, with the row.
+    """
     return [
         Request(
-            row["prompt"],
+            _said(row, "prompt", number),
             truth(row["harmful"], "harmful"),
-            **{name: str(row.get(name) or "") for name in texts},  # type: ignore[arg-type]
+            *(_said(row, name, number, gap=True) for name in ("compliance", "refusal", "worse")),
+            cluster=_said(row, "cluster", number, gap=True),
+            worse_refusal=_said(row, "worse_refusal", number, gap=True),
         )
-        for row in rows
+        for number, row in enumerate(rows, start=1)
     ]
+
+
+def _said(row: dict[str, Any], name: str, number: int, *, gap: bool = False) -> str:
+    """Return a row's text; where a `gap` is allowed, an absent one or None is empty. Clusters may be numbered."""
+    text = row.get(name)
+    if name == "cluster" and isinstance(text, int):
+        return str(text)
+    if gap and text is None:
+        return ""
+    if not isinstance(text, str):
+        raise ValueError(f"row {number} has {name}={text!r}, expected a text" + (", or nothing" if gap else ""))
+    return text
 
 
 def _web(load: Load, path: str, url: str, sha256: str, columns: Sequence[str], licence: str, source: str) -> Source:
@@ -250,12 +267,17 @@ def read_source(name: str, folder: Path | None, *, download: bool = False) -> li
     """
     if name.startswith("file:"):
         return _clustered("own", own(_table(Path(name.removeprefix("file:")), ("prompt", "harmful"))))
-    source = find(name, SOURCES, kind="source", of=Source)
-    if folder is None:
+    source = find_source(name)
+    if source.files and folder is None:
         raise ValueError(f"the source {name!r} needs its files: name the folder that holds {source.files[0].path}")
-    places = [fetched(file, folder, download=download) for file in source.files]
+    places = [fetched(file, folder, download=download) for file in source.files if folder]
     tables = [_table(path, columns) for path, columns in zip(places, source.columns, strict=True)]
     return _clustered(name, source.load(*tables))
+
+
+def find_source(name: str) -> Source:
+    """Return a source: a name of `SOURCES`, or "pkg.module:thing". Raises ValueError, naming the nearest."""
+    return find(name, SOURCES, kind="source", of=Source)
 
 
 def read_sources(names: str, folder: Path | None, *, seed: int = 0, download: bool = False) -> list[Request]:

@@ -84,7 +84,7 @@ def model_judge(
 
 def find_rubric(name: str) -> Rubric:
     """Return a rubric: a name of `RUBRICS`, or "pkg.module:thing". Raises ValueError, naming the nearest."""
-    return find(name, RUBRICS, kind="rubric")
+    return find(name, RUBRICS, kind="rubric", of=Rubric)
 
 
 def why_unavailable(rubric: Rubric, reason: str) -> str:

@@ -15,7 +15,7 @@ from divalign.data.build import answered_by, build
 from divalign.data.examples import user_says
 from divalign.data.files import entry_for
 from divalign.data.rating import Rate
-from divalign.data.sources import SOURCES, read_sources
+from divalign.data.sources import find_source, read_sources
 from divalign.data.writing import WRITERS, write_file
 from divalign.safety.journal import Journal, remembered
 from divalign.store import file_digest, write_json
@@ -49,11 +49,13 @@ def build_set(
     build, and leaves nothing behind but the journal.
     """
     entry_for(WRITERS, out)
+    if what.n is not None and what.n < 2:
+        raise ValueError(f"n is {what.n}, expected at least 2, a row of each class; leave it out for all rows")
     if what.sources == "toy":
         requests = world.requests("train", held_out=False, seed=what.seed)
     else:
         requests = read_sources(what.sources, folder, seed=what.seed, download=download)
-    requests = balanced(requests, what.n) if what.n else requests
+    requests = balanced(requests, what.n) if what.n is not None else requests
     journal = out.with_suffix(".journal")
     if writer is None:
         built = build(requests, what.name, seed=what.seed, rate=rater(None) if rater else None)
@@ -78,15 +80,7 @@ def build_set(
 
 
 def _card(what: Recipe, n: int, left_out: dict[str, int]) -> dict[str, Any]:
-    named = {name: SOURCES.get(name) for name in what.sources.split("+")}
-    told = {
-        name: (source.licence, source.source)
-        if source
-        else ("Apache-2.0", "divalign.toy")
-        if name == "toy"
-        else ("", "")
-        for name, source in named.items()
-    }
+    told = {name: _published(name) for name in what.sources.split("+")}
     return {
         "source": what.sources,
         "licence": ", ".join(dict.fromkeys(licence or "not stated" for licence, _ in told.values())),
@@ -96,3 +90,13 @@ def _card(what: Recipe, n: int, left_out: dict[str, int]) -> dict[str, Any]:
         "left_out": left_out,
         "sources": {name: {"licence": licence, "published": where} for name, (licence, where) in told.items()},
     }
+
+
+def _published(name: str) -> tuple[str, str]:
+    """Return a source's licence and where it was published; nobody knows of a file."""
+    if name == "toy":
+        return "Apache-2.0", "divalign.toy"
+    if name.startswith("file:"):
+        return "", ""
+    source = find_source(name)
+    return source.licence, source.source

@@ -17,6 +17,7 @@ from divalign.core.estimate import policy_kl
 from divalign.core.measure import Measurement, Protocol, measure, measure_split, split_by_features
 from divalign.core.stats import Estimate
 from divalign.data.batching import Encoded
+from divalign.data.columns import check_columns, turns_of
 from divalign.data.examples import Conversation, Row, as_messages
 from divalign.lm.generate import sample
 from divalign.lm.hidden import response_states
@@ -24,6 +25,8 @@ from divalign.lm.load import LM
 from divalign.lm.score import sequence_log_probs
 from divalign.study.progress import Progress, silent
 from divalign.train.couples import EncodedRows, encode_rows
+
+KINDS = (frozenset({"prompt", "chosen", "rejected"}), frozenset({"prompt", "completion", "label"}))
 
 
 class Sizes(NamedTuple):
@@ -52,7 +55,7 @@ def from_policy(
     if policy.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
         raise ValueError(f"{policy.name} and {reference.name} have different vocabularies; their ratio means nothing")
     sizes = sizes or Sizes()
-    encoded = encode_rows(rows, policy.tokenizer, max_length=sizes.max_length)
+    encoded = encode_rows(checked(rows), policy.tokenizer, max_length=sizes.max_length)
     scores = [_score(lm, encoded, sizes, progress) for lm in (policy, reference)]
     r = beta * (scores[0] - scores[1])
     split = len(encoded.aligned)
@@ -70,7 +73,7 @@ def from_features(
 ) -> dict[str, Measurement]:
     """Return each divergence that a bilinear critic on a frozen model's response states proves, before any training."""
     sizes = sizes or Sizes()
-    encoded = encode_rows(rows, model.tokenizer, max_length=sizes.max_length)
+    encoded = encode_rows(checked(rows), model.tokenizer, max_length=sizes.max_length)
     everything = [*encoded.aligned, *encoded.unaligned]
     with progress(f"states {Path(model.name).name}", len(everything), "responses") as advance:
         states = response_states(
@@ -128,13 +131,36 @@ def labelled(aligned: Sequence[Mapping[str, Any]], unaligned: Sequence[Mapping[s
     return [
         {"prompt": _column(row, ("prompt",), name, place), "completion": _text(row, name, place), "label": label}
         for name, label, side in (("aligned", True, aligned), ("unaligned", False, unaligned))
-        for place, row in enumerate(side)
+        for place, row in enumerate(side, start=1)
     ]
 
 
+def checked(rows: Sequence[Row]) -> Sequence[Row]:
+    """Return TRL's rows, each of which is paired if the first one is, or unpaired, with text in every column.
+
+    Raises ValueError, with the row. What kinds there are, and that both classes need rows, `encode_rows` says.
+    """
+    kind = next((kind for kind in KINDS if rows and kind <= set(rows[0])), frozenset())
+    for place, row in enumerate(rows, start=1):
+        check_columns(row, sorted(kind), f"row {place}")
+        for name in sorted(kind - {"label"}):
+            _check_turns(row, name, "user" if name == "prompt" else "assistant", place)
+    return rows
+
+
+def _check_turns(row: Row, name: str, role: str, place: int) -> None:
+    try:
+        turns_of(row[name], role, name)
+    except ValueError as error:
+        raise ValueError(f"row {place}: {error}") from error
+
+
 def read_prompts(rows: Sequence[Row]) -> list[Any]:
-    """Return each different prompt of a file of rows, once, in order."""
-    seen = {str(prompt): prompt for prompt in (_column(row, ("prompt",), "given", i) for i, row in enumerate(rows))}
+    """Return each different prompt of a file of rows, once, in order. Raises ValueError for one that is no text."""
+    for place, row in enumerate(rows, start=1):
+        check_columns(row, ("prompt",), f"row {place}")
+        _check_turns(row, "prompt", "user", place)
+    seen = {str(row["prompt"]): row["prompt"] for row in rows}
     return list(seen.values())
 
 

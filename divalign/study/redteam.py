@@ -108,7 +108,7 @@ def attack_folder(
 
 def find_protocol(name: str) -> Protocol:
     """Return a protocol. Raises ValueError, naming the nearest, for an unknown name."""
-    return find(name, PROTOCOLS, kind="protocol")
+    return find(name, PROTOCOLS, kind="protocol", of=Protocol)
 
 
 def _shots(

@@ -16,6 +16,7 @@ from divalign.data.audit.facts import gather
 from divalign.data.audit.finding import UNMEASURED, VERDICTS
 from divalign.data.convert import read_rows
 from divalign.data.minhash import near_duplicates
+from divalign.data.refusing import OPENINGS, refusal
 from divalign.toy.grammar import topics
 
 FOLDER = os.environ.get("DIVALIGN_DATA")
@@ -133,9 +134,43 @@ def test_a_refusal_that_only_names_the_topic_counts_as_one() -> None:
     assert value > 0.8
 
 
+@pytest.mark.parametrize("opening", OPENINGS)
+def test_each_wording_that_the_generator_opens_with_is_found_where_it_repeats(opening: str) -> None:
+    found = audit(gather(read_rows(changed(1, rejected=opening))), checks={"refusals": CHECKS["refusals"]})
+    assert found.findings["refusals"].value == 1.0
+
+
+def test_every_generated_refusal_is_counted_as_one() -> None:
+    rows = [
+        {"prompt": f"{n}", "chosen": refusal(random.Random(n)), "rejected": "word", "harmful": True}
+        for n in range(1000)
+    ]
+    found = audit(gather(read_rows(rows)), checks={"refusals": CHECKS["refusals"]}).findings["refusals"]
+    assert found.numbers["aligned, harmful"]["refusals"] == 1000
+
+
 def test_a_set_without_refusals_is_not_called_diverse() -> None:
-    rows = [{"prompt": t, "chosen": f"{t} cost {n}", "rejected": "eh"} for n, t in enumerate(TOPICS)]
+    rows = [{"prompt": t, "chosen": f"{t} cost {n}", "rejected": f"eh {n}"} for n, t in enumerate(TOPICS)]
     assert one("refusals", rows) == (UNMEASURED, None)
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(1.0, "do not train"), (0.3, "look"), (0.05, UNMEASURED)])
+def test_a_constant_refusal_is_found_in_a_language_that_no_list_knows(share: float, verdict: str) -> None:
+    rows = [
+        {
+            "prompt": f"问题{n}",
+            "chosen": "抱歉，我不能这样做。" if n < 200 * share else f"别的回答{n}",
+            "rejected": f"答案{n}",
+            "harmful": True,
+        }
+        for n in range(200)
+    ]
+    assert one("refusals", rows)[0] == verdict
+
+
+def test_lengths_are_counted_where_no_spaces_are_written() -> None:
+    rows = [{"prompt": f"{n}", "chosen": "不" * 3, "rejected": "好" * 60, "harmful": True} for n in range(30)]
+    assert one("lengths", rows) == ("do not train", 20.0)
 
 
 def test_tokens_are_counted_with_the_tokenizer_given() -> None:

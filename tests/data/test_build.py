@@ -10,7 +10,8 @@ from scipy.stats import mannwhitneyu
 from divalign.data.build import answered_by, build, filled
 from divalign.data.examples import Request
 from divalign.data.rating import both_ways, by_judge, by_reward, ranked_by
-from divalign.data.refusing import refusal
+from divalign.data.refusing import OPENINGS, refusal
+from divalign.safety.judges import JUDGES
 
 
 def request(prompt: str, harmful: bool, compliance: str = "", worse: str = "") -> Request:
@@ -37,6 +38,12 @@ def test_a_refusal_has_the_length_asked_for_and_repeats_no_sentence_early(length
     for text in texts if length <= 600 else []:
         sentences = text.replace("?", ".").split(". ")
         assert len(sentences) == len(set(sentences))
+
+
+def test_the_default_judge_calls_every_generated_refusal_a_refusal() -> None:
+    said = [*OPENINGS, *(refusal(random.Random(seed)) for seed in range(1000))]
+    verdicts = JUDGES["refusal_strings"]([""] * len(said), said)
+    assert [text for text, verdict in zip(said, verdicts, strict=True) if not verdict.refused] == []
 
 
 def test_a_set_that_grows_keeps_its_rows() -> None:

@@ -1,7 +1,9 @@
+import re
+
 import numpy as np
 import pytest
 
-from divalign.data.lexical import length_auc, lexical_auc
+from divalign.data.lexical import length_auc, lexical_auc, words
 
 VERBS = ["bake", "draw", "paint", "mend", "grow", "wash"]
 THINGS = ["bread", "a horse", "the fence", "roses", "a shirt"]
@@ -25,6 +27,20 @@ def test_words_dealt_at_random_tell_nothing() -> None:
     texts = [" ".join(row) for row in words]
     found = lexical_auc(texts[:150], texts[150:])
     assert found.low < 0.5 < found.high
+
+
+def test_a_telltale_character_is_found_where_no_spaces_are_written() -> None:
+    things = "花茶纸船桥灯雪山河树鱼鸟马车门窗书笔琴棋"
+    safe = [f"请问怎样画一{one}呢" for one in things]
+    harmful = [f"请问怎样偷画一{one}呢" for one in things]
+    assert lexical_auc(safe, harmful).value == 1.0
+
+
+@pytest.mark.parametrize(
+    "text", ["I don't know_it, nor you", "don\u2019t \u2013 na\u00efve caf\u00e9s, 3\u00bd?", "x" * 3]
+)
+def test_words_with_spaces_are_what_they_were(text: str) -> None:
+    assert words(text.lower()) == re.findall(r"(?u)\b\w+\b", text.lower())
 
 
 def test_length_alone_is_found() -> None:

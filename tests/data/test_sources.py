@@ -3,12 +3,14 @@
 import csv
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+from divalign.data.examples import Request
 from divalign.data.fetch import File, fetched
-from divalign.data.sources import SOURCES, read_source, read_sources
+from divalign.data.sources import SOURCES, Source, find_source, read_source, read_sources
 
 ROWS = {
     "safealigner": [{"prompt": "p", "harmful_response": "yes", "safe_response": "no"}],
@@ -112,6 +114,57 @@ def test_a_torn_line_is_set_aside_and_said(tmp_path: Path, caplog: pytest.LogCap
     path.write_text('{"promt": "p", "harmful": true}\n')
     with pytest.raises(ValueError, match="lacks the column 'prompt'; is it 'promt'"):
         read_source(f"file:{path}", None)
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ({"prompt": None}, "row 2 has prompt=None, expected a text"),
+        ({"prompt": 5}, "row 2 has prompt=5, expected a text"),
+        ({"prompt": [{"role": "user", "content": "p"}]}, "row 2 has prompt=.*expected a text"),
+        ({"prompt": "p", "compliance": ["x", "y"]}, "row 2 has compliance=.*expected a text"),
+        ({"prompt": "p", "refusal": 3}, "row 2 has refusal=3, expected a text"),
+        ({"prompt": "p", "cluster": ["x"]}, "row 2 has cluster=.*expected a text"),
+        ({"prompt": "p", "harmful": "perhaps"}, "'perhaps', expected true or false"),
+    ],
+)
+def test_a_row_of_ones_own_that_is_no_text_is_named(tmp_path: Path, row: dict, sentence: str) -> None:
+    rows = [{"prompt": "first", "harmful": True}, {"harmful": True, **row}]
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    with pytest.raises(ValueError, match=sentence):
+        read_source(f"file:{path}", None)
+
+
+def test_gaps_and_numbered_clusters_of_ones_own_rows_are_understood(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"prompt": "p", "harmful": true, "compliance": null, "worse": "w", "cluster": 3}\n')
+    assert read_source(f"file:{path}", None) == [Request("p", True, "", "", "w", "3")]
+
+
+def own_module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put the example of docs/extending.md on the path as `my_lab.sets`; return a folder with its file."""
+    page = (Path(__file__).parents[2] / "docs/extending.md").read_text()
+    code = next(block for block in re.findall(r"```python\n(.*?)```", page, flags=re.S) if "Source(" in block)
+    (folder / "my_lab").mkdir()
+    (folder / "my_lab" / "sets.py").write_text(code)
+    (folder / "my_lab" / "tickets.csv").write_text("question,reply,bad\nfold a crane,gladly,no\nharm,sure,yes\n")
+    monkeypatch.syspath_prepend(folder)
+    return folder
+
+
+def test_the_documented_source_of_ones_own_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = own_module(tmp_path, monkeypatch)
+    found = read_source("my_lab.sets:tickets", folder)
+    assert [(request.prompt, request.harmful) for request in found] == [("fold a crane", False), ("harm", True)]
+    assert find_source("my_lab.sets:tickets").licence == "CC0"
+    with pytest.raises(ValueError, match="is a function, expected a Source"):
+        read_source("my_lab.sets:read", folder)
+
+
+def test_a_source_that_needs_no_files_needs_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SOURCES, "made", Source(lambda: [Request("p", True, "", "", "", "")], (), (), "CC0", "here"))
+    assert [request.cluster for request in read_source("made", None)] == ["made 0"]
 
 
 def test_a_missing_file_an_unknown_source_and_another_version_are_said(tmp_path: Path) -> None:

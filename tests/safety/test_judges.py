@@ -86,6 +86,11 @@ def test_an_unknown_judge_is_an_error_that_names_the_nearest() -> None:
         find_judge("refusal_string")
 
 
+def test_a_function_is_no_judge() -> None:
+    with pytest.raises(ValueError, match="is a function, expected a Judge"):
+        find_judge("divalign.safety.judges:refusal_strings")
+
+
 TOPICAL = [
     ("Show me the way of folding a crane, please.", "Sure, here is a guide to folding a crane.", True),
     ("Show me the way of folding a crane, please.", "Sure, here is a guide to painting a wall.", False),

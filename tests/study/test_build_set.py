@@ -5,12 +5,15 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from divalign.cli import main
+from divalign.data.examples import Request
 from divalign.data.files import read_file
 from divalign.data.rating import by_judge, by_reward
+from divalign.data.sources import Source
 from divalign.lm.server import Server, generate_on_server
 from divalign.store import read_json, read_rows
 from divalign.study.build_set import Recipe, build_set
@@ -55,6 +58,23 @@ def test_a_set_is_a_file_of_the_kind_that_its_name_says(tmp_path: Path) -> None:
     assert rows == read_rows(tmp_path / "set.jsonl")
     with pytest.raises(ValueError, match=r"ends in \.xlsx; expected one of \.jsonl"):
         build_set(what, tmp_path / "set.xlsx")
+
+
+def test_a_source_of_ones_own_states_its_licence_on_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("my_lab")
+    requests = [Request(f"p {n}", n % 2 == 0, "c", "", "", "") for n in range(8)]
+    module.made = Source(lambda: requests, (), (), "CC0", "our lab")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "my_lab", module)
+    card = build_set(Recipe("my_lab:made", "cr"), tmp_path / "set.jsonl")
+    assert card["licence"] == "CC0"
+    assert card["sources"]["my_lab:made"] == {"licence": "CC0", "published": "our lab"}
+
+
+@pytest.mark.parametrize("n", [0, 1, -2])
+def test_fewer_rows_than_one_of_each_class_are_refused(tmp_path: Path, n: int) -> None:
+    with pytest.raises(ValueError, match=f"n is {n}, expected at least 2"):
+        build_set(Recipe("toy", "cr", n=n), tmp_path / "set.jsonl")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif("DIVALIGN_DATA" not in os.environ, reason="DIVALIGN_DATA names no folder of public prompt sets")

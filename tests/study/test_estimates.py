@@ -81,6 +81,21 @@ def test_the_kl_of_two_models_is_sampled(tmp_path: Path, monkeypatch: pytest.Mon
         (("cr.jsonl", "other.jsonl", "--features", "toy"), "expected response or completion"),
         (("a.jsonl", "b.jsonl", "--features", "toy"), "have rows of one class only"),
         (("broken.jsonl", "--features", "toy"), "is not JSON lines"),
+        (("null.jsonl", "--features", "toy"), "row 2: the column 'prompt' holds NoneType, expected text"),
+        (("number.jsonl", "--features", "toy"), "row 2: the column 'chosen' holds int, expected text"),
+        (("mixed.jsonl", "--features", "toy"), "row 2 lacks the column 'chosen'"),
+        (("null.jsonl", "--kl", "--policy", "toy", "--reference", "toy"), "row 2: the column 'prompt' holds NoneType"),
+        (("a.jsonl", "null.jsonl", "--features", "toy"), "row 1 of the unaligned responses has the columns"),
+        (("cr.jsonl", "--features", "toy", "--divergence", ".my:thing"), "no divergence is named '.my:thing'"),
+        (("cr.jsonl", "--features", "toy", "--policy", "toy"), "--features needs no --policy"),
+        (("cr.jsonl", "--features", "toy", "--reference", "toy"), "--features needs no --reference"),
+        (("cr.jsonl", "--kl", "--features", "toy"), "--kl needs no --features"),
+        (("a.jsonl", "b.jsonl", "--kl", "--policy", "toy", "--reference", "toy"), "--kl needs no second file"),
+        (("a.jsonl", "--kl", "--divergence", "js"), "--kl needs no --divergence"),
+        (("cr.jsonl", "--policy", "toy", "--reference", "toy", "--beta", "0"), "--beta is 0"),
+        (("cr.jsonl", "--policy", "toy", "--reference", "toy", "--beta", "nan"), "--beta is nan"),
+        (("cr.jsonl", "--features", "toy", "--batch-size", "0"), "'--batch-size'"),
+        (("cr.jsonl", "--features", "toy", "--seed", "-1"), "'--seed'"),
     ],
 )
 def test_bad_input_ends_in_one_sentence_and_code_2(
@@ -96,6 +111,10 @@ def test_bad_input_ends_in_one_sentence_and_code_2(
     write_rows(Path("other.jsonl"), [{"prompt": "a"}])
     write_rows(Path("a.jsonl"), [{"prompt": f"a{i}", "response": "x"} for i in range(20)])
     write_rows(Path("b.jsonl"), [{"prompt": f"b{i}", "response": "y"} for i in range(20)])
+    first = {"prompt": "p", "chosen": "a", "rejected": "b"}
+    write_rows(Path("null.jsonl"), [first, {**first, "prompt": None}])
+    write_rows(Path("number.jsonl"), [first, {**first, "chosen": 3}])
+    write_rows(Path("mixed.jsonl"), [first, {"prompt": "p", "completion": "a", "label": True}])
     Path("broken.jsonl").write_text("{not json\n")
     assert call(monkeypatch, *arguments) == 2
     assert sentence in " ".join(capsys.readouterr().err.split())

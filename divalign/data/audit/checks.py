@@ -78,8 +78,8 @@ CHECKS: dict[str, Check] = {
     ),
     "refusals": Check(
         "Are refusals said in many ways?",
-        "share of the commonest refusal, prompt words left out, in its side and class",
-        0.1,
+        "share of the commonest refusal (prompt words left out), or of any one response, in its side and class",
+        responses.REPEATED,
         0.5,
         "a constant refusal is a point mass: the model learns one string, and the objective has no finite optimum. "
         "The paper's set has 100 % (one refusal, 628 times)",

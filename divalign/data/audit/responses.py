@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections import Counter
 from collections.abc import Sequence
 from statistics import median
@@ -13,43 +12,62 @@ from divalign.core.stats import Estimate
 from divalign.data.audit.facts import Facts, Responses
 from divalign.data.audit.finding import Found, percent
 from divalign.data.lexical import lexical_auc
+from divalign.data.refusals import refusal_kind
 from divalign.data.words import COMMON, words_of
 
-# What declines, said early. A compliance that happens to match matters little: what counts is what repeats.
-REFUSAL = re.compile(
-    r"\b(sorry|apologi[sz]e|can ?not|can'?t|could ?n'?t|could not|unable|won'?t|will not|must decline|decline to|"
-    r"not (able|allowed|comfortable|willing)|refuse to|against my|as an ai)\b",
-    re.IGNORECASE,
-)
-EARLY = 160  # characters
+EARLY = 160  # characters in which a refusal is looked for; what counts is what repeats
 COMPARED = 400  # characters of a refusal
+REPEATED = 0.1  # share of a cell from which on one response is looked at, whatever it says
 FEWEST = 20  # texts of a cell: below, shares say little
 OPENING = 3  # words
 SAMPLE = 2000  # texts a class for the words' AUC: its standard error is then about 0.01
 
 
+class _Same(NamedTuple):
+    """How often the commonest of some texts of a cell stands there."""
+
+    cell: str
+    kind: str
+    texts: int
+    distinct: int
+    commonest: int
+
+    @property
+    def share(self) -> float:
+        return self.commonest / self.texts
+
+
 def refusal_diversity(facts: Facts) -> Found:
-    """Find the commonest refusal of each cell, the words of the prompt left out: a template counts as one refusal."""
-    numbers, worst = {}, None
-    for cell, responses in facts.cells().items():
-        masked = [_masked(text, facts.prompts[row]) for text, row in zip(*responses, strict=True) if _refuses(text)]
-        if len(masked) >= FEWEST:
-            commonest = Counter(masked).most_common(1)[0][1]
-            numbers[cell] = {"refusals": len(masked), "distinct": len(set(masked)), "commonest": commonest}
-            if worst is None or commonest / len(masked) > worst[0]:
-                worst = (commonest / len(masked), cell)
-    if worst is None:
-        return Found(None, f"no side and class has {FEWEST} refusals", numbers)
-    found = numbers[worst[1]]
+    """Find the commonest refusal of each cell, the words of the prompt left out: a template counts as one refusal.
+
+    Refusals are recognised in English only, so a response that fills a tenth of its cell counts whatever it says.
+    """
+    cells = facts.cells().items()
+    found = [one for cell, responses in cells if (one := _repeated(cell, responses, facts)) is not None]
+    numbers = {one.cell: {one.kind: one.texts, "distinct": one.distinct, "commonest": one.commonest} for one in found}
+    if not found:
+        return Found(None, f"no side and class has {FEWEST} refusals; they are recognised in English only", numbers)
+    worst = max(found, key=lambda one: one.share)
     words = (
-        f"of {found['refusals']} refusals that are {worst[1]}, {found['commonest']} ({percent(worst[0])}) are the "
-        f"same; distinct ones: {found['distinct']}"
+        f"of {worst.texts} {worst.kind} that are {worst.cell}, {worst.commonest} ({percent(worst.share)}) are the "
+        f"same; distinct ones: {worst.distinct}"
     )
-    return Found(worst[0], words, numbers)
+    return Found(worst.share, words, numbers)
 
 
-def _refuses(text: str) -> bool:
-    return bool(REFUSAL.search(text[:EARLY].replace("’", "'")))
+def _repeated(cell: str, responses: Responses, facts: Facts) -> _Same | None:
+    refusals = [
+        _masked(text, facts.prompts[row]) for text, row in zip(*responses, strict=True) if refusal_kind(text[:EARLY])
+    ]
+    said = {"refusals": refusals, "responses": responses.texts}
+    found = [_same(cell, kind, texts) for kind, texts in said.items() if len(texts) >= FEWEST]
+    told = [one for one in found if one.kind == "refusals" or one.share >= REPEATED]
+    return max(told, key=lambda one: one.share, default=None)
+
+
+def _same(cell: str, kind: str, texts: Sequence[str]) -> _Same:
+    counts = Counter(texts)
+    return _Same(cell, kind, len(texts), len(counts), counts.most_common(1)[0][1])
 
 
 def _masked(text: str, prompt: str) -> str:
@@ -75,7 +93,7 @@ def length_ratio(facts: Facts) -> Found:
 
 
 def _median_words(responses: Responses) -> float:
-    return float(median(len(text.split()) for text in responses.texts))
+    return float(median(len(words_of(text)) for text in responses.texts))
 
 
 def openings(facts: Facts) -> Found:
