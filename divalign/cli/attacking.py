@@ -20,7 +20,10 @@ Template = Annotated[str | None, typer.Option(help="A jinja file, or 'plain', in
 @app.command()
 def attack(
     out: Annotated[Path, typer.Option(help="Folder for the responses; an attack that was stopped there goes on.")],
-    model: Annotated[str | None, typer.Argument(help="A folder, a hub id, or 'toy'; leave out with --server.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(help="A folder, ORG/NAME or ORG/NAME@REVISION of the hub, or 'toy'; leave out with --server."),
+    ] = None,
     prompts: Annotated[
         str,
         typer.Option(
@@ -39,7 +42,8 @@ def attack(
     server: Annotated[str | None, typer.Option(help="An OpenAI-compatible server, as http://host:8000/v1.")] = None,
     served_model: Annotated[str | None, typer.Option(help="The model's name on that server.")] = None,
     attacker: Annotated[
-        str | None, typer.Option(help="Who writes for pair and crescendo: a model, or http://host:8000/v1#NAME.")
+        str | None,
+        typer.Option(help="Who writes for pair and crescendo: a model as above, or http://host:8000/v1#NAME."),
     ] = None,
     ends: Annotated[
         str, typer.Option(help="Judge that ends gcg, pair and crescendo early; it does not count.")
@@ -95,7 +99,9 @@ def judge(
     folder: Annotated[Path, typer.Argument(help="A folder of `divalign attack`, or RUN/models/NAME of a run.")],
     judges: Annotated[
         list[str] | None,
-        typer.Option("--judge", help="A name of JUDGES, RUBRIC@MODEL, or RUBRIC@http://host:8000/v1#NAME; repeat."),
+        typer.Option(
+            "--judge", help="A name of JUDGES, RUBRIC@MODEL (as of attack), or RUBRIC@http://host:8000/v1#NAME; repeat."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the verdicts; FOLDER if left out.")] = None,
     compare: Annotated[Path | None, typer.Option(help="Another such folder: what changed from it to this one.")] = None,

@@ -94,7 +94,13 @@ def _trained(model: Aligned, config: Config, out: Path, progress: Progress) -> S
     def load() -> LM:
         if config.train.lora is None:
             base = config.model
-            return load_lm(str(checkpoint), dtype=base.dtype, device=base.device, chat_template=base.chat_template)
+            return load_lm(
+                str(checkpoint),
+                dtype=base.dtype,
+                device=base.device,
+                chat_template=base.chat_template,
+                trust_remote_code=base.trust_remote_code,
+            )
         return _base(config, adapter=checkpoint)
 
     return Subject(model.name, folder, model.key, load)
