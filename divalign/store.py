@@ -77,8 +77,13 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of JSON lines. Raises ValueError for what is no JSON, and for a row without named columns."""
     # Split on "\n" alone: str.splitlines would also break at U+2028, which JSON strings may hold.
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise ValueError(f"row {number} is a {type(row).__name__}, expected an object with named columns")
+    return rows
 
 
 def cached_arrays(path: Path, key: str, make: Callable[[], Arrays]) -> Arrays:

@@ -30,6 +30,12 @@ def test_rows_keep_characters_that_other_readers_take_for_line_ends(tmp_path: Pa
     assert store.read_rows(tmp_path / "rows.jsonl") == rows
 
 
+def test_a_row_without_columns_is_no_row(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n\n["a", 1]\n')
+    with pytest.raises(ValueError, match="row 2 is a list, expected an object with named columns"):
+        store.read_rows(tmp_path / "rows.jsonl")
+
+
 @pytest.mark.parametrize("harm", ["edit", "tear", "stamp", "key"])
 def test_work_is_redone_exactly_when_its_file_stamp_or_key_is_not_what_it_was(tmp_path: Path, harm: str) -> None:
     path, made = tmp_path / "rows.jsonl", []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,6 +24,26 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+
+
+def to_file(path: Path | None) -> Path | None:
+    """Return the file that an option says to write; refuse it before the work where it cannot be written."""
+    if path is not None:
+        if path.is_dir():
+            raise typer.BadParameter(f"{path} is a folder, expected a file to write")
+        to_folder(path.parent)
+    return path
+
+
+def to_folder(path: Path | None) -> Path | None:
+    """Return the folder that an option says to write into; refuse it before the work where it cannot be made."""
+    if path is not None:
+        there = next(one for one in (path, *path.absolute().parents) if one.exists())
+        if not there.is_dir():
+            raise typer.BadParameter(f"{there} is a file, expected a folder to write {path} into")
+        if not os.access(there, os.W_OK):
+            raise typer.BadParameter(f"nothing can be written into {there}; name another place")
+    return path
 
 
 def printed() -> Console:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from divalign.cli.app import Quiet, app, console, drawn, printed
+from divalign.cli.app import Quiet, app, console, drawn, printed, to_file, to_folder
 from divalign.cli.files import read_jsonl
 
 Device = Annotated[str, typer.Option(help="torch device: cpu, cuda, cuda:1, mps.")]
@@ -19,7 +19,10 @@ Template = Annotated[str | None, typer.Option(help="A jinja file, or 'plain', in
 
 @app.command()
 def attack(
-    out: Annotated[Path, typer.Option(help="Folder for the responses; an attack that was stopped there goes on.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder for the responses; an attack that was stopped there goes on.", callback=to_folder),
+    ],
     model: Annotated[
         str | None,
         typer.Argument(help="A folder, ORG/NAME or ORG/NAME@REVISION of the hub, or 'toy'; leave out with --server."),
@@ -103,7 +106,9 @@ def judge(
             "--judge", help="A name of JUDGES, RUBRIC@MODEL (as of attack), or RUBRIC@http://host:8000/v1#NAME; repeat."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the verdicts; FOLDER if left out.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the verdicts; FOLDER if left out.", callback=to_folder)
+    ] = None,
     compare: Annotated[Path | None, typer.Option(help="Another such folder: what changed from it to this one.")] = None,
     question: Annotated[
         list[str] | None,
@@ -114,9 +119,13 @@ def judge(
     ] = None,
     sensitivity: Annotated[str | None, typer.Option(help="The judge's, as counts: 84/100.")] = None,
     specificity: Annotated[str | None, typer.Option(help="The judge's, as counts: 38/100.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write the verdicts to this CSV file too.")] = None,
-    card: Annotated[Path | None, typer.Option(help="Write the rates as front matter of a model card.")] = None,
-    inspect_log: Annotated[Path | None, typer.Option(help="Write an inspect_ai .eval log (needs [inspect]).")] = None,
+    csv: Annotated[Path | None, typer.Option(help="CSV file for the verdicts.", callback=to_file)] = None,
+    card: Annotated[
+        Path | None, typer.Option(help="Write the rates as front matter of a model card.", callback=to_file)
+    ] = None,
+    inspect_log: Annotated[
+        Path | None, typer.Option(help="Write an inspect_ai .eval log (extra 'inspect').", callback=to_file)
+    ] = None,
     show_completions: Annotated[bool, typer.Option("--show-completions", help="Do not redact model text.")] = False,
     chat_template: Template = None,
     dtype: Dtype = "float32",

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from divalign.data.examples import Conversation
 from divalign.lm.generate import generate
-from divalign.lm.load import LM, Dtype, load_lm
+from divalign.lm.load import LM, Dtype, check_device, load_lm
 from divalign.lm.next_token import next_token_logprobs
 from divalign.lm.server import Server, generate_on_server
 from divalign.safety.journal import Journal, remembered
@@ -136,6 +136,7 @@ def recalled_odds(
 
 
 def _check(source: str, loading: Loading) -> None:
+    check_device(loading.device)
     if loading.adapter is not None and not loading.adapter.is_dir():
         raise ValueError(f"no adapter folder at {loading.adapter}; give the folder that save_pretrained wrote")
     if source.startswith((".", "/", "~")) and not Path(source).is_dir():

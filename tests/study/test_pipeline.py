@@ -166,6 +166,7 @@ def test_the_loop_runs_on_every_architecture(architecture: str, tmp_path: Path) 
         (["data.source=advbench+alpaca"], "name the folder"),
         (["data.source=advbench+alpaca", "data.folder=/nowhere"], "no file /nowhere"),
         (["model.source=/nowhere"], "no model folder at"),
+        (["model.device=cuda:99"], "there is no device 'cuda:99'; torch has cpu"),
         (["train.max_length=16"], "leaves no room for a response"),
         (["train.max_length=4096"], "the model's context 512"),
         (["measure.max_new_tokens=510"], "leaves no room for 510 new ones"),
