@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
+from pydantic_core import PydanticCustomError
 
 
 class Section(BaseModel):
@@ -16,6 +17,27 @@ class Section(BaseModel):
 
 
 Kind = TypeVar("Kind", bound=Section)
+Value = TypeVar("Value")
+
+
+def _no_switch(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticCustomError("switch", "Input should be a number")
+    return value
+
+
+def _each_once(values: tuple[Value, ...]) -> tuple[Value, ...]:
+    twice = [value for value in dict.fromkeys(values) if values.count(value) > 1]
+    if twice:
+        raise PydanticCustomError("twice", "Name {value} once", {"value": repr(twice[0])})
+    return values
+
+
+# YAML reads yes and on as true, which pydantic takes for 1. Only whole numbers are strict: YAML reads 4e-4 as a text.
+Whole = Annotated[int, Strict()]
+Real = Annotated[float, BeforeValidator(_no_switch)]
+Seed = Annotated[int, Strict(), Field(ge=0, lt=2**32)]
+Each = Annotated[tuple[Value, ...], AfterValidator(_each_once)]
 
 
 class Model(Section):
@@ -51,12 +73,12 @@ class Data(Section):
     allow_overlap: bool = Field(
         default=False, description="measure on prompts that were trained on, and mark every number"
     )
-    recipes: tuple[str, ...] = Field(
+    recipes: Each[str] = Field(
         default=("cr", "pref", "cr_plus"), description="names of divalign.data.recipes.RECIPES", min_length=1
     )
-    n_train: int | None = Field(default=None, ge=2, description="training requests, half of each class; all if null")
-    n_test: int = Field(default=256, ge=20, description="prompts to measure on, half of each class, never trained on")
-    n_held_out: int = Field(
+    n_train: Whole | None = Field(default=None, ge=2, description="training requests, half of each class; all if null")
+    n_test: Whole = Field(default=256, ge=20, description="prompts to measure on, half of each class, never trained on")
+    n_held_out: Whole = Field(
         default=160, ge=20, description="the same on topics alignment never saw, where the source has them"
     )
 
@@ -64,47 +86,45 @@ class Data(Section):
 class Lora(Section):
     """Train a low-rank adapter and keep the weights."""
 
-    rank: int = Field(default=16, ge=1)
-    alpha: float = Field(default=32.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    rank: Whole = Field(default=16, ge=1)
+    alpha: Real = Field(default=32.0, gt=0)
+    dropout: Real = Field(default=0.0, ge=0, lt=1)
 
 
 class Train(Section):
     """One setting for all methods: the same rows in the same order, updates, learning rate and beta."""
 
-    methods: tuple[str, ...] = Field(
-        default=("kldo", "bco", "kto", "dpo", "hdo"), description="names of divalign.METHODS"
-    )
-    methods_on: dict[str, tuple[str, ...]] = Field(
+    methods: Each[str] = Field(default=("kldo", "bco", "kto", "dpo", "hdo"), description="names of divalign.METHODS")
+    methods_on: dict[str, Each[str]] = Field(
         default={"cr_plus": ("kldo",)}, description="recipes that are trained with other methods than `methods`"
     )
-    seeds: tuple[int, ...] = Field(
+    seeds: Each[Seed] = Field(
         default=(0,), description="data order and response draw; one model per seed", min_length=1
     )
-    beta: float = Field(default=0.5, gt=0)
-    updates: int = Field(default=60, ge=1, description="optimizer steps")
-    updates_on: dict[str, int] = Field(
+    beta: Real = Field(default=0.5, gt=0)
+    updates: Whole = Field(default=60, ge=1, description="optimizer steps")
+    updates_on: dict[str, Annotated[Whole, Field(ge=1)]] = Field(
         default={"cr_plus": 240}, description="recipes that are trained for another number of updates than `updates`"
     )
-    pairs_per_update: int = Field(default=32, ge=1, description="pairs behind each optimizer step")
-    pairs_per_batch: int = Field(default=32, ge=1, description="pairs per forward; must divide pairs_per_update")
-    learning_rate: float = Field(default=4e-4, gt=0)
-    warmup_updates: int = Field(default=6, ge=0, description="linear warm-up, then a cosine to 0")
-    max_length: int = Field(default=256, ge=8, description="tokens of prompt and response")
+    pairs_per_update: Whole = Field(default=32, ge=1, description="pairs behind each optimizer step")
+    pairs_per_batch: Whole = Field(default=32, ge=1, description="pairs per forward; must divide pairs_per_update")
+    learning_rate: Real = Field(default=4e-4, gt=0)
+    warmup_updates: Whole = Field(default=6, ge=0, description="linear warm-up, then a cosine to 0")
+    max_length: Whole = Field(default=256, ge=8, description="tokens of prompt and response")
     lora: Lora | None = Field(default=None, description="null: all weights are trained")
-    log_every: int = Field(default=5, ge=1, description="updates per row of metrics.jsonl")
+    log_every: Whole = Field(default=5, ge=1, description="updates per row of metrics.jsonl")
 
 
 class Gcg(Section):
     """The white-box search: a suffix for each of some prompts, beside the unsearched suffix that it begins with."""
 
-    methods_on: dict[str, tuple[str, ...]] = Field(
+    methods_on: dict[str, Each[str]] = Field(
         default={"cr": ("kldo", "dpo")}, description="aligned models that are searched: methods by recipe"
     )
-    prompts: int = Field(default=16, ge=1, description="held-in harmful prompts, the first ones")
-    steps: int = Field(default=200, ge=1, description="most steps a prompt; a success ends its search")
-    width: int = Field(default=128, ge=1, description="candidates scored a step")
-    check_every: int = Field(default=1, ge=1, description="steps between two looks at the answer")
+    prompts: Whole = Field(default=16, ge=1, description="held-in harmful prompts, the first ones")
+    steps: Whole = Field(default=200, ge=1, description="most steps a prompt; a success ends its search")
+    width: Whole = Field(default=128, ge=1, description="candidates scored a step")
+    check_every: Whole = Field(default=1, ge=1, description="steps between two looks at the answer")
     ends: str = Field(
         default="refusal_strings_on_topic", description="judge that ends a search; `judge` decides what counts"
     )
@@ -113,10 +133,10 @@ class Gcg(Section):
 class Measure(Section):
     """How the base model and every aligned one are measured."""
 
-    attacks: tuple[str, ...] = Field(default=("direct", "prefill", "wrapper"), description="names of divalign ATTACKS")
+    attacks: Each[str] = Field(default=("direct", "prefill", "wrapper"), description="names of divalign ATTACKS")
     judge: str = Field(default="refusal_strings", description="a name of divalign.safety.judges.JUDGES")
-    max_new_tokens: int = Field(default=32, ge=1)
-    batch_size: int = Field(default=128, ge=1)
+    max_new_tokens: Whole = Field(default=32, ge=1)
+    batch_size: Whole = Field(default=128, ge=1)
     # Left out of config.yaml where it is off, as in runs made before it was there, which so stay the same runs.
     gcg: Gcg | None = Field(
         default=None, exclude_if=lambda value: value is None, description="null: no white-box search"
@@ -124,9 +144,7 @@ class Measure(Section):
     position: Literal["instruction", "generation"] = Field(
         default="generation", description="where hidden states are read; the paper: instruction"
     )
-    divergences: tuple[str, ...] = Field(
-        default=("js", "tv", "hellinger", "lecam", "kl"), description="names of DIVERGENCES"
-    )
+    divergences: Each[str] = Field(default=("js", "tv", "hellinger", "lecam", "kl"), description="names of DIVERGENCES")
 
 
 class Config(Section):
@@ -189,8 +207,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def with_value(content: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """Return `content` with the value at the dotted key, the rest shared."""
-    return _with(content, key.split("."), value)
+    """Return `content` with the value at the dotted key, the rest shared.
+
+    Raises ValueError where the key leads into what has no keys.
+    """
+    return _with(content, key.split("."), value, key)
 
 
 def as_yaml(config: BaseModel) -> str:
@@ -204,18 +225,34 @@ def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
+class _Keys(yaml.SafeLoader):
+    """YAML that refuses a mapping with a key twice, of which PyYAML keeps the last without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.YAMLError(f"the key {key.value!r} stands twice, again in line {key.start_mark.line + 1}")
+            seen.add(str(key.value))
+        return node
+
+
 def _parse(text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Keys)
     except yaml.YAMLError as error:
         raise ValueError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
 
 
-def _with(content: Mapping[str, Any], keys: list[str], value: Any) -> dict[str, Any]:
-    """Return `content` with the value at the dotted place, the rest shared."""
+def _with(content: Mapping[str, Any], keys: list[str], value: Any, key: str) -> dict[str, Any]:
     head, *rest = keys
+    if not rest:
+        return {**content, head: value}
     inner = content.get(head)
-    return {**content, head: _with(inner if isinstance(inner, dict) else {}, rest, value) if rest else value}
+    if not (inner is None or isinstance(inner, dict)):
+        raise ValueError(f"{key} cannot be set: {head} is {inner!r}, expected keys below it")
+    return {**content, head: _with(inner or {}, rest, value, key)}
 
 
 def _first(error: ValidationError, where: str, known: Sequence[str]) -> str:

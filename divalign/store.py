@@ -7,12 +7,14 @@ step, so a reader never meets half of it; a finished piece of work is found by t
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 Arrays = dict[str, np.ndarray]
+LOCK = ".lock"
 
 
 def digest(*parts: Any) -> str:
@@ -74,8 +77,13 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of JSON lines. Raises ValueError for what is no JSON, and for a row without named columns."""
     # Split on "\n" alone: str.splitlines would also break at U+2028, which JSON strings may hold.
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise ValueError(f"row {number} is a {type(row).__name__}, expected an object with named columns")
+    return rows
 
 
 def cached_arrays(path: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
@@ -102,21 +110,47 @@ def cached_json(path: Path, key: str, make: Callable[[], Any]) -> Any:
 def cached_folder(path: Path, key: str, make: Callable[[Path], None]) -> Path:
     """Return a folder that `make` fills, filling it only if it is not intact for that key.
 
-    It is filled under another name and moved into place whole.
+    It is filled under another name, always the same one, so that a kill leaves no more than one, and moved into place
+    whole. Two processes at once would be in each other's way: see `held`.
     """
-    stamp = _stamp_of(path)
+    stamp, draft = _stamp_of(path), path.with_name(f".{path.name}.draft")
     if not (path.is_dir() and _read_stamp(stamp) == [key, folder_digest(path)]):
-        shutil.rmtree(path, ignore_errors=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        for old in (path, draft):
+            shutil.rmtree(old, ignore_errors=True)
+        draft.mkdir(parents=True)
         try:
             make(draft)
-            draft.chmod(0o755)
             draft.rename(path)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         write_json(stamp, [key, folder_digest(path)])
     return path
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep every other process out of `folder`, which need not exist, for as long as this one works there.
+
+    The lock is the kernel's, on a file that stays: it ends with the process, however that ends. Where there can be
+    none, as nothing can be written there or the file system knows no locks, work goes on without. Raises ValueError
+    where another process holds the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("ab")
+    except OSError:
+        yield
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another process is at work in {folder}; wait until it ends, or choose another --out"
+            ) from None
+        except OSError:
+            pass
+        yield
 
 
 def forget(path: Path) -> None:

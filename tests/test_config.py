@@ -1,5 +1,6 @@
 """A configuration says in one sentence what is wrong with it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,49 @@ def test_the_resolved_configuration_reads_back_to_itself(tmp_path: Path) -> None
         ("train.beta=[", "is not YAML"),
         ("train.pairs_per_batch=5", "make it a multiple"),
         ("qqqq=1", "known: model"),
+        ("train.updates=yes", "train.updates is True; input should be a valid integer"),
+        ("train.beta=yes", "train.beta is True; input should be a number"),
+        ("train.updates_on={cr: on}", "train.updates_on.cr is True"),
+        ("train.updates_on={cr: 0}", "greater than or equal to 1"),
+        ("train.seeds=[yes]", "train.seeds.0 is True"),
+        ("train.seeds=[-1]", "train.seeds.0 is -1; input should be greater than or equal to 0"),
+        ("train.seeds=[4294967296]", "less than 4294967296"),
+        ("train.seeds=[0, 1, 0]", "train.seeds is [0, 1, 0]; name 0 once"),
+        ("train.methods=[kldo, kldo]", "name 'kldo' once"),
+        ("train.methods_on={cr: [bco, bco]}", "name 'bco' once"),
+        ("data.recipes=[cr, cr]", "name 'cr' once"),
+        ("measure.attacks=[direct, direct]", "name 'direct' once"),
+        ("train={beta: 1, beta: 2}", "the key 'beta' stands twice"),
     ],
 )
 def test_a_bad_override_is_named_with_its_remedy(override: str, sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence.replace("[", r"\[")):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
         load_config(None, [override])
+
+
+def test_a_number_that_yaml_reads_as_text_stays_a_number() -> None:
+    assert load_config(None, ["train.learning_rate=4e-4", "train.beta=1"]).train.learning_rate == 4e-4
+
+
+def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("train:\n  updates: 2\n  beta: 1\n  updates: 3\n")
+    with pytest.raises(ValueError, match=r"c\.yaml is not YAML: the key 'updates' stands twice, again in line 4"):
+        load_config(tmp_path / "c.yaml")
+
+
+def test_an_anchor_may_be_merged_and_its_keys_overridden(tmp_path: Path) -> None:
+    text = "data: &one {n_train: 20, n_test: 30}\ntrain: {beta: 1}\n"
+    (tmp_path / "c.yaml").write_text(text.replace("data: &one {", "data: {<<: &one {n_held_out: 22, n_test: 24}, "))
+    data = load_config(tmp_path / "c.yaml").data
+    assert (data.n_train, data.n_test, data.n_held_out) == (20, 30, 22)
+
+
+def test_an_override_below_a_plain_value_is_refused_and_below_nothing_is_not(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("train: 5\n")
+    with pytest.raises(ValueError, match=r"train\.updates cannot be set: train is 5, expected keys below it"):
+        load_config(tmp_path / "c.yaml", ["train.updates=3"])
+    (tmp_path / "c.yaml").write_text("train:\n")
+    assert load_config(tmp_path / "c.yaml", ["train.updates=3"]).train.updates == 3
 
 
 def test_a_missing_or_misshapen_file_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """Run folders hold whole files only, and find finished work by what it was made from."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +28,12 @@ def test_rows_keep_characters_that_other_readers_take_for_line_ends(tmp_path: Pa
     rows = [{"text": "a\u2028b\x85c\nd"}, {"text": ""}]
     store.write_rows(tmp_path / "rows.jsonl", rows)
     assert store.read_rows(tmp_path / "rows.jsonl") == rows
+
+
+def test_a_row_without_columns_is_no_row(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n\n["a", 1]\n')
+    with pytest.raises(ValueError, match="row 2 is a list, expected an object with named columns"):
+        store.read_rows(tmp_path / "rows.jsonl")
 
 
 @pytest.mark.parametrize("harm", ["edit", "tear", "stamp", "key"])
@@ -70,6 +79,46 @@ def test_a_folder_is_filled_whole_or_not_at_all(tmp_path: Path) -> None:
     (path / "config.json").write_text("[]")
     store.cached_folder(path, "key", fill)
     assert (path / "config.json").read_text() == "{}"
+
+
+def test_a_kill_while_a_folder_is_filled_leaves_nothing_once_it_is_filled_again(tmp_path: Path) -> None:
+    def fill(folder: Path) -> None:
+        (folder / "config.json").write_text("{}")
+
+    code = "import sys, time, pathlib; from divalign import store; store.cached_folder(pathlib.Path(sys.argv[1]), 'key'"
+    stall = "lambda draft: (draft.joinpath('half').touch(), print('begun', flush=True), time.sleep(60)))"
+    for _ in range(2):
+        killed_at_its_first_word(f"{code}, {stall}", tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == [".model.draft"]
+    store.cached_folder(tmp_path / "model", "key", fill)
+    assert {path.name for path in tmp_path.iterdir()} == {"model", ".model.stamp"}
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["config.json"]
+
+
+def killed_at_its_first_word(code: str, folder: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def test_a_folder_is_held_by_one_at_a_time_until_that_one_ends_or_is_killed(tmp_path: Path) -> None:
+    with store.held(tmp_path / "run"):
+        with pytest.raises(ValueError, match="another process is at work in"), store.held(tmp_path / "run"):
+            pass
+        with store.held(tmp_path / "other"):
+            pass
+    code = "import sys, time, pathlib; from divalign import store\n"
+    hold = "with store.held(pathlib.Path(sys.argv[1])): print('begun', flush=True); time.sleep(60)"
+    killed_at_its_first_word(code + hold, tmp_path / "run")
+    with store.held(tmp_path / "run"):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_to_needs_no_lock() -> None:
+    with store.held(Path("/proc/self")):
+        pass
 
 
 def test_what_json_lacks_is_written_plainly_and_the_rest_refused(tmp_path: Path) -> None:

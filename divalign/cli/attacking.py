@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from divalign.cli.app import Quiet, app, console, drawn, printed
+from divalign.cli.app import Quiet, app, console, drawn, printed, to_file, to_folder
 from divalign.cli.files import read_jsonl
 
 Device = Annotated[str, typer.Option(help="torch device: cpu, cuda, cuda:1, mps.")]
@@ -19,8 +19,14 @@ Template = Annotated[str | None, typer.Option(help="A jinja file, or 'plain', in
 
 @app.command()
 def attack(
-    out: Annotated[Path, typer.Option(help="Folder for the responses; an attack that was stopped there goes on.")],
-    model: Annotated[str | None, typer.Argument(help="A folder, a hub id, or 'toy'; leave out with --server.")] = None,
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder for the responses; an attack that was stopped there goes on.", callback=to_folder),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Argument(help="A folder, ORG/NAME or ORG/NAME@REVISION of the hub, or 'toy'; leave out with --server."),
+    ] = None,
     prompts: Annotated[
         str,
         typer.Option(
@@ -39,7 +45,8 @@ def attack(
     server: Annotated[str | None, typer.Option(help="An OpenAI-compatible server, as http://host:8000/v1.")] = None,
     served_model: Annotated[str | None, typer.Option(help="The model's name on that server.")] = None,
     attacker: Annotated[
-        str | None, typer.Option(help="Who writes for pair and crescendo: a model, or http://host:8000/v1#NAME.")
+        str | None,
+        typer.Option(help="Who writes for pair and crescendo: a model as above, or http://host:8000/v1#NAME."),
     ] = None,
     ends: Annotated[
         str, typer.Option(help="Judge that ends gcg, pair and crescendo early; it does not count.")
@@ -95,9 +102,13 @@ def judge(
     folder: Annotated[Path, typer.Argument(help="A folder of `divalign attack`, or RUN/models/NAME of a run.")],
     judges: Annotated[
         list[str] | None,
-        typer.Option("--judge", help="A name of JUDGES, RUBRIC@MODEL, or RUBRIC@http://host:8000/v1#NAME; repeat."),
+        typer.Option(
+            "--judge", help="A name of JUDGES, RUBRIC@MODEL (as of attack), or RUBRIC@http://host:8000/v1#NAME; repeat."
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the verdicts; FOLDER if left out.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the verdicts; FOLDER if left out.", callback=to_folder)
+    ] = None,
     compare: Annotated[Path | None, typer.Option(help="Another such folder: what changed from it to this one.")] = None,
     question: Annotated[
         list[str] | None,
@@ -108,9 +119,13 @@ def judge(
     ] = None,
     sensitivity: Annotated[str | None, typer.Option(help="The judge's, as counts: 84/100.")] = None,
     specificity: Annotated[str | None, typer.Option(help="The judge's, as counts: 38/100.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write the verdicts to this CSV file too.")] = None,
-    card: Annotated[Path | None, typer.Option(help="Write the rates as front matter of a model card.")] = None,
-    inspect_log: Annotated[Path | None, typer.Option(help="Write an inspect_ai .eval log (extra 'inspect').")] = None,
+    csv: Annotated[Path | None, typer.Option(help="CSV file for the verdicts.", callback=to_file)] = None,
+    card: Annotated[
+        Path | None, typer.Option(help="Write the rates as front matter of a model card.", callback=to_file)
+    ] = None,
+    inspect_log: Annotated[
+        Path | None, typer.Option(help="Write an inspect_ai .eval log (extra 'inspect').", callback=to_file)
+    ] = None,
     show_completions: Annotated[bool, typer.Option("--show-completions", help="Do not redact model text.")] = False,
     chat_template: Template = None,
     dtype: Dtype = "float32",

@@ -52,8 +52,10 @@ def load_lm(
     `source` is a folder or a hub id; `adapter` a LoRA folder to put on it; `chat_template` a jinja file, or "plain"
     for the built-in one, where the tokenizer's own is missing or not wanted; `quantization_config` transformers' own.
 
-    Raises ValueError in one sentence where the folder, its weights, a chat template or a padding token is missing.
+    Raises ValueError in one sentence where the folder, its weights, a chat template or a padding token is missing, or
+    torch has no such device.
     """
+    check_device(device)
     options = {"trust_remote_code": trust_remote_code, "revision": revision}
     _check_folder(source)
     try:
@@ -75,6 +77,16 @@ def load_lm(
     )
     # Quantised weights are where they belong already, and cannot be moved.
     return LM((model if quantization_config is not None else model.to(device)).eval(), tokenizer, source, identity)
+
+
+def check_device(device: str) -> None:
+    """Raise ValueError, naming what torch has, where it cannot put a tensor on `device`."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        kind = torch.accelerator.current_accelerator()
+        others = [f"{kind.type}:{number}" for number in range(torch.accelerator.device_count())] if kind else []
+        raise ValueError(f"there is no device {device!r}; torch has {', '.join(['cpu', *others])} here") from error
 
 
 @contextmanager

@@ -45,6 +45,13 @@ class GcgOptions:
     ascii_only: bool = True
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a number that leaves nothing to search; no steps measure the suffix as it begins."""
+        least = {"steps": 0, "width": 1, "top_k": 1, "marks": 1, "batch_size": 1, "check_every": 1}
+        for name, number in least.items():
+            if getattr(self, name) < number:
+                raise ValueError(f"gcg's {name} is {getattr(self, name)}, expected at least {number}")
+
 
 class GcgResult(NamedTuple):
     """The best suffix. `losses[i]` is the opening's loss after step i (nats per token; 0: before any): it never rises.

@@ -13,11 +13,13 @@ from divalign.toy.world import ASSETS
 
 
 class Named(NamedTuple):
-    """A model's place: weights, an adapter to put on them or None, and the chat template it was trained with."""
+    """A model's place: weights, an adapter to put on them or None, and what else its run loaded it with."""
 
     source: str
     adapter: Path | None = None
     chat_template: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
 
 
 def find_model(name: str) -> Named:
@@ -28,18 +30,35 @@ def find_model(name: str) -> Named:
     if folder.parent.name == "models" and (folder.parent.parent / "config.yaml").is_file() and folder.is_dir():
         return _of_run(folder)
     if (folder / "adapter_config.json").is_file():
-        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        made_for = read_json(folder / "adapter_config.json")
+        base = made_for.get("base_model_name_or_path")
         if not base:
             raise ValueError(f"{folder} is an adapter that names no base model; merge it, and give the merged model")
-        return Named(str(base), folder)
-    return Named(name)
+        return Named(str(base), folder, revision=made_for.get("revision"))
+    return pinned(name)
+
+
+def pinned(name: str) -> Named:
+    """Return a folder as it is, else a hub id, with its revision where one is pinned: ORG/NAME@REVISION."""
+    if name.startswith((".", "/", "~")) or Path(name).exists():
+        return Named(name)
+    source, _, revision = name.partition("@")
+    return Named(source, revision=revision or None)
 
 
 def load_named(name: str, *, dtype: Dtype = "float32", device: str = "cpu", chat_template: str | None = None) -> LM:
     """Load what `find_model` finds, under the name it was called by. Raises ValueError as `load_lm` does."""
     found = find_model(name)
     template = chat_template or found.chat_template
-    lm = load_lm(found.source, adapter=found.adapter, dtype=dtype, device=device, chat_template=template)
+    lm = load_lm(
+        found.source,
+        adapter=found.adapter,
+        dtype=dtype,
+        device=device,
+        revision=found.revision,
+        chat_template=template,
+        trust_remote_code=found.trust_remote_code,
+    )
     return lm._replace(name=name)
 
 
@@ -62,8 +81,15 @@ def _of_run(folder: Path) -> Named:
         return base
     if not checkpoint.is_dir():
         raise ValueError(f"{folder} holds no checkpoint yet; run `divalign run` with its configuration to the end")
-    return base._replace(adapter=checkpoint) if config.train.lora else base._replace(source=str(checkpoint))
+    if config.train.lora:
+        return base._replace(adapter=checkpoint)
+    return base._replace(source=str(checkpoint), revision=None)
 
 
 def _base(model: Model) -> Named:
-    return Named(str(ASSETS) if model.source == "toy" else model.source, None, model.chat_template)
+    return Named(
+        str(ASSETS) if model.source == "toy" else model.source,
+        chat_template=model.chat_template,
+        revision=model.revision,
+        trust_remote_code=model.trust_remote_code,
+    )

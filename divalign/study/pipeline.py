@@ -7,7 +7,6 @@ were made from, so a run that was stopped anywhere goes on from there, and a fin
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -23,8 +22,9 @@ from divalign.data.recipes import find_recipe
 from divalign.lm.load import LM, load_lm
 from divalign.safety.attacks import find_attack
 from divalign.safety.judges import find_judge
-from divalign.store import cached_rows, digest, read_json, write_bytes, write_json
+from divalign.store import cached_rows, digest, held, read_json, write_bytes, write_json
 from divalign.study.align import align
+from divalign.study.clock import Clock
 from divalign.study.corpus import Corpus, openings, prompt_rows, read_corpus
 from divalign.study.measure import Subject, attacked, divergences, separations
 from divalign.study.plan import Aligned, base_key, file_name, model_source, plan, training_rows
@@ -39,32 +39,40 @@ def run(config: Config, out: Path, *, progress: Progress = silent) -> dict[str, 
     """Do what `config` says, in the folder `out`, and return the content of its results.json.
 
     Raises ValueError, before anything is written, for what cannot be run: names unknown to a table, missing files,
-    one-class data, texts that do not fit the model, or a folder that holds a run with another configuration.
+    one-class data, texts that do not fit the model, or a folder that holds a run with another configuration or in
+    which another process is at work.
     """
-    start = time.perf_counter()
+    clock = Clock(out / "clock.json")
     corpora = {seed: read_corpus(config.data, seed=seed) for seed in config.train.seeds}
     corpus = corpora[config.train.seeds[0]]
     prompts, models = prompt_rows(corpus), plan(config, corpora)
     check_names(config)
     if _is_new(out, config):
         _check_model(config, corpus, prompts, models)
+    with held(out):
         _claim(out, config)
+        entries = _entries(models, corpus, prompts, config, out, clock.around(progress))
+        results = {
+            "schema": SCHEMA,
+            "divalign": __version__,
+            "config_sha256": digest(as_yaml(config)),
+            "seconds": clock.seconds,
+            **({"overlap": corpus.overlap} if corpus.overlap else {}),
+            "models": entries,
+            "verdict": _verdict(entries),
+        }
+        return _publish(out / "results.json", results)
+
+
+def _entries(
+    models: Sequence[Aligned], corpus: Corpus, prompts: Sequence[Row], config: Config, out: Path, progress: Progress
+) -> list[dict[str, Any]]:
+    """Train every model, then measure each, the base first, and return their entries of results.json."""
     cached_rows(out / "data" / "prompts.jsonl", digest(prompts), lambda: prompts)
     subjects = [(None, Subject("base", out / "models" / "base", base_key(config), cache(lambda: _base(config))))]
     subjects += [(model, _trained(model, config, out, progress)) for model in models]
-    entries = [
-        _entry(model, subject, subjects[0][1], corpus, prompts, config, out, progress) for model, subject in subjects
-    ]
-    results = {
-        "schema": SCHEMA,
-        "divalign": __version__,
-        "config_sha256": digest(as_yaml(config)),
-        "seconds": round(time.perf_counter() - start, 1),
-        **({"overlap": corpus.overlap} if corpus.overlap else {}),
-        "models": entries,
-        "verdict": _verdict(entries),
-    }
-    return _publish(out / "results.json", results)
+    base = subjects[0][1]
+    return [_entry(model, subject, base, corpus, prompts, config, out, progress) for model, subject in subjects]
 
 
 def _base(config: Config, *, adapter: Path | None = None) -> LM:
@@ -94,7 +102,13 @@ def _trained(model: Aligned, config: Config, out: Path, progress: Progress) -> S
     def load() -> LM:
         if config.train.lora is None:
             base = config.model
-            return load_lm(str(checkpoint), dtype=base.dtype, device=base.device, chat_template=base.chat_template)
+            return load_lm(
+                str(checkpoint),
+                dtype=base.dtype,
+                device=base.device,
+                chat_template=base.chat_template,
+                trust_remote_code=base.trust_remote_code,
+            )
         return _base(config, adapter=checkpoint)
 
     return Subject(model.name, folder, model.key, load)
@@ -212,12 +226,16 @@ def _is_new(out: Path, config: Config) -> bool:
                 f"{out} holds a run with another configuration (see {path}); choose another --out or delete the folder"
             )
         return False
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    # A kill may leave a hidden file, and the lock is one.
+    if out.exists() and (not out.is_dir() or any(path.name[0] != "." for path in out.iterdir())):
         raise ValueError(f"{out} exists and is no run folder; choose another --out")
     return True
 
 
 def _claim(out: Path, config: Config) -> None:
+    """Write the configuration, unless it is there; looked at again, as another process may have come first."""
+    if not _is_new(out, config):
+        return
     try:
         write_bytes(out / "config.yaml", as_yaml(config).encode())
     except OSError as error:

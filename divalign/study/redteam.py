@@ -62,7 +62,8 @@ def parse_attacks(texts: Sequence[str]) -> list[str]:
 def read_prompts(rows: Sequence[Row]) -> list[Row]:
     """Return prompts as every step below wants them: id (the row's number if it has none), prompt, harmful.
 
-    Raises ValueError for a row without a text, a `harmful` that is not true or false, and for two of one id.
+    A cluster that is null is none: else all such prompts would be one. Raises ValueError for a row without a text, a
+    `harmful` that is not true or false, a cluster that is neither text nor number, and for two of one id.
     """
     prompts = []
     for number, row in enumerate(rows, start=1):
@@ -73,6 +74,10 @@ def read_prompts(rows: Sequence[Row]) -> list[Row]:
             )
         if not (isinstance(target, str) and target.strip()):
             raise ValueError(f"row {number} has target={target!r}; expected the opening of an answer, or no target")
+        cluster = row.get("cluster")
+        if isinstance(cluster, bool) or not isinstance(cluster, str | int | float | None):
+            raise ValueError(f"row {number} has cluster={cluster!r}; expected a text or a number, or no cluster")
+        row = {name: value for name, value in row.items() if name != "cluster" or value is not None}
         prompts.append({**row, "id": str(row.get("id", f"{number:04d}")), "prompt": text, "harmful": harmful})
     check_ids(prompts)
     return prompts

@@ -7,7 +7,6 @@ All of it is found again by content, so a sweep that was stopped goes on.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,8 +16,9 @@ from divalign import __version__
 from divalign.config import as_yaml
 from divalign.data.examples import Row
 from divalign.lm.load import LM
-from divalign.store import digest, folder_digest, read_json, read_rows, write_bytes, write_json
+from divalign.store import digest, folder_digest, held, read_json, read_rows, write_bytes, write_json
 from divalign.study.abliterate import without_refusal_direction
+from divalign.study.clock import Clock
 from divalign.study.corpus import read_corpus
 from divalign.study.measure import Subject, attacked, separations
 from divalign.study.named import load_named
@@ -37,23 +37,27 @@ def sweep(asked: Sweep, out: Path, *, progress: Progress = silent) -> dict[str, 
 
     Raises ValueError, before anything is trained, for a run that cannot be, and where `out` holds another sweep.
     """
-    start, runs = time.perf_counter(), planned_runs(asked)
+    clock, runs = Clock(out / "clock.json"), planned_runs(asked)
     _check(runs)
     _claim(out, asked)
+    with held(out):
+        write_json(out / "sweep.json", _found(runs, asked, out, clock, clock.around(progress)))
+    return read_json(out / "sweep.json")
+
+
+def _found(runs: Sequence[Planned], asked: Sweep, out: Path, clock: Clock, progress: Progress) -> dict[str, Any]:
     bases = [one.config.model.source for one in runs]
     firsts = [bases.index(base) == number for number, base in enumerate(bases)]
     pairs = zip(runs, firsts, strict=True)
     entries = [entry for one, first in pairs for entry in _run(one, asked, out, progress, base=first)]
-    found = {
+    return {
         "schema": SCHEMA,
         "divalign": __version__,
         "sweep_sha256": digest(as_yaml(asked)),
-        "seconds": round(time.perf_counter() - start, 1),
+        "seconds": clock.seconds,
         "models": entries,
         **weigh(entries, out),
     }
-    write_json(out / "sweep.json", found)
-    return read_json(out / "sweep.json")
 
 
 def _check(runs: Sequence[Planned]) -> None:
@@ -80,7 +84,7 @@ def _claim(out: Path, asked: Sweep) -> None:
     path, text = out / "sweep.yaml", as_yaml(asked)
     if path.is_file() and path.read_text(encoding="utf-8") != text:
         raise ValueError(f"{out} holds another sweep (see {path}); choose another --out or delete the folder")
-    if not path.is_file() and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not path.is_file() and out.exists() and (not out.is_dir() or any(one.name[0] != "." for one in out.iterdir())):
         raise ValueError(f"{out} exists and is no sweep's folder; choose another --out")
     write_bytes(path, text.encode())
 

@@ -1,7 +1,8 @@
 """Who writes: a local model or a served one, behind one call, with a key that names all its responses depend on.
 
 One spelling serves targets, attackers and judges: a folder or hub id, "toy" for the embedded model, or
-"http://host:8000/v1#NAME" for the model NAME of an OpenAI-compatible server.
+"http://host:8000/v1#NAME" for the model NAME of an OpenAI-compatible server. A hub id may pin its weights, as
+ORG/NAME@REVISION.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from typing import Any, NamedTuple
 
 from divalign.data.examples import Conversation
 from divalign.lm.generate import generate
-from divalign.lm.load import LM, Dtype, load_lm
+from divalign.lm.load import LM, Dtype, check_device, load_lm
 from divalign.lm.next_token import next_token_logprobs
 from divalign.lm.server import Server, generate_on_server
 from divalign.safety.journal import Journal, remembered
 from divalign.store import digest, folder_digest
+from divalign.study.named import pinned
 from divalign.toy.world import ASSETS
 
 KEY_VARIABLE = "DIVALIGN_API_KEY"
@@ -57,17 +59,22 @@ def find_writer(spec: str, loading: Loading | None = None) -> Writer:
 
 
 def local_writer(source: str, loading: Loading) -> Writer:
-    """Return a local model. A folder's key is the hash of its files; a hub id is taken at its word: pin a revision."""
+    """Return a local model. A folder's key is the hash of its files; a hub id is taken at its word: pin a revision.
+
+    ORG/NAME@REVISION pins one: each of several models, target, attacker or judge, has its own.
+    """
     name, source = source, str(ASSETS) if source == "toy" else source
     _check(source, loading)
+    place = pinned(source)
 
     @cache
     def lm() -> LM:
         return load_lm(
-            source,
+            place.source,
             adapter=loading.adapter,
             dtype=loading.dtype,
             device=loading.device,
+            revision=place.revision,
             chat_template=loading.chat_template,
         )
 
@@ -129,6 +136,7 @@ def recalled_odds(
 
 
 def _check(source: str, loading: Loading) -> None:
+    check_device(loading.device)
     if loading.adapter is not None and not loading.adapter.is_dir():
         raise ValueError(f"no adapter folder at {loading.adapter}; give the folder that save_pretrained wrote")
     if source.startswith((".", "/", "~")) and not Path(source).is_dir():

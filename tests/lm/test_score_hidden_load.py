@@ -218,6 +218,12 @@ def test_a_folder_that_lacks_something_is_refused_in_a_sentence(tmp_path: Path, 
         load_lm(str(folder), chat_template=template)
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "nope", "cuda:x", "hip", ""])
+def test_a_device_that_torch_lacks_is_refused_before_anything_is_loaded(device: str) -> None:
+    with pytest.raises(ValueError, match=f"there is no device '{device}'; torch has cpu.* here"):
+        load_lm("/nowhere", device=device)
+
+
 def test_the_plain_template_and_the_end_token_stand_in_for_what_is_missing(tmp_path: Path) -> None:
     folder = save_tiny("Llama", tmp_path / "m")
     (folder / "chat_template.jinja").unlink()

@@ -232,3 +232,11 @@ def test_every_prompt_gets_its_own_suffix_and_a_prompt_without_one_is_an_error()
     assert attack("b") == user_says("b !y")
     with pytest.raises(ValueError, match="no suffix was searched for the prompt that begins 'c'"):
         attack("c")
+
+
+@pytest.mark.parametrize("name", ["width", "top_k", "marks", "batch_size", "check_every"])
+def test_a_search_of_nothing_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"gcg's {name} is 0, expected at least 1"):
+        GcgOptions(**{name: 0})
+    with pytest.raises(ValueError, match="gcg's steps is -1, expected at least 0"):
+        GcgOptions(steps=-1)

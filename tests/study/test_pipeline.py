@@ -14,7 +14,7 @@ from divalign.cli import main
 from divalign.config import Config, load_config
 from divalign.data.overlap import find_overlap
 from divalign.report import write_report
-from divalign.store import read_json, read_rows
+from divalign.store import held, read_json, read_rows
 from divalign.study.corpus import balanced, read_corpus
 from divalign.study.pipeline import run
 from divalign.toy.world import requests
@@ -102,6 +102,23 @@ def test_judging_again_costs_no_generation(finished: Path) -> None:
     assert (folder / "responses.jsonl").stat().st_mtime_ns == before
 
 
+def test_two_processes_in_one_folder_are_refused_in_a_sentence(finished: Path, tmp_path: Path) -> None:
+    with held(finished), pytest.raises(ValueError, match="another process is at work in"):
+        run(small(), finished)
+    with held(tmp_path / "new"):  # and neither's configuration is overwritten by one that comes a moment later
+        with pytest.raises(ValueError, match="another process is at work in"):
+            run(small(), tmp_path / "new")
+        assert [path.name for path in (tmp_path / "new").iterdir()] == [".lock"]
+
+
+def test_the_seconds_are_those_of_all_processes(finished: Path) -> None:
+    results, worked = read_json(finished / "results.json"), read_json(finished / "clock.json")["seconds"]
+    (finished / "results.json").unlink()
+    again = run(small(), finished)
+    assert again["seconds"] >= worked > 0
+    assert {**again, "seconds": 0} == {**results, "seconds": 0}
+
+
 def test_no_evaluation_prompt_is_trained_on(finished: Path) -> None:
     trained = {row["prompt"][0]["content"] for row in read_rows(finished / "data" / "cr-seed0.jsonl")}
     assert not trained & {row["prompt"] for row in read_rows(finished / "data" / "prompts.jsonl")}
@@ -149,6 +166,7 @@ def test_the_loop_runs_on_every_architecture(architecture: str, tmp_path: Path) 
         (["data.source=advbench+alpaca"], "name the folder"),
         (["data.source=advbench+alpaca", "data.folder=/nowhere"], "no file /nowhere"),
         (["model.source=/nowhere"], "no model folder at"),
+        (["model.device=cuda:99"], "there is no device 'cuda:99'; torch has cpu"),
         (["train.max_length=16"], "leaves no room for a response"),
         (["train.max_length=4096"], "the model's context 512"),
         (["measure.max_new_tokens=510"], "leaves no room for 510 new ones"),

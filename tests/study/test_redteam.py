@@ -162,9 +162,17 @@ def test_a_prompt_file_needs_no_more_than_prompts() -> None:
     ]
 
 
+def test_prompts_without_a_cluster_are_not_one_cluster() -> None:
+    clusters = [None, None, "a", 7]
+    rows = read_prompts([{"prompt": f"{n}", "cluster": cluster} for n, cluster in enumerate(clusters)])
+    assert [row.get("cluster", "none") for row in rows] == ["none", "none", "a", 7]
+
+
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
+        ([{"prompt": "a", "cluster": ["b", "c"]}], r"row 1 has cluster=\['b', 'c'\]; expected a text or a number"),
+        ([{"prompt": "a", "cluster": True}], "row 1 has cluster=True"),
         ([{"prompt": " "}], "row 1 has prompt=' '"),
         ([{"prompt": "a"}, {"text": "b"}], "row 2 has prompt=None"),
         ([{"prompt": "a", "harmful": "yes"}], "harmful='yes'"),

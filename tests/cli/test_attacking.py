@@ -1,0 +1,77 @@
+"""`divalign attack` and `divalign judge` refuse bad input in a sentence, before anything is written or asked."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from divalign.cli import main
+from divalign.store import write_rows
+from tests.study.test_redteam import Echo, attacked
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["divalign", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return int(end.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--device", "nope"), "there is no device 'nope'; torch has cpu"),
+        (("--device", "cuda:99"), "there is no device 'cuda:99'"),
+        (("--gcg-width", 0), "gcg's width is 0, expected at least 1"),
+        (("--gcg-steps", -1), "gcg's steps is -1"),
+        (("--prompts", "lists.jsonl"), "lists.jsonl is not JSON lines: row 2 is a list, expected an object"),
+    ],
+)
+def test_an_attack_that_cannot_be_is_refused(
+    options: tuple[str, object],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lists.jsonl").write_text('{"prompt": "a"}\n["b"]\n')
+    assert call(monkeypatch, "attack", "toy", "--out", "out", "--quiet", *options) == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("--out", "a.txt", "a.txt is a file, expected a folder"),
+        ("--csv", "a", "a is a folder, expected a file"),
+        ("--card", "a", "a is a folder, expected a file"),
+        ("--inspect-log", "a", "a is a folder, expected a file"),
+        ("--labelled", "lists.jsonl", "lists.jsonl is not JSON lines: row 1 is a list"),
+    ],
+)
+def test_a_place_that_cannot_be_written_or_read_is_refused_before_the_judging(
+    option: str,
+    value: str,
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    attacked(Echo(), ["direct"], Path("a"))
+    before = set(Path("a").iterdir())
+    Path("a.txt").write_text("mine")
+    Path("lists.jsonl").write_text('["b"]\n')
+    assert call(monkeypatch, "judge", "a", "--quiet", option, value) == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())
+    assert set(Path("a").iterdir()) == before
+
+
+def test_an_attack_is_not_written_over_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    write_rows(tmp_path / "a.jsonl", [{"prompt": "mine"}])
+    assert call(monkeypatch, "attack", "toy", "--out", tmp_path / "a.jsonl", "--quiet") == 2
+    assert "is a file, expected a folder" in " ".join(capsys.readouterr().err.split())
