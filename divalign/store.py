@@ -7,18 +7,18 @@ step, so a reader never meets half of it; a finished piece of work is found by t
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from safetensors.numpy import load_file, save
 
 Arrays = dict[str, np.ndarray]
@@ -137,20 +137,20 @@ def held(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK).open("ab")
+        (folder / LOCK).touch()
     except OSError:
         yield
         return
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another process is at work in {folder}; wait until it ends, or choose another --out"
-            ) from None
-        except OSError:
-            pass
+    lock = FileLock(folder / LOCK)
+    try:
+        with suppress(NotImplementedError):
+            lock.acquire(blocking=False)
+    except Timeout:
+        raise ValueError(f"another process is at work in {folder}; wait until it ends, or choose another --out") from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def forget(path: Path) -> None:
