@@ -79,7 +79,6 @@ def train_and_save(
             processing_class=lm.tokenizer,
             callbacks=[_Steps(advance)],
             peft_config=_lora(lora) if lora else None,
-            reference_digest=lm.digest,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work and work.is_dir() else None)

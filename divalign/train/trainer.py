@@ -1,7 +1,8 @@
 """DivergenceTrainer: a transformers.Trainer whose loss is a divergence. It holds no mathematics.
 
 The model owns the only weights: the reference is a column of log-probabilities, computed once from the model as it
-was handed in (or from `ref_model`) and kept by content, so every method, beta and seed over the same rows shares it.
+was handed in (or from `ref_model`), in the precision and on the device of training, and kept by content, so every
+method, beta and seed over the same rows shares it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from peft import get_peft_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import AutoTokenizer, Trainer
@@ -21,11 +22,13 @@ from transformers.trainer_utils import EvalPrediction
 from divalign.core.losses import LogRatios, find_method
 from divalign.lm.load import load_lm
 from divalign.lm.score import attach, can_share, reference_log_probs, sequence_log_probs
+from divalign.store import digest
 from divalign.train.accumulation import Step, whole_ratios
 from divalign.train.arguments import DivergenceConfig
 from divalign.train.couples import Couples, CoupleSampler, Scored, collate, encode_rows
 from divalign.train.online import OnlineNormaliser, halves
 from divalign.train.readout import held_out_metrics, reward_metrics
+from divalign.train.reference import adapt
 from divalign.train.running import RunningBaseline
 from divalign.train.speed import Speed
 
@@ -62,23 +65,20 @@ class DivergenceTrainer(Trainer):
         optimizers: tuple[Any, Any] = (None, None),
         peft_config: Any = None,
         quantization_config: Any = None,
-        reference_digest: str | None = None,
     ) -> None:
         args = args or DivergenceConfig(f"{model if isinstance(model, str) else type(model).__name__}-divalign")
         if isinstance(model, str):
             lm = load_lm(model, quantization_config=quantization_config)
-            model, processing_class, reference_digest = lm.model, processing_class or lm.tokenizer, lm.digest
+            model, processing_class = lm.model, processing_class or lm.tokenizer
         if ref_model is model:
             raise ValueError("ref_model is the model itself; leave it out: the reference is the model as handed in")
         self.method = find_method(args.method)
         tokenizer = processing_class or AutoTokenizer.from_pretrained(model.config._name_or_path)
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        self._tokenizer, self._reference, self._reference_digest = tokenizer, ref_model or model, reference_digest
+        self._tokenizer, self._begun = tokenizer, False
         if args.disable_dropout:
             _disable_dropout(model)
-        train, evaluation = self._couples(args, train_dataset), self._couples(args, eval_dataset)
-        if peft_config is not None:
-            model = get_peft_model(model, peft_config)
+        model, self._reference = adapt(model, ref_model, peft_config, cached=args.reference_cache is not None)
         online = args.normaliser == "online"
         self._share = args.share_prompts and not online and can_share(model)
         if args.share_prompts and not self._share and not online:
@@ -89,13 +89,15 @@ class DivergenceTrainer(Trainer):
             model=attach(model),
             args=args,
             data_collator=lambda items: collate(items, self._pad_id, share=self._share),
-            train_dataset=train,
-            eval_dataset=evaluation,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
             processing_class=tokenizer,
             compute_metrics=compute_metrics,
             callbacks=[*(callbacks or []), self._running],
             optimizers=optimizers,
         )
+        self.train_dataset: Any = self._couples(train_dataset)
+        self.eval_dataset: Any = self._couples(eval_dataset)
         if online and self.args.world_size > 1:
             raise ValueError("normaliser 'online' works on one process; use 'exact', which gathers all ranks' rows")
         self._online = OnlineNormaliser(self.model.parameters()) if online else None
@@ -103,16 +105,16 @@ class DivergenceTrainer(Trainer):
         self._speed = Speed(self.model)
         self.loss_is_scaled_for_ga = False  # ours is a mean over the micro-batch: Trainer divides by their number
 
-    def _couples(self, args: DivergenceConfig, rows: Any) -> Couples | None:
+    def _couples(self, rows: Any) -> Couples | None:
         """Tokenise rows and put the reference's log-probabilities beside them."""
         if rows is None:
             return None
-        encoded = encode_rows(rows, self._tokenizer, max_length=args.max_length)
+        encoded = encode_rows(rows, self._tokenizer, max_length=self.args.max_length)
         if self.method.paired and not encoded.paired:
             raise ValueError(
                 f"{self.method.name} compares the two responses of a pair; expected prompt, chosen, rejected"
             )
-        references = encoded.references or self._reference_columns(args, encoded.aligned, encoded.unaligned)
+        references = encoded.references or self._reference_columns(encoded.aligned, encoded.unaligned)
         sides = [
             [Scored(*scored) for scored in zip(side, reference, clusters, strict=True)]
             for side, reference, clusters in zip(
@@ -121,18 +123,41 @@ class DivergenceTrainer(Trainer):
         ]
         return Couples(sides[0], sides[1], paired=encoded.paired)
 
-    def _reference_columns(self, args: DivergenceConfig, aligned: list, unaligned: list) -> tuple[list, list]:
-        known = args.reference_cache is not None and self._reference_digest is not None
-        self._reference.eval()
-        scores = reference_log_probs(
-            self._reference,
-            [*aligned, *unaligned],
-            self._pad_id,
-            cache=Path(args.reference_cache) if known and args.reference_cache else None,
-            model_digest=self._reference_digest or "",
-            batch_size=args.precompute_ref_batch_size or args.per_device_eval_batch_size,
-        ).tolist()
+    def _reference_columns(self, aligned: list, unaligned: list) -> tuple[list, list]:
+        """Score rows with the reference as the policy is scored: same device, same precision, same layout.
+
+        Raises ValueError where training has begun and the reference was the model itself.
+        """
+        if self._begun and not self._reference.lasts:
+            raise ValueError(
+                "the reference was the model before training, which has begun; give these rows to the constructor as "
+                "eval_dataset, or give a ref_model, or bring ref_chosen_logps and ref_rejected_logps (ref_logps)"
+            )
+        kept = self.args.reference_cache if not self._begun else None
+        with self._reference.ready(self.args.device) as model, self.accelerator.autocast():
+            options: dict[str, Any] = {
+                "cache": Path(kept) if kept else None,
+                "model_digest": digest(self._reference.digest, self.accelerator.mixed_precision),
+                "batch_size": self.args.precompute_ref_batch_size or self.args.per_device_eval_batch_size,
+            }
+            scores = self._by_rank(
+                [*aligned, *unaligned], lambda share: reference_log_probs(model, share, self._pad_id, **options)
+            ).tolist()
         return scores[: len(aligned)], scores[len(aligned) :]
+
+    def _by_rank(self, rows: list, score: Callable[[list], np.ndarray]) -> Tensor:
+        """Return the score of every row; each process scores its share of them."""
+        ranks = self.args.world_size
+        share = rows[self.args.process_index :: ranks]
+        share += rows[:1] * (-(-len(rows) // ranks) - len(share))  # as many for all, or one would wait for ever
+        local = torch.from_numpy(score(share)).to(self.args.device)
+        every = self._gather(local).cpu().unflatten(0, (ranks, -1))
+        return every.T.flatten()[: len(rows)]  # row i was the (i // ranks)-th of process i % ranks
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Do what Trainer does, and remember that the model is no longer the one that was handed in."""
+        self._begun = True
+        return super().train(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
         couples: Any = train_dataset or self.train_dataset
@@ -242,14 +267,15 @@ class DivergenceTrainer(Trainer):
     ) -> dict[str, float]:
         """Measure loss, rewards and divergences with their intervals on the whole held-out set at once.
 
-        Raw rows are taken too. Never changes the state of training.
+        Raw rows are taken too; once training has begun, only where the reference is still there. Never changes the
+        state of training.
         """
         couples = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(couples, dict):
             parts = [self.evaluate(rows, ignore_keys, f"{metric_key_prefix}_{name}") for name, rows in couples.items()]
             return {name: value for part in parts for name, value in part.items()}
         if not isinstance(couples, Couples):
-            couples = self._couples(self.args, couples)
+            couples = self._couples(couples)
         if couples is None:
             raise ValueError("nothing to evaluate on; give eval_dataset to the trainer or to evaluate()")
         ratios = self.held_out_ratios(couples)
@@ -261,19 +287,18 @@ class DivergenceTrainer(Trainer):
         return metrics
 
     def held_out_ratios(self, couples: Couples) -> LogRatios:
-        """Return r of every row of a held-out set, aligned and unaligned; each process scores its share of them."""
-        rows, ranks = [*couples.aligned, *couples.unaligned], self.args.world_size
-        share = rows[self.args.process_index :: ranks]
-        share += rows[:1] * (-(-len(rows) // ranks) - len(share))  # as many for all, or one would wait for ever
-        mode = self.model.training
+        """Return r of every row of a held-out set, aligned and unaligned."""
+        rows, mode = [*couples.aligned, *couples.unaligned], self.model.training
         self.model.eval()
-        scores = sequence_log_probs(
-            self.model, [row.row for row in share], self._pad_id, batch_size=self.args.per_device_eval_batch_size
-        )
+        with self.accelerator.autocast():
+            scores = self._by_rank(
+                [row.row for row in rows],
+                lambda share: sequence_log_probs(
+                    self.model, share, self._pad_id, batch_size=self.args.per_device_eval_batch_size
+                ),
+            )
         self.model.train(mode)
-        local = self.args.beta * (torch.from_numpy(scores) - torch.tensor([row.reference for row in share]).double())
-        every = self._gather(local.to(self.args.device)).cpu().unflatten(0, (ranks, -1))
-        r = every.T.flatten()[: len(rows)]  # row i was the (i // ranks)-th of process i % ranks
+        r = self.args.beta * (scores - torch.tensor([row.reference for row in rows]).double())
         return LogRatios(r[: len(couples.aligned)], r[len(couples.aligned) :])
 
 
