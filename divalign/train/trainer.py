@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import AutoTokenizer, Trainer
+from transformers import AutoTokenizer, Trainer, set_seed
 from transformers.trainer_utils import EvalPrediction
 
 from divalign.core.losses import LogRatios, find_method
@@ -76,9 +76,11 @@ class DivergenceTrainer(Trainer):
         tokenizer = processing_class or AutoTokenizer.from_pretrained(model.config._name_or_path)
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._tokenizer, self._begun = tokenizer, False
+        if peft_config is not None:
+            set_seed(args.seed)  # Trainer does so later, when the adapter's start is drawn already
+        model, self._reference = adapt(model, ref_model, peft_config, cached=args.reference_cache is not None)
         if args.disable_dropout:
             _disable_dropout(model)
-        model, self._reference = adapt(model, ref_model, peft_config, cached=args.reference_cache is not None)
         online = args.normaliser == "online"
         self._share = args.share_prompts and not online and can_share(model)
         if args.share_prompts and not self._share and not online:
@@ -303,6 +305,9 @@ class DivergenceTrainer(Trainer):
 
 
 def _disable_dropout(model: nn.Module) -> None:
+    """Zero the dropout modules, adapters' too, and the rates that attention keeps as plain numbers."""
     for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+        for name, value in vars(module).items():
+            rate = "dropout" in name or (name == "p" and "Dropout" in type(module).__name__)
+            if rate and isinstance(value, float):
+                setattr(module, name, 0.0)

@@ -144,3 +144,29 @@ def test_precisions_do_not_share_a_cache_entry(tmp_path: Path) -> None:
     for half in (True, False):
         made = trainer(tmp_path, bf16=half, reference_cache=str(tmp_path / "cache"))
         assert references(made) == references(trainer(tmp_path, bf16=half))
+
+
+def dropouts(model: Any) -> set[float]:
+    named = {
+        value for module in model.modules() for name, value in vars(module).items()
+        if "dropout" in name and isinstance(value, float)
+    }  # fmt: skip
+    return named | {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
+
+
+@pytest.mark.parametrize("off", [True, False])
+def test_dropout_is_off_in_attention_and_in_adapters_too(tmp_path: Path, off: bool) -> None:
+    adapter = LoraConfig(**LORA, lora_dropout=0.3)
+    model = tiny_model("Llama", attention_dropout=0.2)[0]
+    made = trainer(tmp_path, model, peft_config=adapter, disable_dropout=off)
+    assert dropouts(made.model) == ({0.0} if off else {0.2, 0.3})
+
+
+def test_the_seed_decides_where_an_adapter_starts(tmp_path: Path) -> None:
+    starts = []
+    for seed in (1, 1, 2):
+        torch.rand(len(starts) + 1)
+        made = trainer(tmp_path, peft_config=LoraConfig(**LORA), seed=seed)
+        starts.append(torch.cat([p.detach().flatten() for n, p in made.model.named_parameters() if "lora_A" in n]))
+    assert starts[0].equal(starts[1])
+    assert not starts[0].equal(starts[2])
