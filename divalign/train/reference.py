@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from peft import PeftModel, get_peft_model
 
+from divalign.lm.decoding import evaluating
 from divalign.store import digest
 
 FRESH_ADAPTERS = (True, False, "gaussian", "orthogonal", "eva")  # the other LoRA starts rewrite the base's weights
@@ -33,16 +34,14 @@ class Reference(NamedTuple):
     @contextmanager
     def ready(self, device: Any) -> Iterator[Any]:
         """Give the model in evaluation mode and without our adapter, another model on `device`; put all of it back."""
-        mode, home = self.model.training, self.model.device
+        home = self.model.device
         moved = self.another and home != device and getattr(self.model, "hf_device_map", None) is None
         if moved:
             self.model.to(device)
-        self.model.eval()
         try:
-            with self.model.disable_adapter() if self.under_adapter else nullcontext():
+            with evaluating(self.model), self.model.disable_adapter() if self.under_adapter else nullcontext():
                 yield self.model
         finally:
-            self.model.train(mode)
             if moved:
                 self.model.to(home)
 

@@ -19,7 +19,9 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import AutoTokenizer, Trainer, set_seed
 from transformers.trainer_utils import EvalPrediction
 
+from divalign.core.divergences import DIVERGENCES
 from divalign.core.losses import LogRatios, find_method
+from divalign.lm.decoding import evaluating
 from divalign.lm.load import load_lm
 from divalign.lm.score import attach, can_share, reference_log_probs, sequence_log_probs
 from divalign.store import digest
@@ -27,7 +29,7 @@ from divalign.train.accumulation import Step, whole_ratios
 from divalign.train.arguments import DivergenceConfig
 from divalign.train.couples import Couples, CoupleSampler, Scored, collate, encode_rows
 from divalign.train.online import OnlineNormaliser, halves
-from divalign.train.readout import held_out_metrics, reward_metrics
+from divalign.train.readout import Seen, held_out_metrics, reward_metrics
 from divalign.train.reference import adapt
 from divalign.train.running import RunningBaseline
 from divalign.train.speed import Speed
@@ -44,8 +46,8 @@ class DivergenceTrainer(Trainer):
     `model` may be a folder or hub id; `quantization_config` then says how its weights are read (QLoRA, with
     `peft_config`).
 
-    Raises ValueError where rows lack columns or a class, where a paired method meets unpaired rows, and where
-    `ref_model` is the model itself.
+    Raises ValueError where rows lack columns or a class, where a paired method meets unpaired rows, where `ref_model`
+    is the model itself, and where `compute_metrics` is given: there are no predictions to compute on.
     """
 
     args: DivergenceConfig  # type: ignore[assignment]
@@ -72,6 +74,8 @@ class DivergenceTrainer(Trainer):
             model, processing_class = lm.model, processing_class or lm.tokenizer
         if ref_model is model:
             raise ValueError("ref_model is the model itself; leave it out: the reference is the model as handed in")
+        if compute_metrics is not None:
+            raise ValueError("compute_metrics would never be called; use held_out_ratios, or what evaluate() returns")
         self.method = find_method(args.method)
         tokenizer = processing_class or AutoTokenizer.from_pretrained(model.config._name_or_path)
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -86,7 +90,7 @@ class DivergenceTrainer(Trainer):
         if args.share_prompts and not self._share and not online:
             logger.info("%s: prompts are not shared; every response has a row of its own", type(model).__name__)
         self._step, self._running = Step(None, 1.0), RunningBaseline()
-        self._records: list[LogRatios] = []
+        self._records: list[Seen] = []
         super().__init__(
             model=attach(model),
             args=args,
@@ -94,12 +98,14 @@ class DivergenceTrainer(Trainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=tokenizer,
-            compute_metrics=compute_metrics,
             callbacks=[*(callbacks or []), self._running],
             optimizers=optimizers,
         )
         self.train_dataset: Any = self._couples(train_dataset)
-        self.eval_dataset: Any = self._couples(eval_dataset)
+        named = isinstance(eval_dataset, dict)
+        self.eval_dataset: Any = (
+            {name: self._couples(rows) for name, rows in eval_dataset.items()} if named else self._couples(eval_dataset)
+        )
         if online and self.args.world_size > 1:
             raise ValueError("normaliser 'online' works on one process; use 'exact', which gathers all ranks' rows")
         self._online = OnlineNormaliser(self.model.parameters()) if online else None
@@ -164,7 +170,8 @@ class DivergenceTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
         couples: Any = train_dataset or self.train_dataset
         window = self._couples_per_batch(couples) * self.args.gradient_accumulation_steps * self.args.world_size
-        return CoupleSampler(couples, self.args.seed, window=window)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return CoupleSampler(couples, seed, window=window)
 
     def _couples_per_batch(self, couples: Couples, batch_size: int | None = None) -> int:
         """Return the couples of a micro-batch: paired data count couples, unpaired data rows, two to a couple."""
@@ -230,7 +237,7 @@ class DivergenceTrainer(Trainer):
             weights = {name: getattr(self.args, name) for name in names}
         self._speed.add(int(inputs["attention_mask"].sum()), len(inputs["targets"]))
         loss = self.method.loss(ratios, self._step.baseline, **weights) * self._step.weight(len(ratios.aligned))
-        self._records.append(LogRatios(ratios.aligned.detach(), ratios.unaligned.detach()))
+        self._records.append(Seen(ratios.aligned.detach(), ratios.unaligned.detach(), *inputs["reference"].chunk(2)))
         return (loss, ratios) if return_outputs else loss
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
@@ -252,14 +259,14 @@ class DivergenceTrainer(Trainer):
         if not self._left:
             value = value + self.args.desirable_weight * self._online.finish(self.args.undesirable_weight)
         self._speed.add(int(inputs["attention_mask"].sum()), len(inputs["targets"]))
-        self._records.append(LogRatios(aligned.detach(), unaligned.detach()))
+        self._records.append(Seen(aligned.detach(), unaligned.detach(), *(part["reference"] for part in parts)))
         return value
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add to a training log the rewards since the last one, over all rows and ranks, and this process's speed."""
         if self._records and "loss" in logs:
-            parts = zip(*((part.aligned, part.unaligned) for part in self._records), strict=True)
-            rewards = reward_metrics(LogRatios(*(self._gather(torch.cat(side)) for side in parts)))
+            seen = Seen(*(self._gather(torch.cat(column)) for column in zip(*self._records, strict=True)))
+            rewards = reward_metrics(seen, beta=self.args.beta, paired=self.train_dataset.paired)
             logs = {**logs, **rewards, **self._speed.metrics()}
             self._records = []
         super().log(logs, start_time)
@@ -282,24 +289,46 @@ class DivergenceTrainer(Trainer):
             raise ValueError("nothing to evaluate on; give eval_dataset to the trainer or to evaluate()")
         ratios = self.held_out_ratios(couples)
         clusters = [[row.cluster for row in side] for side in (couples.aligned, couples.unaligned)]
-        found = held_out_metrics(self.method, ratios, clusters[0], clusters[1], seed=self.args.seed)
+        references = (torch.tensor([row.reference for row in side]) for side in (couples.aligned, couples.unaligned))
+        found = held_out_metrics(
+            self.method,
+            Seen(ratios.aligned, ratios.unaligned, *references),
+            *clusters,
+            beta=self.args.beta,
+            paired=couples.paired,
+            seed=self.args.seed,
+        )
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        raise ValueError("predict() has no predictions to give; use held_out_ratios for r of each row, or evaluate()")
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Do what Trainer does, but for a divergence that these rows do not support: that is no new best."""
+        name = self.args.metric_for_best_model
+        wanted = f"eval_{(name or '').removeprefix('eval_')}"
+        if name is None or wanted in metrics:
+            return super()._determine_best_metric(metrics, trial)
+        divergence = wanted.rpartition("divergence/")[2].removesuffix("_low").removesuffix("_high")
+        if divergence not in DIVERGENCES:
+            known = ", ".join(sorted(known.removeprefix("eval_") for known in metrics))
+            raise ValueError(f"metric_for_best_model is {name!r}, expected one of {known}")
+        logger.warning("%s is left out: the held-out rows support no such number; this is no new best model", wanted)
+        return False
+
     def held_out_ratios(self, couples: Couples) -> LogRatios:
         """Return r of every row of a held-out set, aligned and unaligned."""
-        rows, mode = [*couples.aligned, *couples.unaligned], self.model.training
-        self.model.eval()
-        with self.accelerator.autocast():
+        rows = [*couples.aligned, *couples.unaligned]
+        with evaluating(self.model), self.accelerator.autocast():
             scores = self._by_rank(
                 [row.row for row in rows],
                 lambda share: sequence_log_probs(
                     self.model, share, self._pad_id, batch_size=self.args.per_device_eval_batch_size
                 ),
             )
-        self.model.train(mode)
         r = self.args.beta * (scores - torch.tensor([row.reference for row in rows]).double())
         return LogRatios(r[: len(couples.aligned)], r[len(couples.aligned) :])
 
