@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,9 +32,12 @@ def train_one(
     """Train the config's model on `rows` (its own recipe's if None); return the checkpoint's folder in `out`.
 
     Beside it stands metrics.jsonl; with `held_out` rows its last line holds their divergences. A run that was stopped
-    goes on from its last checkpoint. Raises ValueError where the folder holds a finished model.
+    goes on from its last whole checkpoint.
+
+    Raises ValueError where the folder holds a finished model, or a stopped run of another model, rows or settings.
     """
-    folder, ranks = out / "checkpoint", int(os.environ.get("WORLD_SIZE", "1"))
+    folder, work, ranks = out / "checkpoint", out / "work", int(os.environ.get("WORLD_SIZE", "1"))
+    draft, leader = out / ".checkpoint.draft", os.environ.get("RANK", "0") == "0"
     if folder.exists():
         raise ValueError(f"{folder} exists: this model is trained; choose another --out or delete it")
     rows = training_rows(read_corpus(config.data, seed=seed).train, recipe) if rows is None else rows
@@ -46,17 +50,21 @@ def train_one(
         chat_template=model.chat_template,
         trust_remote_code=model.trust_remote_code,
     )
+    if leader:
+        shutil.rmtree(draft, ignore_errors=True)
     updates = config.train.updates_on.get(recipe, config.train.updates)
     with progress(f"train {method}", updates, "updates") as advance:
         history = train_and_save(
             lm,
             rows,
-            folder,
+            draft,
             advance=advance,
             held_out=held_out,
-            work=out / "work",
+            work=work,
             **settings(config, method=method, seed=seed, updates=updates, ranks=ranks),
         )
-    if int(os.environ.get("RANK", "0")) == 0:
+    if leader:
         write_rows(out / "metrics.jsonl", history)
+        draft.rename(folder)  # after all else: a checkpoint that is there is whole, and has its metrics
+        shutil.rmtree(work)
     return folder

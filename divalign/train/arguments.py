@@ -44,7 +44,7 @@ class DivergenceConfig(TrainingArguments):
     )
     disable_dropout: bool = field(default=True, metadata={"help": "Turn dropout off, so that r starts at 0 exactly."})
     reference_cache: str | None = field(
-        default=None, metadata={"help": "Folder that keeps reference log-probabilities by content."}
+        default=None, metadata={"help": "Folder that keeps reference log-probabilities by the reference's weights."}
     )
     precompute_ref_batch_size: int | None = field(
         default=None, metadata={"help": "Rows per forward of the reference pass; the evaluation batch size if None."}

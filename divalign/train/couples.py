@@ -90,7 +90,8 @@ def encode_rows(rows: Iterable[Mapping[str, Any]], tokenizer: Any, *, max_length
     """Tokenise TRL's paired or unpaired rows. Columns `ref_chosen_logps` and the like are taken over if present,
     and `prefill` is an opening of the response that is shown and not scored.
 
-    Raises ValueError where columns are missing, the set is empty, or a class has no row.
+    Raises ValueError where columns are missing, a label is neither true nor false, the set is empty, or a class has no
+    row.
     """
     split = _split([dict(row) for row in rows])
     sides = [
@@ -130,6 +131,9 @@ def _split(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[
             f"the data set has the columns {', '.join(sorted(columns))}; "
             "expected prompt, chosen, rejected (paired) or prompt, completion, label (unpaired)"
         )
+    for number, row in enumerate(rows):
+        if row["label"] not in (0, 1):
+            raise ValueError(f"row {number} has the label {row['label']!r}, expected true or false (1 or 0)")
     texts = [{**row, "text": row["completion"], "reference": row.get("ref_logps")} for row in rows]
     sides = [[row for row in texts if bool(row["label"]) is label] for label in (True, False)]
     for side, name in zip(sides, ("aligned (label true)", "unaligned (label false)"), strict=True):

@@ -83,9 +83,9 @@ def _both(folder: Path, *, batch: int) -> dict[str, Tensor]:
     """Return what two updates did to the weights, and then the log-ratios of an odd number of other rows."""
     one = trainer(folder, "kldo", batch=batch)
     before = _weights(one)
-    one.train()
-    others = one._couples(one.args, rows(10)[:6])
+    others = one._couples(rows(10)[:6])  # before training moves the reference
     assert others is not None
+    one.train()
     return {"moved": _weights(one) - before, "held_out": torch.cat(one.held_out_ratios(others)[:2])}
 
 
@@ -146,11 +146,11 @@ class _Tokens:
 class _Prepared(DivergenceTrainer):
     """The trainer on rows that are tokens already."""
 
-    def _couples(self, args: DivergenceConfig, rows: Any) -> Couples | None:
+    def _couples(self, rows: Any) -> Couples | None:
         if rows is None:
             return None
         aligned, unaligned = rows[::2], rows[1::2]
-        references = self._reference_columns(args, aligned, unaligned)
+        references = self._reference_columns(aligned, unaligned)
         sides = [
             [Scored(row, reference, str(n)) for n, (row, reference) in enumerate(zip(side, column, strict=True))]
             for side, column in zip((aligned, unaligned), references, strict=True)

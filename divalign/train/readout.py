@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,29 +17,42 @@ FEWEST = 10  # prompts, below which no 95 % interval exists
 DRAWS = 500  # of the bootstrap: an end's own error is then a tenth of the interval's half width
 
 
-def reward_metrics(ratios: LogRatios) -> dict[str, float]:
-    """Return the rewards of both classes, their margin, how often aligned beats unaligned, and the sample behind e^r.
+class Seen(NamedTuple):
+    """Rows of both classes: r of each, and the reference's log-probability that it was taken from."""
 
-    `rewards/accuracies` is the share of (aligned, unaligned) couples in the right order, ties counted half: the area
-    under the ROC curve of r, which needs no pairs. `divergence/ess` is the effective number of unaligned rows under
-    the weights e^r: near 1, a single row decides KLDO's log-mean-exp.
+    aligned: Float[Tensor, " n"]
+    unaligned: Float[Tensor, " m"]
+    reference_aligned: Float[Tensor, " n"]
+    reference_unaligned: Float[Tensor, " m"]
+
+
+def reward_metrics(seen: Seen, *, beta: float, paired: bool) -> dict[str, float]:
+    """Return rewards and log-probabilities of both classes, how often aligned beats unaligned, the sample behind e^r.
+
+    `rewards/accuracies` is the share of pairs whose aligned response has the larger r, as in TRL; of unpaired rows the
+    share of all (aligned, unaligned) couples, ties counted half: the area under the ROC curve of r. `divergence/ess`
+    is the effective number of unaligned rows under the weights e^r: near 1, a single row decides KLDO's log-mean-exp.
     """
-    aligned, unaligned = ratios.aligned.double(), ratios.unaligned.double()
+    aligned, unaligned, *references = (side.double() for side in seen)
     return {
         "rewards/chosen": aligned.mean().item(),
         "rewards/rejected": unaligned.mean().item(),
         "rewards/margins": (aligned.mean() - unaligned.mean()).item(),
-        "rewards/accuracies": auc(aligned, unaligned),
+        "rewards/accuracies": (aligned > unaligned).double().mean().item() if paired else auc(aligned, unaligned),
+        "logps/chosen": (aligned / beta + references[0]).mean().item(),
+        "logps/rejected": (unaligned / beta + references[1]).mean().item(),
         "divergence/ess": effective_size(unaligned),
     }
 
 
 def held_out_metrics(
     method: Method,
-    ratios: LogRatios,
+    seen: Seen,
     aligned_clusters: Sequence[str],
     unaligned_clusters: Sequence[str],
     *,
+    beta: float,
+    paired: bool,
     seed: int = 0,
 ) -> dict[str, float]:
     """Return the loss, the rewards and every divergence's lower bound on held-out rows, in nats.
@@ -48,10 +62,11 @@ def held_out_metrics(
     count the divergences, bounded and unbounded, that are as large as these rows can show: such numbers measure
     training, not data. With fewer than ten prompts there are plain bounds and nothing else.
     """
+    ratios = LogRatios(seen.aligned, seen.unaligned)
     same = set(aligned_clusters) == set(unaligned_clusters)
     units = len(set(aligned_clusters)) if same else min(map(len, ratios[:2]))
     clusters = (aligned_clusters, unaligned_clusters) if same else None
-    found = {"loss": method.loss(ratios).item(), **reward_metrics(ratios)}
+    found = {"loss": method.loss(ratios).item(), **reward_metrics(seen, beta=beta, paired=paired)}
     if units < FEWEST:
         return {**found, **{f"divergence/{name}": float(row.bound(*ratios[:2])) for name, row in DIVERGENCES.items()}}
     return {**found, **_measured(ratios, clusters, seed)}

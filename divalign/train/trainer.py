@@ -1,7 +1,8 @@
 """DivergenceTrainer: a transformers.Trainer whose loss is a divergence. It holds no mathematics.
 
 The model owns the only weights: the reference is a column of log-probabilities, computed once from the model as it
-was handed in (or from `ref_model`) and kept by content, so every method, beta and seed over the same rows shares it.
+was handed in (or from `ref_model`), in the precision and on the device of training, and kept by content, so every
+method, beta and seed over the same rows shares it.
 """
 
 from __future__ import annotations
@@ -11,21 +12,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from peft import get_peft_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import AutoTokenizer, Trainer
+from transformers import AutoTokenizer, Trainer, set_seed
 from transformers.trainer_utils import EvalPrediction
 
+from divalign.core.divergences import DIVERGENCES
 from divalign.core.losses import LogRatios, find_method
+from divalign.lm.decoding import evaluating
 from divalign.lm.load import load_lm
 from divalign.lm.score import attach, can_share, reference_log_probs, sequence_log_probs
+from divalign.store import digest
 from divalign.train.accumulation import Step, whole_ratios
 from divalign.train.arguments import DivergenceConfig
 from divalign.train.couples import Couples, CoupleSampler, Scored, collate, encode_rows
 from divalign.train.online import OnlineNormaliser, halves
-from divalign.train.readout import held_out_metrics, reward_metrics
+from divalign.train.readout import Seen, held_out_metrics, reward_metrics
+from divalign.train.reference import adapt
 from divalign.train.running import RunningBaseline
 from divalign.train.speed import Speed
 
@@ -41,8 +46,8 @@ class DivergenceTrainer(Trainer):
     `model` may be a folder or hub id; `quantization_config` then says how its weights are read (QLoRA, with
     `peft_config`).
 
-    Raises ValueError where rows lack columns or a class, where a paired method meets unpaired rows, and where
-    `ref_model` is the model itself.
+    Raises ValueError where rows lack columns or a class, where a paired method meets unpaired rows, where `ref_model`
+    is the model itself, and where `compute_metrics` is given: there are no predictions to compute on.
     """
 
     args: DivergenceConfig  # type: ignore[assignment]
@@ -62,39 +67,44 @@ class DivergenceTrainer(Trainer):
         optimizers: tuple[Any, Any] = (None, None),
         peft_config: Any = None,
         quantization_config: Any = None,
-        reference_digest: str | None = None,
     ) -> None:
         args = args or DivergenceConfig(f"{model if isinstance(model, str) else type(model).__name__}-divalign")
         if isinstance(model, str):
             lm = load_lm(model, quantization_config=quantization_config)
-            model, processing_class, reference_digest = lm.model, processing_class or lm.tokenizer, lm.digest
+            model, processing_class = lm.model, processing_class or lm.tokenizer
         if ref_model is model:
             raise ValueError("ref_model is the model itself; leave it out: the reference is the model as handed in")
+        if compute_metrics is not None:
+            raise ValueError("compute_metrics would never be called; use held_out_ratios, or what evaluate() returns")
         self.method = find_method(args.method)
         tokenizer = processing_class or AutoTokenizer.from_pretrained(model.config._name_or_path)
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        self._tokenizer, self._reference, self._reference_digest = tokenizer, ref_model or model, reference_digest
+        self._tokenizer, self._begun = tokenizer, False
+        if peft_config is not None:
+            set_seed(args.seed)  # Trainer does so later, when the adapter's start is drawn already
+        model, self._reference = adapt(model, ref_model, peft_config, cached=args.reference_cache is not None)
         if args.disable_dropout:
             _disable_dropout(model)
-        train, evaluation = self._couples(args, train_dataset), self._couples(args, eval_dataset)
-        if peft_config is not None:
-            model = get_peft_model(model, peft_config)
         online = args.normaliser == "online"
         self._share = args.share_prompts and not online and can_share(model)
         if args.share_prompts and not self._share and not online:
             logger.info("%s: prompts are not shared; every response has a row of its own", type(model).__name__)
         self._step, self._running = Step(None, 1.0), RunningBaseline()
-        self._records: list[LogRatios] = []
+        self._records: list[Seen] = []
         super().__init__(
             model=attach(model),
             args=args,
             data_collator=lambda items: collate(items, self._pad_id, share=self._share),
-            train_dataset=train,
-            eval_dataset=evaluation,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
             processing_class=tokenizer,
-            compute_metrics=compute_metrics,
             callbacks=[*(callbacks or []), self._running],
             optimizers=optimizers,
+        )
+        self.train_dataset: Any = self._couples(train_dataset)
+        named = isinstance(eval_dataset, dict)
+        self.eval_dataset: Any = (
+            {name: self._couples(rows) for name, rows in eval_dataset.items()} if named else self._couples(eval_dataset)
         )
         if online and self.args.world_size > 1:
             raise ValueError("normaliser 'online' works on one process; use 'exact', which gathers all ranks' rows")
@@ -103,16 +113,16 @@ class DivergenceTrainer(Trainer):
         self._speed = Speed(self.model)
         self.loss_is_scaled_for_ga = False  # ours is a mean over the micro-batch: Trainer divides by their number
 
-    def _couples(self, args: DivergenceConfig, rows: Any) -> Couples | None:
+    def _couples(self, rows: Any) -> Couples | None:
         """Tokenise rows and put the reference's log-probabilities beside them."""
         if rows is None:
             return None
-        encoded = encode_rows(rows, self._tokenizer, max_length=args.max_length)
+        encoded = encode_rows(rows, self._tokenizer, max_length=self.args.max_length)
         if self.method.paired and not encoded.paired:
             raise ValueError(
                 f"{self.method.name} compares the two responses of a pair; expected prompt, chosen, rejected"
             )
-        references = encoded.references or self._reference_columns(args, encoded.aligned, encoded.unaligned)
+        references = encoded.references or self._reference_columns(encoded.aligned, encoded.unaligned)
         sides = [
             [Scored(*scored) for scored in zip(side, reference, clusters, strict=True)]
             for side, reference, clusters in zip(
@@ -121,23 +131,47 @@ class DivergenceTrainer(Trainer):
         ]
         return Couples(sides[0], sides[1], paired=encoded.paired)
 
-    def _reference_columns(self, args: DivergenceConfig, aligned: list, unaligned: list) -> tuple[list, list]:
-        known = args.reference_cache is not None and self._reference_digest is not None
-        self._reference.eval()
-        scores = reference_log_probs(
-            self._reference,
-            [*aligned, *unaligned],
-            self._pad_id,
-            cache=Path(args.reference_cache) if known and args.reference_cache else None,
-            model_digest=self._reference_digest or "",
-            batch_size=args.precompute_ref_batch_size or args.per_device_eval_batch_size,
-        ).tolist()
+    def _reference_columns(self, aligned: list, unaligned: list) -> tuple[list, list]:
+        """Score rows with the reference as the policy is scored: same device, same precision, same layout.
+
+        Raises ValueError where training has begun and the reference was the model itself.
+        """
+        if self._begun and not self._reference.lasts:
+            raise ValueError(
+                "the reference was the model before training, which has begun; give these rows to the constructor as "
+                "eval_dataset, or give a ref_model, or bring ref_chosen_logps and ref_rejected_logps (ref_logps)"
+            )
+        kept = self.args.reference_cache if not self._begun else None
+        with self._reference.ready(self.args.device) as model, self.accelerator.autocast():
+            options: dict[str, Any] = {
+                "cache": Path(kept) if kept else None,
+                "model_digest": digest(self._reference.digest, self.accelerator.mixed_precision),
+                "batch_size": self.args.precompute_ref_batch_size or self.args.per_device_eval_batch_size,
+            }
+            scores = self._by_rank(
+                [*aligned, *unaligned], lambda share: reference_log_probs(model, share, self._pad_id, **options)
+            ).tolist()
         return scores[: len(aligned)], scores[len(aligned) :]
+
+    def _by_rank(self, rows: list, score: Callable[[list], np.ndarray]) -> Tensor:
+        """Return the score of every row; each process scores its share of them."""
+        ranks = self.args.world_size
+        share = rows[self.args.process_index :: ranks]
+        share += rows[:1] * (-(-len(rows) // ranks) - len(share))  # as many for all, or one would wait for ever
+        local = torch.from_numpy(score(share)).to(self.args.device)
+        every = self._gather(local).cpu().unflatten(0, (ranks, -1))
+        return every.T.flatten()[: len(rows)]  # row i was the (i // ranks)-th of process i % ranks
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Do what Trainer does, and remember that the model is no longer the one that was handed in."""
+        self._begun = True
+        return super().train(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
         couples: Any = train_dataset or self.train_dataset
         window = self._couples_per_batch(couples) * self.args.gradient_accumulation_steps * self.args.world_size
-        return CoupleSampler(couples, self.args.seed, window=window)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return CoupleSampler(couples, seed, window=window)
 
     def _couples_per_batch(self, couples: Couples, batch_size: int | None = None) -> int:
         """Return the couples of a micro-batch: paired data count couples, unpaired data rows, two to a couple."""
@@ -203,7 +237,7 @@ class DivergenceTrainer(Trainer):
             weights = {name: getattr(self.args, name) for name in names}
         self._speed.add(int(inputs["attention_mask"].sum()), len(inputs["targets"]))
         loss = self.method.loss(ratios, self._step.baseline, **weights) * self._step.weight(len(ratios.aligned))
-        self._records.append(LogRatios(ratios.aligned.detach(), ratios.unaligned.detach()))
+        self._records.append(Seen(ratios.aligned.detach(), ratios.unaligned.detach(), *inputs["reference"].chunk(2)))
         return (loss, ratios) if return_outputs else loss
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
@@ -225,14 +259,14 @@ class DivergenceTrainer(Trainer):
         if not self._left:
             value = value + self.args.desirable_weight * self._online.finish(self.args.undesirable_weight)
         self._speed.add(int(inputs["attention_mask"].sum()), len(inputs["targets"]))
-        self._records.append(LogRatios(aligned.detach(), unaligned.detach()))
+        self._records.append(Seen(aligned.detach(), unaligned.detach(), *(part["reference"] for part in parts)))
         return value
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add to a training log the rewards since the last one, over all rows and ranks, and this process's speed."""
         if self._records and "loss" in logs:
-            parts = zip(*((part.aligned, part.unaligned) for part in self._records), strict=True)
-            rewards = reward_metrics(LogRatios(*(self._gather(torch.cat(side)) for side in parts)))
+            seen = Seen(*(self._gather(torch.cat(column)) for column in zip(*self._records, strict=True)))
+            rewards = reward_metrics(seen, beta=self.args.beta, paired=self.train_dataset.paired)
             logs = {**logs, **rewards, **self._speed.metrics()}
             self._records = []
         super().log(logs, start_time)
@@ -242,42 +276,67 @@ class DivergenceTrainer(Trainer):
     ) -> dict[str, float]:
         """Measure loss, rewards and divergences with their intervals on the whole held-out set at once.
 
-        Raw rows are taken too. Never changes the state of training.
+        Raw rows are taken too; once training has begun, only where the reference is still there. Never changes the
+        state of training.
         """
         couples = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(couples, dict):
             parts = [self.evaluate(rows, ignore_keys, f"{metric_key_prefix}_{name}") for name, rows in couples.items()]
             return {name: value for part in parts for name, value in part.items()}
         if not isinstance(couples, Couples):
-            couples = self._couples(self.args, couples)
+            couples = self._couples(couples)
         if couples is None:
             raise ValueError("nothing to evaluate on; give eval_dataset to the trainer or to evaluate()")
         ratios = self.held_out_ratios(couples)
         clusters = [[row.cluster for row in side] for side in (couples.aligned, couples.unaligned)]
-        found = held_out_metrics(self.method, ratios, clusters[0], clusters[1], seed=self.args.seed)
+        references = (torch.tensor([row.reference for row in side]) for side in (couples.aligned, couples.unaligned))
+        found = held_out_metrics(
+            self.method,
+            Seen(ratios.aligned, ratios.unaligned, *references),
+            *clusters,
+            beta=self.args.beta,
+            paired=couples.paired,
+            seed=self.args.seed,
+        )
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        raise ValueError("predict() has no predictions to give; use held_out_ratios for r of each row, or evaluate()")
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Do what Trainer does, but for a divergence that these rows do not support: that is no new best."""
+        name = self.args.metric_for_best_model
+        wanted = f"eval_{(name or '').removeprefix('eval_')}"
+        if name is None or wanted in metrics:
+            return super()._determine_best_metric(metrics, trial)
+        divergence = wanted.rpartition("divergence/")[2].removesuffix("_low").removesuffix("_high")
+        if divergence not in DIVERGENCES:
+            known = ", ".join(sorted(known.removeprefix("eval_") for known in metrics))
+            raise ValueError(f"metric_for_best_model is {name!r}, expected one of {known}")
+        logger.warning("%s is left out: the held-out rows support no such number; this is no new best model", wanted)
+        return False
+
     def held_out_ratios(self, couples: Couples) -> LogRatios:
-        """Return r of every row of a held-out set, aligned and unaligned; each process scores its share of them."""
-        rows, ranks = [*couples.aligned, *couples.unaligned], self.args.world_size
-        share = rows[self.args.process_index :: ranks]
-        share += rows[:1] * (-(-len(rows) // ranks) - len(share))  # as many for all, or one would wait for ever
-        mode = self.model.training
-        self.model.eval()
-        scores = sequence_log_probs(
-            self.model, [row.row for row in share], self._pad_id, batch_size=self.args.per_device_eval_batch_size
-        )
-        self.model.train(mode)
-        local = self.args.beta * (torch.from_numpy(scores) - torch.tensor([row.reference for row in share]).double())
-        every = self._gather(local.to(self.args.device)).cpu().unflatten(0, (ranks, -1))
-        r = every.T.flatten()[: len(rows)]  # row i was the (i // ranks)-th of process i % ranks
+        """Return r of every row of a held-out set, aligned and unaligned."""
+        rows = [*couples.aligned, *couples.unaligned]
+        with evaluating(self.model), self.accelerator.autocast():
+            scores = self._by_rank(
+                [row.row for row in rows],
+                lambda share: sequence_log_probs(
+                    self.model, share, self._pad_id, batch_size=self.args.per_device_eval_batch_size
+                ),
+            )
+        r = self.args.beta * (scores - torch.tensor([row.reference for row in rows]).double())
         return LogRatios(r[: len(couples.aligned)], r[len(couples.aligned) :])
 
 
 def _disable_dropout(model: nn.Module) -> None:
+    """Zero the dropout modules, adapters' too, and the rates that attention keeps as plain numbers."""
     for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+        for name, value in vars(module).items():
+            rate = "dropout" in name or (name == "p" and "Dropout" in type(module).__name__)
+            if rate and isinstance(value, float):
+                setattr(module, name, 0.0)

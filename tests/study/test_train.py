@@ -11,8 +11,10 @@ import pytest
 from safetensors.torch import load_file
 
 from divalign.cli import main
+from divalign.config import load_config
 from divalign.data.recipes import RECIPES
 from divalign.store import read_rows, write_rows
+from divalign.study.progress import silent
 from divalign.toy.world import requests
 
 SMALL = ["--set", "train.pairs_per_update=8", "--set", "train.pairs_per_batch=8", "--set", "train.log_every=1"]
@@ -25,8 +27,8 @@ def command(out: Path, rows: Path, updates: int, *, processes: int = 1) -> list[
     return [sys.executable, "-W", "ignore", *many, "-m", "divalign", *told]
 
 
-def weights(out: Path) -> dict:
-    return load_file(out / "checkpoint" / "model.safetensors")
+def weights(out: Path, folder: str = "checkpoint") -> dict:
+    return load_file(out / folder / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,28 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(tmp_path: Path
     one, two = (weights(tmp_path / name) for name in ("whole", "killed"))
     assert all(one[name].equal(two[name]) for name in one)
     assert not list(tmp_path.glob("*/checkpoint/*.bin"))
+
+
+def test_a_training_stopped_while_it_writes_its_result_is_not_finished(
+    tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from divalign.study import train_one as module
+
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    told = {"method": "kldo", "recipe": "cr", "rows": read_rows(rows), "progress": silent}
+    config = load_config(None, [*SMALL[1::2], "train.updates=3"])
+    monkeypatch.setattr(module, "write_rows", stop)
+    with pytest.raises(KeyboardInterrupt):
+        module.train_one(config, tmp_path, **told)
+    monkeypatch.undo()
+    assert not (tmp_path / "checkpoint").exists()
+    stopped = weights(tmp_path, ".checkpoint.draft")
+    module.train_one(config, tmp_path, **told)
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "metrics.jsonl"}
+    assert all(value.equal(stopped[name]) for name, value in weights(tmp_path).items())
 
 
 def test_bad_input_is_refused_in_a_sentence(

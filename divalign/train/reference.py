@@ -1,0 +1,86 @@
+"""Who the reference is: another model, the model under our adapter, or the model itself until training moves it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from peft import PeftModel, get_peft_model
+
+from divalign.lm.decoding import evaluating
+from divalign.store import digest
+
+FRESH_ADAPTERS = (True, False, "gaussian", "orthogonal", "eva")  # the other LoRA starts rewrite the base's weights
+NO_CONTENT = ("_name_or_path", "use_cache")  # of a configuration: where it came from and what Trainer sets
+
+
+class Reference(NamedTuple):
+    """The model that scores the reference, and how. `digest` is of its weights, "" where nothing is cached."""
+
+    model: Any
+    digest: str
+    another: bool
+    under_adapter: bool
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it is still there once training has begun."""
+        return self.another or self.under_adapter
+
+    @contextmanager
+    def ready(self, device: Any) -> Iterator[Any]:
+        """Give the model in evaluation mode and without our adapter, another model on `device`; put all of it back."""
+        home = self.model.device
+        moved = self.another and home != device and getattr(self.model, "hf_device_map", None) is None
+        if moved:
+            self.model.to(device)
+        try:
+            with evaluating(self.model), self.model.disable_adapter() if self.under_adapter else nullcontext():
+                yield self.model
+        finally:
+            if moved:
+                self.model.to(home)
+
+
+def adapt(model: Any, ref_model: Any, peft_config: Any, *, cached: bool) -> tuple[Any, Reference]:
+    """Put the adapter on the model, if there is one; return the model and its reference, with a digest if `cached`."""
+    under = ref_model is None and peft_config is not None and _keeps_base(model, peft_config)
+    key = weights_digest(model) if cached and under else ""  # before the adapter, whose weights are drawn at random
+    if peft_config is not None:
+        model = get_peft_model(model, peft_config)
+    scorer = model if ref_model is None else ref_model
+    if cached and not under:
+        key = weights_digest(scorer)
+    return model, Reference(scorer, key, ref_model is not None, under)
+
+
+def weights_digest(model: Any) -> str:
+    """Return the content hash of what a model's scores depend on: configuration, adapters and every tensor.
+
+    Read from the model as it stands, not from where it was loaded: it may have been trained since.
+    """
+    config = json.loads(model.config.to_json_string(use_diff=False))
+    settings = {name: value for name, value in config.items() if name not in NO_CONTENT}
+    adapters = {name: adapter.to_dict() for name, adapter in getattr(model, "peft_config", {}).items()}
+    content = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if isinstance(value, torch.Tensor):
+            content.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+            content.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest("weights", settings, json.dumps(adapters, sort_keys=True, default=_text), content.hexdigest())
+
+
+def _keeps_base(model: Any, peft_config: Any) -> bool:
+    """Tell whether the model with this adapter off is the model before it was put on, during training too."""
+    start = getattr(peft_config, "init_lora_weights", True)
+    return (
+        not isinstance(model, PeftModel) and getattr(peft_config, "bias", "none") == "none" and start in FRESH_ADAPTERS
+    )
+
+
+def _text(value: Any) -> Any:
+    return sorted(map(str, value)) if isinstance(value, (set, frozenset)) else str(value)

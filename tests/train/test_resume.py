@@ -1,0 +1,119 @@
+"""A stopped training goes on from a whole checkpoint of its own, or says why not."""
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from divalign.lm.load import load_lm
+from divalign.train.resume import go_on
+from divalign.train.run import train_and_save
+from tests.tiny import save_tiny
+
+PAIRS = [{"prompt": f"Say {i}", "chosen": f" yes {i}" * (1 + i % 3), "rejected": f" no {i}"} for i in range(8)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny("Llama", tmp_path_factory.mktemp("tiny") / "model"))
+
+
+def train(model: str, out: Path, *, stop: int = 99, rows: Any = PAIRS, **changes: Any) -> list[int]:
+    """Train six updates with a checkpoint after each, break off before update `stop`; return the updates done."""
+    done: list[int] = []
+
+    def advance(count: int) -> None:
+        done.append(count)
+        if sum(done) >= stop:
+            raise KeyboardInterrupt
+
+    settings = {"method": "kldo", "seed": 0, "max_steps": 6, "per_device_train_batch_size": 4, **changes}
+    with contextlib.suppress(KeyboardInterrupt):
+        train_and_save(load_lm(model), rows, out / "model", work=out / "work", advance=advance, on_cpu=True, **settings)
+    return done
+
+
+@pytest.fixture(scope="module")
+def stopped(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("stopped")
+    train(model, out, stop=4)
+    assert [folder.name for folder in (out / "work").glob("checkpoint-*")] == ["checkpoint-3"]
+    return out
+
+
+@pytest.fixture
+def out(stopped: Path, tmp_path: Path) -> Path:
+    shutil.copytree(stopped, tmp_path / "out")
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"method": "dpo", "seed": 5}, "with method kldo, seed 0, and this one has method dpo, seed 5; go on with"),
+        ({"beta": 0.2}, "beta null, and this one has beta 0.2"),
+        ({"rows": PAIRS[:6]}, "stopped training with rows "),
+        ({"lora": {"rank": 2, "alpha": 4, "dropout": 0.0}}, "lora null"),
+    ],
+)
+def test_a_stopped_training_with_other_settings_is_refused_and_named(
+    model: str, out: Path, changes: dict, words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        train(model, out, **changes)
+    assert (out / "work" / "checkpoint-3").is_dir()
+
+
+def test_another_model_is_refused(out: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="stopped training with model "):
+        train(str(save_tiny("Llama", tmp_path / "other", seed=1)), out)
+
+
+def test_checkpoints_of_unknown_origin_are_refused(model: str, out: Path) -> None:
+    (out / "work" / "training.json").unlink()
+    with pytest.raises(ValueError, match="stopped training with"):
+        train(model, out)
+
+
+def test_the_same_training_goes_on_also_when_split_otherwise(model: str, out: Path) -> None:
+    done = train(model, out, per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    assert done == [3, 1, 1, 1]
+    assert json.loads((out / "model" / "training.json").read_text())["method"] == "kldo"
+
+
+@pytest.mark.parametrize("missing", ["trainer_state.json", "model.safetensors"])
+def test_a_checkpoint_whose_saving_was_cut_short_is_passed_over_and_deleted(
+    model: str, out: Path, missing: str
+) -> None:
+    torn = out / "work" / "checkpoint-4"
+    shutil.copytree(out / "work" / "checkpoint-3", torn)
+    state = json.loads((torn / "trainer_state.json").read_text())
+    (torn / "trainer_state.json").write_text(json.dumps({**state, "global_step": 4}))
+    (torn / missing).unlink()
+    assert train(model, out, stop=3) == [3]
+    assert not torn.exists()
+
+
+def test_a_half_written_file_is_a_torn_checkpoint(tmp_path: Path, out: Path) -> None:
+    settings = json.loads((out / "work" / "training.json").read_text())
+    for name in ("trainer_state.json", "model.safetensors"):
+        work = tmp_path / name
+        shutil.copytree(out / "work", work)
+        path = work / "checkpoint-3" / name
+        path.write_bytes(path.read_bytes()[:-9])
+        assert go_on(work, settings) is None
+        assert not (work / "checkpoint-3").exists()
+
+
+def test_only_the_leading_process_tidies(out: Path) -> None:
+    (out / "work" / "checkpoint-9").mkdir()
+    assert go_on(out / "work", {}, leader=False) == str(out / "work" / "checkpoint-3")
+    assert (out / "work" / "checkpoint-9").is_dir()
+
+
+def test_without_a_checkpoint_any_training_may_start(tmp_path: Path) -> None:
+    assert go_on(tmp_path, {"seed": 1}) is None
+    assert go_on(tmp_path, {"seed": 2}) is None
