@@ -146,7 +146,9 @@ def held(folder: Path) -> Iterator[None]:
         with suppress(NotImplementedError):
             lock.acquire(blocking=False)
     except Timeout:
-        raise ValueError(f"another process is at work in {folder}; wait until it ends, or choose another --out") from None
+        raise ValueError(
+            f"another process is at work in {folder}; wait until it ends, or choose another --out"
+        ) from None
     try:
         yield
     finally:

@@ -66,4 +66,6 @@ class DivergenceConfig(TrainingArguments):
             raise ValueError(f"normaliser 'online' is for kldo, got {self.method}; its baseline needs 'exact'")
         if not 0 < self.ema_rate <= 1:
             raise ValueError(f"ema_rate is {self.ema_rate}, expected above 0 and at most 1; the usual value is 0.1")
+        if getattr(self, "activation_checkpointing", False) is None:  # the name since 5.23, which warns of the old one
+            self.activation_checkpointing = self.gradient_checkpointing
         super().__post_init__()

@@ -1,6 +1,7 @@
 """What a TRL script relies on: honoured, or refused in a sentence."""
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,11 @@ def test_a_best_metric_that_rows_do_not_support_is_no_end_of_training(
     made.args.metric_for_best_model = "accuracy"
     with pytest.raises(ValueError, match="metric_for_best_model is 'accuracy', expected one of loss"):
         made._determine_best_metric({"eval_loss": 0.0}, None)
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_a_configuration_warns_of_no_name_that_it_was_not_given(tmp_path: Path, *, checkpointing: bool) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        args = DivergenceConfig(str(tmp_path), gradient_checkpointing=checkpointing)
+    assert args.gradient_checkpointing is checkpointing
