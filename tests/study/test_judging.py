@@ -12,7 +12,14 @@ import pytest
 import yaml
 
 from divalign.cli import main
-from divalign.core.stats import corrected_rate, paired_difference, rate
+from divalign.core.stats import (
+    clustered_difference,
+    clustered_rate,
+    corrected_rate,
+    independent_count,
+    paired_difference,
+    rate,
+)
 from divalign.data.examples import Row
 from divalign.safety.export import redact
 from divalign.safety.judges import JUDGES
@@ -138,14 +145,44 @@ def test_folders_without_a_prompt_in_common_are_not_compared(tmp_path: Path) -> 
         )
 
 
-def test_prompts_of_one_cluster_widen_the_interval(tmp_path: Path) -> None:
-    rows = [{**row, "cluster": "one pair" if int(row["id"]) < 15 else row["id"]} for row in prompts(30)]
-    echo = Echo(lambda talk: REFUSAL if int(talk.messages[0]["content"].split()[-1]) < 15 else ANSWER)
-    attack_folder(echo.writer, rows, ["direct"], tmp_path / "a", means=Means(), progress=silent)
-    (entry,) = judged(tmp_path / "a").numbers["judges"]
-    plain, clustered = entry["attacks"]["direct"]["asr"], entry["attacks"]["direct"]["by_cluster"]
-    assert clustered["value"] == plain["value"]
-    assert clustered["high"] - clustered["low"] > plain["high"] - plain["low"]
+def paired_prompts(out: Path, refused: Sequence[int], size: int = 5) -> Path:
+    """An attack folder of 30 prompts, `size` in a row in one cluster, in which these are refused."""
+    rows = [{**row, "cluster": f"topic {int(row['id']) // size}"} for row in prompts(30)]
+    echo = Echo(lambda talk: REFUSAL if int(talk.messages[0]["content"].split()[-1]) in refused else ANSWER)
+    attack_folder(echo.writer, rows, ["direct"], out, means=Means(), progress=silent)
+    return out
+
+
+HARMFUL = [k for k in range(30) if k % 3]
+TOPICS = [k // 5 for k in HARMFUL]
+
+
+def test_the_intervals_of_prompts_that_share_a_cluster_rest_on_the_clusters(tmp_path: Path) -> None:
+    (entry,) = judged(paired_prompts(tmp_path / "a", range(15))).numbers["judges"]
+    expected = clustered_rate([k >= 15 for k in HARMFUL], TOPICS)
+    assert entry["attacks"]["direct"]["asr"] == expected._asdict()
+    assert entry["attacks"]["direct"].keys() == {"asr", "undecided", "corrected"}
+
+
+def test_a_correction_rests_on_as_many_outcomes_as_are_independent(tmp_path: Path) -> None:
+    errors = Errors(rate([True] * 84 + [False] * 16), rate([True] * 90 + [False] * 10))
+    (entry,) = judged(paired_prompts(tmp_path / "a", range(15)), errors=errors).numbers["judges"]
+    observed = rate([k >= 15 for k in HARMFUL])
+    count = independent_count([float(k >= 15) for k in HARMFUL], TOPICS)
+    expected = corrected_rate(observed._replace(n=int(count)), **errors._asdict())
+    assert entry["attacks"]["direct"]["corrected"] == expected._replace(n=20)._asdict()
+
+
+def test_changes_of_prompts_that_share_a_cluster_are_tested_by_cluster(tmp_path: Path) -> None:
+    before, after = paired_prompts(tmp_path / "before", []), paired_prompts(tmp_path / "after", range(15))
+    (comparison,) = judged(after, compare=before).numbers["changes"]
+    expected = clustered_difference([True] * 20, [k >= 15 for k in HARMFUL], TOPICS)
+    row = comparison["changes"]["direct"]
+    assert (row["value"], row["low"], row["high"], row["n"]) == expected.estimate
+    assert (row["p_value"], row["clusters"]) == (expected.p_value, 6)
+    plain = paired_prompts(tmp_path / "one", [1], size=1), paired_prompts(tmp_path / "two", [2], size=1)
+    (alone,) = judged(plain[0], compare=plain[1]).numbers["changes"]
+    assert alone["changes"]["direct"]["clusters"] is None
 
 
 def test_a_protocol_keeps_its_own_denominators_and_names_the_stand_in(tmp_path: Path) -> None:
