@@ -106,8 +106,9 @@ def _disagreements(
     texts = {(row["attack"], _id(row)): row["response"] for row in verdicts[0]}
     lines = [f"They differ on {len(pair['disagreements'])}, the first {MOST} at most:"]
     for attack, name in pair["disagreements"][:MOST]:
-        text = disarm(texts[attack, name]).replace("\n", "\\n")
-        lines.append(f"  {attack} {name}: {text if show_completions else redact(text)}")
+        text = texts[attack, name]
+        shown = disarm(text).replace("\n", "\\n") if show_completions else redact(text)
+        lines.append(f"  {attack} {name}: {shown}")
     return lines
 
 

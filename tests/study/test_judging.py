@@ -292,6 +292,7 @@ def test_the_terminal_shows_rates_and_no_completion_unless_asked_for(
     assert "Attack success" in out
     assert "kappa" in out
     assert "rather" not in out
+    assert redact(f"{rude} in 64") in out
     assert run(monkeypatch, "judge", str(tmp_path / "a"), *judges, "--show-completions") == 0
     out = capsys.readouterr().out
     assert "I'd rather not." in out
