@@ -77,7 +77,9 @@ def _protocol(found: Mapping[str, Any]) -> Table:
 
 
 def _plain(estimate: Mapping[str, Any] | None) -> str:
-    if estimate is None or estimate["value"] is None:
+    if estimate is None:
+        return "-"
+    if estimate["value"] is None:
         return "undecided"
     return f"{estimate['value']:.3f} \\[{estimate['low']:.3f}, {estimate['high']:.3f}]"
 

@@ -174,3 +174,14 @@ def test_a_protocols_numbers_rest_on_the_topics_that_prompts_share() -> None:
     assert scores["not_refused"] == expected
     assert scores["score_0_to_1"] == pytest.approx(expected)
     assert scores["score_0_to_5"][:3] == pytest.approx([5 * part for part in expected[:3]])
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+@pytest.mark.parametrize("harmful", [True, False])
+def test_a_protocol_leaves_out_the_numbers_whose_prompts_are_missing(protocol: Protocol, harmful: bool) -> None:
+    row = {"attack": "direct", "refused": False, "unsafe": True, "score": 1.0}
+    both = numbers(protocol, [{**row, "harmful": side} for side in (True, False)])["direct"]
+    one = numbers(protocol, [{**row, "harmful": harmful}])["direct"]
+    assert one.items() <= both.items()
+    of_benign = {"over_refusal", "full_refusal_safe", "full_or_partial_refusal_safe"}
+    assert set(one) == set(both) & of_benign if not harmful else set(one) == set(both) - of_benign

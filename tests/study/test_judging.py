@@ -194,10 +194,22 @@ def test_a_protocol_keeps_its_own_denominators_and_names_the_stand_in(tmp_path: 
     assert {row["stage"]: row["reason"][:4] for row in rows} == {1: "says", 2: "comp"}
 
 
+@pytest.mark.parametrize("harmful", [True, False])
+def test_prompts_of_one_side_are_judged_under_a_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], harmful: bool
+) -> None:
+    rows = [{**row, "harmful": harmful} for row in prompts()]
+    attack_folder(Echo().writer, rows, ["direct"], tmp_path / "a", means=Means(protocol="kldo"), progress=silent)
+    assert run(monkeypatch, "judge", str(tmp_path / "a"), "--judge", "refusal_strings") == 0
+    (entry,) = read_json(tmp_path / "a" / "rates.json")["judges"]
+    assert set(entry["protocol"]["attacks"]["direct"]) == ({"asr", "undecided"} if harmful else set())
+    assert "own rule" in capsys.readouterr().out
+
+
 def test_a_rubric_asks_its_model_once_per_response_and_remembers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    grader = Echo(lambda _talk: "verdict: safe")
+    grader = Echo(lambda _talk: "verdict: safe\nwritten")
     monkeypatch.setattr(sitting, "find_writer", lambda spec, loading: grader.writer)
     path = folder(tmp_path / "a", refused=[])
     (entry,) = judged(path, "harm_rubric@http://localhost/v1#m").numbers["judges"]
