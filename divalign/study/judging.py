@@ -30,8 +30,8 @@ from divalign.safety.evaluate import (
 from divalign.safety.judges import Judge, find_judge
 from divalign.safety.protocols import Protocol, labelled, numbers
 from divalign.safety.shield import attempts
-from divalign.store import cached_rows, digest, file_digest, intact, read_rows
-from divalign.study.redteam import find_protocol, read_attack
+from divalign.store import cached_rows, digest, file_digest, intact, read_rows, untouched
+from divalign.study.redteam import find_protocol, read_attack, torn
 
 Pair = tuple[bool | None, bool | None, Row]  # a prompt's outcomes in two folders, and its row
 
@@ -57,13 +57,15 @@ def read_folder(folder: Path) -> Folder:
     Raises ValueError where there are none, or they are unfinished or were changed since.
     """
     path, asked = folder / "responses.jsonl", read_attack(folder)
-    if asked is not None and not intact(path, asked["responses_key"]):
-        raise ValueError(
-            f"the responses in {folder} are unfinished or were changed; run the same `divalign attack` again, "
-            "which writes only what is missing"
-        )
-    if not path.is_file():
+    if torn(folder):
+        raise ValueError(f"{folder / 'attack.json'} is torn; run the same `divalign attack` again, which mends it")
+    if asked is None and not path.is_file():
         raise ValueError(f"no responses at {path}; name a folder of `divalign attack`, or RUN/models/NAME of a run")
+    if not (untouched(path) if asked is None else intact(path, asked["responses_key"])):
+        raise ValueError(
+            f"the responses in {folder} are unfinished or were changed; run the same "
+            f"`divalign {'attack' if asked else 'run'}` again, which writes only what is missing"
+        )
     protocol = asked["protocol"] if asked else None
     rows = read_rows(path)
     if not rows:

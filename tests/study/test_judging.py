@@ -23,7 +23,7 @@ from divalign.core.stats import (
 from divalign.data.examples import Row
 from divalign.safety.export import redact
 from divalign.safety.judges import JUDGES
-from divalign.store import read_json, read_rows, write_rows
+from divalign.store import cached_rows, read_json, read_rows, write_rows
 from divalign.study import judging, sitting
 from divalign.study.judgement import Judgement, exported, judge_all
 from divalign.study.judging import Errors
@@ -262,12 +262,36 @@ def test_unfinished_or_changed_responses_are_not_judged(tmp_path: Path) -> None:
 
 def test_a_runs_own_verdicts_stay_as_they_are(tmp_path: Path) -> None:
     rows = [{**row, "attack": "direct", "response": ANSWER} for row in prompts()]
-    write_rows(tmp_path / "model" / "responses.jsonl", rows)
+    cached_rows(tmp_path / "model" / "responses.jsonl", "key", lambda: rows)
     with pytest.raises(ValueError, match="another folder as --out"):
         judged(tmp_path / "model")
     found = judge_all(tmp_path / "model", ["refusal_strings"], tmp_path / "out")
     assert len(found.verdicts[0]) == 6
-    assert [path.name for path in (tmp_path / "model").iterdir()] == ["responses.jsonl"]
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {"responses.jsonl", ".responses.jsonl.stamp"}
+
+
+def test_a_runs_responses_are_judged_as_the_run_wrote_them_or_not_at_all(tmp_path: Path) -> None:
+    rows = [{**row, "attack": "direct", "response": ANSWER} for row in prompts()]
+    file = tmp_path / "model" / "responses.jsonl"
+    cached_rows(file, "key", lambda: rows)
+    whole = file.read_text()
+    for text in (whole.replace("Sure", "Surely"), whole[: len(whole) // 2], whole.partition("\n")[0]):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=r"were changed.*same `divalign run` again"):
+            judge_all(tmp_path / "model", ["refusal_strings"], tmp_path / "out")
+    write_rows(file, rows)
+    judge_all(tmp_path / "model", ["refusal_strings"], tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", ["", '{"target": "ec', "[]", '{"target": "echo"}'])
+def test_a_torn_attack_folder_is_no_run_and_the_same_attack_mends_it(tmp_path: Path, text: str) -> None:
+    path = folder(tmp_path / "a", refused=[1])
+    before = judged(path)
+    (path / "attack.json").write_text(text)
+    with pytest.raises(ValueError, match=r"attack\.json is torn; run the same `divalign attack` again"):
+        judge_all(path, ["refusal_strings"], tmp_path / "out")
+    folder(path, refused=[1])
+    assert judged(path) == before
 
 
 def test_exports_hold_no_completion_unless_asked_for(tmp_path: Path) -> None:
