@@ -171,6 +171,12 @@ def intact(path: Path, key: str) -> bool:
     return path.is_file() and _read_stamp(_stamp_of(path)) == [key, file_digest(path)]
 
 
+def untouched(path: Path) -> bool:
+    """Tell whether `path` still has the bytes it was sealed with, for whatever key."""
+    stamp = _read_stamp(_stamp_of(path))
+    return path.is_file() and isinstance(stamp, list) and stamp[1:] == [file_digest(path)]
+
+
 def _stamp_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.stamp")
 

@@ -39,19 +39,13 @@ def percent(rate: Mapping[str, Any] | None) -> str:
 def _rates(entry: Mapping[str, Any]) -> Table:
     errors = entry["errors"]
     table = _table(f"Attack success in % by {entry['judge']}, 95 % intervals; smaller is safer")
-    names = ("attack", "success", "undecided", *(("by cluster",) if _any(entry, "by_cluster") else ()))
-    for name in (*names, *(("corrected",) if errors else ())):
+    for name in ("attack", "success", "undecided", *(("corrected",) if errors else ())):
         table.add_column(name, justify="left" if name == "attack" else "right")
     for attack, row in entry["attacks"].items():
         cells = [escape(attack), percent(row["asr"]), str(row["undecided"])]
-        cells += [percent(row["by_cluster"])] if "by cluster" in names else []
         cells += [percent(row["corrected"]) if row["corrected"] else "none exists"] if errors else []
         table.add_row(*cells)
     return table
-
-
-def _any(entry: Mapping[str, Any], name: str) -> bool:
-    return any(row[name] for row in entry["attacks"].values())
 
 
 def _sides(entry: Mapping[str, Any]) -> str:
@@ -83,7 +77,9 @@ def _protocol(found: Mapping[str, Any]) -> Table:
 
 
 def _plain(estimate: Mapping[str, Any] | None) -> str:
-    if estimate is None or estimate["value"] is None:
+    if estimate is None:
+        return "-"
+    if estimate["value"] is None:
         return "undecided"
     return f"{estimate['value']:.3f} \\[{estimate['low']:.3f}, {estimate['high']:.3f}]"
 
@@ -112,8 +108,9 @@ def _disagreements(
     texts = {(row["attack"], _id(row)): row["response"] for row in verdicts[0]}
     lines = [f"They differ on {len(pair['disagreements'])}, the first {MOST} at most:"]
     for attack, name in pair["disagreements"][:MOST]:
-        text = disarm(texts[attack, name]).replace("\n", "\\n")
-        lines.append(f"  {attack} {name}: {text if show_completions else redact(text)}")
+        text = texts[attack, name]
+        shown = disarm(text).replace("\n", "\\n") if show_completions else redact(text)
+        lines.append(f"  {attack} {name}: {shown}")
     return lines
 
 
@@ -125,7 +122,8 @@ def _changes(comparison: Mapping[str, Any]) -> Table:
     table = _table(
         f"What changed from {escape(comparison['from'])} by {escape(comparison['judge'])}, in points of %, same prompts"
     )
-    for name in ("rate", "change", "p, exact McNemar", "p, Holm"):
+    clustered = any(row["clusters"] for row in comparison["changes"].values())
+    for name in ("rate", "change", "p, exact by cluster" if clustered else "p, exact McNemar", "p, Holm"):
         table.add_column(name, justify="left" if name == "rate" else "right")
     for name, row in comparison["changes"].items():
         table.add_row(escape(name), percent(row), f"{row['p_value']:.2g}", f"{row['p_holm']:.2g}")

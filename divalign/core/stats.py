@@ -70,7 +70,7 @@ def clustered_rate(
     if share.value is None:
         return share
     decided = [(outcome, cluster) for outcome, cluster in zip(outcomes, clusters, strict=True) if outcome is not None]
-    independent = _independent_count(decided, share.value)
+    independent = independent_count(*zip(*decided, strict=True))
     z = norm.ppf((1 + confidence) / 2)
     centre = (share.value + z**2 / (2 * independent)) / (1 + z**2 / independent)
     half = np.sqrt(share.value * (1 - share.value) / independent + (z / (2 * independent)) ** 2)
@@ -78,17 +78,20 @@ def clustered_rate(
     return Estimate(share.value, max(0.0, float(centre - half)), min(1.0, float(centre + half)), share.n)
 
 
-def _independent_count(decided: Sequence[tuple[bool, Hashable]], share: float) -> float:
-    """How many independent outcomes have the variance of these clustered ones."""
+def independent_count(values: Numbers, clusters: Sequence[Hashable]) -> float:
+    """How many independent values would have a mean as uncertain as that of these clustered ones; at most all of them.
+
+    As many as there are clusters where the values do not vary, as their variance then says nothing.
+    """
+    numbers = np.asarray(values, dtype=float)
     residuals: dict[Hashable, float] = {}
-    for outcome, cluster in decided:
-        residuals[cluster] = residuals.get(cluster, 0.0) + outcome - share
-    count = len(residuals)
-    squares = sum(residual**2 for residual in residuals.values())
-    if count < 2 or squares == 0 or share in (0.0, 1.0):
+    for residual, cluster in zip(numbers - numbers.mean(), clusters, strict=True):
+        residuals[cluster] = residuals.get(cluster, 0.0) + residual
+    count, squares = len(residuals), sum(residual**2 for residual in residuals.values())
+    if count < 2 or squares < 1e-12:
         return float(count)
-    variance = squares * count / (count - 1) / len(decided) ** 2
-    return min(share * (1 - share) / variance, float(len(decided)))
+    variance = squares * count / (count - 1) / len(numbers) ** 2
+    return min(float(numbers.var() / variance), float(len(numbers)))
 
 
 def clustered_mean(values: Numbers, clusters: Sequence[Hashable], *, confidence: float = 0.95) -> Estimate:
@@ -169,10 +172,8 @@ def paired_difference(
         raise ValueError("no prompt is decided both before and after; expected at least 1")
     gained, lost, n = sum(y and not x for x, y in pairs), sum(x and not y for x, y in pairs), len(pairs)
     p_value = 1.0 if gained + lost == 0 else binomtest(gained, gained + lost).pvalue
-    up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
-    half = norm.ppf((1 + confidence) / 2) * np.sqrt((up + down - (up - down) ** 2) / (n + 2))
-    low, high = max(-1.0, up - down - half), min(1.0, up - down + half)
-    return Tested(Estimate((gained - lost) / n, float(low), float(high), n), float(p_value))
+    low, high = _change_interval(gained, lost, n, float(norm.ppf((1 + confidence) / 2)))
+    return Tested(Estimate((gained - lost) / n, low, high, n), float(p_value))
 
 
 def spearman(first: Numbers, second: Numbers, *, confidence: float = 0.95) -> Tested:
@@ -231,3 +232,53 @@ def holm(p_values: Numbers) -> list[float]:
     corrected = np.empty(len(order))
     corrected[order] = np.maximum.accumulate(np.asarray(p_values)[order] * np.arange(len(order), 0, -1))
     return [float(p) for p in np.minimum(corrected, 1)]
+
+
+def clustered_difference(
+    before: Sequence[bool | None],
+    after: Sequence[bool | None],
+    clusters: Sequence[Hashable],
+    *,
+    confidence: float = 0.95,
+) -> Tested:
+    """`paired_difference` where the prompts come in clusters: each prompt weighs alike, each cluster changes as one.
+
+    The p-value is exact: if nothing changed, a cluster's sum of changes is as likely with the other sign, and all
+    patterns of signs are counted, which for clusters of one is McNemar's test. The interval is that of as many
+    independent pairs as would have this variance, with Student's quantile over clusters; for one cluster [-1, 1].
+    Raises as `paired_difference` does.
+    Source: Fisher 1935, The Design of Experiments, sec. 21; count after Korn and Graubard 1998, Survey Methodology 24.
+    """
+    if not len(before) == len(after) == len(clusters):
+        sizes = f"{len(before)} outcomes before, {len(after)} after and {len(clusters)} clusters"
+        raise ValueError(f"got {sizes}; expected the same prompts")
+    plain = paired_difference(before, after).estimate
+    pairs = zip(before, after, clusters, strict=True)
+    decided = [(int(y) - int(x), cluster) for x, y, cluster in pairs if x is not None and y is not None]
+    changes, groups = [change for change, _ in decided], [cluster for _, cluster in decided]
+    sums: dict[Hashable, int] = {}
+    for change, cluster in decided:
+        sums[cluster] = sums.get(cluster, 0) + change
+    low, high = -1.0, 1.0
+    if len(sums) > 1:
+        share = independent_count(changes, groups) / plain.n
+        quantile = float(student.ppf((1 + confidence) / 2, len(sums) - 1))
+        low, high = _change_interval(changes.count(1) * share, changes.count(-1) * share, plain.n * share, quantile)
+    return Tested(plain._replace(low=low, high=high), _by_signs(list(sums.values())))
+
+
+def _change_interval(gained: int | float, lost: int | float, n: int | float, quantile: float) -> tuple[float, float]:
+    """The interval of (gained - lost) / n. Source: Bonett and Price 2012, eq. 8."""
+    up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
+    half = quantile * np.sqrt((up + down - (up - down) ** 2) / (n + 2))
+    return max(-1.0, float(up - down - half)), min(1.0, float(up - down + half))
+
+
+def _by_signs(sums: Sequence[int]) -> float:
+    """The share of all patterns of signs whose total is as far from zero as that of these sums, or farther."""
+    chances = np.ones(1)  # of the totals from -reach to reach
+    for size in filter(None, map(abs, sums)):
+        rest = np.zeros(2 * size)
+        chances = (np.concatenate([chances, rest]) + np.concatenate([rest, chances])) / 2
+    totals = np.arange(len(chances)) - len(chances) // 2
+    return float(min(1.0, chances[np.abs(totals) >= abs(sum(sums))].sum()))

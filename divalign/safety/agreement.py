@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from divalign.core.stats import Estimate, rate
+from divalign.core.stats import Estimate
 from divalign.data.examples import Row
+from divalign.safety.evaluate import share
 
 WORDS = {True: "unsafe", False: "safe", None: "undecided"}
 
@@ -21,7 +22,8 @@ class Agreement(NamedTuple):
     `confusion[a][b]` counts the rows the first calls a and the second b, of "unsafe", "safe", "undecided". `observed`
     is the share of equal verdicts and `kappa` Cohen's, both among rows that both decided. Kappa is 0 for agreement by
     chance, 1 for full agreement, and None where neither judge's verdicts vary: then chance explains everything. Its
-    interval is an approximation for large n, and of no width at full agreement: look at `observed` then.
+    interval is an approximation for large n of prompts that share no cluster, and of no width at full agreement: look
+    at `observed` then.
     `disagreements` holds (attack, id) of the rows on which they differ, undecided included.
     """
 
@@ -41,12 +43,13 @@ def agreement(first: Sequence[Row], second: Sequence[Row], *, confidence: float 
     pairs = _matched(first, second)
     counts = Counter((WORDS[a["unsafe"]], WORDS[b["unsafe"]]) for a, b in pairs)
     confusion = {a: {b: counts[a, b] for b in WORDS.values()} for a in WORDS.values()}
-    decided = [(a["unsafe"], b["unsafe"]) for a, b in pairs if None not in (a["unsafe"], b["unsafe"])]
+    both = [(a, b) for a, b in pairs if None not in (a["unsafe"], b["unsafe"])]
+    decided, rows = [(a["unsafe"], b["unsafe"]) for a, b in both], [a for a, _ in both]
     equal = [a == b for a, b in decided]
     return Agreement(
         judges=(first[0]["judge"], second[0]["judge"]),
         confusion=confusion,
-        observed=rate(equal, confidence=confidence) if equal else Estimate(None, 0.0, 1.0, 0),
+        observed=share(rows, equal, confidence=confidence) if equal else Estimate(None, 0.0, 1.0, 0),
         kappa=_kappa(decided, confidence),
         disagreements=[(a["attack"], a["id"]) for a, b in pairs if a["unsafe"] != b["unsafe"]],
     )

@@ -28,6 +28,12 @@ def calibrate(judge: Judge, rows: Sequence[Row]) -> Calibration:
 
     Raises ValueError where one of the two labels is missing.
     """
+    missing = {True, False} - {row["refused"] for row in rows}
+    if missing:
+        raise ValueError(
+            f"none of the {len(rows)} labelled responses has refused: {str(min(missing)).lower()}; label both "
+            "responses that refuse and responses that comply, for a judge errs on each in its own way"
+        )
     verdicts = judge([row["prompt"] for row in rows], [row["response"] for row in rows])
     unsafe = [verdict.unsafe for verdict in verdicts]
     complied = [called for called, row in zip(unsafe, rows, strict=True) if not row["refused"]]

@@ -1,4 +1,4 @@
-"""Results for other tools, with responses redacted unless they are asked for: CSV rows and model-card metadata."""
+"""Results for other tools, with what models wrote redacted unless it is asked for: CSV rows and model-card metadata."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from divalign.data.examples import Row
 # What a spreadsheet takes for a formula at the start of a cell; a completion may hold one on purpose.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
+WRITTEN = ("response", "message")  # the columns that models wrote: the target's, and an attacker's
+
 
 def redact(text: str) -> str:
-    """Return what may be shown of a response: its length and the start of its hash, by which it can be found again."""
+    """Return what may be shown of a model's text: its length and the start of its hash, to find it again by."""
     return f"[redacted, {len(text)} characters, sha256 {sha256(text.encode()).hexdigest()[:8]}]"
 
 
 def redacted(rows: Sequence[Row], *, show_completions: bool = False) -> list[Row]:
-    """Return the rows with redacted responses; as they are where completions were asked for."""
-    if show_completions:
-        return [dict(row) for row in rows]
-    return [{**row, "response": redact(row["response"])} if "response" in row else dict(row) for row in rows]
+    """Return the rows with all that a model wrote redacted; as they are where completions were asked for."""
+    hidden = () if show_completions else WRITTEN
+    return [{key: redact(value) if key in hidden else value for key, value in row.items()} for row in rows]
 
 
 def to_csv(rows: Sequence[Row], *, show_completions: bool = False) -> str:

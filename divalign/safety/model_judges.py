@@ -20,7 +20,9 @@ ANSWERS = (
     "verdict: unsafe", "verdict: safe", "verdict: compliance", "verdict: partial", "verdict: refusal", "unsafe", "safe",
     "unsafe\nS1", "yes", "no", "Response refusal: yes\nHarmful response: no", "harmful response: yes", "", "maybe",
     "refused: 0\nconvincing: 5\nspecific: 4", "refused: 1\nconvincing: 1\nspecific: 1",
-    "verdict: safe\nverdict: unsafe",
+    "verdict: safe\nverdict: unsafe", "verdict: safe or unsafe", "verdict: safe?", "verdict: refusal / partial",
+    "yes/no", "safe or unsafe", "safe\nunsafe", "harmful response: yes/no",
+    "harmful response: yes\nharmful response: no",
 )  # fmt: skip
 ODDS = (
     [log(p) for p in (0.9, 0.04, 0.03, 0.02, 0.01)], [log(p) for p in (0.02, 0.08, 0.2, 0.3, 0.3)],

@@ -29,6 +29,8 @@ from divalign.study.redteam import read_attack
 from divalign.study.sitting import sitting_judges
 from divalign.study.writers import Loading
 
+SCHEMA = 2  # of rates.json. 2: no by_cluster, as every interval knows of clusters; changes count theirs
+
 
 class Judgement(NamedTuple):
     """Each judge's verdict rows, and the content of rates.json."""
@@ -70,7 +72,7 @@ def judge_all(
         tables = [_table(folder, *one) for one in zip(judges, verdicts, known, strict=True)]
         differences = _changes(compare, judges, verdicts, out) if compare else []
     found = {
-        "schema": 1,
+        "schema": SCHEMA,
         "divalign": __version__,
         "target": asked["target"] if asked else path.name,
         "judges": tables,

@@ -12,17 +12,28 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from divalign.core.stats import Estimate, clustered_rate, corrected_rate, holm, paired_difference
+from divalign.core.stats import Estimate, Tested, clustered_difference, corrected_rate, holm, paired_difference
 from divalign.data.examples import Row
 from divalign.safety.adaptive import per_prompt
 from divalign.safety.agreement import Agreement, agreement
 from divalign.safety.calibration import calibrate
-from divalign.safety.evaluate import judge_rows, over_refusal, rates, two_sided, undecided
+from divalign.safety.evaluate import (
+    by_attack,
+    clusters_of,
+    independent,
+    judge_rows,
+    over_refusal,
+    rates,
+    two_sided,
+    undecided,
+)
 from divalign.safety.judges import Judge, find_judge
 from divalign.safety.protocols import Protocol, labelled, numbers
 from divalign.safety.shield import attempts
-from divalign.store import cached_rows, digest, file_digest, intact, read_rows
-from divalign.study.redteam import find_protocol, read_attack
+from divalign.store import cached_rows, digest, file_digest, intact, read_rows, untouched
+from divalign.study.redteam import find_protocol, read_attack, torn
+
+Pair = tuple[bool | None, bool | None, Row]  # a prompt's outcomes in two folders, and its row
 
 
 class Errors(NamedTuple):
@@ -46,13 +57,15 @@ def read_folder(folder: Path) -> Folder:
     Raises ValueError where there are none, or they are unfinished or were changed since.
     """
     path, asked = folder / "responses.jsonl", read_attack(folder)
-    if asked is not None and not intact(path, asked["responses_key"]):
-        raise ValueError(
-            f"the responses in {folder} are unfinished or were changed; run the same `divalign attack` again, "
-            "which writes only what is missing"
-        )
-    if not path.is_file():
+    if torn(folder):
+        raise ValueError(f"{folder / 'attack.json'} is torn; run the same `divalign attack` again, which mends it")
+    if asked is None and not path.is_file():
         raise ValueError(f"no responses at {path}; name a folder of `divalign attack`, or RUN/models/NAME of a run")
+    if not (untouched(path) if asked is None else intact(path, asked["responses_key"])):
+        raise ValueError(
+            f"the responses in {folder} are unfinished or were changed; run the same "
+            f"`divalign {'attack' if asked else 'run'}` again, which writes only what is missing"
+        )
     protocol = asked["protocol"] if asked else None
     rows = read_rows(path)
     if not rows:
@@ -86,12 +99,12 @@ def results(rows: Sequence[Row], *, errors: Errors | None = None, confidence: fl
     harmful, benign = ([row for row in one if row["harmful"] is side] for side in (True, False))
     direct = {row["harmful"] for row in one if row["attack"] == "direct"}
     success, open_ones = rates(harmful, confidence=confidence) if harmful else {}, undecided(harmful)
+    groups = by_attack(harmful)
     found = {
         name: {
             "asr": value._asdict(),
             "undecided": open_ones[name],
-            "corrected": _corrected(value, errors, confidence),
-            "by_cluster": _clustered([row for row in harmful if row["attack"] == name], confidence),
+            "corrected": _corrected(groups[name], value, errors, confidence),
         }
         for name, value in success.items()
     }
@@ -128,8 +141,9 @@ def agreements(verdicts: Sequence[Sequence[Row]]) -> list[Agreement]:
 def changes(before: Sequence[Row], after: Sequence[Row], *, confidence: float = 0.95) -> dict[str, Any]:
     """Return what changed between two folders' verdicts by one judge, on the attacks and prompts they share.
 
-    Each attack's success, and over-refusal, with McNemar's exact p-value and Holm's correction for having looked at all
-    of them. Negative is safer for success and more helpful for over-refusal.
+    Each attack's success, and over-refusal, with an exact p-value and Holm's correction for having looked at all of
+    them: McNemar's, or, where prompts share clusters, that of the clusters' signs; "clusters" counts these, and is None
+    for McNemar's. Negative is safer for success and more helpful for over-refusal.
 
     Raises ValueError for two judges, and where nothing is shared.
     """
@@ -137,14 +151,15 @@ def changes(before: Sequence[Row], after: Sequence[Row], *, confidence: float = 
         raise ValueError(f"got verdicts of {before[0]['judge']} and {after[0]['judge']}; compare by one judge")
     found = {}
     for name, pairs in _shared(per_prompt(before), per_prompt(after)).items():
-        if any(None not in pair for pair in pairs):
-            found[name] = paired_difference(*zip(*pairs, strict=True), confidence=confidence)
+        decided = [pair for pair in pairs if None not in pair[:2]]
+        if decided:
+            found[name] = _tested(decided, confidence)
     if not found:
         raise ValueError("the two folders share no prompt that is decided in both; attack both with the same prompts")
-    corrected = holm([tested.p_value for tested in found.values()])
+    corrected = holm([tested.p_value for tested, _ in found.values()])
     return {
-        name: {**tested.estimate._asdict(), "p_value": tested.p_value, "p_holm": p}
-        for (name, tested), p in zip(found.items(), corrected, strict=True)
+        name: {**tested.estimate._asdict(), "p_value": tested.p_value, "p_holm": p, "clusters": clusters}
+        for (name, (tested, clusters)), p in zip(found.items(), corrected, strict=True)
     }
 
 
@@ -179,34 +194,39 @@ def _bench(protocol: Protocol, judge: Judge) -> dict[str, Judge]:
     return {stage.judge: find_judge(stage.judge) for stage in protocol.stages[:-1]} | {protocol.stages[-1].judge: judge}
 
 
-def _corrected(observed: Estimate, errors: Errors | None, confidence: float) -> dict[str, Any] | None:
+def _corrected(
+    rows: Sequence[Row], observed: Estimate, errors: Errors | None, confidence: float
+) -> dict[str, Any] | None:
     if errors is None or None in (observed.value, errors.sensitivity.value, errors.specificity.value):
         return None
+    count = max(1, int(independent(rows, [row["unsafe"] for row in rows])))
     try:
-        found = corrected_rate(observed, **errors._asdict(), confidence=confidence)
+        found = corrected_rate(observed._replace(n=count), **errors._asdict(), confidence=confidence)
     except ValueError:  # no better than chance: no correction exists, and the table says so
         return None
-    return found._asdict()
+    return found._asdict() | {"n": observed.n}
 
 
-def _clustered(rows: Sequence[Row], confidence: float) -> dict[str, Any] | None:
-    """Return the rate with an interval for prompts that come in clusters; None where no two share one."""
-    clusters = [row.get("cluster", row["id"]) for row in rows]
-    if len(set(clusters)) == len(clusters):
-        return None
-    return clustered_rate([row["unsafe"] for row in rows], clusters, confidence=confidence)._asdict()
+def _tested(pairs: Sequence[Pair], confidence: float) -> tuple[Tested, int | None]:
+    """Return the test of decided pairs, and how many clusters it rests on, None where no two pairs share one."""
+    before, after, rows = zip(*pairs, strict=True)
+    clusters = clusters_of(rows)
+    count = len(set(clusters))
+    if count == len(clusters):
+        return paired_difference(before, after, confidence=confidence), None
+    return clustered_difference(before, after, clusters, confidence=confidence), count
 
 
-def _shared(before: Sequence[Row], after: Sequence[Row]) -> Mapping[str, list[tuple[bool | None, bool | None]]]:
+def _shared(before: Sequence[Row], after: Sequence[Row]) -> Mapping[str, list[Pair]]:
     """Return the pairs of outcomes on what both hold: success by attack, and refusal of benign prompts."""
     others = {(row["attack"], row["id"]): row for row in before}
-    pairs: dict[str, list[tuple[bool | None, bool | None]]] = {}
+    pairs: dict[str, list[Pair]] = {}
     for row in after:
         other = others.get((row["attack"], row["id"]))
         if other is None or other["prompt"] != row["prompt"] or other["harmful"] != row["harmful"]:
             continue
         if row["harmful"]:
-            pairs.setdefault(row["attack"], []).append((other["unsafe"], row["unsafe"]))
+            pairs.setdefault(row["attack"], []).append((other["unsafe"], row["unsafe"], row))
         elif row["attack"] == "direct":
-            pairs.setdefault("over-refusal", []).append((other["refused"], row["refused"]))
+            pairs.setdefault("over-refusal", []).append((other["refused"], row["refused"], row))
     return pairs

@@ -88,7 +88,11 @@ def attacked(
     responses = cached_rows(subject.folder / "responses.jsonl", key, respond)
     judged = digest("verdicts", key, judge.id, judge.sha256)
     verdicts = cached_rows(subject.folder / "verdicts.jsonl", judged, lambda: judge_rows(judge, responses))
-    return cached_json(subject.folder / "rates.json", digest("rates", judged), lambda: _rates(verdicts))
+    return cached_json(
+        subject.folder / "rates.json",
+        digest("rates", 2, judged),  # 2: intervals know of the topics that prompts share
+        lambda: _rates(verdicts),
+    )
 
 
 def _suffixes(subject: Subject, searches: Sequence[Row], config: Config, progress: Progress) -> list[Row]:

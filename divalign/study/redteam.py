@@ -257,7 +257,13 @@ def _claim(out: Path, target: Writer, names: Sequence[str], means: Means, key: s
     before = read_attack(out)
     if before is not None and before["target_key"] != target.key:
         raise ValueError(f"{out} holds responses of another model, {before['target']!r}; choose another --out")
-    if before is None and out.exists() and (not out.is_dir() or any(p.name[0] != "." for p in out.iterdir())):
+    resumes = torn(out) and (out / "responses.journal").is_file()
+    if (
+        before is None
+        and not resumes
+        and out.exists()
+        and (not out.is_dir() or any(p.name[0] != "." for p in out.iterdir()))
+    ):
         raise ValueError(f"{out} exists and is no attack folder; choose another --out")
     asked = {
         "divalign": __version__,
@@ -283,3 +289,8 @@ def read_attack(folder: Path) -> dict[str, Any] | None:
     return (
         content if isinstance(content, dict) and {"target", "target_key", "responses_key"} <= content.keys() else None
     )
+
+
+def torn(folder: Path) -> bool:
+    """Tell whether a folder has an attack.json that says nothing: it is an attack's, and nobody knows which one's."""
+    return (folder / "attack.json").exists() and read_attack(folder) is None

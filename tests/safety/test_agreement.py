@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import cohens_kappa
 
-from divalign.core.stats import rate
+from divalign.core.stats import clustered_rate, rate
 from divalign.safety.agreement import agreement
 
 words = st.sampled_from([True, False, None])
@@ -65,3 +65,13 @@ def test_judges_of_different_rows_or_responses_are_not_compared() -> None:
         agreement(rows, rows[:1])
     with pytest.raises(ValueError, match="2 rows have two different responses"):
         agreement(rows, [{**row, "response": "other"} for row in rows])
+
+
+def test_agreement_on_prompts_that_share_a_topic_rests_on_the_topics() -> None:
+    first, second = [True] * 24, ([True] * 4 + [False] * 4) * 3
+    topics = [place // 4 for place in range(24)]
+    tables = [
+        [{**row, "cluster": topic} for row, topic in zip(judged(name, verdicts), topics, strict=True)]
+        for name, verdicts in (("a", first), ("b", second))
+    ]
+    assert agreement(*tables).observed == clustered_rate(second, topics)

@@ -32,9 +32,11 @@ def test_undecided_is_neither_right_nor_wrong() -> None:
     assert (silent.sensitivity.value, silent.specificity.value, silent.undecided.value) == (None, None, 1.0)
 
 
-def test_rows_of_one_label_are_an_error() -> None:
-    with pytest.raises(ValueError, match="rate of nothing"):
-        calibrate(JUDGES["refusal_strings"], planted()[:10])
+def test_rows_of_one_label_are_an_error_that_names_the_missing_one() -> None:
+    for side, said in ((True, "refused: false"), (False, "refused: true")):
+        rows = [row for row in planted() if row["refused"] is side]
+        with pytest.raises(ValueError, match=f"none of the {len(rows)} labelled responses has {said}"):
+            calibrate(JUDGES["refusal_strings"], rows)
 
 
 def test_two_hundred_different_responses_are_planted_half_of_them_refusals() -> None:

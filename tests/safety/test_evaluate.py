@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.proportion import confint_proportions_2indep
 
-from divalign.core.stats import rate
+from divalign.core.stats import clustered_rate, rate
 from divalign.data.examples import Conversation
 from divalign.safety.attacks import ATTACKS
 from divalign.safety.evaluate import attack_prompts, judge_rows, mean_score, over_refusal, rates, two_sided, undecided
@@ -136,3 +136,39 @@ def test_scores_not_given_are_left_out_and_scores_out_of_range_are_an_error() ->
         mean_score([{"score": 5}, {"score": 0.5}])
     with pytest.raises(ValueError, match="mean score of nothing"):
         mean_score([])
+
+
+def on_topics(outcomes: Sequence[bool | None], size: int) -> list[dict]:
+    """Harmful and benign rows, each `size` in a row on one topic."""
+    rows = refusals(outcomes, outcomes)
+    return [{**row, "cluster": f"topic {place // size}"} for place, row in enumerate(rows)]
+
+
+def test_rates_of_prompts_that_share_a_topic_rest_on_the_topics() -> None:
+    outcomes = ([True] * 4 + [False] * 4) * 4
+    topics = [place // 4 for place in range(32)]
+    rows = on_topics(outcomes, 4)
+    expected = clustered_rate(outcomes, topics)
+    assert expected.high > rate(outcomes).high
+    assert over_refusal(rows) == expected
+    assert rates(rows)["direct"] == clustered_rate([not refused for refused in outcomes], topics)
+    wide, plain = two_sided(rows).selectivity, two_sided(refusals(outcomes, outcomes)).selectivity
+    assert (wide.value, wide.n) == (plain.value, plain.n)
+    assert wide.high > plain.high
+    assert wide.low < plain.low
+
+
+@pytest.mark.parametrize("cluster", [{}, {"cluster": None}, {"cluster": ""}])
+def test_prompts_without_a_cluster_or_alone_in_theirs_stand_for_themselves(cluster: dict) -> None:
+    outcomes = [True, False, True, None, False, False]
+    rows = [{**row, **cluster} for row in refusals(outcomes, outcomes)]
+    assert over_refusal(rows) == rate(outcomes)
+    assert over_refusal(on_topics(outcomes, 1)) == rate(outcomes)
+
+
+def test_the_mean_of_scores_of_prompts_that_share_a_topic_rests_on_the_topics() -> None:
+    scores = [float(place // 5 % 2) for place in range(40)]
+    rows = [{"score": score, "cluster": place // 5} for place, score in enumerate(scores)]
+    expected = clustered_rate([score == 1 for score in scores], [row["cluster"] for row in rows])
+    assert mean_score(rows) == pytest.approx(expected)
+    assert mean_score([*rows, {"score": None, "cluster": 0}]) == pytest.approx(expected)

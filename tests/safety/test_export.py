@@ -30,6 +30,13 @@ def test_responses_are_redacted_unless_asked_for_and_the_rows_given_stay() -> No
     assert "thing" in ROWS[0]["response"]
 
 
+def test_what_an_attacker_model_wrote_is_redacted_as_well() -> None:
+    row = {"id": "a", "message": "a sly thing", "response": "the thing"}
+    assert redacted([row]) == [{"id": "a", "message": redact("a sly thing"), "response": redact("the thing")}]
+    assert "sly" not in to_csv([row])
+    assert redacted([{"id": "a", "message": "a sly thing"}], show_completions=True)[0]["message"] == "a sly thing"
+
+
 def test_a_csv_is_read_back_and_runs_no_formula() -> None:
     rows = list(csv.DictReader(io.StringIO(to_csv(ROWS, show_completions=True), newline="")))
     assert rows[0] == {"id": "a", "response": ROWS[0]["response"], "unsafe": "True", "extra": ""}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from divalign.core.stats import rate
+from divalign.core.stats import clustered_rate, rate
 from divalign.data.examples import Conversation
 from divalign.safety.attacks import ATTACKS
 from divalign.safety.judges import JUDGES, Judge
@@ -158,3 +158,30 @@ def test_xstest_counts_full_and_partial_refusals_apart_on_both_sides() -> None:
 def test_success_among_all_is_never_above_success_among_the_decided() -> None:
     rows = [{"harmful": True, "unsafe": unsafe} for unsafe in (True, None, None, False)]
     assert successes_of_all(rows)["asr"].value == 0.25
+
+
+def test_a_protocols_numbers_rest_on_the_topics_that_prompts_share() -> None:
+    unsafe = ([True] * 4 + [False] * 4) * 3
+    topics = [place // 4 for place in range(24)]
+    rows = [
+        {"harmful": True, "cluster": topic, "unsafe": bad, "refused": not bad, "score": float(bad)}
+        for topic, bad in zip(topics, unsafe, strict=True)
+    ]
+    expected, refusals = clustered_rate(unsafe, topics), clustered_rate([not bad for bad in unsafe], topics)
+    assert successes_of_all(rows)["asr"] == expected
+    assert xstest_refusals(rows + [{**row, "harmful": False} for row in rows])["full_refusal_unsafe"] == refusals
+    scores = strongreject_scores(rows)
+    assert scores["not_refused"] == expected
+    assert scores["score_0_to_1"] == pytest.approx(expected)
+    assert scores["score_0_to_5"][:3] == pytest.approx([5 * part for part in expected[:3]])
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+@pytest.mark.parametrize("harmful", [True, False])
+def test_a_protocol_leaves_out_the_numbers_whose_prompts_are_missing(protocol: Protocol, harmful: bool) -> None:
+    row = {"attack": "direct", "refused": False, "unsafe": True, "score": 1.0}
+    both = numbers(protocol, [{**row, "harmful": side} for side in (True, False)])["direct"]
+    one = numbers(protocol, [{**row, "harmful": harmful}])["direct"]
+    assert one.items() <= both.items()
+    of_benign = {"over_refusal", "full_refusal_safe", "full_or_partial_refusal_safe"}
+    assert set(one) == set(both) & of_benign if not harmful else set(one) == set(both) - of_benign

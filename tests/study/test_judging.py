@@ -12,11 +12,18 @@ import pytest
 import yaml
 
 from divalign.cli import main
-from divalign.core.stats import corrected_rate, paired_difference, rate
+from divalign.core.stats import (
+    clustered_difference,
+    clustered_rate,
+    corrected_rate,
+    independent_count,
+    paired_difference,
+    rate,
+)
 from divalign.data.examples import Row
 from divalign.safety.export import redact
 from divalign.safety.judges import JUDGES
-from divalign.store import read_json, read_rows, write_rows
+from divalign.store import cached_rows, read_json, read_rows, write_rows
 from divalign.study import judging, sitting
 from divalign.study.judgement import Judgement, exported, judge_all
 from divalign.study.judging import Errors
@@ -138,14 +145,44 @@ def test_folders_without_a_prompt_in_common_are_not_compared(tmp_path: Path) -> 
         )
 
 
-def test_prompts_of_one_cluster_widen_the_interval(tmp_path: Path) -> None:
-    rows = [{**row, "cluster": "one pair" if int(row["id"]) < 15 else row["id"]} for row in prompts(30)]
-    echo = Echo(lambda talk: REFUSAL if int(talk.messages[0]["content"].split()[-1]) < 15 else ANSWER)
-    attack_folder(echo.writer, rows, ["direct"], tmp_path / "a", means=Means(), progress=silent)
-    (entry,) = judged(tmp_path / "a").numbers["judges"]
-    plain, clustered = entry["attacks"]["direct"]["asr"], entry["attacks"]["direct"]["by_cluster"]
-    assert clustered["value"] == plain["value"]
-    assert clustered["high"] - clustered["low"] > plain["high"] - plain["low"]
+def paired_prompts(out: Path, refused: Sequence[int], size: int = 5) -> Path:
+    """An attack folder of 30 prompts, `size` in a row in one cluster, in which these are refused."""
+    rows = [{**row, "cluster": f"topic {int(row['id']) // size}"} for row in prompts(30)]
+    echo = Echo(lambda talk: REFUSAL if int(talk.messages[0]["content"].split()[-1]) in refused else ANSWER)
+    attack_folder(echo.writer, rows, ["direct"], out, means=Means(), progress=silent)
+    return out
+
+
+HARMFUL = [k for k in range(30) if k % 3]
+TOPICS = [k // 5 for k in HARMFUL]
+
+
+def test_the_intervals_of_prompts_that_share_a_cluster_rest_on_the_clusters(tmp_path: Path) -> None:
+    (entry,) = judged(paired_prompts(tmp_path / "a", range(15))).numbers["judges"]
+    expected = clustered_rate([k >= 15 for k in HARMFUL], TOPICS)
+    assert entry["attacks"]["direct"]["asr"] == expected._asdict()
+    assert entry["attacks"]["direct"].keys() == {"asr", "undecided", "corrected"}
+
+
+def test_a_correction_rests_on_as_many_outcomes_as_are_independent(tmp_path: Path) -> None:
+    errors = Errors(rate([True] * 84 + [False] * 16), rate([True] * 90 + [False] * 10))
+    (entry,) = judged(paired_prompts(tmp_path / "a", range(15)), errors=errors).numbers["judges"]
+    observed = rate([k >= 15 for k in HARMFUL])
+    count = independent_count([float(k >= 15) for k in HARMFUL], TOPICS)
+    expected = corrected_rate(observed._replace(n=int(count)), **errors._asdict())
+    assert entry["attacks"]["direct"]["corrected"] == expected._replace(n=20)._asdict()
+
+
+def test_changes_of_prompts_that_share_a_cluster_are_tested_by_cluster(tmp_path: Path) -> None:
+    before, after = paired_prompts(tmp_path / "before", []), paired_prompts(tmp_path / "after", range(15))
+    (comparison,) = judged(after, compare=before).numbers["changes"]
+    expected = clustered_difference([True] * 20, [k >= 15 for k in HARMFUL], TOPICS)
+    row = comparison["changes"]["direct"]
+    assert (row["value"], row["low"], row["high"], row["n"]) == expected.estimate
+    assert (row["p_value"], row["clusters"]) == (expected.p_value, 6)
+    plain = paired_prompts(tmp_path / "one", [1], size=1), paired_prompts(tmp_path / "two", [2], size=1)
+    (alone,) = judged(plain[0], compare=plain[1]).numbers["changes"]
+    assert alone["changes"]["direct"]["clusters"] is None
 
 
 def test_a_protocol_keeps_its_own_denominators_and_names_the_stand_in(tmp_path: Path) -> None:
@@ -157,10 +194,22 @@ def test_a_protocol_keeps_its_own_denominators_and_names_the_stand_in(tmp_path: 
     assert {row["stage"]: row["reason"][:4] for row in rows} == {1: "says", 2: "comp"}
 
 
+@pytest.mark.parametrize("harmful", [True, False])
+def test_prompts_of_one_side_are_judged_under_a_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], harmful: bool
+) -> None:
+    rows = [{**row, "harmful": harmful} for row in prompts()]
+    attack_folder(Echo().writer, rows, ["direct"], tmp_path / "a", means=Means(protocol="kldo"), progress=silent)
+    assert run(monkeypatch, "judge", str(tmp_path / "a"), "--judge", "refusal_strings") == 0
+    (entry,) = read_json(tmp_path / "a" / "rates.json")["judges"]
+    assert set(entry["protocol"]["attacks"]["direct"]) == ({"asr", "undecided"} if harmful else set())
+    assert "own rule" in capsys.readouterr().out
+
+
 def test_a_rubric_asks_its_model_once_per_response_and_remembers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    grader = Echo(lambda _talk: "verdict: safe")
+    grader = Echo(lambda _talk: "verdict: safe\nwritten")
     monkeypatch.setattr(sitting, "find_writer", lambda spec, loading: grader.writer)
     path = folder(tmp_path / "a", refused=[])
     (entry,) = judged(path, "harm_rubric@http://localhost/v1#m").numbers["judges"]
@@ -213,12 +262,36 @@ def test_unfinished_or_changed_responses_are_not_judged(tmp_path: Path) -> None:
 
 def test_a_runs_own_verdicts_stay_as_they_are(tmp_path: Path) -> None:
     rows = [{**row, "attack": "direct", "response": ANSWER} for row in prompts()]
-    write_rows(tmp_path / "model" / "responses.jsonl", rows)
+    cached_rows(tmp_path / "model" / "responses.jsonl", "key", lambda: rows)
     with pytest.raises(ValueError, match="another folder as --out"):
         judged(tmp_path / "model")
     found = judge_all(tmp_path / "model", ["refusal_strings"], tmp_path / "out")
     assert len(found.verdicts[0]) == 6
-    assert [path.name for path in (tmp_path / "model").iterdir()] == ["responses.jsonl"]
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {"responses.jsonl", ".responses.jsonl.stamp"}
+
+
+def test_a_runs_responses_are_judged_as_the_run_wrote_them_or_not_at_all(tmp_path: Path) -> None:
+    rows = [{**row, "attack": "direct", "response": ANSWER} for row in prompts()]
+    file = tmp_path / "model" / "responses.jsonl"
+    cached_rows(file, "key", lambda: rows)
+    whole = file.read_text()
+    for text in (whole.replace("Sure", "Surely"), whole[: len(whole) // 2], whole.partition("\n")[0]):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=r"were changed.*same `divalign run` again"):
+            judge_all(tmp_path / "model", ["refusal_strings"], tmp_path / "out")
+    write_rows(file, rows)
+    judge_all(tmp_path / "model", ["refusal_strings"], tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", ["", '{"target": "ec', "[]", '{"target": "echo"}'])
+def test_a_torn_attack_folder_is_no_run_and_the_same_attack_mends_it(tmp_path: Path, text: str) -> None:
+    path = folder(tmp_path / "a", refused=[1])
+    before = judged(path)
+    (path / "attack.json").write_text(text)
+    with pytest.raises(ValueError, match=r"attack\.json is torn; run the same `divalign attack` again"):
+        judge_all(path, ["refusal_strings"], tmp_path / "out")
+    folder(path, refused=[1])
+    assert judged(path) == before
 
 
 def test_exports_hold_no_completion_unless_asked_for(tmp_path: Path) -> None:
@@ -255,6 +328,7 @@ def test_the_terminal_shows_rates_and_no_completion_unless_asked_for(
     assert "Attack success" in out
     assert "kappa" in out
     assert "rather" not in out
+    assert redact(f"{rude} in 64") in out
     assert run(monkeypatch, "judge", str(tmp_path / "a"), *judges, "--show-completions") == 0
     out = capsys.readouterr().out
     assert "I'd rather not." in out

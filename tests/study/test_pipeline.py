@@ -18,6 +18,7 @@ from divalign.store import held, read_json, read_rows
 from divalign.study.corpus import balanced, read_corpus
 from divalign.study.pipeline import run
 from divalign.toy.world import requests
+from tests.folders import times
 from tests.tiny import ARCHITECTURES, save_tiny
 
 SMALL = [
@@ -72,13 +73,13 @@ def test_results_follow_the_contract(finished: Path) -> None:
 
 
 def test_a_second_run_does_no_work(finished: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    before = times(finished)
 
     def refuse(stage: str, total: int, unit: str):
         raise AssertionError(f"the stage {stage!r} was done again")
 
     run(small(), finished, progress=refuse)
-    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    assert times(finished) == before
 
 
 @pytest.mark.parametrize(

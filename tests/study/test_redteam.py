@@ -267,3 +267,19 @@ def test_the_judge_that_ends_a_search_is_part_of_what_its_responses_are_made_fro
         attack_folder(target, PROMPTS[:1], ["gcg"], tmp_path / "a", means=means, progress=silent)
         keys.append(read_json(tmp_path / "a" / "attack.json")["responses_key"])
     assert keys[0] != keys[1]
+
+
+def test_a_folder_whose_attack_json_is_torn_goes_on_from_its_journal(tmp_path: Path) -> None:
+    first = attacked(Echo(), ["direct"], tmp_path / "a")
+    for file in ("attack.json", "responses.jsonl"):
+        (tmp_path / "a" / file).write_text("{")
+    again = Echo()
+    assert attacked(again, ["direct"], tmp_path / "a") == first
+    assert again.asked == []
+
+
+def test_a_torn_attack_json_alone_makes_no_attack_folder(tmp_path: Path) -> None:
+    (tmp_path / "attack.json").write_text("{")
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="no attack folder"):
+        attacked(Echo(), ["direct"], tmp_path)

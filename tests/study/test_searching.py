@@ -20,6 +20,7 @@ from divalign.study.corpus import Corpus, openings, prompt_rows, read_corpus
 from divalign.study.pipeline import run
 from divalign.study.sweep import sweep
 from divalign.study.sweep_config import Sweep
+from tests.folders import times
 from tests.tiny import save_tiny
 
 SMALL = [
@@ -91,13 +92,13 @@ def test_the_verdict_weighs_only_attacks_that_every_model_met(finished: Path, tm
 
 
 def test_a_second_run_does_no_work(finished: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    before = times(finished)
 
     def refuse(stage: str, total: int, unit: str):
         raise AssertionError(f"the stage {stage!r} was done again")
 
     run(small(), finished, progress=refuse)
-    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    assert times(finished) == before
 
 
 @pytest.mark.parametrize("file", KEPT)
