@@ -88,7 +88,6 @@ class Lora(Section):
 
     rank: Whole = Field(default=16, ge=1)
     alpha: Real = Field(default=32.0, gt=0)
-    dropout: Real = Field(default=0.0, ge=0, lt=1)
 
 
 class Train(Section):

@@ -113,7 +113,6 @@ def _lora(options: dict[str, Any]) -> LoraConfig:
     return LoraConfig(
         r=options["rank"],
         lora_alpha=options["alpha"],
-        lora_dropout=options["dropout"],
         target_modules="all-linear",
         bias="none",
         task_type="CAUSAL_LM",

@@ -56,7 +56,7 @@ def out(stopped: Path, tmp_path: Path) -> Path:
         ({"method": "dpo", "seed": 5}, "with method kldo, seed 0, and this one has method dpo, seed 5; go on with"),
         ({"beta": 0.2}, "beta null, and this one has beta 0.2"),
         ({"rows": PAIRS[:6]}, "stopped training with rows "),
-        ({"lora": {"rank": 2, "alpha": 4, "dropout": 0.0}}, "lora null"),
+        ({"lora": {"rank": 2, "alpha": 4}}, "lora null"),
     ],
 )
 def test_a_stopped_training_with_other_settings_is_refused_and_named(
