@@ -61,7 +61,9 @@ def clustered_rate(
 
     Wilson's interval of as many independent outcomes as would have this variance, n over the design effect; never
     more than were decided, and no more than there are clusters where all outcomes agree, as their variance then says
-    nothing. `n` stays the decided count. Raises ValueError for an empty sequence or unequal lengths.
+    nothing. Neither end comes nearer to the share than unanimous clusters would leave it: a first success must not
+    narrow the interval of none. `n` stays the decided count. Raises ValueError for an empty sequence or unequal
+    lengths.
     Source: Korn and Graubard 1998, Survey Methodology 24, with Wilson's interval (Dean and Pagano 2015).
     """
     if len(outcomes) != len(clusters):
@@ -75,7 +77,10 @@ def clustered_rate(
     centre = (share.value + z**2 / (2 * independent)) / (1 + z**2 / independent)
     half = np.sqrt(share.value * (1 - share.value) / independent + (z / (2 * independent)) ** 2)
     half *= z / (1 + z**2 / independent)
-    return Estimate(share.value, max(0.0, float(centre - half)), min(1.0, float(centre + half)), share.n)
+    none = float(z**2 / (len({cluster for _, cluster in decided}) + z**2))  # the upper end of 0 of all clusters
+    low = 0.0 if share.value == 0 else min(max(0.0, float(centre - half)), 1 - none)
+    high = 1.0 if share.value == 1 else max(min(1.0, float(centre + half)), none)
+    return Estimate(share.value, low, high, share.n)
 
 
 def independent_count(values: Numbers, clusters: Sequence[Hashable]) -> float:

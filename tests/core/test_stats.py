@@ -63,6 +63,15 @@ def test_unanimous_clusters_count_once_each() -> None:
     assert clustered_rate([False] * 50, [i // 10 for i in range(50)]).high == pytest.approx(rate([False] * 5).high)
 
 
+def test_a_first_success_does_not_narrow_the_interval_of_none() -> None:
+    topics = [i // 3 for i in range(180)]
+    highs = [clustered_rate([i in range(0, 3 * k, 3) for i in range(180)], topics).high for k in range(6)]
+    assert (np.diff(highs) > -1e-12).all()
+    lows = [clustered_rate([i not in range(0, 3 * k, 3) for i in range(180)], topics).low for k in range(6)]
+    assert (np.diff(lows) < 1e-12).all()
+    assert clustered_rate([True] * 180, topics)[1:3] == (pytest.approx(1 - highs[0]), 1.0)
+
+
 def test_a_rate_without_a_decided_outcome_stays_undecided_in_clusters() -> None:
     assert clustered_rate([None, None], ["a", "b"]) == Estimate(None, 0.0, 1.0, 0)
 
