@@ -107,15 +107,15 @@ def test_with_permuted_labels_a_critic_fitted_on_features_finds_nothing() -> Non
     assert hits / 40 >= 0.93
 
 
-@pytest.mark.parametrize("prompts", [20, 50, 100, 200])
-@pytest.mark.parametrize("name", ["js", "tv", "hellinger", "lecam"])
+@pytest.mark.parametrize("prompts", [20, 50, 200])
+@pytest.mark.parametrize("name", ["js", "tv", "hellinger"])
 def test_rare_rows_of_the_wrong_sign_are_covered_though_most_samples_lack_them(name: str, prompts: int) -> None:
     # One row in a hundred is labelled the wrong way round; of 20 prompts two thirds of the samples show none.
     row, values, law = DIVERGENCES[name], np.array([3.0, -3.0]), [0.99, 0.01]
     score, penalty = row.score(torch.from_numpy(values)).numpy(), row.penalty(torch.from_numpy(-values)).numpy()
     truth, random, ids = float(law @ (score - penalty)), np.random.default_rng(0), np.arange(prompts)
     hits = 0
-    for index in range(200):
+    for index in range(100):
         aligned, unaligned = random.choice(values, prompts, p=law), -random.choice(values, prompts, p=law)
         hits += covers(estimate_divergence(aligned, unaligned, name, (ids, ids), draws=200, seed=index), truth)
-    assert hits / 200 >= LEAST
+    assert hits / 100 >= LEAST
