@@ -135,24 +135,28 @@ def held(folder: Path) -> Iterator[None]:
     none, as nothing can be written there or the file system knows no locks, work goes on without. Raises ValueError
     where another process holds the folder.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / LOCK).touch()
-    except OSError:
-        yield
-        return
     lock = FileLock(folder / LOCK)
-    try:
-        with suppress(NotImplementedError):
-            lock.acquire(blocking=False)
-    except Timeout:
-        raise ValueError(
-            f"another process is at work in {folder}; wait until it ends, or choose another --out"
-        ) from None
+    if _writable(folder):
+        try:
+            with suppress(NotImplementedError):
+                lock.acquire(blocking=False)
+        except Timeout:
+            raise ValueError(
+                f"another process is at work in {folder}; wait until it ends, or choose another --out"
+            ) from None
     try:
         yield
     finally:
         lock.release()
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / LOCK).touch()
+    except OSError:
+        return False
+    return True
 
 
 def forget(path: Path) -> None:

@@ -2,9 +2,20 @@
 
 from pathlib import Path
 
+import pytest
+
+from divalign.config import Config
 from divalign.store import LOCK
+from divalign.study.pipeline import run
 
 
 def times(folder: Path) -> dict[Path, int]:
     """Return when each file was last written; a lock that is taken counts as no writing."""
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != LOCK}
+
+
+def folder_of(config: Config, factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a finished run."""
+    folder = factory.mktemp("run") / "out"
+    run(config, folder)
+    return folder

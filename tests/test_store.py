@@ -117,8 +117,11 @@ def test_a_folder_is_held_by_one_at_a_time_until_that_one_ends_or_is_killed(tmp_
 
 
 def test_a_folder_that_cannot_be_written_to_needs_no_lock() -> None:
-    with store.held(Path("/proc/self")):
-        pass
+    folder, entered = Path("/proc/self"), []
+    with store.held(folder), store.held(folder):  # twice, which a lock would refuse
+        entered.append(folder)
+    assert entered == [folder]
+    assert not (folder / store.LOCK).exists()
 
 
 def test_what_json_lacks_is_written_plainly_and_the_rest_refused(tmp_path: Path) -> None:

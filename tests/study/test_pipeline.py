@@ -18,7 +18,7 @@ from divalign.store import held, read_json, read_rows
 from divalign.study.corpus import balanced, read_corpus
 from divalign.study.pipeline import run
 from divalign.toy.world import requests
-from tests.folders import times
+from tests.folders import folder_of, times
 from tests.tiny import ARCHITECTURES, save_tiny
 
 SMALL = [
@@ -48,9 +48,7 @@ def facts(folder: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run") / "out"
-    run(small(), folder)
-    return folder
+    return folder_of(small(), tmp_path_factory)
 
 
 def test_results_follow_the_contract(finished: Path) -> None:

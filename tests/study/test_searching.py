@@ -20,7 +20,7 @@ from divalign.study.corpus import Corpus, openings, prompt_rows, read_corpus
 from divalign.study.pipeline import run
 from divalign.study.sweep import sweep
 from divalign.study.sweep_config import Sweep
-from tests.folders import times
+from tests.folders import folder_of, times
 from tests.tiny import save_tiny
 
 SMALL = [
@@ -51,9 +51,7 @@ def kept(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run") / "out"
-    run(small(), folder)
-    return folder
+    return folder_of(small(), tmp_path_factory)
 
 
 def test_the_searched_model_has_two_attacks_more_with_their_own_n_and_the_others_do_not(finished: Path) -> None:
