@@ -60,21 +60,7 @@ def train_and_save(
     Raises ValueError where `work` holds checkpoints of another model, other rows or other settings.
     """
     with tempfile.TemporaryDirectory() as scratch, quietly():
-        arguments = DivergenceConfig(
-            output_dir=str(work or scratch),
-            lr_scheduler_type="cosine",
-            weight_decay=0.0,
-            save_strategy="steps" if work else "no",
-            save_steps=float(max(1, settings["max_steps"] // 10)),
-            save_total_limit=1,
-            report_to="none",
-            use_cpu=on_cpu,
-            gradient_checkpointing=False,
-            disable_tqdm=True,
-            logging_first_step=True,
-            reference_cache=str(cache) if cache else None,
-            **settings,
-        )
+        arguments = _arguments(work or Path(scratch), settings, saves=work is not None, on_cpu=on_cpu, cache=cache)
         told = _identity(lm, rows, lora, arguments, settings)
         last = go_on(work, told, leader=arguments.process_index == 0) if work else None
         trainer = DivergenceTrainer(
@@ -97,6 +83,26 @@ def train_and_save(
                 write_json(folder / SETTINGS, told)
     rows_of = [row for row in trainer.state.log_history if "loss" in row or "eval_loss" in row]
     return [{name: value if math.isfinite(value) else None for name, value in row.items()} for row in rows_of]
+
+
+def _arguments(
+    folder: Path, settings: dict[str, Any], *, saves: bool, on_cpu: bool, cache: Path | None
+) -> DivergenceConfig:
+    return DivergenceConfig(
+        output_dir=str(folder),
+        lr_scheduler_type="cosine",
+        weight_decay=0.0,
+        save_strategy="steps" if saves else "no",
+        save_steps=float(max(1, settings["max_steps"] // 10)),
+        save_total_limit=1,
+        report_to="none",
+        use_cpu=on_cpu,
+        gradient_checkpointing=False,
+        disable_tqdm=True,
+        logging_first_step=True,
+        reference_cache=str(cache) if cache else None,
+        **settings,
+    )
 
 
 def _identity(
