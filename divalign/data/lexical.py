@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -24,7 +23,7 @@ from divalign.core.resampling import (
     units_of,
 )
 from divalign.core.stats import Estimate
-from divalign.data.words import words_of
+from divalign.data.words import RUN, words_of
 
 
 def lexical_auc(
@@ -44,7 +43,7 @@ def lexical_auc(
 
 def words(text: str) -> list[str]:
     """Return the runs of word characters; one with letters that know no case is split where no spaces are written."""
-    return [word for run in re.findall(r"\w+", text) for word in (words_of(run) if _caseless(run) else [run])]
+    return [word for run in RUN.findall(text) for word in (words_of(run) if _caseless(run) else [run])]
 
 
 def _caseless(run: str) -> bool:

@@ -141,5 +141,12 @@ def test_plain_text_has_the_same_words_by_the_short_way(text: str) -> None:
     assert words_of(text) == words_of(f"{text} é")[:-1]
 
 
+def test_the_vowel_signs_of_a_script_belong_to_its_words() -> None:
+    day, gift = "मुझे दिन के बारे में बताओ", "मुझे दान के बारे में बताओ"  # one sign apart
+    assert words_of(day)[:2] == ["मुझे", "दिन"]
+    assert words_of("❤\ufe0f") == []
+    assert find_overlap([day], [gift]).counts["normalised"] == 0
+
+
 def test_words_are_without_case_punctuation_and_invisible_characters() -> None:
     assert words_of("The “Ｆirst”  word's\u200b end") == ["the", "first", "words", "end"]
