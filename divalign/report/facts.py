@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from divalign import store
 from divalign.core.stats import Estimate
 
-SCHEMA = 1
+SCHEMA = 2
 MARK = " ‡"  # behind the name of a model that was trained on prompts that it is asked
 Made = TypeVar("Made")
 
@@ -107,7 +107,7 @@ class Run(NamedTuple):
 def read_run(folder: Path) -> Run:
     """Return the facts of a run folder.
 
-    Raises ValueError, naming the file, for a folder without a readable results.json of schema 1 and for a model's file
+    Raises ValueError, naming the file, for a folder without a readable results.json of schema 2 and for a model's file
     that is there but does not hold what it should. A model's file that is not there is no error.
     """
     path = folder / "results.json"

@@ -8,6 +8,7 @@ from typing import Any
 
 from divalign import store
 from divalign.core.stats import Estimate
+from divalign.records import SeparationChanges, SeparationRecord
 from divalign.report.facts import number
 from divalign.report.heat import Column as Shades
 from divalign.report.heat import heat_picture
@@ -16,7 +17,6 @@ from divalign.report.shell import Part, small_page
 from divalign.report.tables import Cell, Column, Table, cell
 from divalign.report.words import share, significant
 
-SCHEMA = 1
 NAME = "separation.html"
 SHORT = {"instruction": "instruction", "generation": "answer", "response": "response"}
 POSITIONS = {"instruction": "end of instruction", "generation": "start of answer", "response": "mean over response"}
@@ -25,22 +25,28 @@ LARGEST = 8.0  # nats: darker would be exp(-8)/2, an error in 6,000 prompts that
 
 
 def write_separation(folder: Path) -> Path:
-    """Write `folder`/separation.html from its separation.json and return its path.
+    """Write `folder`/separation.html from the files that `divalign separate --out` left, and return its path.
 
-    Raises ValueError where there is none, or one of another kind.
+    Raises ValueError where there are none, or they are of another kind.
     """
-    path = folder / "separation.json"
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no separation.json; name the folder that `divalign separate --out` wrote")
-    try:
-        found = store.read_json(path)
-        if found["schema"] != SCHEMA:
-            raise TypeError(f"got schema {found['schema']!r}, expected {SCHEMA}")
-        page = separation_page(found)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is not what `divalign separate` writes ({error}); measure again") from error
+    if not (folder / "changes.json").is_file():
+        raise ValueError(f"{folder} holds no changes.json; name the folder that `divalign separate --out` wrote")
+    page = separation_page(_read(folder))
     store.write_bytes(folder / NAME, page.encode("utf-8", errors="replace"))
     return folder / NAME
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """Return the models' numbers on the first part of the prompts, and the changes between them."""
+    index = SeparationChanges.read(folder / "changes.json")
+    records = [SeparationRecord.read(folder / name / "separation.json") for name in index.models]
+    parts = [next(iter(record.parts.values())).plain() for record in records]
+    return {
+        "prompts": parts[0]["prompts"],
+        "baselines": {"lexical": parts[0]["lexical_auc"], "length": parts[0]["length_auc"]},
+        "models": [{"name": record.model, **part} for record, part in zip(records, parts, strict=True)],
+        "changes": [change.plain() for change in index.changes],
+    }
 
 
 def separation_page(found: Mapping[str, Any]) -> str:
@@ -113,7 +119,7 @@ def _last_layers(models: Sequence[Mapping[str, Any]], baselines: Mapping[str, An
         for model in models:
             found = model["last_layer"][position]
             cells = tuple(cell(_estimate(found.get(name)), form) for name, (_, form) in columns.items())
-            rows.append((model["name"], (*cells, *alone, _best(model["best_layer"][position]))))
+            rows.append((model["name"], (*cells, *alone, _best(model["best_layer"].get(position)))))
         heads = [*(Column(label) for label, _ in columns.values()), Column("words' AUC"), Column("length's AUC")]
         caption = f"Last layer, {POSITIONS.get(position, position)}"
         tables.append(Table(caption, (*heads, Column("best layer", "chosen on other prompts")), tuple(rows)))
