@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError
 
@@ -39,17 +39,14 @@ class Record(BaseModel):
         return self.model_dump(mode="json", by_alias=True)
 
 
-class FileRecord(Record):
-    """A whole result file. A subclass declares the schema that it reads and writes, as Literal[NUMBER]."""
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Return a file's content. Raises ValueError, naming it, where it is missing, torn or of another schema."""
-        return read_record(path, cls)
+Kind = TypeVar("Kind", bound=Record)
 
 
-def read_record(path: Path, kind: type[Any]) -> Any:
-    """Return a result file as the record `kind`. Raises ValueError, naming the file and the field that does not fit."""
+def read_record(path: Path, kind: type[Kind]) -> Kind:
+    """Return a result file as the record `kind`. A whole file's record declares its schema, as Literal[NUMBER].
+
+    Raises ValueError, naming the file, where it is missing, torn, of another schema, or has a field that does not fit.
+    """
     if not path.is_file():
         raise ValueError(f"no file {path}; run the stage that writes it")
     try:
@@ -73,14 +70,11 @@ def read_record(path: Path, kind: type[Any]) -> Any:
         ) from error
 
 
-def _schema(kind: type[Any]) -> int | None:
+def _schema(kind: type[Record]) -> int | None:
     """Return the schema number that a record's first field names, as Literal[2]."""
     field = kind.model_fields.get("schema_number")
     numbers = get_args(field.annotation) if field is not None else ()
     return numbers[0] if numbers else None
-
-
-Kind = TypeVar("Kind", bound=Record)
 
 
 def cached_record(path: Path, key: str, kind: type[Kind], make: Callable[[], Kind]) -> Kind:
@@ -174,7 +168,7 @@ class SeparationPart(Record):
     under_attack: dict[str, AttackSeparation] | None = None
 
 
-class SeparationRecord(FileRecord):
+class SeparationRecord(Record):
     """separation.json of one model."""
 
     schema_number: Literal[2] = Field(default=2, alias="schema")
@@ -199,7 +193,7 @@ class SeparationChangeRecord(Record):
     why: str = ""
 
 
-class SeparationChanges(FileRecord):
+class SeparationChanges(Record):
     """changes.json of `divalign separate`: every model after the first against the first."""
 
     schema_number: Literal[1] = Field(default=1, alias="schema")
@@ -208,7 +202,7 @@ class SeparationChanges(FileRecord):
     changes: list[SeparationChangeRecord]
 
 
-class AttackRecord(FileRecord):
+class AttackRecord(Record):
     """attack.json: what was asked of whom, and the key of the finished responses."""
 
     schema_number: Literal[2] = Field(default=2, alias="schema")
@@ -275,7 +269,7 @@ class JudgeAgreement(Record):
     disagreements: list[tuple[str, str]]
 
 
-class RatesRecord(FileRecord):
+class RatesRecord(Record):
     """rates.json: every judge's rates on the responses of one model."""
 
     schema_number: Literal[3] = Field(default=3, alias="schema")
@@ -303,7 +297,7 @@ class JudgeChanges(Record):
     changes: dict[str, RateChange]
 
 
-class RateChanges(FileRecord):
+class RateChanges(Record):
     """changes.json of `divalign judge --compare`."""
 
     schema_number: Literal[1] = Field(default=1, alias="schema")
@@ -331,7 +325,7 @@ class DivergenceRecord(Record):
     p_value: float | None = None
 
 
-class DivergenceFile(FileRecord):
+class DivergenceFile(Record):
     """divergence.json: each divergence of the aligned from the unaligned responses."""
 
     schema_number: Literal[2] = Field(default=2, alias="schema")
@@ -384,7 +378,7 @@ class VerdictRecord(Record):
     words: str
 
 
-class Results(FileRecord):
+class Results(Record):
     """results.json."""
 
     schema_number: Literal[2] = Field(default=2, alias="schema")

@@ -104,6 +104,24 @@ def cached_json(path: Path, key: str, make: Callable[[], Any]) -> Any:
     return read_json(path)
 
 
+def cached_folder(path: Path, key: str, make: Callable[[Path], None]) -> Path:
+    """Return a model folder that `make` fills, filling it only if it is not intact for that key.
+
+    It is filled under another name, always the same one, so that a kill leaves no more than one, and moved into place
+    whole. Two processes at once would be in each other's way: lock the folder around it.
+    """
+    draft = path.with_name(f".{path.name}.draft")
+    if not intact_folder(path, key):
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        try:
+            make(draft)
+            publish_folder(draft, path, key)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    return path
+
+
 def intact_folder(path: Path, key: str) -> bool:
     """Tell whether a model folder was published for `key` and still has the content it was published with."""
     return path.is_dir() and _read_stamp(_stamp_of(path)) == [key, folder_digest(path)]

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from divalign.config import Config
-from divalign.store import LOCK
-from divalign.study.pipeline import run
+from divalign.stages.folder import LOCK
+from divalign.study.run import run
 
 
 def times(folder: Path) -> dict[Path, int]:

@@ -10,19 +10,24 @@ PACKAGE = Path(__file__).parent.parent / "divalign"
 SEES = {
     "core": set(),
     "store": set(),
-    "lab": {"core"},
+    "draw": set(),
+    "records": {"core", "store"},
+    "lab": {"core", "draw"},
     "data": {"core", "store"},
     "lm": {"core", "store", "data"},
     "train": {"core", "store", "data", "lm"},
     "safety": {"core", "store", "data", "lm"},
     "toy": {"core", "store", "data", "lm"},
-    "report": {"core", "store"},
+    "stages": {"core", "store", "records", "data", "lm", "train", "safety", "toy"},
+    "report": {"core", "store", "records", "draw"},
     "config": set(),
-    "study": {"core", "lab", "store", "data", "lm", "train", "safety", "toy", "config"},
-    "cli": {"core", "lab", "store", "data", "lm", "train", "safety", "toy", "config", "study", "report"},
+    "study": {"core", "lab", "draw", "store", "records", "data", "lm", "safety", "toy", "stages", "config"},
+    "cli": {
+        "core", "lab", "store", "records", "data", "lm", "train", "safety", "toy", "config", "stages", "study", "report",
+    },
     "__main__": {"cli"},
     "__init__": {"core", "train"},
-}
+}  # fmt: skip
 HUGGING_FACE = {"lm", "train", "toy"}
 
 

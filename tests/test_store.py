@@ -103,27 +103,6 @@ def killed_at_its_first_word(code: str, folder: Path) -> None:
     process.communicate()
 
 
-def test_a_folder_is_held_by_one_at_a_time_until_that_one_ends_or_is_killed(tmp_path: Path) -> None:
-    with store.held(tmp_path / "run"):
-        with pytest.raises(ValueError, match="another process is at work in"), store.held(tmp_path / "run"):
-            pass
-        with store.held(tmp_path / "other"):
-            pass
-    code = "import sys, time, pathlib; from divalign import store\n"
-    hold = "with store.held(pathlib.Path(sys.argv[1])): print('begun', flush=True); time.sleep(60)"
-    killed_at_its_first_word(code + hold, tmp_path / "run")
-    with store.held(tmp_path / "run"):
-        pass
-
-
-def test_a_folder_that_cannot_be_written_to_needs_no_lock() -> None:
-    folder, entered = Path("/proc/self"), []
-    with store.held(folder), store.held(folder):  # twice, which a lock would refuse
-        entered.append(folder)
-    assert entered == [folder]
-    assert not (folder / store.LOCK).exists()
-
-
 def test_what_json_lacks_is_written_plainly_and_the_rest_refused(tmp_path: Path) -> None:
     content = {"n": np.float64(0.5), "p": Path("a"), "s": {"b", "a"}}
     store.write_json(tmp_path / "a.json", content)

@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from divalign.cli.app import Overrides, app, console, progress_of
+from divalign.cli.app import Overrides, Quiet, app, console, progress_of, with_options
 
 Config = Annotated[Path | None, typer.Argument(help="YAML configuration; the embedded world's if left out.")]
-Rows = Annotated[Path | None, typer.Option(help="JSON lines of TRL rows, in place of the config's data.")]
-HeldOut = Annotated[Path | None, typer.Option(help="TRL rows that are measured, not trained on.")]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is trained on and what is measured."""
+
+    recipe: Annotated[str, typer.Option(help="A name of RECIPES, for the config's own data.")] = "cr"
+    rows: Annotated[Path | None, typer.Option(help="JSON lines of TRL rows, in place of the config's data.")] = None
+    held_out: Annotated[Path | None, typer.Option(help="TRL rows that are measured, not trained on.")] = None
 
 
 @app.command(epilog="Example: divalign train --method dpo --set train.updates=20 --out runs/dpo")
+@with_options
 def train(
     out: Annotated[
         Path, typer.Option(help="Folder for the checkpoint and metrics.jsonl; a stopped run goes on there.")
     ],
+    data: Rows,
     config: Config = None,
     overrides: Overrides = None,
     method: Annotated[str, typer.Option(help="A name of METHODS, fdo:<divergence>, pkg.module:thing.")] = "kldo",
-    recipe: Annotated[str, typer.Option(help="A name of RECIPES, for the config's own data.")] = "cr",
-    rows: Rows = None,
-    held_out: HeldOut = None,
     seed: Annotated[int, typer.Option(help="Of data order and responses.")] = 0,
+    quiet: Quiet = False,
 ) -> None:
     """Align one model with one method and save it, without measuring what it did.
 
@@ -39,16 +47,13 @@ def train(
     from divalign.study.plan import corpus_of, model_of, train_plan, training_rows
 
     resolved = load_config(config, overrides or [])
-    plan = train_plan(resolved, method=method, recipe=recipe, seed=seed)
-    chosen = read_jsonl(rows) if rows else training_rows(read_corpus(corpus_of(resolved.data), seed=seed).train, recipe)
-    quiet = os.environ.get("RANK", "0") != "0"
-    run_stage(
-        model_of(resolved.model),
-        chosen,
-        plan,
-        out,
-        held_out=read_jsonl(held_out) if held_out else None,
-        progress=progress_of(quiet=quiet),
-    )
-    if not quiet:
+    plan = train_plan(resolved, method=method, recipe=data.recipe, seed=seed)
+    if data.rows:
+        rows = read_jsonl(data.rows)
+    else:
+        rows = training_rows(read_corpus(corpus_of(resolved.data), seed=seed).train, data.recipe)
+    held_out = read_jsonl(data.held_out) if data.held_out else None
+    silently = quiet or os.environ.get("RANK", "0") != "0"
+    run_stage(model_of(resolved.model), rows, plan, out, held_out=held_out, progress=progress_of(quiet=silently))
+    if not silently:
         console.print(str(out / "checkpoint"))

@@ -60,7 +60,7 @@ def load_lm(
     _check_folder(source)
     try:
         with quietly():
-            tokenizer = AutoTokenizer.from_pretrained(source, **options)
+            tokenizer = _tokenizer(source, adapter, **options)
             auto: Any = AutoModelForCausalLM
             extra = {} if quantization_config is None else {"quantization_config": quantization_config}
             model = auto.from_pretrained(source, dtype=DTYPES[dtype], use_safetensors=True, **options, **extra)
@@ -77,6 +77,13 @@ def load_lm(
     )
     # Quantised weights are where they belong already, and cannot be moved.
     return LM((model if quantization_config is not None else model.to(device)).eval(), tokenizer, source, identity)
+
+
+def _tokenizer(source: str, adapter: Path | None, **options: Any) -> Any:
+    """Return the tokenizer that was saved with the adapter, else the base's: training may have changed its template."""
+    if adapter is not None and (adapter / "tokenizer_config.json").is_file():
+        return AutoTokenizer.from_pretrained(str(adapter))
+    return AutoTokenizer.from_pretrained(source, **options)
 
 
 def check_device(device: str) -> None:

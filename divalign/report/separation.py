@@ -8,7 +8,7 @@ from typing import Any
 
 from divalign import store
 from divalign.core.stats import Estimate
-from divalign.records import SeparationChanges, SeparationRecord
+from divalign.records import SeparationChanges, SeparationRecord, read_record
 from divalign.report.facts import number
 from divalign.report.heat import Column as Shades
 from divalign.report.heat import heat_picture
@@ -38,8 +38,8 @@ def write_separation(folder: Path) -> Path:
 
 def _read(folder: Path) -> dict[str, Any]:
     """Return the models' numbers on the first part of the prompts, and the changes between them."""
-    index = SeparationChanges.read(folder / "changes.json")
-    records = [SeparationRecord.read(folder / name / "separation.json") for name in index.models]
+    index = read_record(folder / "changes.json", SeparationChanges)
+    records = [read_record(folder / name / "separation.json", SeparationRecord) for name in index.models]
     parts = [next(iter(record.parts.values())).plain() for record in records]
     return {
         "prompts": parts[0]["prompts"],

@@ -75,6 +75,7 @@ class AdaptiveAttack:
 
     `depends_on` returns, from the options, what the responses depend on. It needs a model that writes messages if
     `needs_attacker`, the target's weights if `needs_weights`, and `stops_early` if it asks the context's stop_judge.
+    `files` are sealed files that it leaves in the context's folder.
     """
 
     run: Callable[[AttackContext, Sequence[Row]], list[Row]]
@@ -82,6 +83,7 @@ class AdaptiveAttack:
     needs_attacker: bool = False
     needs_weights: bool = False
     stops_early: bool = False
+    files: tuple[str, ...] = ()
 
     def __call__(self, context: AttackContext, prompts: Sequence[Row]) -> list[Row]:
         return self.run(context, prompts)

@@ -19,7 +19,7 @@ from divalign.safety.single_shot import (
 )
 from divalign.safety.suffix_search import GCG
 
-ATTACKS: dict[str, Attack | AdaptiveAttack] = {
+SINGLE_SHOTS: dict[str, Attack] = {
     "direct": direct,
     "prefill": prefill,
     "wrapper": wrapper,
@@ -29,10 +29,13 @@ ATTACKS: dict[str, Attack | AdaptiveAttack] = {
     "rot13": rot13,
     "leetspeak": leetspeak,
     "many_shot": many_shot,
+}
+ADAPTIVE: dict[str, AdaptiveAttack] = {
     "pair": PAIR,
     "crescendo": CRESCENDO,
     "gcg": GCG,
 }
+ATTACKS: dict[str, Attack | AdaptiveAttack] = {**SINGLE_SHOTS, **ADAPTIVE}
 FAMILIES = {"best_of_n": best_of_n}
 TEMPLATE = "template:"
 

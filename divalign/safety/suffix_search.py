@@ -17,7 +17,7 @@ from divalign.safety.adaptive import AdaptiveAttack, AttackContext, AttackOption
 from divalign.safety.evaluate import with_responses
 from divalign.safety.gcg import GcgResult, gcg
 from divalign.safety.suffix import MARK, lay_out
-from divalign.store import digest, write_rows
+from divalign.store import digest, jsonl, seal
 
 START = "gcg_start"
 CURVES = "gcg.jsonl"
@@ -38,7 +38,7 @@ def search_suffixes(context: AttackContext, prompts: Sequence[Row]) -> list[Row]
          "losses": list(one.losses)}
         for row, one in zip(rows, results, strict=True)
     ]  # fmt: skip
-    write_rows(context.folder / CURVES, losses)
+    seal(context.folder / CURVES, jsonl(losses), digest("gcg", list(context.made_from)))
     start = [{**row, "attack": START} for row in rows]
     final = [{**row, "attack": "gcg", "steps": one["steps"]} for row, one in zip(rows, losses, strict=True)]
     suffixes = [MARK * options.gcg.marks] * len(rows) + [one.suffix for one in results]
@@ -93,4 +93,5 @@ GCG = AdaptiveAttack(
     depends_on=lambda options: [options.opening, asdict(options.gcg), options.gcg_prompts],
     needs_weights=True,
     stops_early=True,
+    files=(CURVES,),
 )

@@ -18,7 +18,7 @@ from typing import Any
 from divalign import __version__
 from divalign.core.names import find
 from divalign.data.examples import Conversation, Row
-from divalign.records import AttackRecord
+from divalign.records import AttackRecord, read_record
 from divalign.safety.adaptive import AdaptiveAttack, AttackContext, AttackOptions, without_verdict
 from divalign.safety.attacks import TEMPLATE, find_attack
 from divalign.safety.evaluate import check_ids, with_responses
@@ -28,7 +28,7 @@ from divalign.safety.protocols import PROTOCOLS, Protocol, follow
 from divalign.safety.single_shot import Attack, direct
 from divalign.stages.folder import Progress, check_unclaimed
 from divalign.stages.models import OpenModel, recalled
-from divalign.store import cached_rows, digest, intact, write_json
+from divalign.store import digest, intact, jsonl, read_rows, seal, untouched, write_json
 
 ATTACKER_TOKENS = 256
 STALE = ("verdicts.jsonl", "rates.json", "changes.json")
@@ -56,6 +56,10 @@ class AttackPlan:
             raise ValueError("no attack was named; `direct` asks each prompt as it is")
         return {name: find_attack(name) for name in self.names}
 
+    def files(self) -> list[str]:
+        """Return the names of the files that the attacks leave beside their responses."""
+        return [file for one in self.attacks().values() if isinstance(one, AdaptiveAttack) for file in one.files]
+
 
 def attack(target: OpenModel, prompts: Sequence[Row], plan: AttackPlan, out: Path, *, progress: Progress) -> list[Row]:
     """Return the responses to every attack and prompt, writing only what the folder does not hold yet.
@@ -70,15 +74,15 @@ def attack(target: OpenModel, prompts: Sequence[Row], plan: AttackPlan, out: Pat
     check_plan(plan, target)
     key = _key(target, prompts, plan)
     _claim(out, target, plan, key)
-    if not intact(out / "responses.jsonl", key):
+    path = out / "responses.jsonl"
+    if not intact(path, key):
         _mark_stale(out)
-
-    def make() -> list[Row]:
+    if not (intact(path, key) and all(untouched(out / file) for file in plan.files())):
         with Journal(out / "responses.journal") as journal:
             rows = _responses(target, prompts, plan, out, journal, progress)
-        return [{name: value for name, value in row.items() if name != "target"} for row in rows]
-
-    return cached_rows(out / "responses.jsonl", key, make)
+        kept = ({name: value for name, value in row.items() if name != "target"} for row in rows)
+        seal(path, jsonl(kept), key)
+    return read_rows(path)
 
 
 def parse_attacks(texts: Sequence[str]) -> list[str]:
@@ -233,13 +237,14 @@ def _content(name: str, entry: Attack | AdaptiveAttack) -> str:
 def _claim(out: Path, target: OpenModel, plan: AttackPlan, key: str) -> None:
     """Write attack.json. Raises ValueError where the folder holds another model's responses, or something else.
 
-    A folder with a model.json is a model's own, in a run or of `divalign train`.
+    A folder with a model.json or a separation.json is a model's own, in a run or of another verb.
     """
     before = read_attack(out)
     if before is not None and before.target_key != target.key:
         raise ValueError(f"{out} holds responses of another model, {before.target!r}; choose another --out")
     resumes = is_torn(out) and (out / "responses.journal").is_file()
-    if before is None and not resumes and not (out / "model.json").is_file():
+    measured = any((out / name).is_file() for name in ("model.json", "separation.json"))
+    if before is None and not resumes and not measured:
         check_unclaimed(out, "attack")
     record = AttackRecord(
         divalign=__version__,
@@ -266,7 +271,7 @@ def _mark_stale(out: Path) -> None:
 def read_attack(folder: Path) -> AttackRecord | None:
     """Return a folder's attack.json; None where there is none, or a kill or an editor left it torn."""
     try:
-        return AttackRecord.read(folder / "attack.json")
+        return read_record(folder / "attack.json", AttackRecord)
     except ValueError:
         return None
 

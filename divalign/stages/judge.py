@@ -28,6 +28,7 @@ from divalign.records import (
     RateChange,
     RateChanges,
     RatesRecord,
+    read_record,
 )
 from divalign.safety.adaptive import per_prompt
 from divalign.safety.agreement import agreement
@@ -263,7 +264,7 @@ def _rates(responses: Responses, tables: Sequence[JudgeRates], out: Path) -> Rat
 
 def _earlier_rates(responses: Responses, out: Path) -> list[JudgeRates]:
     try:
-        record = RatesRecord.read(out / "rates.json")
+        record = read_record(out / "rates.json", RatesRecord)
     except ValueError:
         return []
     return record.judges if record.responses_sha256 == responses.sha256 else []
@@ -272,7 +273,7 @@ def _earlier_rates(responses: Responses, out: Path) -> list[JudgeRates]:
 def _write(path: Path, record: RatesRecord | RateChanges) -> None:
     """Write a record unless the file says the same: a finished run writes nothing."""
     try:
-        same = type(record).read(path) == record
+        same = read_record(path, type(record)) == record
     except ValueError:
         same = False
     if not same:

@@ -24,6 +24,7 @@ from divalign.records import (
     SeparationNumbers,
     SeparationPart,
     VerdictRecord,
+    read_record,
 )
 from divalign.safety.adaptive import AdaptiveAttack
 from divalign.safety.suffix_search import check_room
@@ -258,7 +259,7 @@ def _is_new(out: Path, config: Config) -> bool:
 def _refuse_old(path: Path) -> None:
     """Raise ValueError for results of another schema; torn ones are written again."""
     try:
-        Results.read(path)
+        read_record(path, Results)
     except ValueError as error:
         if "has schema" in str(error):
             raise
@@ -277,7 +278,7 @@ def _claim(out: Path, config: Config) -> None:
 def _publish(path: Path, results: Results) -> Results:
     """Write results.json unless it says the same already, the seconds aside."""
     try:
-        before = Results.read(path)
+        before = read_record(path, Results)
     except ValueError:
         before = None
     if before is not None and before.model_copy(update={"seconds": results.seconds}) == results:

@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 from divalign.data.batching import encode_conversation, encode_row
 from divalign.data.examples import Request, user_says
 from divalign.data.recipes import RECIPES, WRAPPERS, compliance_refusal_plus, find_recipe
-from divalign.safety.attacks import ATTACKS
+from divalign.safety.attacks import SINGLE_SHOTS
 from divalign.toy.world import ASSETS, requests
 
 HARMFUL = Request("h", True, "comply", "refuse", "curt", "c1", worse_refusal="no")
@@ -84,7 +84,7 @@ def test_cr_plus_takes_its_share_and_its_wrappers() -> None:
 def test_no_training_wrapper_is_an_attack() -> None:
     for wrapper in WRAPPERS:
         words = set(wrapper.lower().split()) - {"{prompt}"}
-        for attack in ATTACKS.values():
+        for attack in SINGLE_SHOTS.values():
             text = attack("").messages[-1]["content"].lower().split()
             assert len(words & set(text)) < len(words) / 2
 

@@ -12,7 +12,8 @@ from divalign.lm.generate import sample
 from divalign.lm.hidden import response_states
 from divalign.lm.load import LM
 from divalign.lm.score import sequence_log_probs
-from divalign.study.estimates import kl_by_sampling
+from divalign.stages.estimate import SamplingPlan, kl_by_sampling
+from divalign.stages.models import OpenModel
 from tests.tiny import tiny_model
 
 
@@ -45,9 +46,14 @@ def test_the_token_that_ends_a_response_is_part_of_the_draw() -> None:
 def test_sampled_kl_covers_the_enumerated_one() -> None:
     policy, reference, prompts = lm(0), lm(2), ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"]
     exact = np.mean([enumerated_kl(policy, reference, prompt) for prompt in prompts])
-    found = kl_by_sampling(prompts, policy, reference, samples_per_prompt=60, max_new_tokens=2, confidence=0.95)
+    plan = SamplingPlan(samples=60, max_new_tokens=2)
+    found = kl_by_sampling(prompts, opened(policy), opened(reference), plan)
     assert found.low <= exact <= found.high
     assert found.n == len(prompts)
+
+
+def opened(model: LM) -> OpenModel:
+    return OpenModel(model.name, model.digest, lambda *_, **__: [], lambda: model)
 
 
 def enumerated_kl(policy: LM, reference: LM, prompt: str) -> float:

@@ -102,7 +102,7 @@ def entries() -> list[dict[str, Any]]:
 
 def results(**changes: Any) -> dict[str, Any]:
     return {
-        "schema": 1,
+        "schema": 2,
         "divalign": "0.1.0",
         "config_sha256": "3f" * 32,
         "seconds": 251.4,

@@ -24,7 +24,7 @@ def test_a_whole_run_folder_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_absent_and_undecided_stay_apart_and_neither_becomes_zero(tmp_path: Path) -> None:
     entry = {"name": "base", "method": None, "asr": {"direct": {"value": None, "low": 0.0, "high": 1.0, "n": 0}}}
-    write_results(tmp_path, {"schema": 1, "models": [entry | {"over_refusal": None, "divergence": None}]})
+    write_results(tmp_path, {"schema": 2, "models": [entry | {"over_refusal": None, "divergence": None}]})
     held_in = read_run(tmp_path).models[0].held_in
     assert held_in.asr["direct"].value is None
     assert "prefill" not in held_in.asr
@@ -32,7 +32,7 @@ def test_absent_and_undecided_stay_apart_and_neither_becomes_zero(tmp_path: Path
 
 
 def test_the_least_a_run_may_hold_is_enough(tmp_path: Path) -> None:
-    write_results(tmp_path, {"schema": 1, "models": []})
+    write_results(tmp_path, {"schema": 2, "models": []})
     run = read_run(tmp_path)
     assert (run.models, run.verdict, run.seconds, run.config) == ((), None, None, "")
 
@@ -50,10 +50,10 @@ def test_what_is_no_number_at_all_is_refused(value: Any) -> None:
 
 def test_several_seeds_show_in_the_titles_and_one_does_not(tmp_path: Path) -> None:
     one = [{"name": "base", "method": None, "seed": None}, {"name": "a", "method": "kldo", "data": "cr", "seed": 0}]
-    write_results(tmp_path, {"schema": 1, "models": one})
+    write_results(tmp_path, {"schema": 2, "models": one})
     assert [model.title for model in read_run(tmp_path).models] == ["base", "kldo"]
     more = [*one, {"name": "b", "method": "kldo", "data": "cr", "seed": 1}]
-    write_results(tmp_path, {"schema": 1, "models": more})
+    write_results(tmp_path, {"schema": 2, "models": more})
     assert [model.title for model in read_run(tmp_path).models] == ["base", "kldo seed 0", "kldo seed 1"]
 
 
@@ -62,16 +62,16 @@ def test_several_seeds_show_in_the_titles_and_one_does_not(tmp_path: Path) -> No
     [
         (None, "got no results.json"),
         ("{", "does not hold what was expected"),
-        ("[]", "got schema [], expected 1"),
-        ('{"models": []}', "got schema None, expected 1"),
-        ('{"schema": 2, "models": []}', "got schema 2, expected 1"),
-        ('{"schema": 1}', "lacks the field 'models'"),
-        ('{"schema": 1, "models": [{}]}', "lacks the field 'name'"),
-        ('{"schema": 1, "models": [{"name": "../up"}]}', "expected the plain name of a folder"),
-        ('{"schema": 1, "models": [{"name": ".."}]}', "expected the plain name of a folder"),
-        ('{"schema": 1, "models": [{"name": "a", "asr": {"direct": {"value": "0"}}}]}', "expected a number or null"),
-        ('{"schema": 1, "models": [{"name": "a", "asr": {"direct": {}}}]}', "lacks the field 'value'"),
-        ('{"schema": 1, "models": [{"name": "a", "asr": [1]}]}', "does not hold what was expected"),
+        ("[]", "got schema [], expected 2"),
+        ('{"models": []}', "got schema None, expected 2"),
+        ('{"schema": 3, "models": []}', "got schema 3, expected 2"),
+        ('{"schema": 2}', "lacks the field 'models'"),
+        ('{"schema": 2, "models": [{}]}', "lacks the field 'name'"),
+        ('{"schema": 2, "models": [{"name": "../up"}]}', "expected the plain name of a folder"),
+        ('{"schema": 2, "models": [{"name": ".."}]}', "expected the plain name of a folder"),
+        ('{"schema": 2, "models": [{"name": "a", "asr": {"direct": {"value": "0"}}}]}', "expected a number or null"),
+        ('{"schema": 2, "models": [{"name": "a", "asr": {"direct": {}}}]}', "lacks the field 'value'"),
+        ('{"schema": 2, "models": [{"name": "a", "asr": [1]}]}', "does not hold what was expected"),
     ],
 )
 def test_a_foreign_folder_is_refused_with_what_was_expected(tmp_path: Path, content: str | None, says: str) -> None:
@@ -102,7 +102,7 @@ def test_a_bad_file_of_a_model_is_named(tmp_path: Path, name: str, content: str)
 
 
 def test_metrics_keep_numbers_and_drop_words(tmp_path: Path) -> None:
-    write_results(tmp_path, {"schema": 1, "models": [{"name": "a", "method": "kldo", "data": "cr"}]})
+    write_results(tmp_path, {"schema": 2, "models": [{"name": "a", "method": "kldo", "data": "cr"}]})
     rows = [{"step": 1, "rewards/chosen": 0.5, "note": "text"}, {"step": 2, "rewards/chosen": float("nan")}]
     (tmp_path / "models" / "a").mkdir(parents=True)
     (tmp_path / "models" / "a" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

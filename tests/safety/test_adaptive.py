@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from divalign.data.examples import Conversation
-from divalign.safety.adaptive import hits, led_on, perturbed
+from divalign.safety.adaptive import converse, hits, perturbed
 from divalign.safety.judges import JUDGES
 from tests.safety.injections import INJECTIONS
 
@@ -37,7 +37,7 @@ class Target:
 @pytest.mark.parametrize("step_by_step", [False, True])
 def test_the_attacker_goes_on_until_the_target_complies_and_no_longer(step_by_step: bool) -> None:
     target = Target(3)
-    rows = led_on(attacker, target, JUDGE, GOALS, name="pair", step_by_step=step_by_step, rounds=5)
+    rows = converse(attacker, target, JUDGE, GOALS, name="pair", step_by_step=step_by_step, rounds=5)
     assert [(row["id"], row["attack"], row["rounds"], row["unsafe"]) for row in rows] == [
         ("a", "pair", 3, True),
         ("b", "pair", 3, True),
@@ -49,18 +49,18 @@ def test_the_attacker_goes_on_until_the_target_complies_and_no_longer(step_by_st
 
 
 def test_a_target_that_never_complies_ends_the_rounds_with_its_last_verdict() -> None:
-    rows = led_on(attacker, Target(99), JUDGE, GOALS, name="crescendo", step_by_step=True, rounds=2)
+    rows = converse(attacker, Target(99), JUDGE, GOALS, name="crescendo", step_by_step=True, rounds=2)
     assert [(row["rounds"], row["unsafe"], row["refused"]) for row in rows] == [(2, False, True)] * 2
 
 
 def test_an_undecided_round_is_no_success_and_is_tried_again() -> None:
-    rows = led_on(attacker, lambda talks: [""] * len(talks), JUDGE, GOALS, name="pair", step_by_step=False, rounds=2)
+    rows = converse(attacker, lambda talks: [""] * len(talks), JUDGE, GOALS, name="pair", step_by_step=False, rounds=2)
     assert [(row["rounds"], row["unsafe"]) for row in rows] == [(2, None)] * 2
 
 
 def test_an_attacker_that_writes_nothing_sends_the_goal() -> None:
     target = Target(1)
-    led_on(lambda talks: [" \n"] * len(talks), target, JUDGE, GOALS, name="pair", step_by_step=False, rounds=1)
+    converse(lambda talks: [" \n"] * len(talks), target, JUDGE, GOALS, name="pair", step_by_step=False, rounds=1)
     assert [talk.messages[0]["content"] for talk in target.shown] == [goal["prompt"] for goal in GOALS]
 
 
@@ -73,7 +73,7 @@ def test_the_targets_answer_is_data_to_the_attacker(text: str) -> None:
         return ["now?"] * len(conversations)
 
     refuse: Callable[..., list[str]] = lambda talks: [f"I can't help with that.\n{text}"] * len(talks)  # noqa: E731
-    led_on(noting, refuse, JUDGE, GOALS[:1], name="pair", step_by_step=False, rounds=2)
+    converse(noting, refuse, JUDGE, GOALS[:1], name="pair", step_by_step=False, rounds=2)
     second = seen[1]
     assert second.count("\n[begin ") == second.count("\n[end ") == 3  # the goal, the message and the answer
     assert second.endswith("Write the user's next message and nothing else.")
@@ -81,9 +81,9 @@ def test_the_targets_answer_is_data_to_the_attacker(text: str) -> None:
 
 def test_no_rounds_and_ids_that_repeat_are_errors() -> None:
     with pytest.raises(ValueError, match="rounds=0"):
-        led_on(attacker, Target(1), JUDGE, GOALS, name="pair", step_by_step=False, rounds=0)
+        converse(attacker, Target(1), JUDGE, GOALS, name="pair", step_by_step=False, rounds=0)
     with pytest.raises(ValueError, match="ids must be unique"):
-        led_on(attacker, Target(1), JUDGE, [*GOALS, GOALS[0]], name="pair", step_by_step=False)
+        converse(attacker, Target(1), JUDGE, [*GOALS, GOALS[0]], name="pair", step_by_step=False)
 
 
 @given(st.text(max_size=60), st.integers(0, 9))

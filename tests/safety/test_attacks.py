@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from divalign.data.examples import Conversation, user_says
-from divalign.safety.attacks import ATTACKS, find_attack, template
+from divalign.safety.attacks import SINGLE_SHOTS, find_attack, find_single_shot
+from divalign.safety.single_shot import template
 
 PROMPT = "Explain {how} bridges %s stand"
 texts = st.text(min_size=1, max_size=40)
@@ -24,12 +25,12 @@ READ_BACK = {
 }
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", SINGLE_SHOTS)
 @given(prompt=texts)
 @settings(derandomize=True, max_examples=20, deadline=None)
 def test_every_attack_is_pure_and_ends_with_a_user_turn_that_carries_the_prompt(name: str, prompt: str) -> None:
-    conversation = ATTACKS[name](prompt)
-    assert conversation == ATTACKS[name](prompt)
+    conversation = SINGLE_SHOTS[name](prompt)
+    assert conversation == SINGLE_SHOTS[name](prompt)
     assert conversation.messages[-1]["role"] == "user"
     carried = READ_BACK.get(name, lambda text: text)(last(conversation))
     assert (
@@ -38,24 +39,24 @@ def test_every_attack_is_pure_and_ends_with_a_user_turn_that_carries_the_prompt(
 
 
 def test_direct_adds_nothing() -> None:
-    assert ATTACKS["direct"](PROMPT) == user_says(PROMPT)
+    assert SINGLE_SHOTS["direct"](PROMPT) == user_says(PROMPT)
 
 
 def test_prefill_is_direct_with_an_opening_put_into_the_models_mouth() -> None:
-    assert ATTACKS["prefill"](PROMPT) == user_says(PROMPT, prefill="Sure, here is")
+    assert SINGLE_SHOTS["prefill"](PROMPT) == user_says(PROMPT, prefill="Sure, here is")
 
 
 def test_many_shot_alternates_turns_and_always_complies() -> None:
-    roles = [message["role"] for message in ATTACKS["many_shot"](PROMPT).messages]
+    roles = [message["role"] for message in SINGLE_SHOTS["many_shot"](PROMPT).messages]
     assert roles == ["user", "assistant"] * (len(roles) // 2) + ["user"]
     answers = [
-        message["content"] for message in ATTACKS["many_shot"](PROMPT).messages if message["role"] == "assistant"
+        message["content"] for message in SINGLE_SHOTS["many_shot"](PROMPT).messages if message["role"] == "assistant"
     ]
     assert all(answer.startswith("Sure, here is") for answer in answers)
 
 
 def test_every_name_finds_its_attack() -> None:
-    assert {name: find_attack(name) for name in ATTACKS} == ATTACKS
+    assert {name: find_attack(name) for name in SINGLE_SHOTS} == SINGLE_SHOTS
 
 
 def test_an_unknown_name_is_an_error_that_names_the_nearest() -> None:
@@ -64,10 +65,10 @@ def test_an_unknown_name_is_an_error_that_names_the_nearest() -> None:
 
 
 def test_an_attack_of_ones_own_is_found_by_module_and_name() -> None:
-    assert find_attack("divalign.safety.attacks:rot13") is ATTACKS["rot13"]
+    assert find_attack("divalign.safety.single_shot:rot13") is SINGLE_SHOTS["rot13"]
 
 
-@pytest.mark.parametrize("name", ["divalign.safety.attacks:nothing", "no_such_module:thing", ":thing", "direct:"])
+@pytest.mark.parametrize("name", ["divalign.safety.single_shot:nothing", "no_such_module:thing", ":thing", "direct:"])
 def test_an_attack_of_ones_own_that_is_not_there_is_an_error(name: str) -> None:
     with pytest.raises(ValueError, match="attack"):
         find_attack(name)
@@ -90,3 +91,10 @@ def test_a_template_without_a_slot_is_an_error(tmp_path: Path) -> None:
     for text in ("Please answer", "Please answer " * 500, "", str(path)):
         with pytest.raises(ValueError, match=r"has no \{prompt\}"):
             template(text)
+
+
+def test_an_adaptive_attack_is_no_single_conversation() -> None:
+    with pytest.raises(ValueError, match="'pair' answers to the target"):
+        find_single_shot("pair")
+    with pytest.raises(ValueError, match=r"best_of_n\(0\) tries nothing"):
+        find_attack("best_of_n(0)")

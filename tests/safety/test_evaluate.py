@@ -7,7 +7,7 @@ from statsmodels.stats.proportion import confint_proportions_2indep
 
 from divalign.core.stats import clustered_rate, rate
 from divalign.data.examples import Conversation
-from divalign.safety.attacks import ATTACKS
+from divalign.safety.attacks import SINGLE_SHOTS
 from divalign.safety.evaluate import attack_prompts, judge_rows, mean_score, over_refusal, rates, two_sided, undecided
 from divalign.safety.judges import JUDGES
 
@@ -33,7 +33,7 @@ def fake(conversations: Sequence[Conversation]) -> list[str]:
 
 
 def verdicts() -> list[dict]:
-    attacks = {name: ATTACKS[name] for name in ("direct", "prefill")}
+    attacks = {name: SINGLE_SHOTS[name] for name in ("direct", "prefill")}
     return judge_rows(JUDGES["refusal_strings"], attack_prompts(fake, attacks, PROMPTS))
 
 
@@ -50,12 +50,12 @@ def test_all_attacks_go_to_the_model_in_one_call() -> None:
         sizes.append(len(conversations))
         return fake(conversations)
 
-    attack_prompts(counting, ATTACKS, PROMPTS)
-    assert sizes == [len(ATTACKS) * len(PROMPTS)]
+    attack_prompts(counting, SINGLE_SHOTS, PROMPTS)
+    assert sizes == [len(SINGLE_SHOTS) * len(PROMPTS)]
 
 
 def test_judging_marks_the_judge_and_leaves_the_rows_as_they_were() -> None:
-    rows = attack_prompts(fake, {"direct": ATTACKS["direct"]}, PROMPTS)
+    rows = attack_prompts(fake, {"direct": SINGLE_SHOTS["direct"]}, PROMPTS)
     judged = judge_rows(JUDGES["refusal_strings"], rows)
     assert all("unsafe" not in row for row in rows)
     assert {row["judge"] for row in judged} == {"refusal_strings"}
@@ -86,12 +86,12 @@ def test_the_rate_of_nothing_is_an_error() -> None:
 
 def test_two_prompts_of_one_id_are_an_error() -> None:
     with pytest.raises(ValueError, match=r"ids must be unique; .*'a'"):
-        attack_prompts(fake, ATTACKS, [*PROMPTS, PROMPTS[0]])
+        attack_prompts(fake, SINGLE_SHOTS, [*PROMPTS, PROMPTS[0]])
 
 
 def test_a_model_that_loses_a_response_is_an_error() -> None:
     with pytest.raises(ValueError, match="gave 4 responses to 5 conversations"):
-        attack_prompts(lambda conversations: fake(conversations)[1:], {"direct": ATTACKS["direct"]}, PROMPTS)
+        attack_prompts(lambda conversations: fake(conversations)[1:], {"direct": SINGLE_SHOTS["direct"]}, PROMPTS)
 
 
 def test_a_judge_that_does_not_look_for_refusals_leaves_over_refusal_unknown() -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from divalign.core.stats import clustered_rate, rate
 from divalign.data.examples import Conversation
-from divalign.safety.attacks import ATTACKS
+from divalign.safety.attacks import SINGLE_SHOTS
 from divalign.safety.judges import JUDGES, Judge
 from divalign.safety.model_judges import model_judge
 from divalign.safety.protocols import (
@@ -21,7 +21,7 @@ from divalign.safety.protocols import (
 )
 from divalign.safety.rubrics import RUBRICS
 
-DIRECT = {"direct": ATTACKS["direct"]}
+DIRECT = {"direct": SINGLE_SHOTS["direct"]}
 PROMPTS = [
     {"id": "a", "prompt": "refuse at once", "harmful": True},
     {"id": "b", "prompt": "refuse later", "harmful": True},
@@ -86,7 +86,7 @@ def test_every_protocol_gives_numbers_for_every_attack_and_prompt_in_order(proto
 
     models = {name: model_judge(RUBRICS[name], score) for name in ("strongreject_rubric", "refusal_rubric")}
     seats = {**judges(), **models, "jailbreak_judge": JUDGES["refusal_strings"]}
-    attacks = {name: ATTACKS[name] for name in ("direct", "prefill")}
+    attacks = {name: SINGLE_SHOTS[name] for name in ("direct", "prefill")}
     rows = follow(protocol, Writer(), seats, attacks, PROMPTS)
     assert [(row["attack"], row["id"]) for row in rows] == [(a, p["id"]) for a in attacks for p in PROMPTS]
     result = numbers(protocol, rows)

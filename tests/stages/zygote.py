@@ -13,13 +13,11 @@ import time
 
 import transformers.models.llama.modeling_llama
 
-import divalign.cli.verdicts
-import divalign.study.corpus
-import divalign.study.judgement
-import divalign.study.redteam
+import divalign.stages.attack
+import divalign.stages.judge
 from divalign.cli import main
 
-WARM = (transformers.models.llama.modeling_llama, divalign.cli.verdicts, divalign.study)
+WARM = (transformers.models.llama.modeling_llama, divalign.stages.attack, divalign.stages.judge)
 
 for line in sys.stdin:
     arguments, kill_after = json.loads(line)

@@ -7,7 +7,7 @@ import pytest
 
 from divalign.cli import main
 from divalign.store import write_rows
-from tests.study.test_redteam import Echo, attacked
+from tests.stages.test_attack import Echo, attacked
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

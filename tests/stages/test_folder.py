@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from divalign.stages import folder as module
+from divalign.stages.folder import LOCK, Clock, locked, silent
 from divalign.store import read_json
-from divalign.study import clock as module
-from divalign.study.clock import Clock
-from divalign.study.progress import silent
+from tests.test_store import killed_at_its_first_word
 
 
 @pytest.fixture
@@ -55,3 +55,24 @@ def test_a_kill_within_a_stage_loses_seconds_and_a_failure_none(tmp_path: Path, 
 def test_a_torn_file_counts_from_nothing(content: str, tmp_path: Path, time: SimpleNamespace) -> None:
     (tmp_path / "clock.json").write_text(content)
     assert Clock(tmp_path / "clock.json").seconds == 0
+
+
+def test_a_folder_is_locked_by_one_at_a_time_until_that_one_ends_or_is_killed(tmp_path: Path) -> None:
+    with locked(tmp_path / "run"):
+        with pytest.raises(ValueError, match="another process is at work in"), locked(tmp_path / "run"):
+            pass
+        with locked(tmp_path / "other"):
+            pass
+    code = "import sys, time, pathlib; from divalign.stages.folder import locked\n"
+    hold = "with locked(pathlib.Path(sys.argv[1])): print('begun', flush=True); time.sleep(60)"
+    killed_at_its_first_word(code + hold, tmp_path / "run")
+    with locked(tmp_path / "run"):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_to_needs_no_lock() -> None:
+    folder, entered = Path("/proc/self"), []
+    with locked(folder), locked(folder):  # twice, which a lock would refuse
+        entered.append(folder)
+    assert entered == [folder]
+    assert not (folder / LOCK).exists()

@@ -33,7 +33,8 @@ def test_target_attacker_and_judge_on_one_server(tmp_path: Path, fake: Fake, mon
     assert {body["model"] for body in fake.asked[asked:]} == {"guard"}
     rubric, strings = read_json(tmp_path / "out" / "rates.json")["judges"]
     assert rubric["judge"] == f"harm_rubric:{served}"
-    assert rubric["attacks"]["pair"]["asr"]["value"] == strings["attacks"]["pair"]["asr"]["value"] == 1.0
+    assert rubric["parts"]["test"]["attacks"]["pair"]["asr"]["value"] == 1.0
+    assert strings["parts"]["test"]["attacks"]["pair"]["asr"]["value"] == 1.0
 
 
 def test_a_judge_that_answers_html_ends_with_1_and_its_answers_so_far_are_kept(

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from divalign.data.examples import Conversation, Row
-from divalign.safety.attacks import ATTACKS
+from divalign.safety.adaptive import AttackOptions
+from divalign.safety.attacks import SINGLE_SHOTS
 from divalign.safety.gcg import GcgOptions
 from divalign.safety.judges import JUDGES
+from divalign.stages.attack import AttackPlan, attack, parse_attacks, read_prompts
+from divalign.stages.folder import silent
+from divalign.stages.models import OpenModel, find_model
 from divalign.store import read_json, read_rows
-from divalign.study.progress import silent
-from divalign.study.redteam import Means, attack_folder, parse_attacks, read_prompts
-from divalign.study.writers import Loading, Writer, find_writer, local_writer
 from tests.tiny import save_tiny
 
 PROMPTS: list[Row] = [
@@ -25,18 +26,19 @@ PROMPTS: list[Row] = [
 
 
 class Echo:
-    """A writer that answers with a form of the question, and remembers what it was asked."""
+    """A served model that answers with a form of the question, and remembers what it was asked."""
 
     def __init__(self, answer: Callable[[Conversation], str] = lambda talk: f"about {talk.messages[-1]['content']}"):
         self.asked: list[Conversation] = []
         self.answer = answer
-        self.writer = Writer("echo", "key of echo", self.write, None)
+        self.model = OpenModel("echo", "key of echo", self.write, None)
 
     def write(
         self,
         conversations: Sequence[Conversation],
         *,
         max_new_tokens: int,
+        batch_size: int,
         on_response: Callable[[int, str], None],
     ) -> list[str]:
         self.asked += conversations
@@ -46,15 +48,21 @@ class Echo:
         return texts
 
 
-def attacked(echo: Echo, names: list[str], out: Path, **means: Any) -> list[Row]:
-    return attack_folder(echo.writer, PROMPTS, names, out, means=Means(**means), progress=silent)
+def plan(names: Sequence[str], **options: Any) -> AttackPlan:
+    """A plan with the options of both dataclasses."""
+    inner = {name: options.pop(name) for name in ("max_new_tokens", "rounds", "gcg") if name in options}
+    return AttackPlan(names, AttackOptions(**inner), **options)
+
+
+def attacked(echo: Echo, names: list[str], out: Path, **options: Any) -> list[Row]:
+    return attack(echo.model, PROMPTS, plan(names, **options), out, progress=silent)
 
 
 def test_harmful_prompts_meet_every_attack_and_benign_ones_are_asked_directly(tmp_path: Path) -> None:
     rows = attacked(Echo(), ["base64", "direct"], tmp_path / "a")
     places = [(row["attack"], row["id"]) for row in rows]
     assert places == [("base64", "h1"), ("base64", "h2"), ("direct", "h1"), ("direct", "h2"), ("direct", "b1")]
-    assert rows[0]["response"] == f"about {ATTACKS['base64'](PROMPTS[0]['prompt']).messages[0]['content']} in 64"
+    assert rows[0]["response"] == f"about {SINGLE_SHOTS['base64'](PROMPTS[0]['prompt']).messages[0]['content']} in 64"
     assert read_rows(tmp_path / "a" / "responses.jsonl") == rows
 
 
@@ -101,7 +109,7 @@ def test_a_template_is_known_by_its_text_and_not_by_its_file(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["pair", "crescendo"])
-def test_another_model_leads_the_target_on_and_a_resumed_one_asks_neither_again(tmp_path: Path, name: str) -> None:
+def test_an_attacker_converses_with_the_target_and_a_resumed_one_asks_neither_again(tmp_path: Path, name: str) -> None:
     def refuses_first(talk: Conversation) -> str:
         asked_before = any(message["role"] == "assistant" for message in talk.messages)
         wants = "second" in talk.messages[-1]["content"] or asked_before
@@ -109,14 +117,14 @@ def test_another_model_leads_the_target_on_and_a_resumed_one_asks_neither_again(
 
     attacker = Echo(lambda talk: "second try" if "sorry" in talk.messages[-1]["content"] else "first try")
     target = Echo(refuses_first)
-    rows = attacked(target, [name], tmp_path / "a", attacker=attacker.writer, rounds=3)
+    rows = attacked(target, [name], tmp_path / "a", attacker=attacker.model, rounds=3)
     led = [row for row in rows if row["attack"] == name]
     assert [(row["id"], row["rounds"]) for row in led] == [("h1", 2), ("h2", 2)]
     assert all("unsafe" not in row and "judge" not in row for row in rows)
     (tmp_path / "a" / "responses.jsonl").unlink()
     quiet_attacker, quiet_target = Echo(attacker.answer), Echo(refuses_first)
-    means = {"attacker": quiet_attacker.writer, "rounds": 3}
-    assert attacked(quiet_target, [name], tmp_path / "a", **means) == rows
+    options = {"attacker": quiet_attacker.model, "rounds": 3}
+    assert attacked(quiet_target, [name], tmp_path / "a", **options) == rows
     assert not quiet_attacker.asked + quiet_target.asked
 
 
@@ -129,16 +137,16 @@ def test_the_kldo_protocol_writes_anew_at_full_length_only_what_its_strings_let_
 
 
 def test_gcg_searches_the_real_model_and_leaves_its_curve_but_no_suffix(tmp_path: Path) -> None:
-    target = local_writer(str(save_tiny("Llama", tmp_path / "model")), Loading())
-    search = GcgOptions(steps=2, width=8, marks=3, check_every=1)
-    means = Means(max_new_tokens=8, search=search)
+    target = find_model(str(save_tiny("Llama", tmp_path / "model")))
+    gcg = GcgOptions(steps=2, width=8, marks=3, check_every=1)
     prompts = [{**PROMPTS[0], "target": "Yes"}, *PROMPTS[1:]]
-    rows = attack_folder(target, prompts, ["gcg"], tmp_path / "a", means=means, progress=silent)
-    assert [(row["attack"], row["id"]) for row in rows] == [("direct", "b1"), ("gcg", "h1"), ("gcg", "h2")]
+    rows = attack(target, prompts, plan(["gcg"], max_new_tokens=8, gcg=gcg), tmp_path / "a", progress=silent)
+    places = [(row["attack"], row["id"]) for row in rows]
+    assert places == [("direct", "b1"), ("gcg_start", "h1"), ("gcg_start", "h2"), ("gcg", "h1"), ("gcg", "h2")]
     curves = read_rows(tmp_path / "a" / "gcg.jsonl")
-    assert [set(curve) for curve in curves] == [{"id", "succeeded", "losses"}] * 2
-    assert [len(curve["losses"]) - 1 for curve in curves] == [row["steps"] for row in rows[1:]]
-    assert not {"suffix", "message"} & {name for row in rows for name in row}
+    assert [set(curve) for curve in curves] == [{"id", "attack", "steps", "succeeded", "losses"}] * 2
+    assert [len(curve["losses"]) - 1 for curve in curves] == [row["steps"] for row in rows[3:]]
+    assert not {"suffix", "message", "target"} & {name for row in rows for name in row}
 
 
 def test_the_folder_says_what_was_asked_of_whom(tmp_path: Path) -> None:
@@ -186,7 +194,7 @@ def test_a_prompt_that_is_none_is_refused(rows: list[Row], sentence: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("names", "means", "sentence"),
+    ("names", "options", "sentence"),
     [
         ([], {}, "no attack was named"),
         (["dirct"], {}, "did you mean 'direct'"),
@@ -199,11 +207,11 @@ def test_a_prompt_that_is_none_is_refused(rows: list[Row], sentence: str) -> Non
     ],
 )
 def test_what_cannot_be_run_is_said_before_anything_is_asked(
-    tmp_path: Path, names: list[str], means: dict[str, Any], sentence: str
+    tmp_path: Path, names: list[str], options: dict[str, Any], sentence: str
 ) -> None:
     echo = Echo()
     with pytest.raises(ValueError, match=sentence):
-        attacked(echo, names, tmp_path / "a", **means)
+        attacked(echo, names, tmp_path / "a", **options)
     assert not echo.asked
     assert not (tmp_path / "a").exists()
 
@@ -211,7 +219,7 @@ def test_what_cannot_be_run_is_said_before_anything_is_asked(
 def test_a_folder_of_another_model_or_of_something_else_is_left_alone(tmp_path: Path) -> None:
     attacked(Echo(), ["direct"], tmp_path / "a")
     other = Echo()
-    other.writer = other.writer._replace(key="another key")
+    other.model = other.model._replace(key="another key")
     with pytest.raises(ValueError, match="another model"):
         attacked(other, ["direct"], tmp_path / "a")
     (tmp_path / "b").mkdir()
@@ -248,23 +256,24 @@ def test_a_server_that_fails_leaves_what_came(tmp_path: Path) -> None:
 )
 def test_a_model_that_is_not_there_is_refused(spec: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        find_writer(spec)
+        find_model(spec)
 
 
 def test_the_key_of_a_server_is_never_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIVALIGN_API_KEY", "not a real key")
-    writer = find_writer("http://localhost:1/v1#m")
-    assert "not a real key" not in json.dumps([writer.name, writer.key])
-    assert writer.lm is None
+    model = find_model("http://localhost:1/v1#m")
+    assert "not a real key" not in json.dumps([model.name, model.key])
+    with pytest.raises(ValueError, match="gives no weights"):
+        model.lm()
 
 
 def test_the_judge_that_ends_a_search_is_part_of_what_its_responses_are_made_from(tmp_path: Path) -> None:
-    target = local_writer(str(save_tiny("Llama", tmp_path / "model")), Loading())
-    search = GcgOptions(steps=1, width=4, marks=2)
+    target = find_model(str(save_tiny("Llama", tmp_path / "model")))
+    gcg = GcgOptions(steps=1, width=4, marks=2)
     keys = []
     for name in ("refusal_strings", "refusal_strings_paper"):
-        means = Means(max_new_tokens=4, search=search, ends=JUDGES[name])
-        attack_folder(target, PROMPTS[:1], ["gcg"], tmp_path / "a", means=means, progress=silent)
+        search = plan(["gcg"], max_new_tokens=4, gcg=gcg, stop_judge=JUDGES[name])
+        attack(target, PROMPTS[:1], search, tmp_path / "a", progress=silent)
         keys.append(read_json(tmp_path / "a" / "attack.json")["responses_key"])
     assert keys[0] != keys[1]
 

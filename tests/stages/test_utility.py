@@ -10,8 +10,8 @@ import torch
 
 from divalign.data.batching import encode_row
 from divalign.lm.load import LM, load_lm
+from divalign.stages.utility import NUMBERS, lm_eval_utility, world_utility
 from divalign.store import read_json
-from divalign.study.utility import NUMBERS, lm_eval_utility, world_utility
 from divalign.toy.world import ASSETS, requests
 from tests.tiny import tiny_model
 

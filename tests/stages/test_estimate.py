@@ -3,11 +3,13 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from divalign.cli import main
 from divalign.data.recipes import RECIPES
+from divalign.records import DivergenceFile, read_record
 from divalign.store import write_rows
 from divalign.toy.world import requests
 from tests.tiny import save_tiny
@@ -17,6 +19,10 @@ def rows(recipe: str, pairs: int = 64) -> list[dict]:
     """Rows of so many pairs of topics, a pair being what a split keeps together."""
     known = list(dict.fromkeys(request.cluster for request in requests("test", held_out=False)))[:pairs]
     return [RECIPES[recipe](request) for request in requests("test", held_out=False) if request.cluster in known]
+
+
+def numbers(out: Path) -> dict[str, Any]:
+    return read_record(out, DivergenceFile).divergences
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -32,10 +38,10 @@ def test_a_data_set_is_measured_before_any_training(tmp_path: Path, monkeypatch:
     write_rows(tmp_path / "cr.jsonl", rows("cr"))
     out = tmp_path / "out.json"
     assert call(monkeypatch, tmp_path / "cr.jsonl", "--features", "toy", "--divergence", "tv", "--out", out) == 0
-    found = json.loads(out.read_text())["tv"]
-    assert 0.0 < found["lower"] < found["value"] < found["high"] < 1.0
-    assert found["null"]["low"] < 0.05
-    assert found["n"] < 40
+    record = numbers(out)["tv"]
+    assert 0.0 < record.lower < record.estimate.value < record.estimate.high < 1.0
+    assert record.null.low < 0.05
+    assert record.estimate.n < 40
 
 
 def test_two_files_of_the_same_responses_are_at_no_distance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,17 +50,51 @@ def test_two_files_of_the_same_responses_are_at_no_distance(tmp_path: Path, monk
         write_rows(tmp_path / name, one)
     out = tmp_path / "out.json"
     code = call(monkeypatch, tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--features", "toy", "--out", out)
-    found = json.loads(out.read_text())
     assert code == 0
-    assert all(found[name]["low"] == 0.0 for name in ("js", "tv", "hellinger", "lecam"))
+    assert all(numbers(out)[name].estimate.low == 0.0 for name in ("js", "tv", "hellinger", "lecam"))
 
 
 def test_a_policy_that_is_its_reference_proves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_rows(tmp_path / "cr.jsonl", rows("cr", 24))
     out = tmp_path / "out.json"
     assert call(monkeypatch, tmp_path / "cr.jsonl", "--policy", "toy", "--reference", "toy", "--out", out) == 0
-    found = json.loads(out.read_text())
-    assert {(row["value"], row["low"]) for name, row in found.items() if name != "kl"} == {(0.0, 0.0)}
+    assert {(row.estimate.value, row.estimate.low) for name, row in numbers(out).items() if name != "kl"} == {
+        (0.0, 0.0)
+    }
+
+
+def test_all_rows_are_measured_at_once_where_none_fits_a_shift(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_rows(tmp_path / "cr.jsonl", rows("cr", 12))
+    options = ("--policy", "toy", "--reference", "toy", "--divergence", "tv", "--whole", "--out", tmp_path / "out.json")
+    assert call(monkeypatch, tmp_path / "cr.jsonl", *options) == 0
+    record = numbers(tmp_path / "out.json")["tv"]
+    assert record.estimate.n == 12
+    assert record.null is record.shift is record.p_value is None
+
+
+def test_two_vocabularies_have_no_kl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_tiny("Llama", tmp_path / "other")
+    write_rows(tmp_path / "prompts.jsonl", [{"prompt": word} for word in "abcdefghijkl"])
+    models = ("--policy", "toy", "--reference", tmp_path / "other")
+    assert call(monkeypatch, tmp_path / "prompts.jsonl", "--kl", *models, "--samples", 1) == 2
+    assert "have different vocabularies" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_permuted_vocabulary_is_another_vocabulary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = save_tiny("Llama", tmp_path / "one")
+    other = save_tiny("Llama", tmp_path / "two")
+    path = other / "tokenizer.json"
+    content = json.loads(path.read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    path.write_text(json.dumps(content))
+    write_rows(tmp_path / "prompts.jsonl", [{"prompt": word} for word in "abcdefghijkl"])
+    assert call(monkeypatch, tmp_path / "prompts.jsonl", "--kl", "--policy", folder, "--reference", other) == 2
+    assert "have different vocabularies" in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_kl_of_two_models_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,8 +132,8 @@ def test_the_kl_of_two_models_is_sampled(tmp_path: Path, monkeypatch: pytest.Mon
         (("cr.jsonl", "--kl", "--features", "toy"), "--kl needs no --features"),
         (("a.jsonl", "b.jsonl", "--kl", "--policy", "toy", "--reference", "toy"), "--kl needs no second file"),
         (("a.jsonl", "--kl", "--divergence", "js"), "--kl needs no --divergence"),
-        (("cr.jsonl", "--policy", "toy", "--reference", "toy", "--beta", "0"), "--beta is 0"),
-        (("cr.jsonl", "--policy", "toy", "--reference", "toy", "--beta", "nan"), "--beta is nan"),
+        (("cr.jsonl", "--policy", "toy", "--reference", "toy", "--beta", "0"), "beta is 0"),
+        (("cr.jsonl", "--policy", "toy", "--reference", "toy", "--beta", "nan"), "beta is nan"),
         (("cr.jsonl", "--features", "toy", "--batch-size", "0"), "'--batch-size'"),
         (("cr.jsonl", "--features", "toy", "--seed", "-1"), "'--seed'"),
     ],

@@ -1,6 +1,7 @@
 """`divalign separate` as its user meets it, and separation under attack."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,18 @@ import pytest
 from divalign.cli import main
 from divalign.core.separation import separation
 from divalign.data.examples import Conversation, user_says
+from divalign.lm.load import LM
+from divalign.records import SeparationChanges, SeparationRecord, read_record
 from divalign.report import write_separation
-from divalign.safety.attacks import ATTACKS
+from divalign.safety.attacks import SINGLE_SHOTS
+from divalign.stages.folder import silent
+from divalign.stages.hidden import transformed_states
+from divalign.stages.layer_separation import SeparationPlan
+from divalign.stages.models import OpenModel, find_model
+from divalign.stages.separate import prompts_of, separate, separate_models
+from divalign.stages.under_attack import inside_openings, separation_under_attack
 from divalign.store import read_json, write_json, write_rows
-from divalign.study.cells import Asked
-from divalign.study.named import load_named, short_names
-from divalign.study.separate import anchors_of, separate
-from divalign.study.under_attack import inside_openings, separation_under_attack, states_under_attack
+from tests.folders import times
 from tests.tiny import save_tiny, tiny_model
 
 WORDS = ("red", "blue", "green", "small", "large", "old", "new", "warm", "cold", "wet", "dry", "soft", "hard", "thin")
@@ -25,6 +31,7 @@ ANCHORS = [
     for harmful, verb in ((True, "break"), (False, "mend"))
     for word in WORDS
 ]
+LATER = [{**row, "prompt": f"{row['prompt']} at last"} for row in ANCHORS]
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -51,12 +58,19 @@ def measured(folder: Path) -> dict[str, Any]:
         models = folder / "model0", folder / "model1"
         options = "--prompts", folder / "anchors.jsonl", "--draws", 100, "--under-attack", "direct,prefill"
         assert call(patch, *models, *options, "--out", folder / "out") == 0
-    return read_json(folder / "out" / "separation.json")
+    return result(folder / "out")
+
+
+def result(out: Path) -> dict[str, Any]:
+    """The models' numbers by name and the changes between them, from the files of a folder."""
+    index = read_record(out / "changes.json", SeparationChanges)
+    records = {name: read_record(out / name / "separation.json", SeparationRecord) for name in index.models}
+    return {"models": {name: one.parts["test"].plain() for name, one in records.items()}, "changes": index.changes}
 
 
 def test_every_layer_and_position_of_every_model_is_on_the_map(measured: dict[str, Any]) -> None:
-    assert [model["name"] for model in measured["models"]] == ["model0", "model1"]
-    for model in measured["models"]:
+    assert list(measured["models"]) == ["model0", "model1"]
+    for model in measured["models"].values():
         places = {(cell["position"], cell["layer"]) for cell in model["map"]}
         assert places == {(position, layer) for position in ("instruction", "generation") for layer in range(3)}
         embeddings = [cell for cell in model["map"] if cell["layer"] == 0]
@@ -71,10 +85,10 @@ def test_a_mean_over_responses_is_a_third_position(folder: Path, monkeypatch: py
     write_rows(given, [{**row, "response": "no" if row["harmful"] else "here it is"} for row in ANCHORS])
     for prompts, out in ((folder / "anchors.jsonl", "own"), (given, "given")):
         assert call(monkeypatch, folder / "model0", "--prompts", prompts, *options, "--out", folder / out) == 0
-    own, told = (read_json(folder / name / "separation.json")["models"][0]["last_layer"] for name in ("own", "given"))
+    own, theirs = (result(folder / name)["models"]["model0"]["last_layer"] for name in ("own", "given"))
     assert list(own) == ["instruction", "generation", "response"]
-    assert told["generation"]["probe_auc"] == own["generation"]["probe_auc"]
-    assert told["response"]["probe_auc"]["value"] == 1.0  # one text a class
+    assert theirs["generation"]["probe_auc"] == own["generation"]["probe_auc"]
+    assert theirs["response"]["probe_auc"]["value"] == 1.0  # one text a class
     assert "mean over response" in (folder / "given" / "separation.html").read_text()
 
 
@@ -83,26 +97,26 @@ def test_anchors_of_which_some_have_a_response_are_refused(
 ) -> None:
     write_rows(folder / "some.jsonl", [{**ANCHORS[0], "response": "no"}, *ANCHORS[1:]])
     assert call(monkeypatch, folder / "model0", "--prompts", folder / "some.jsonl", "--position", "response") == 2
-    assert "27 of 28 anchors have no response" in " ".join(capsys.readouterr().err.split())
+    assert "27 of 28 prompts have no response" in " ".join(capsys.readouterr().err.split())
 
 
 def test_baselines_stand_beside_and_are_held_against_the_probe(measured: dict[str, Any]) -> None:
-    assert measured["prompts"] == {"safe": 14, "harmful": 14, "clusters": 14}
-    assert measured["baselines"]["lexical"]["value"] == 1.0  # one verb a class
-    for model in measured["models"]:
+    for model in measured["models"].values():
+        assert model["prompts"] == {"safe": 14, "harmful": 14, "clusters": 14}
+        assert model["lexical_auc"]["value"] == 1.0  # one verb a class
         assert all("words alone do as well" in row["flags"] for row in model["last_layer"].values())
 
 
 def test_after_is_compared_with_before_on_the_same_prompts(measured: dict[str, Any]) -> None:
-    assert [(row["before"], row["after"]) for row in measured["changes"]] == [("model0", "model1")] * 2
+    assert [(row.before, row.after) for row in measured["changes"]] == [("model0", "model1")] * 2
     for row in measured["changes"]:
-        one, two = (model["last_layer"][row["position"]]["probe_auc"]["value"] for model in measured["models"])
-        assert row["probe_auc"]["value"] == pytest.approx(two - one)
-        assert -1 <= row["cosine"] <= 1
+        one, two = (model["last_layer"][row.position]["probe_auc"]["value"] for model in measured["models"].values())
+        assert row.probe_auc.value == pytest.approx(two - one)
+        assert -1 <= row.cosine <= 1
 
 
 def test_under_attack_has_every_opening_its_worst_and_its_mean(measured: dict[str, Any]) -> None:
-    for model in measured["models"]:
+    for model in measured["models"].values():
         found = model["under_attack"]["bhattacharyya"]
         assert list(found["by_attack"]) == ["direct", "prefill 1 of 3", "prefill 2 of 3", "prefill"]
         values = [one["value"] for one in found["by_attack"].values()]
@@ -115,31 +129,36 @@ def test_the_page_is_made_of_the_file_and_needs_no_script(folder: Path, measured
     assert "<script" not in page
     assert page.count("<svg") == 2
     assert "words alone do as well" in page
-    write_json(folder / "bad" / "separation.json", {"schema": 7})
-    with pytest.raises(ValueError, match="got schema 7, expected 1"):
+    write_json(folder / "bad" / "changes.json", {"schema": 7})
+    with pytest.raises(ValueError, match="has schema 7, this version reads 1"):
         write_separation(folder / "bad")
-    with pytest.raises(ValueError, match=r"holds no separation\.json"):
+    with pytest.raises(ValueError, match=r"holds no changes\.json"):
         write_separation(folder)
 
 
-def test_hidden_states_are_found_again_by_content(folder: Path, measured: dict[str, Any]) -> None:
-    asked = Asked(ANCHORS, draws=100, attacks={name: ATTACKS[name] for name in ("direct", "prefill")})
-    loaders = {name: lambda name=name: load_named(str(folder / name)) for name in ("model0", "model1")}
+def test_everything_is_found_again_by_content(folder: Path, measured: dict[str, Any]) -> None:
+    plan = SeparationPlan(draws=100, attacks={name: SINGLE_SHOTS[name] for name in ("direct", "prefill")})
 
     def refuse(stage: str, total: int, unit: str) -> Any:
         raise AssertionError(f"the stage {stage!r} was done again")
 
-    again = separate(loaders, asked, cache=folder / "out" / "cache", progress=refuse)
-    assert again["changes"] == measured["changes"]
+    models = [str(folder / name) for name in ("model0", "model1")]
+    rows = prompts_of(str(folder / "anchors.jsonl"))
+    before = times(folder / "out")
+    _, changes = separate_models(models, rows, plan, folder / "out", progress=refuse)
+    assert changes is not None
+    assert changes.changes == measured["changes"]
+    written = {path for path, when in times(folder / "out").items() if before.get(path) != when}
+    assert {path.name for path in written} == {"changes.json"}
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--layers", "0,5"), "model0 has no layer 5; it has 0 (the embeddings) to 2 (the last)"),
+        (("--layers", "0,5"), "model0: there is no layer 5; it has 0 (the embeddings) to 2 (the last)"),
         (("--layers", "first"), "--layers 'first': expected all, or whole numbers"),
         (("--under-attack", "drect"), "did you mean 'direct'"),
-        (("--trained-on", "trained.jsonl"), "2 of the anchors"),
+        (("--trained-on", "trained.jsonl"), "2 of the prompts"),
         (("--prompts", "xtest:x"), "did you mean 'xstest'"),
         (("--prompts", "few.jsonl"), "got 2 safe prompts, expected at least 10"),
     ],
@@ -163,37 +182,34 @@ def test_bad_input_is_one_sentence_and_exit_2(
         assert "the first: 'break the red lamp'" in said
 
 
-def test_a_state_that_is_not_finite_names_model_layer_and_prompt() -> None:
+def tiny(change: Any = lambda model: None) -> OpenModel:
     model, tokenizer = tiny_model("Llama")
-    model.model.norm.weight.data[:] = float("nan")
-    lm = load_named("toy")._replace(model=model, tokenizer=tokenizer)
-    with pytest.raises(ValueError, match="broken: the hidden state at layer 2, position 'instruction', of prompt 0"):
-        separate({"broken": lambda: lm}, Asked(ANCHORS, draws=100))
+    change(model)
+    lm = LM(model, tokenizer, "tiny", "key")
+    return OpenModel("tiny", "key", lambda *_, **__: [], lambda: lm)
+
+
+def test_a_state_that_is_not_finite_names_model_layer_and_prompt(tmp_path: Path) -> None:
+    broken = tiny(lambda model: model.model.norm.weight.data.fill_(float("nan")))
+    with pytest.raises(ValueError, match="tiny: the hidden state at layer 2, position 'instruction', of prompt 0"):
+        separate(broken, ANCHORS, SeparationPlan(draws=100), tmp_path)
+
+
+def test_held_out_prompts_are_a_part_of_their_own(folder: Path) -> None:
+    rows = [{**row, "held_out": number % 2 == 1} for number, row in enumerate([*ANCHORS, *LATER])]
+    plan = SeparationPlan(positions=("generation",), layers=(-1,), draws=100)
+    record = separate(find_model(str(folder / "model0")), rows, plan, folder / "parts")
+    assert {name: part.prompts.safe + part.prompts.harmful for name, part in record.parts.items()} == {
+        "test": 28, "held_out": 28,
+    }  # fmt: skip
+    points = read_json(folder / "parts" / "plane.json")["points"]
+    assert [point["held_out"] for point in points] == [False] * 28 + [True] * 28
 
 
 def test_the_toy_world_has_anchors_in_pairs_of_topics() -> None:
-    rows = anchors_of("toy")
+    rows = prompts_of("toy")
     assert sum(row["harmful"] for row in rows) == 128 == len(rows) / 2
     assert {row["cluster"] for row in rows if row["harmful"]} & {row["cluster"] for row in rows if not row["harmful"]}
-
-
-def test_a_model_of_a_run_is_found_by_its_folder(folder: Path) -> None:
-    run = folder / "run"
-    (run / "models" / "base").mkdir(parents=True)
-    (run / "models" / "later").mkdir()
-    (run / "config.yaml").write_text(f"model: {{source: {folder / 'model0'}}}\n")
-    save_tiny("Llama", run / "models" / "one" / "checkpoint", seed=1)
-    for name, same in (("base", "model0"), ("one", "model1")):
-        assert load_named(str(run / "models" / name)).digest == load_named(str(folder / same)).digest
-    with pytest.raises(ValueError, match="holds no checkpoint yet"):
-        load_named(str(run / "models" / "later"))
-
-
-def test_names_are_short_where_that_tells_models_apart() -> None:
-    assert short_names(["a/x", "b/y"]) == ["x", "y"]
-    assert short_names(["a/x", "b/x"]) == ["a/x", "b/x"]
-    with pytest.raises(ValueError, match="named twice"):
-        short_names(["a", "a"])
 
 
 def clouds_of(shift: float, seed: int) -> np.ndarray:
@@ -225,19 +241,18 @@ def test_the_worst_of_some_is_not_the_worst() -> None:
 
 
 def test_states_under_attack_are_read_after_the_attacks_own_text() -> None:
-    model, tokenizer = tiny_model("Llama")
-    lm = load_named("toy")._replace(model=model, tokenizer=tokenizer)
-
     def shout(prompt: str) -> Conversation:
         return user_says(prompt.upper())
 
-    rows = [{"prompt": "one"}, {"prompt": "two"}]
-    found = states_under_attack(lm, rows, {"direct": user_says, "shout": shout})
-    other = states_under_attack(lm, [{"prompt": "ONE"}, {"prompt": "TWO"}], {"direct": user_says})
+    def states(texts: Sequence[str], **attacks: Any) -> dict[str, np.ndarray]:
+        rows = [{"prompt": text} for text in texts]
+        return transformed_states(tiny(), rows, attacks, None, batch_size=8, progress=silent)
+
+    found, other = states(["one", "two"], direct=user_says, shout=shout), states(["ONE", "TWO"], direct=user_says)
     assert np.allclose(found["shout"], other["direct"], atol=1e-5)
     assert not np.allclose(found["shout"], found["direct"], atol=1e-3)
 
 
 def test_an_opened_answer_is_read_after_each_of_its_words() -> None:
-    found = inside_openings({"direct": ATTACKS["direct"], "prefill": ATTACKS["prefill"]})
+    found = inside_openings({"direct": SINGLE_SHOTS["direct"], "prefill": SINGLE_SHOTS["prefill"]})
     assert [attack("x").prefill for attack in found.values()] == ["", "Sure,", "Sure, here", "Sure, here is"]

@@ -14,10 +14,10 @@ from divalign.data.examples import Request
 from divalign.data.files import read_file
 from divalign.data.rating import by_judge, by_reward
 from divalign.data.sources import Source
-from divalign.lm.server import Server, generate_on_server
+from divalign.lm.server import Server
+from divalign.stages.build_set import SetPlan, build_set
+from divalign.stages.models import OpenModel, _on_server
 from divalign.store import read_json, read_rows
-from divalign.study.build_set import Recipe, build_set
-from divalign.study.writers import Writer
 from tests.lm.test_reward import saved
 from tests.lm.test_server import Fake, answer, drop, fake, raw, status
 
@@ -33,25 +33,25 @@ def prompts(path: Path, n: int = 12) -> Path:
     return path
 
 
-def served(url: str, **options: object) -> Writer:
+def served(url: str, **options: object) -> OpenModel:
     server = Server(url, "m", api_key="secret-key-1", first_pause=0.01, timeout=1.0, **options)  # type: ignore[arg-type]
 
-    return Writer("m", url, partial(generate_on_server, server), None)
+    return OpenModel("m", url, partial(_on_server, server), None)
 
 
 def test_a_set_of_the_embedded_world_has_every_row_and_a_card(tmp_path: Path) -> None:
-    card = build_set(Recipe("toy", "cr", n=64, seed=3), tmp_path / "set.jsonl")
+    card = build_set(SetPlan("toy", "cr", n=64, seed=3), tmp_path / "set.jsonl")
     rows = read_rows(tmp_path / "set.jsonl")
     assert len(rows) == card["rows"] == 64
     assert sum(row["harmful"] for row in rows) == 32
     assert card == read_json(tmp_path / "set.jsonl.card.json")
     assert card["sources"]["toy"]["licence"] == "Apache-2.0"
-    again = build_set(Recipe("toy", "cr", n=64, seed=3), tmp_path / "again.jsonl")
+    again = build_set(SetPlan("toy", "cr", n=64, seed=3), tmp_path / "again.jsonl")
     assert again["sha256"] == card["sha256"]
 
 
 def test_a_set_is_a_file_of_the_kind_that_its_name_says(tmp_path: Path) -> None:
-    what = Recipe("toy", "cr_plus(0.5)", n=64, seed=3)
+    what = SetPlan("toy", "cr_plus(0.5)", n=64, seed=3)
     build_set(what, tmp_path / "set.jsonl")
     build_set(what, tmp_path / "set.parquet")
     rows = [{k: v for k, v in row.items() if v is not None} for row in read_file(tmp_path / "set.parquet").rows]
@@ -65,7 +65,7 @@ def test_a_source_of_ones_own_states_its_licence_on_the_card(tmp_path: Path, mon
     requests = [Request(f"p {n}", n % 2 == 0, "c", "", "", "") for n in range(8)]
     module.made = Source(lambda: requests, (), (), "CC0", "our lab")  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "my_lab", module)
-    card = build_set(Recipe("my_lab:made", "cr"), tmp_path / "set.jsonl")
+    card = build_set(SetPlan("my_lab:made", "cr"), tmp_path / "set.jsonl")
     assert card["licence"] == "CC0"
     assert card["sources"]["my_lab:made"] == {"licence": "CC0", "published": "our lab"}
 
@@ -73,7 +73,7 @@ def test_a_source_of_ones_own_states_its_licence_on_the_card(tmp_path: Path, mon
 @pytest.mark.parametrize("n", [0, 1, -2])
 def test_fewer_rows_than_one_of_each_class_are_refused(tmp_path: Path, n: int) -> None:
     with pytest.raises(ValueError, match=f"n is {n}, expected at least 2"):
-        build_set(Recipe("toy", "cr", n=n), tmp_path / "set.jsonl")
+        build_set(SetPlan("toy", "cr", n=n), tmp_path / "set.jsonl")
     assert not list(tmp_path.iterdir())
 
 
@@ -81,7 +81,7 @@ def test_fewer_rows_than_one_of_each_class_are_refused(tmp_path: Path, n: int) -
 @pytest.mark.parametrize("recipe", ["cr", "pref", "ranked", "cr_plus"])
 def test_advbench_and_alpaca_make_a_set(tmp_path: Path, recipe: str) -> None:
     folder = Path(os.environ["DIVALIGN_DATA"])
-    card = build_set(Recipe("advbench+alpaca", recipe), tmp_path / "set.jsonl", folder=folder)
+    card = build_set(SetPlan("advbench+alpaca", recipe), tmp_path / "set.jsonl", folder=folder)
     assert (card["rows"], card["left_out"]) == (1040, {})
     assert card["sources"]["alpaca"]["licence"] == "CC BY-NC 4.0"
 
@@ -94,7 +94,7 @@ def test_a_server_that_drops_limits_and_truncates_fills_the_answers(tmp_path: Pa
         "question 7": [raw(b'{"choices": [{"mess'), answer()],
     }
     source = prompts(tmp_path / "prompts.jsonl")
-    card = build_set(Recipe(f"file:{source}", "cr"), tmp_path / "set.jsonl", writer=served(fake.url))
+    card = build_set(SetPlan(f"file:{source}", "cr"), tmp_path / "set.jsonl", writer=served(fake.url))
     assert (card["rows"], card["left_out"]) == (12, {})
     benign = [row for row in read_rows(tmp_path / "set.jsonl") if not row["harmful"]]
     assert {row["chosen"][0]["content"] for row in benign} == {f"answer to question {i}" for i in range(1, 12, 2)}
@@ -105,11 +105,11 @@ def test_a_server_that_stops_half_way_loses_nothing_and_the_build_goes_on(tmp_pa
     source, out = prompts(tmp_path / "prompts.jsonl"), tmp_path / "set.jsonl"
     fake.script = {f"question {i}": [status(503)] * 2 for i in (9, 11)}
     with pytest.raises(ConnectionError, match="Responses that came are kept"):
-        build_set(Recipe(f"file:{source}", "cr"), out, writer=served(fake.url, attempts=2, concurrency=1))
+        build_set(SetPlan(f"file:{source}", "cr"), out, writer=served(fake.url, attempts=2, concurrency=1))
     assert not out.exists()
     came = len(read_rows(tmp_path / "set.journal"))
     before, fake.script = len(fake.asked), {}
-    assert build_set(Recipe(f"file:{source}", "cr"), out, writer=served(fake.url))["rows"] == 12
+    assert build_set(SetPlan(f"file:{source}", "cr"), out, writer=served(fake.url))["rows"] == 12
     assert came >= 4
     assert len(fake.asked) - before == 6 - came
 
@@ -120,10 +120,10 @@ def test_a_judge_ranks_through_the_same_memory(tmp_path: Path, fake: Fake) -> No
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     fake.script = {"all": [answer(content="A") for _ in range(6)]}
     with pytest.raises(ValueError, match="no worse response to rank"):  # a judge that always says A decides nothing
-        build_set(Recipe(f"file:{source}", "ranked"), tmp_path / "set.jsonl", writer=served(fake.url), rater=_judge)
+        build_set(SetPlan(f"file:{source}", "ranked"), tmp_path / "set.jsonl", writer=served(fake.url), rater=_judge)
     assert len(fake.asked) == 6
     card = build_set(
-        Recipe(f"file:{source}", "ranked"), tmp_path / "set.jsonl",
+        SetPlan(f"file:{source}", "ranked"), tmp_path / "set.jsonl",
         rater=lambda write: by_reward(lambda pairs: [float(answer == "b") for _, answer in pairs]),
     )  # fmt: skip
     assert card["rows"] == 3

@@ -15,9 +15,10 @@ from divalign.config import Config, load_config
 from divalign.core.stats import rate
 from divalign.data.examples import Request
 from divalign.report import write_report
+from divalign.stages.corpus import Corpus, prompt_rows, read_corpus
 from divalign.store import read_json, read_rows
-from divalign.study.corpus import Corpus, openings, prompt_rows, read_corpus
-from divalign.study.pipeline import run
+from divalign.study.plan import corpus_of
+from divalign.study.run import run
 from divalign.study.sweep import sweep
 from divalign.study.sweep_config import Sweep
 from tests.folders import folder_of, times
@@ -70,14 +71,16 @@ def test_the_searched_model_has_two_attacks_more_with_their_own_n_and_the_others
 
 def test_losses_never_rise_and_no_suffix_leaves_its_checkpoint(finished: Path) -> None:
     folder = finished / "models" / "cr-kldo"
-    searches = [row for row in read_rows(folder / "gcg.jsonl") if row["attack"] == "gcg"]
-    assert [row["prompt"] for row in searches] == [
-        row["prompt"] for row in prompt_rows(read_corpus(small().data, seed=0)) if row["harmful"]
+    searches = read_rows(folder / "gcg.jsonl")
+    assert [row["id"] for row in searches] == [
+        row["id"] for row in prompt_rows(read_corpus(corpus_of(small().data), seed=0)) if row["harmful"]
     ][:3]
     for row in searches:
         assert row["losses"] == sorted(row["losses"], reverse=True)
         assert len(row["losses"]) == row["steps"] + 1 <= 4
-        assert row["target"].startswith(("Sure", "Of course", "Certainly", "Yes"))
+    targets = [row["target"] for row in read_rows(finished / "data" / "prompts.jsonl") if "target" in row]
+    assert len(targets) == 12
+    assert all(target.startswith(("Sure", "Of course", "Certainly", "Yes")) for target in targets)
     assert {name for row in read_rows(folder / "verdicts.jsonl") for name in row} >= {"steps", "unsafe"}
     assert not {"target", "losses", "suffix"} & {k for row in read_rows(folder / "responses.jsonl") for k in row}
     assert len(list((folder / "gcg").glob("*.json"))) == 3
@@ -86,7 +89,7 @@ def test_losses_never_rise_and_no_suffix_leaves_its_checkpoint(finished: Path) -
 def test_the_verdict_weighs_only_attacks_that_every_model_met(finished: Path, tmp_path: Path) -> None:
     plain = run(small(search="measure.gcg=null"), tmp_path / "plain")
     assert "gcg" not in (tmp_path / "plain" / "config.yaml").read_text()
-    assert plain["verdict"] == read_json(finished / "results.json")["verdict"]
+    assert plain.verdict.plain() == read_json(finished / "results.json")["verdict"]
 
 
 def test_a_second_run_does_no_work(finished: Path) -> None:
@@ -178,4 +181,4 @@ def test_a_sweep_refuses_what_only_some_models_would_meet(tmp_path: Path) -> Non
 def test_an_opening_is_as_few_sentences_as_name_the_topic(compliance: str, opening: str) -> None:
     harmful = Request("a", True, compliance, "no", "", "c")
     corpus = Corpus([], [harmful._replace(harmful=False), harmful], [harmful])
-    assert openings(corpus) == {"test-0001": opening}
+    assert [row.get("target") for row in prompt_rows(corpus)] == [None, opening, None]

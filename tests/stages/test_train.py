@@ -11,10 +11,12 @@ import pytest
 from safetensors.torch import load_file
 
 from divalign.cli import main
-from divalign.config import load_config
 from divalign.data.recipes import RECIPES
+from divalign.stages import train as module
+from divalign.stages.folder import silent
+from divalign.stages.models import find_model, model_spec
+from divalign.stages.train import TrainPlan
 from divalign.store import read_rows, write_rows
-from divalign.study.progress import silent
 from divalign.toy.world import requests
 
 SMALL = ["--set", "train.pairs_per_update=8", "--set", "train.pairs_per_batch=8", "--set", "train.log_every=1"]
@@ -70,34 +72,41 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(tmp_path: Path
     assert not list(tmp_path.glob("*/checkpoint/*.bin"))
 
 
-def test_a_training_stopped_while_it_writes_its_result_is_not_finished(
+def test_a_training_stopped_while_it_writes_its_result_is_finished_by_the_next(
     tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from divalign.study import train_one as module
-
     def stop(*args: object) -> None:
         raise KeyboardInterrupt
 
-    told = {"method": "kldo", "recipe": "cr", "rows": read_rows(rows), "progress": silent}
-    config = load_config(None, [*SMALL[1::2], "train.updates=3"])
-    monkeypatch.setattr(module, "write_rows", stop)
+    plan = TrainPlan("kldo", updates=3, pairs_per_update=8, pairs_per_batch=8, learning_rate=4e-4, log_every=1)
+
+    def train() -> None:
+        module.train(model_spec("toy"), read_rows(rows), plan, tmp_path, progress=silent)
+
+    monkeypatch.setattr(module, "publish_folder", stop)
     with pytest.raises(KeyboardInterrupt):
-        module.train_one(config, tmp_path, **told)
+        train()
     monkeypatch.undo()
     assert not (tmp_path / "checkpoint").exists()
     stopped = weights(tmp_path, ".checkpoint.draft")
-    module.train_one(config, tmp_path, **told)
+    train()
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3]
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "metrics.jsonl"}
+    names = {path.name for path in tmp_path.iterdir() if path.name[0] != "."}
+    assert names == {"checkpoint", "metrics.jsonl", "model.json", "speed.json"}
     assert all(value.equal(stopped[name]) for name, value in weights(tmp_path).items())
+    before = (tmp_path / "checkpoint" / "model.safetensors").stat().st_mtime_ns
+    train()
+    assert (tmp_path / "checkpoint" / "model.safetensors").stat().st_mtime_ns == before
+    assert find_model(str(tmp_path)).key == find_model(str(tmp_path / "checkpoint")).key
+    other = TrainPlan("bco", updates=3, pairs_per_update=8, pairs_per_batch=8)
+    with pytest.raises(ValueError, match="holds another model, of other rows or settings"):
+        module.train(model_spec("toy"), read_rows(rows), other, tmp_path, progress=silent)
 
 
 def test_bad_input_is_refused_in_a_sentence(
     tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "done" / "checkpoint").mkdir(parents=True)
     cases = [
-        (["--out", str(tmp_path / "done"), "--rows", str(rows)], "this model is trained"),
         (["--out", str(tmp_path / "a"), "--rows", str(rows), "--method", "kdlo"], "did you mean 'kldo'"),
         (["--out", str(tmp_path / "a"), "--recipe", "crr"], "known: cr"),
         (["--out", str(tmp_path / "a"), "--rows", "nowhere.jsonl"], "no file at nowhere.jsonl"),

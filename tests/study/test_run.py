@@ -14,9 +14,11 @@ from divalign.cli import main
 from divalign.config import Config, load_config
 from divalign.data.overlap import find_overlap
 from divalign.report import write_report
-from divalign.store import held, read_json, read_rows
-from divalign.study.corpus import balanced, read_corpus
-from divalign.study.pipeline import run
+from divalign.stages.corpus import balanced, read_corpus
+from divalign.stages.folder import locked
+from divalign.store import read_json, read_rows, write_json
+from divalign.study.plan import corpus_of
+from divalign.study.run import run
 from divalign.toy.world import requests
 from tests.folders import folder_of, times
 from tests.tiny import ARCHITECTURES, save_tiny
@@ -53,7 +55,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_results_follow_the_contract(finished: Path) -> None:
     results = read_json(finished / "results.json")
-    assert results["schema"] == 1
+    assert results["schema"] == 2
     assert [model["name"] for model in results["models"]] == ["base", "cr-kldo", "cr-dpo", "pref-kldo", "pref-dpo"]
     for model in results["models"]:
         assert set(model["separation"]) == {
@@ -102,9 +104,9 @@ def test_judging_again_costs_no_generation(finished: Path) -> None:
 
 
 def test_two_processes_in_one_folder_are_refused_in_a_sentence(finished: Path, tmp_path: Path) -> None:
-    with held(finished), pytest.raises(ValueError, match="another process is at work in"):
+    with locked(finished), pytest.raises(ValueError, match="another process is at work in"):
         run(small(), finished)
-    with held(tmp_path / "new"):  # and neither's configuration is overwritten by one that comes a moment later
+    with locked(tmp_path / "new"):  # and neither's configuration is overwritten by one that comes a moment later
         with pytest.raises(ValueError, match="another process is at work in"):
             run(small(), tmp_path / "new")
         assert [path.name for path in (tmp_path / "new").iterdir()] == [".lock"]
@@ -114,8 +116,8 @@ def test_the_seconds_are_those_of_all_processes(finished: Path) -> None:
     results, worked = read_json(finished / "results.json"), read_json(finished / "clock.json")["seconds"]
     (finished / "results.json").unlink()
     again = run(small(), finished)
-    assert again["seconds"] >= worked > 0
-    assert {**again, "seconds": 0} == {**results, "seconds": 0}
+    assert again.seconds >= worked > 0
+    assert {**again.plain(), "seconds": 0} == {**results, "seconds": 0}
 
 
 def test_no_evaluation_prompt_is_trained_on(finished: Path) -> None:
@@ -148,7 +150,7 @@ def test_the_loop_runs_on_every_architecture(architecture: str, tmp_path: Path) 
     half = ["model.dtype=bfloat16"] if architecture == "Qwen2" else []
     config = small(f"model.source={tmp_path / 'model'}", "data.recipes=[cr]", "train.methods=[kldo]", *adapted, *half)
     results = run(config, tmp_path / "out")
-    assert [model["name"] for model in results["models"]] == ["base", "cr-kldo"]
+    assert [model.name for model in results.models] == ["base", "cr-kldo"]
     saved = {path.name for path in (tmp_path / "out/models/cr-kldo/checkpoint").iterdir()}
     assert ("adapter_model.safetensors" if adapted else "model.safetensors") in saved
 
@@ -194,6 +196,16 @@ def test_a_folder_of_another_run_or_of_something_else_is_left_alone(finished: Pa
         run(small(), Path("/proc/divalign"))
 
 
+def test_a_run_of_an_older_version_is_refused_in_a_sentence(finished: Path, tmp_path: Path) -> None:
+    run(small(), tmp_path / "out")
+    path = tmp_path / "out" / "results.json"
+    write_json(path, {**read_json(path), "schema": 1})
+    with pytest.raises(ValueError, match=r"results\.json has schema 1, this version reads 2; run the command"):
+        run(small(), tmp_path / "out")
+    with pytest.raises(ValueError, match="schema 1"):
+        write_report(tmp_path / "out")
+
+
 def test_one_class_is_no_data_set() -> None:
     harmful = [request for request in requests("test", held_out=True) if request.harmful]
     with pytest.raises(ValueError, match="no benign prompt among 80"):
@@ -201,7 +213,7 @@ def test_one_class_is_no_data_set() -> None:
 
 
 def test_the_training_seed_moves_responses_and_no_test_prompt() -> None:
-    one, two = (read_corpus(small().data, seed=seed) for seed in (0, 1))
+    one, two = (read_corpus(corpus_of(small().data), seed=seed) for seed in (0, 1))
     assert one.test == two.test
     assert [r.prompt for r in one.train] == [r.prompt for r in two.train]
     assert one.train != two.train
@@ -237,9 +249,10 @@ def test_a_run_refuses_prompts_it_trained_on_and_marks_them_where_it_must(tmp_pa
         run(small(*settings), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     results = run(small(*settings, "data.allow_overlap=true"), tmp_path / "out")
-    leaked = results["overlap"]["normalised"] + results["overlap"]["contained"]
+    assert results.overlap is not None
+    leaked = results.overlap["normalised"] + results.overlap["contained"]
     assert leaked >= 8
-    assert results["overlap"]["n"] == 28
+    assert results.overlap["n"] == 28
     page = write_report(tmp_path / "out").read_text()
     assert f"{leaked} of the prompts asked are in the training set" in page
     assert "kldo ‡" in page
@@ -248,7 +261,9 @@ def test_a_run_refuses_prompts_it_trained_on_and_marks_them_where_it_must(tmp_pa
 def test_a_split_of_one_set_leaves_no_twin_in_training(tmp_path: Path) -> None:
     twins = [text for subject in SUBJECTS for text in (subject, subject.upper(), f"Well: {subject}, please")]
     path = own_prompts(tmp_path / "own.jsonl", [*twins, *(f"Who found number {n} in the garden?" for n in range(30))])
-    corpus = read_corpus(small(f"data.source=file:{path}", "data.n_train=null", "data.n_test=20").data, seed=0)
+    corpus = read_corpus(
+        corpus_of(small(f"data.source=file:{path}", "data.n_train=null", "data.n_test=20").data), seed=0
+    )
     leaks = find_overlap([request.prompt for request in corpus.train], [request.prompt for request in corpus.test])
     assert leaks.counts == dict.fromkeys(leaks.counts, 0)
     assert len(corpus.train) > 4

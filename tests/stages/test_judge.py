@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,17 +20,20 @@ from divalign.core.stats import (
     rate,
 )
 from divalign.data.examples import Row
+from divalign.records import JudgeErrors, RatesRecord, read_record
 from divalign.safety.export import redact
 from divalign.safety.judges import JUDGES
-from divalign.store import cached_rows, read_json, read_rows, write_rows
-from divalign.study import judging, sitting
-from divalign.study.judgement import Judgement, exported, judge_all
-from divalign.study.judging import Errors
-from divalign.study.progress import silent
-from divalign.study.redteam import Means, attack_folder
-from divalign.study.sitting import sitting_judge
-from tests.study.test_redteam import Echo
+from divalign.stages import judge as judging
+from divalign.stages import open_judge as opening
+from divalign.stages.attack import attack
+from divalign.stages.export import export
+from divalign.stages.folder import silent
+from divalign.stages.judge import Judged, JudgePlan
+from divalign.stages.open_judge import open_judge
+from divalign.store import read_rows, write_rows
+from tests.stages.test_attack import Echo, plan
 
+ERRORS = JudgeErrors(sensitivity=rate([True] * 84 + [False] * 16), specificity=rate([True] * 90 + [False] * 10))
 REFUSAL, ANSWER = "I'm sorry, but I can't help with that.", "Sure, here is how it is done: slowly."
 
 
@@ -39,27 +41,33 @@ def prompts(n: int = 6, **more: Any) -> list[Row]:
     return [{"id": str(k), "prompt": f"Tell me about bridge {k}", "harmful": k % 3 > 0, **more} for k in range(n)]
 
 
-def folder(out: Path, refused: Sequence[int], names: Sequence[str] = ("direct",), n: int = 6, **means: Any) -> Path:
+def folder(out: Path, refused: Sequence[int], names: Sequence[str] = ("direct",), n: int = 6, **options: Any) -> Path:
     """An attack folder in which the prompts of these numbers are refused under every attack."""
 
     def answer(talk: Any) -> str:
         return REFUSAL if any(talk.messages[-1]["content"].endswith(f"bridge {k}") for k in refused) else ANSWER
 
-    attack_folder(Echo(answer).writer, prompts(n), names, out, means=Means(**means), progress=silent)
+    attack(Echo(answer).model, prompts(n), plan(names, **options), out, progress=silent)
     return out
 
 
-def judged(path: Path, *judges: str, **options: Any) -> Judgement:
-    return judge_all(path, judges or ("refusal_strings",), path, **options)
+def judged(path: Path, *judges: str, compare: Path | None = None, **options: Any) -> Judged:
+    return judging.judge(path, JudgePlan(judges or ("refusal_strings",), **options), path, compare=compare)
+
+
+def attacks(found: Judged) -> dict[str, Any]:
+    """The rates under attack of the first judge, by attack."""
+    return found.rates.judges[0].parts["test"].attacks
 
 
 def test_rates_over_refusal_and_their_difference_come_from_the_same_verdicts(tmp_path: Path) -> None:
     found = judged(folder(tmp_path / "a", refused=[0, 1, 2]))
-    (entry,) = found.numbers["judges"]
-    assert entry["attacks"]["direct"]["asr"] == rate([False, False, True, True])._asdict()
-    assert entry["over_refusal"] == rate([True, False])._asdict()
-    assert entry["selectivity"]["value"] == pytest.approx(0.5 - 0.5)
-    assert read_json(tmp_path / "a" / "rates.json") == json.loads(json.dumps(found.numbers))
+    part = found.rates.judges[0].parts["test"]
+    assert part.attacks["direct"].asr == rate([False, False, True, True])
+    assert part.over_refusal == rate([True, False])
+    assert part.selectivity is not None
+    assert part.selectivity.value == pytest.approx(0.5 - 0.5)
+    assert read_record(tmp_path / "a" / "rates.json", RatesRecord) == found.rates
     assert read_rows(tmp_path / "a" / "verdicts.jsonl") == found.verdicts[0]
 
 
@@ -80,56 +88,62 @@ def test_judging_again_asks_no_judge_and_another_judge_costs_no_generation(
 def test_several_judges_are_compared_response_by_response(tmp_path: Path) -> None:
     path = folder(tmp_path / "a", refused=[1, 2], names=["direct", "best_of_n(2)"])
     found = judged(path, "refusal_strings", "refusal_strings_paper", "small_classifier")
-    pairs = [pair["judges"] for pair in found.numbers["agreement"]]
+    pairs = [pair.judges for pair in found.rates.agreement]
     names = ("refusal_strings", "refusal_strings_paper", "small_classifier")
-    assert pairs == [(names[0], names[1]), (names[0], names[2]), (names[1], names[2])]
-    total = sum(sum(row.values()) for row in found.numbers["agreement"][0]["confusion"].values())
+    assert pairs == [[names[0], names[1]], [names[0], names[2]], [names[1], names[2]]]
+    total = sum(sum(row.values()) for row in found.rates.agreement[0].confusion.values())
     assert total == len(found.verdicts[0]) == 4 + 8 + 2
 
 
 def test_best_of_n_succeeds_where_any_try_does(tmp_path: Path) -> None:
     found = judged(folder(tmp_path / "a", refused=[], names=["best_of_n(3)"]))
-    (entry,) = found.numbers["judges"]
-    assert entry["attacks"]["best_of_n(3)"]["asr"] == rate([True] * 4)._asdict()
-    assert entry["responses"] == 3 * 4 + 2
-    assert entry["selectivity"] is None  # harmful prompts were not asked directly
+    (entry,) = found.rates.judges
+    assert attacks(found)["best_of_n(3)"].asr == rate([True] * 4)
+    assert entry.responses == 3 * 4 + 2
+    assert entry.parts["test"].selectivity is None  # harmful prompts were not asked directly
 
 
 def test_a_rate_is_corrected_by_the_errors_that_are_given(tmp_path: Path) -> None:
-    errors = Errors(rate([True] * 84 + [False] * 16), rate([True] * 90 + [False] * 10))
-    (entry,) = judged(folder(tmp_path / "a", refused=[1]), errors=errors).numbers["judges"]
+    found = judged(folder(tmp_path / "a", refused=[1]), errors=ERRORS)
     observed = rate([False, True, True, True])
-    expected = corrected_rate(observed, sensitivity=errors.sensitivity, specificity=errors.specificity)
-    assert entry["attacks"]["direct"]["corrected"] == expected._asdict()
-    assert entry["errors"]["sensitivity"] == errors.sensitivity._asdict()
+    expected = corrected_rate(observed, sensitivity=ERRORS.sensitivity, specificity=ERRORS.specificity)
+    assert attacks(found)["direct"].corrected == expected
+    assert found.rates.judges[0].errors == ERRORS
 
 
 def test_each_judge_is_corrected_by_its_own_errors_on_labelled_responses(tmp_path: Path) -> None:
     texts = [(REFUSAL, True)] * 9 + [("I'd rather talk of the weather.", True)] + [(ANSWER, False)] * 10
     labelled = [{"prompt": "Tell me", "response": text, "refused": refused} for text, refused in texts]
     path = folder(tmp_path / "a", refused=[1])
-    first, second = judged(path, "refusal_strings", "refusal_strings_paper", labelled=labelled).numbers["judges"]
-    assert first["errors"]["specificity"] == rate([True] * 9 + [False])._asdict()
-    assert first["attacks"]["direct"]["corrected"]["n"] == 4
-    assert second["errors"] is not None
+    first, second = judged(path, "refusal_strings", "refusal_strings_paper", labelled=labelled).rates.judges
+    assert first.errors is not None
+    assert first.errors.specificity == rate([True] * 9 + [False])
+    assert first.parts["test"].attacks["direct"].corrected.n == 4
+    assert second.errors is not None
 
 
 def test_no_correction_exists_for_a_judge_no_better_than_chance(tmp_path: Path) -> None:
     coin = rate([True] * 50 + [False] * 50)
-    (entry,) = judged(folder(tmp_path / "a", refused=[1]), errors=Errors(coin, coin)).numbers["judges"]
-    assert entry["attacks"]["direct"]["corrected"] is None
+    errors = JudgeErrors(sensitivity=coin, specificity=coin)
+    assert attacks(judged(folder(tmp_path / "a", refused=[1]), errors=errors))["direct"].corrected is None
+
+
+def compared(after: Path, before: Path) -> dict[str, Any]:
+    """What changed, by rate."""
+    changes = judged(after, compare=before).changes
+    assert changes is not None
+    return changes.comparisons[0].changes
 
 
 def test_two_folders_are_compared_prompt_by_prompt_with_mcnemars_exact_test(tmp_path: Path) -> None:
     before = folder(tmp_path / "before", refused=[0], n=30)
     after = folder(tmp_path / "after", refused=range(30), n=30)
-    (comparison,) = judged(after, compare=before).numbers["changes"]
+    rows = compared(after, before)
     harmful = [k for k in range(30) if k % 3]
     tested = paired_difference([True] * len(harmful), [False] * len(harmful))
-    row = comparison["changes"]["direct"]
-    assert (row["value"], row["p_value"]) == (tested.estimate.value, tested.p_value)
-    assert comparison["changes"]["over-refusal"]["value"] == pytest.approx(0.9)
-    assert row["p_holm"] >= row["p_value"]
+    assert (rows["direct"].change.value, rows["direct"].p_value) == (tested.estimate.value, tested.p_value)
+    assert rows["over-refusal"].change.value == pytest.approx(0.9)
+    assert rows["direct"].p_holm >= rows["direct"].p_value
     assert not (before / "verdicts.jsonl").exists()
 
 
@@ -149,7 +163,7 @@ def paired_prompts(out: Path, refused: Sequence[int], size: int = 5) -> Path:
     """An attack folder of 30 prompts, `size` in a row in one cluster, in which these are refused."""
     rows = [{**row, "cluster": f"topic {int(row['id']) // size}"} for row in prompts(30)]
     echo = Echo(lambda talk: REFUSAL if int(talk.messages[0]["content"].split()[-1]) in refused else ANSWER)
-    attack_folder(echo.writer, rows, ["direct"], out, means=Means(), progress=silent)
+    attack(echo.model, rows, plan(["direct"]), out, progress=silent)
     return out
 
 
@@ -158,38 +172,35 @@ TOPICS = [k // 5 for k in HARMFUL]
 
 
 def test_the_intervals_of_prompts_that_share_a_cluster_rest_on_the_clusters(tmp_path: Path) -> None:
-    (entry,) = judged(paired_prompts(tmp_path / "a", range(15))).numbers["judges"]
     expected = clustered_rate([k >= 15 for k in HARMFUL], TOPICS)
-    assert entry["attacks"]["direct"]["asr"] == expected._asdict()
-    assert entry["attacks"]["direct"].keys() == {"asr", "undecided", "corrected"}
+    assert attacks(judged(paired_prompts(tmp_path / "a", range(15))))["direct"].asr == expected
 
 
 def test_a_correction_rests_on_as_many_outcomes_as_are_independent(tmp_path: Path) -> None:
-    errors = Errors(rate([True] * 84 + [False] * 16), rate([True] * 90 + [False] * 10))
-    (entry,) = judged(paired_prompts(tmp_path / "a", range(15)), errors=errors).numbers["judges"]
+    found = judged(paired_prompts(tmp_path / "a", range(15)), errors=ERRORS)
     observed = rate([k >= 15 for k in HARMFUL])
     count = independent_count([float(k >= 15) for k in HARMFUL], TOPICS)
-    expected = corrected_rate(observed._replace(n=int(count)), **errors._asdict())
-    assert entry["attacks"]["direct"]["corrected"] == expected._replace(n=20)._asdict()
+    observed = observed._replace(n=int(count))
+    expected = corrected_rate(observed, sensitivity=ERRORS.sensitivity, specificity=ERRORS.specificity)
+    assert attacks(found)["direct"].corrected == expected._replace(n=20)
 
 
 def test_changes_of_prompts_that_share_a_cluster_are_tested_by_cluster(tmp_path: Path) -> None:
     before, after = paired_prompts(tmp_path / "before", []), paired_prompts(tmp_path / "after", range(15))
-    (comparison,) = judged(after, compare=before).numbers["changes"]
     expected = clustered_difference([True] * 20, [k >= 15 for k in HARMFUL], TOPICS)
-    row = comparison["changes"]["direct"]
-    assert (row["value"], row["low"], row["high"], row["n"]) == expected.estimate
-    assert (row["p_value"], row["clusters"]) == (expected.p_value, 6)
+    row = compared(after, before)["direct"]
+    assert row.change == expected.estimate
+    assert (row.p_value, row.clusters) == (expected.p_value, 6)
     plain = paired_prompts(tmp_path / "one", [1], size=1), paired_prompts(tmp_path / "two", [2], size=1)
-    (alone,) = judged(plain[0], compare=plain[1]).numbers["changes"]
-    assert alone["changes"]["direct"]["clusters"] is None
+    assert compared(*plain)["direct"].clusters is None
 
 
 def test_a_protocol_keeps_its_own_denominators_and_names_the_stand_in(tmp_path: Path) -> None:
     path = folder(tmp_path / "a", refused=[1], protocol="kldo")
-    (entry,) = judged(path, "small_classifier").numbers["judges"]
-    assert entry["protocol"]["protocol"] == "kldo (harmbench_13b: small_classifier)"
-    assert entry["protocol"]["attacks"]["direct"]["asr"] == rate([False, True, True, True])._asdict()
+    protocol = judged(path, "small_classifier").rates.judges[0].protocol
+    assert protocol is not None
+    assert protocol.protocol == "kldo (harmbench_13b: small_classifier)"
+    assert protocol.attacks["direct"]["asr"] == rate([False, True, True, True])
     rows = read_rows(path / "verdicts.jsonl")
     assert {row["stage"]: row["reason"][:4] for row in rows} == {1: "says", 2: "comp"}
 
@@ -199,10 +210,11 @@ def test_prompts_of_one_side_are_judged_under_a_protocol(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], harmful: bool
 ) -> None:
     rows = [{**row, "harmful": harmful} for row in prompts()]
-    attack_folder(Echo().writer, rows, ["direct"], tmp_path / "a", means=Means(protocol="kldo"), progress=silent)
+    attack(Echo().model, rows, plan(["direct"], protocol="kldo"), tmp_path / "a", progress=silent)
     assert run(monkeypatch, "judge", str(tmp_path / "a"), "--judge", "refusal_strings") == 0
-    (entry,) = read_json(tmp_path / "a" / "rates.json")["judges"]
-    assert set(entry["protocol"]["attacks"]["direct"]) == ({"asr", "undecided"} if harmful else set())
+    protocol = read_record(tmp_path / "a" / "rates.json", RatesRecord).judges[0].protocol
+    assert protocol is not None
+    assert set(protocol.attacks["direct"]) == ({"asr", "undecided"} if harmful else set())
     assert "own rule" in capsys.readouterr().out
 
 
@@ -210,10 +222,9 @@ def test_a_rubric_asks_its_model_once_per_response_and_remembers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grader = Echo(lambda _talk: "verdict: safe\nwritten")
-    monkeypatch.setattr(sitting, "find_writer", lambda spec, loading: grader.writer)
+    monkeypatch.setattr(opening, "find_model", lambda name, options: grader.model)
     path = folder(tmp_path / "a", refused=[])
-    (entry,) = judged(path, "harm_rubric@http://localhost/v1#m").numbers["judges"]
-    assert entry["attacks"]["direct"]["asr"]["value"] == 0.0
+    assert attacks(judged(path, "harm_rubric@http://localhost/v1#m"))["direct"].asr.value == 0.0
     asked = len(grader.asked)
     (path / "verdicts.jsonl").unlink()
     judged(path, "harm_rubric@http://localhost/v1#m")
@@ -223,10 +234,9 @@ def test_a_rubric_asks_its_model_once_per_response_and_remembers(
 def test_a_rubric_that_answers_nonsense_is_undecided_and_never_safe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sitting, "find_writer", lambda spec, loading: Echo(lambda _talk: "<html>").writer)
-    (entry,) = judged(folder(tmp_path / "a", refused=[]), "harm_rubric@m").numbers["judges"]
-    assert entry["attacks"]["direct"]["asr"]["value"] is None
-    assert entry["attacks"]["direct"]["undecided"] == 4
+    monkeypatch.setattr(opening, "find_model", lambda name, options: Echo(lambda _talk: "<html>").model)
+    direct = attacks(judged(folder(tmp_path / "a", refused=[]), "harm_rubric@m"))["direct"]
+    assert (direct.asr.value, direct.undecided) == (None, 4)
 
 
 @pytest.mark.parametrize(
@@ -260,27 +270,26 @@ def test_unfinished_or_changed_responses_are_not_judged(tmp_path: Path) -> None:
         judged(tmp_path / "nothing")
 
 
-def test_a_runs_own_verdicts_stay_as_they_are(tmp_path: Path) -> None:
-    rows = [{**row, "attack": "direct", "response": ANSWER} for row in prompts()]
-    cached_rows(tmp_path / "model" / "responses.jsonl", "key", lambda: rows)
-    with pytest.raises(ValueError, match="another folder as --out"):
-        judged(tmp_path / "model")
-    found = judge_all(tmp_path / "model", ["refusal_strings"], tmp_path / "out")
-    assert len(found.verdicts[0]) == 6
-    assert {path.name for path in (tmp_path / "model").iterdir()} == {"responses.jsonl", ".responses.jsonl.stamp"}
+def test_another_judge_is_added_to_those_that_judged_before(tmp_path: Path) -> None:
+    path = folder(tmp_path / "a", refused=[1])
+    first = judged(path)
+    second = judged(path, "refusal_strings_paper")
+    assert [one.judge for one in second.rates.judges] == ["refusal_strings", "refusal_strings_paper"]
+    assert second.rates.judges[0] == first.rates.judges[0]
+    assert [pair.judges for pair in second.rates.agreement] == [["refusal_strings", "refusal_strings_paper"]]
+    assert len(read_rows(path / "verdicts.jsonl")) == 2 * 6
+    before = {file.name: file.stat().st_mtime_ns for file in path.iterdir()}
+    assert judged(path).rates == second.rates
+    assert {file.name: file.stat().st_mtime_ns for file in path.iterdir()} == before
 
 
-def test_a_runs_responses_are_judged_as_the_run_wrote_them_or_not_at_all(tmp_path: Path) -> None:
-    rows = [{**row, "attack": "direct", "response": ANSWER} for row in prompts()]
-    file = tmp_path / "model" / "responses.jsonl"
-    cached_rows(file, "key", lambda: rows)
-    whole = file.read_text()
-    for text in (whole.replace("Sure", "Surely"), whole[: len(whole) // 2], whole.partition("\n")[0]):
-        file.write_text(text)
-        with pytest.raises(ValueError, match=r"were changed.*same `divalign run` again"):
-            judge_all(tmp_path / "model", ["refusal_strings"], tmp_path / "out")
-    write_rows(file, rows)
-    judge_all(tmp_path / "model", ["refusal_strings"], tmp_path / "out")
+def test_verdicts_on_other_responses_are_marked_as_stale(tmp_path: Path) -> None:
+    path = folder(tmp_path / "a", refused=[1])
+    judged(path)
+    folder(path, refused=[1], names=["direct", "rot13"])
+    assert {file.name for file in path.glob("*rates.json")} == {"stale-rates.json"}
+    assert {file.name for file in path.glob("*verdicts.jsonl")} == {"stale-verdicts.jsonl"}
+    assert set(attacks(judged(path))) == {"direct", "rot13"}
 
 
 @pytest.mark.parametrize("text", ["", '{"target": "ec', "[]", '{"target": "echo"}'])
@@ -289,7 +298,7 @@ def test_a_torn_attack_folder_is_no_run_and_the_same_attack_mends_it(tmp_path: P
     before = judged(path)
     (path / "attack.json").write_text(text)
     with pytest.raises(ValueError, match=r"attack\.json is torn; run the same `divalign attack` again"):
-        judge_all(path, ["refusal_strings"], tmp_path / "out")
+        judging.judge(path, JudgePlan(["refusal_strings"]), tmp_path / "out")
     folder(path, refused=[1])
     assert judged(path) == before
 
@@ -297,13 +306,13 @@ def test_a_torn_attack_folder_is_no_run_and_the_same_attack_mends_it(tmp_path: P
 def test_exports_hold_no_completion_unless_asked_for(tmp_path: Path) -> None:
     found = judged(folder(tmp_path / "a", refused=[1]))
     files = {"csv": tmp_path / "v.csv", "card": tmp_path / "card.md"}
-    exported(found, **files)
+    export(found, files["csv"], files["card"], None)
     rows = list(csv.DictReader(io.StringIO(files["csv"].read_text())))
     assert [row["response"] for row in rows] == [redact(row["response"]) for row in found.verdicts[0]]
     card = yaml.safe_load(files["card"].read_text().strip().strip("-"))
     metrics = card["model-index"][0]["results"][0]["metrics"]
     assert [metric["type"] for metric in metrics] == ["asr/direct", "over_refusal", "selectivity"]
-    exported(found, csv=files["csv"], show_completions=True)
+    export(found, files["csv"], None, None, show_completions=True)
     assert ANSWER in files["csv"].read_text()
 
 
@@ -321,7 +330,7 @@ def test_the_terminal_shows_rates_and_no_completion_unless_asked_for(
 ) -> None:
     rude = "I'd rather not.\x1b]0;owned\x07 [bold]Now[/bold]"
     echo = Echo(lambda talk: rude if "1" in talk.messages[0]["content"] else ANSWER)
-    attack_folder(echo.writer, prompts(), ["direct"], tmp_path / "a", means=Means(), progress=silent)
+    attack(echo.model, prompts(), plan(["direct"]), tmp_path / "a", progress=silent)
     judges = ["--judge", "refusal_strings", "--judge", "small_classifier"]
     assert run(monkeypatch, "judge", str(tmp_path / "a"), *judges) == 0
     out = capsys.readouterr().out
@@ -374,4 +383,4 @@ def test_every_judge_of_the_table_can_sit(tmp_path: Path) -> None:
     from divalign.safety.journal import Journal
 
     with Journal(tmp_path / "journal") as journal:
-        assert [sitting_judge(name, journal) for name in JUDGES] == list(JUDGES.values())
+        assert [open_judge(name, journal) for name in JUDGES] == list(JUDGES.values())

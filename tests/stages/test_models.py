@@ -1,0 +1,123 @@
+"""A model that is named loads the weights it was trained on: its run's, its adapter's, its pinned revision's."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import pytest
+
+from divalign.lm.load import load_lm
+from divalign.stages.models import LoadOptions, ModelSpec, find_model, model_spec, short_names, write_model_spec
+from divalign.store import read_json, write_json
+from divalign.toy.world import ASSETS
+from tests.tiny import save_tiny
+
+HUB_ID = "people/tiny"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the hub's cache, offline: the model at two revisions, of which `main` is the second."""
+    for name, content in (("HF_HUB_CACHE", str(tmp_path / "hub")), ("HF_HUB_OFFLINE", True)):
+        monkeypatch.setattr(huggingface_hub.constants, name, content)
+    folder = tmp_path / "hub" / "models--people--tiny"
+    for seed, commit in ((0, "a" * 40), (1, "b" * 40)):
+        save_tiny("Llama", folder / "snapshots" / commit, seed=seed)
+    (folder / "refs").mkdir()
+    for name, commit in (("v1", "a" * 40), ("main", "b" * 40)):
+        (folder / "refs" / name).write_text(commit)
+    return folder
+
+
+def same(spelling: str, folder: Path) -> bool:
+    ours, theirs = find_model(spelling).lm().model.state_dict(), load_lm(str(folder)).model.state_dict()
+    return all(ours[name].equal(theirs[name]) for name in theirs)
+
+
+def test_a_model_folder_is_loaded_as_its_spec_says(hub: Path, tmp_path: Path) -> None:
+    spec = ModelSpec(HUB_ID, "base", revision="v1", dtype="bfloat16", trust_remote_code=True)
+    base = tmp_path / "run" / "models" / "base"
+    write_model_spec(base, spec)
+    assert model_spec(str(base)) == spec
+    assert model_spec(str(base), LoadOptions(dtype="float32")) == replace(spec, dtype="float32")
+    write_model_spec(base, replace(spec, dtype="float32", trust_remote_code=False))
+    assert same(str(base), hub / "snapshots" / ("a" * 40))
+
+
+def test_a_run_folder_can_be_moved(tmp_path: Path) -> None:
+    save_tiny("Llama", tmp_path / "run" / "models" / "one" / "checkpoint")
+    checkpoint = tmp_path / "run" / "models" / "one" / "checkpoint"
+    write_model_spec(checkpoint.parent, ModelSpec(str(checkpoint), "one"))
+    assert read_json(checkpoint.parent / "model.json")["source"] == "./checkpoint"
+    (tmp_path / "run").rename(tmp_path / "moved")
+    moved = tmp_path / "moved" / "models" / "one"
+    assert model_spec(str(moved)).source == str(moved / "checkpoint")
+    assert same(str(moved), moved / "checkpoint")
+
+
+def test_the_embedded_model_is_named_and_not_a_path(tmp_path: Path) -> None:
+    write_model_spec(tmp_path / "base", ModelSpec(str(ASSETS), "base"))
+    assert read_json(tmp_path / "base" / "model.json")["source"] == "toy"
+    assert model_spec(str(tmp_path / "base")).source == model_spec("toy").source == str(ASSETS)
+
+
+def test_an_adapter_is_put_on_the_revision_that_it_names(tmp_path: Path) -> None:
+    write_json(tmp_path / "adapter_config.json", {"base_model_name_or_path": HUB_ID, "revision": "v1"})
+    spec = model_spec(str(tmp_path))
+    assert (spec.source, spec.adapter, spec.revision) == (HUB_ID, str(tmp_path), "v1")
+    with pytest.raises(ValueError, match="merge it before adding another"):
+        model_spec(str(tmp_path), LoadOptions(adapter=tmp_path))
+
+
+def test_a_hub_id_may_pin_its_revision_wherever_a_model_is_named(hub: Path) -> None:
+    first, second = (hub / "snapshots" / (letter * 40) for letter in "ab")
+    for name, folder in ((HUB_ID, second), (f"{HUB_ID}@v1", first), (f"{HUB_ID}@{'b' * 40}", second)):
+        assert same(name, folder)
+    assert find_model(HUB_ID).key != find_model(f"{HUB_ID}@v1").key
+
+
+def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    assert model_spec(str(tmp_path / "a@b")) == ModelSpec(str(tmp_path / "a@b"), "a@b")
+
+
+def test_a_key_is_known_without_loading_and_changes_with_what_it_stands_for(tmp_path: Path) -> None:
+    folder = save_tiny("Llama", tmp_path / "model")
+    key = find_model(str(folder)).key
+    assert find_model(str(folder)).key == key
+    assert find_model(str(folder), LoadOptions(dtype="bfloat16")).key != key
+    assert find_model(str(folder), LoadOptions(chat_template="plain")).key != key
+    save_tiny("Llama", folder, seed=1)
+    assert find_model(str(folder)).key != key
+
+
+@pytest.mark.parametrize(
+    ("spelling", "sentence"),
+    [
+        ("http://localhost:8000/v1", "names a server and no model"),
+        ("/no/such/folder", "no model folder at"),
+        ("run/models/later", "holds no finished model"),
+        ("adapter", "names no base model"),
+    ],
+)
+def test_what_is_no_model_is_refused_in_a_sentence(
+    spelling: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run/models/later").mkdir(parents=True)
+    write_json(Path("adapter/adapter_config.json"), {})
+    with pytest.raises(ValueError, match=sentence):
+        find_model(spelling)
+
+
+def test_a_served_model_gives_no_weights() -> None:
+    served: Any = find_model("http://localhost:1/v1#m")
+    with pytest.raises(ValueError, match="is served and gives no weights"):
+        served.lm()
+
+
+def test_names_are_short_where_that_tells_models_apart() -> None:
+    assert short_names(["a/x", "b/y"]) == ["x", "y"]
+    assert short_names(["a/x", "b/x"]) == ["a/x", "b/x"]
+    with pytest.raises(ValueError, match="named twice"):
+        short_names(["a", "a"])
