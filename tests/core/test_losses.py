@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from scipy.special import expit, logsumexp
 from torch import Tensor
 
+from divalign.core.baselines import LogRatios, RowBaselines, log_mean_exp
 from divalign.core.divergences import DIVERGENCES
-from divalign.core.losses import METHODS, LogRatios, Method, RowBaselines, dpo, find_method, log_mean_exp
+from divalign.core.losses import METHODS, Method, dpo, find_method
 
 few = settings(max_examples=15, derandomize=True, deadline=None)
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())

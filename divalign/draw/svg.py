@@ -22,9 +22,9 @@ def node(tag: str, *children: Child, **attributes: str | float | int | None) -> 
     return element
 
 
-def text(x: float, y: float, words: str, kind: str, *, title: str = "") -> Element:
-    """Return a text element; `kind` is its CSS class, `title` what a pointer resting on it reads."""
-    element = node("text", words, x=x, y=y, class_=kind)
+def text(x: float, y: float, words: str, kind: str, *, title: str = "", turn: int = 0) -> Element:
+    """Return a text element; `kind` is its CSS class, `title` what a pointer reads, `turn` an angle in degrees."""
+    element = node("text", words, x=x, y=y, class_=kind, transform=f"rotate({turn} {x:.1f} {y:.1f})" if turn else None)
     if title:
         element.append(node("title", title))
     return element
