@@ -57,8 +57,12 @@ def logarithmic(values: Iterable[float], *, form: Form = significant) -> Axis:
     first, last = math.floor(math.log10(min(numbers)) + 1e-9), math.ceil(math.log10(max(numbers)) - 1e-9)
     last = max(last, first + 1)
     stride = math.ceil((last - first) / 5)
-    ticks = tuple(10.0**exponent for exponent in range(first, last + 1, stride))
-    return Axis(10.0**first, 10.0**last, _labelled(ticks, significant), log=True, form=form)
+    ticks = tuple(Tick(10.0**power, _power(power)) for power in range(first, last + 1, stride))
+    return Axis(10.0**first, 10.0**last, ticks, log=True, form=form)
+
+
+def _power(power: int) -> str:
+    return significant(10.0**power) if -4 < power < 6 else f"1e{power}".replace("-", "−")
 
 
 def shares(form: Form) -> Axis:

@@ -18,7 +18,8 @@ STYLE = (
     ".end{text-anchor:end}.grid{stroke:#ddd}.zero{stroke:#888}.diagonal{stroke:#888;stroke-dasharray:5 4}"
     ".curve{fill:none;stroke-width:2}.mark{fill-opacity:.75}"
 )
-BOX = Box(720.0, 440.0, 80.0, 700.0, 56.0, 350.0, inset=6.0)
+BOX = Box(720.0, 400.0, 80.0, 700.0, 56.0, 350.0, inset=6.0)
+ROOM_FOR_NAMES = 40.0
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def chart_svg(chart: Chart, title: str) -> str:
     for index, values in enumerate(series.values()):
         children += _series(values, x, y, index, lines=chart.lines)
     children += _legend(list(series)) if len(series) > 1 else []
-    return drawing(BOX.width, BOX.height, title, children, xmlns="http://www.w3.org/2000/svg") + "\n"
+    height = BOX.height + (ROOM_FOR_NAMES if names else 0.0)
+    return drawing(BOX.width, height, title, children, xmlns="http://www.w3.org/2000/svg") + "\n"
 
 
 def _points(chart: Chart, names: list[str], xs: Sequence[Any], ys: Sequence[float]) -> list[Place]:
@@ -74,7 +76,11 @@ def _labels(chart: Chart, x: Axis, y: Axis, title: str, *, turned: bool) -> list
     return [
         *frame(BOX, shown, y, "" if turned else chart.x_label),
         *(text(across, BOX.bottom + 17, label, "tick end", turn=-30) for across, label in places),
-        *([text((BOX.left + BOX.right) / 2, BOX.height - 8, chart.x_label, "middle")] if turned else []),
+        *(
+            [text((BOX.left + BOX.right) / 2, BOX.height + ROOM_FOR_NAMES - 8, chart.x_label, "middle")]
+            if turned
+            else []
+        ),
         text(BOX.left, 20.0, title, "title"),
         text(18.0, (BOX.top + BOX.bottom) / 2, chart.y_label, "middle", turn=-90),
     ]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from divalign.core.stats import rate
-from divalign.report.facts import Measures, Model
+from divalign.report.facts import ModelFacts, PartFacts
 from divalign.store import write_bytes, write_rows
 
 # method: D_B, direct, prefill, wrapper, held-out direct, over-refusal (shares of prompts), reward, per data recipe
@@ -204,22 +204,22 @@ def _write(path: Path, *rows: Any) -> None:
     write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
-def model(method: str | None = None, data: str | None = None, **facts: Any) -> Model:
+def model(method: str | None = None, data: str | None = None, **facts: Any) -> ModelFacts:
     """A model with only what a test is about: asr, distance, over_refusal, unseen (its direct ASR) and fields."""
     distance, unseen = facts.pop("distance", None), facts.pop("unseen", None)
-    measures = Measures(
+    part = PartFacts(
         separation={} if distance is None else {"bhattacharyya_paper": distance},
         asr=facts.pop("asr", {}),
         over_refusal=facts.pop("over_refusal", None),
     )
-    return Model(
+    return ModelFacts(
         name=f"{method}-{data}-{facts.get('seed', 0)}" if method else "base",
         title=method or "base",
         method=method,
         data=data,
         seed=facts.pop("seed", 0),
-        held_in=measures,
-        held_out=None if unseen is None else Measures({}, {"direct": unseen}, None),
+        in_distribution=part,
+        held_out=None if unseen is None else PartFacts({}, {"direct": unseen}, None),
         divergence=facts.pop("divergence", {}),
         **facts,
     )

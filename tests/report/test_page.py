@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from divalign.report import write_report
-from divalign.report.facts import read_run
 from divalign.report.page import render
+from divalign.report.reading import read_run
 from tests.report.runs import HOSTILE, entries, results, single, write_results, write_run
 
 SVG_NAMESPACE = "http://www.w3.org/2000/svg"  # a name that nothing fetches
@@ -82,15 +82,16 @@ def test_a_folder_that_is_no_run_is_refused_and_left_alone(tmp_path: Path, name:
 def test_the_sections_come_in_their_order(page: Page) -> None:
     assert page.text["h2"] == [
         "All numbers",
+        "Findings",
         "Training data side by side",
         "Attack success",
         "White-box search",
         "Safety against over-refusal",
-        "Hidden states of safe and harmful prompts",
+        "Hidden states of benign and harmful prompts",
         "Rewards over training",
         "Divergence between aligned and unaligned responses",
         "Does separation predict attack success?",
-        "Answers behind the numbers",
+        "Responses behind the numbers",
         "How it was made",
         "What the numbers mean",
     ]
@@ -165,7 +166,7 @@ def test_every_table_heading_says_what_it_heads(page: Page) -> None:
 
 def test_without_scripts_sentences_tables_and_pictures_are_there(page: Page) -> None:
     assert len(page.text["dd"]) >= 6
-    assert page.text["dd"][0].startswith("Asked directly, the base complies with 100\xa0% of 192 harmful prompts.")
+    assert page.text["dd"][0].startswith("Without an attack, the base complies with 100\xa0% of 192 harmful prompts.")
     assert "n = 192" in "".join(page.text["small"])
     assert sum("plane" in attributes.get("class", "") for attributes in page.all("svg")) == 11
 
@@ -211,7 +212,7 @@ def test_a_run_that_holds_less_still_makes_a_whole_page(tmp_path: Path, models: 
     text = made(tmp_path, models, verdict=None, seconds=None)
     found = Page(text)
     assert found.open == []
-    assert "This run holds no verdict." in text
+    assert "This run has no verdict." in text
     assert not re.search(r"\b(nan|None|inf)\b", re.sub(r"<script.*", "", text, flags=re.DOTALL))
 
 
@@ -228,8 +229,8 @@ def test_what_is_undecided_is_never_shown_as_zero(tmp_path: Path) -> None:
 
 def test_seen_topics_are_spoken_of_only_where_others_were_held_out(tmp_path: Path) -> None:
     apart, together = made(tmp_path, entries()), made(tmp_path, [entry | {"held_out": None} for entry in entries()])
-    assert ["Topics that alignment saw" in text for text in (apart, together)] == [True, False]
-    assert ["topics that alignment saw" in text for text in (apart, together)] == [True, False]
+    assert ["Topics of the training data" in text for text in (apart, together)] == [True, False]
+    assert ["all on topics of the training" in text for text in (apart, together)] == [True, False]
     assert "Evaluation prompts" in together
 
 

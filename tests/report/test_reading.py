@@ -5,18 +5,18 @@ from typing import Any
 import pytest
 
 from divalign.core.stats import Estimate
-from divalign.report.facts import number, read_run
+from divalign.report.reading import number, read_run
 from tests.report.runs import entries, results, write_results, write_run
 
 
 def test_a_whole_run_folder_is_read_as_it_was_written(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path, count=10))
     assert [model.name for model in run.models] == [entry["name"] for entry in entries()]
-    assert run.models[1].held_in.separation["bhattacharyya_paper"].value == 104.0
+    assert run.models[1].in_distribution.separation["bhattacharyya_paper"].value == 104.0
     assert run.models[1].divergence["kl"] == Estimate(None, None, None, 192)
     assert [len(model.plane) for model in run.models] == [20] * 11
     assert [len(model.metrics) for model in run.models] == [0] + [40] * 10
-    assert len(run.models[0].answers) == 30
+    assert len(run.models[0].responses) == 30
     assert run.verdict is not None
     assert run.verdict.conclusion == "underpowered"
     assert run.config.startswith("model: toy")
@@ -25,10 +25,10 @@ def test_a_whole_run_folder_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_absent_and_undecided_stay_apart_and_neither_becomes_zero(tmp_path: Path) -> None:
     entry = {"name": "base", "method": None, "asr": {"direct": {"value": None, "low": 0.0, "high": 1.0, "n": 0}}}
     write_results(tmp_path, {"schema": 1, "models": [entry | {"over_refusal": None, "divergence": None}]})
-    held_in = read_run(tmp_path).models[0].held_in
-    assert held_in.asr["direct"].value is None
-    assert "prefill" not in held_in.asr
-    assert held_in.over_refusal is None
+    in_distribution = read_run(tmp_path).models[0].in_distribution
+    assert in_distribution.asr["direct"].value is None
+    assert "prefill" not in in_distribution.asr
+    assert in_distribution.over_refusal is None
 
 
 def test_the_least_a_run_may_hold_is_enough(tmp_path: Path) -> None:
