@@ -38,20 +38,16 @@ def test_lines_join_a_series_and_a_diagonal_has_equal_coordinates() -> None:
 
 
 def test_a_logarithmic_axis_leaves_out_what_it_cannot_show_and_refuses_an_empty_chart() -> None:
-    assert (
-        len(parts(Chart("x", "y", {"a": ([0, 1, 10], [1.0, 1.0, 0.0])}, log_x=True, log_y=True), "path", "mark")) == 1
-    )
+    chart = Chart("x", "y", {"a": ([0, 1, 10], [1.0, 1.0, 0.0])}, log_x=True, log_y=True)
+    assert len(parts(chart, "path", "mark")) == 1
     with pytest.raises(ValueError, match="no point to show"):
         chart_svg(Chart("x", "y", {"a": ([0.0], [1.0])}, log_x=True), "empty")
 
 
 def test_names_stand_under_their_marks() -> None:
     chart = Chart("method", "y", {"a": (["kldo", "bco"], [1.0, 2.0])})
-    labels = {
-        text.text: float(text.get("x", "")) for text in parts(chart, "text", "end") if text.text in ("kldo", "bco")
-    }
-    assert list(labels) == ["kldo", "bco"]
-    assert labels["kldo"] < labels["bco"]
+    places = {text.text: float(text.get("x", "")) for text in parts(chart, "text", "end")}
+    assert places["kldo"] < places["bco"]
 
 
 def test_hostile_labels_are_text_and_nothing_is_fetched() -> None:

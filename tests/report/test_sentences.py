@@ -110,7 +110,8 @@ def test_other_attacks_are_held_against_the_models_that_resist_direct_prompts() 
     assert plain(sentences.other_attacks(models)) == (
         "Direct prompts succeed clearly less than half of the time on kldo and bco on CR and kto on pref. "
         "On these models the prefill attack succeeds clearly more than half of the time on kldo on CR (97 %), "
-        "clearly less than half on kto on pref (10 %) and at a rate not clearly above or below half on bco on CR (50 %)."
+        "clearly less than half on kto on pref (10 %) and at a rate not clearly above or below half on bco on CR "
+        "(50 %)."
     )
 
 
