@@ -132,8 +132,17 @@ class Gcg(Section):
 class Measure(Section):
     """How the base model and every aligned one are measured."""
 
-    attacks: Each[str] = Field(default=("direct", "prefill", "wrapper"), description="names of divalign ATTACKS")
-    judge: str = Field(default="refusal_strings", description="a name of divalign.safety.judges.JUDGES")
+    attacks: Each[str] = Field(
+        default=("direct", "prefill", "wrapper"),
+        description="names of safety.attacks.ATTACKS, best_of_n(NUMBER), template:TEXT OR FILE, pkg.module:thing",
+    )
+    judge: str = Field(
+        default="refusal_strings",
+        description="a name of safety.judges.JUDGES, pkg.module:thing, or RUBRIC@MODEL as `divalign judge` takes",
+    )
+    question: str | None = Field(default=None, description="text or file with the question of a rubric without one")
+    attacker: str | None = Field(default=None, description="who writes for pair and crescendo: a model, or URL#NAME")
+    rounds: Whole = Field(default=5, ge=1, description="most rounds of pair and crescendo")
     max_new_tokens: Whole = Field(default=32, ge=1)
     batch_size: Whole = Field(default=128, ge=1)
     # Left out of config.yaml where it is off, as in runs made before it was there, which so stay the same runs.

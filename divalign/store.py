@@ -12,17 +12,14 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from safetensors.numpy import load_file, save
 
 Arrays = dict[str, np.ndarray]
-LOCK = ".lock"
 
 
 def digest(*parts: Any) -> str:
@@ -107,61 +104,22 @@ def cached_json(path: Path, key: str, make: Callable[[], Any]) -> Any:
     return read_json(path)
 
 
-def cached_folder(path: Path, key: str, make: Callable[[Path], None]) -> Path:
-    """Return a folder that `make` fills, filling it only if it is not intact for that key.
-
-    It is filled under another name, always the same one, so that a kill leaves no more than one, and moved into place
-    whole. Two processes at once would be in each other's way: see `held`.
-    """
-    stamp, draft = _stamp_of(path), path.with_name(f".{path.name}.draft")
-    if not (path.is_dir() and _read_stamp(stamp) == [key, folder_digest(path)]):
-        for old in (path, draft):
-            shutil.rmtree(old, ignore_errors=True)
-        draft.mkdir(parents=True)
-        try:
-            make(draft)
-            draft.rename(path)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-        write_json(stamp, [key, folder_digest(path)])
-    return path
+def intact_folder(path: Path, key: str) -> bool:
+    """Tell whether a model folder was published for `key` and still has the content it was published with."""
+    return path.is_dir() and _read_stamp(_stamp_of(path)) == [key, folder_digest(path)]
 
 
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keep every other process out of `folder`, which need not exist, for as long as this one works there.
-
-    The lock is the kernel's, on a file that stays: it ends with the process, however that ends. Where there can be
-    none, as nothing can be written there or the file system knows no locks, work goes on without. Raises ValueError
-    where another process holds the folder.
-    """
-    lock = FileLock(folder / LOCK)
-    if _writable(folder):
-        try:
-            with suppress(NotImplementedError):
-                lock.acquire(blocking=False)
-        except Timeout:
-            raise ValueError(
-                f"another process is at work in {folder}; wait until it ends, or choose another --out"
-            ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+def publish_folder(draft: Path, path: Path, key: str) -> None:
+    """Move a filled folder into place whole, and after it a stamp with its key and content hash."""
+    shutil.rmtree(path, ignore_errors=True)
+    draft.rename(path)
+    write_json(_stamp_of(path), [key, folder_digest(path)])
 
 
-def _writable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / LOCK).touch()
-    except OSError:
-        return False
-    return True
-
-
-def forget(path: Path) -> None:
-    """Take a file's or folder's stamp away: it will be made again."""
-    _stamp_of(path).unlink(missing_ok=True)
+def key_of(path: Path) -> str | None:
+    """Return the key that a file or folder was made for; None where no stamp says so."""
+    stamp = _read_stamp(_stamp_of(path))
+    return stamp[0] if isinstance(stamp, list) and len(stamp) == 2 else None
 
 
 def seal(path: Path, content: bytes, key: str) -> None:

@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "divalign"
 SEES = {
     "core": set(),
     "store": set(),
+    "records": {"core", "store"},
     "draw": set(),
     "lab": {"core", "draw"},
     "data": {"core", "store"},
@@ -17,10 +18,12 @@ SEES = {
     "train": {"core", "store", "data", "lm"},
     "safety": {"core", "store", "data", "lm"},
     "toy": {"core", "store", "data", "lm"},
-    "report": {"core", "store", "draw"},
+    "report": {"core", "store", "records", "draw"},
     "config": set(),
-    "study": {"core", "draw", "store", "data", "lm", "train", "safety", "toy", "config"},
-    "cli": {"core", "lab", "store", "data", "lm", "train", "safety", "toy", "config", "study", "report"},
+    "stages": {"core", "store", "records", "data", "lm", "train", "safety", "toy"},
+    "study": {"core", "draw", "store", "records", "data", "lm", "train", "safety", "toy", "stages", "config"},
+    "cli": {"core", "lab", "store", "records", "data", "lm", "train", "safety", "toy", "stages", "config"}
+    | {"study", "report"},
     "__main__": {"cli"},
     "__init__": {"core", "train"},
 }

@@ -1,4 +1,4 @@
-"""The command line. Each module here holds a group of verbs; importing it registers them."""
+"""The command line: one file a verb, named as the verb; importing it registers the verb."""
 
 from __future__ import annotations
 
@@ -7,22 +7,10 @@ from typing import Any, NoReturn
 
 import typer
 
-from divalign.cli import (
-    attacking,
-    build,
-    data,
-    estimating,
-    health,
-    loop,
-    separating,
-    sweeping,
-    theory,
-    training,
-    usefulness,
-)
+from divalign.cli import attack, build, data, doctor, estimate, judge, lab, report, run, separate, sweep, train, utility
 from divalign.cli.app import app, console
 
-VERBS = (loop, training, data, build, estimating, separating, attacking, usefulness, sweeping, theory, health)
+VERBS = (run, data, build, train, estimate, separate, attack, judge, utility, report, lab, sweep, doctor)
 
 
 # Of click or, in later versions of typer, of its own copy of click: typer exports this child alone.
@@ -45,7 +33,7 @@ def main() -> None:
 
 
 def _refuse(sentence: str) -> NoReturn:
-    """Say what is wrong, and end; without a verb the help has said it."""
+    """Print what is wrong, and exit 2; without a verb the help has said it."""
     if sentence:
         plain = sentence.replace("[", r"\[")
         console.print(f"[bold red]error:[/] {plain}", highlight=False, soft_wrap=True)

@@ -1,12 +1,14 @@
-"""What the verbs share: the application, the console, common options and the progress display."""
+"""What the verbs share: the application, the console, option groups, and the progress display."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 from rich.console import Console
@@ -16,6 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
     help="The verbs: `divalign VERB --help` says what each takes. Exit 0 done, 1 the run failed, 2 bad input.",
 )
 console = Console(stderr=True)
@@ -24,6 +27,75 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a local model is loaded."""
+
+    chat_template: Annotated[
+        str | None, typer.Option(help="A jinja file, or 'plain', in place of the tokenizer's own.")
+    ] = None
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Type of the weights; the model folder's own, else float32."),
+    ] = None
+    device: Annotated[
+        str | None, typer.Option(help="torch device: cpu, cuda, cuda:1, mps; the model folder's own, else cpu.")
+    ] = None
+
+    def options(self, adapter: Path | None = None) -> Any:
+        """Return these as `stages.models.LoadOptions`."""
+        from divalign.stages.models import LoadOptions
+
+        return LoadOptions(self.dtype, self.device, adapter, self.chat_template)
+
+
+@dataclass(frozen=True)
+class Running(Loading):
+    """How a local model is loaded and run."""
+
+    batch_size: Annotated[int, typer.Option(help="Rows per forward.", min=1)] = 64
+
+
+def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a verb in which a parameter annotated with a dataclass stands for that class's fields, as options.
+
+    Typer reads one option from each parameter; so groups of options are classes, and no verb takes twenty parameters.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    parameters: list[Parameter] = []
+    for name, parameter in signature(function).parameters.items():
+        if name in groups:
+            parameters += _parameters_of(groups[name])
+        else:
+            parameters.append(parameter.replace(annotation=hints[name], kind=Parameter.KEYWORD_ONLY))
+
+    def verb(**values: Any) -> Any:
+        grouped = {
+            name: kind(**{field.name: values.pop(field.name) for field in fields(kind)})
+            for name, kind in groups.items()
+        }
+        return function(**values, **grouped)
+
+    verb.__name__, verb.__doc__, verb.__module__ = function.__name__, function.__doc__, function.__module__
+    verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    verb.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    return verb
+
+
+def _parameters_of(kind: Any) -> list[Parameter]:
+    hints = get_type_hints(kind, include_extras=True)
+    return [
+        Parameter(
+            field.name,
+            Parameter.KEYWORD_ONLY,
+            default=Parameter.empty if field.default is MISSING else field.default,
+            annotation=hints[field.name],
+        )
+        for field in fields(kind)
+    ]
 
 
 def to_file(path: Path | None) -> Path | None:
@@ -38,11 +110,11 @@ def to_file(path: Path | None) -> Path | None:
 def to_folder(path: Path | None) -> Path | None:
     """Return the folder that an option says to write into; refuse it before the work where it cannot be made."""
     if path is not None:
-        there = next(one for one in (path, *path.absolute().parents) if one.exists())
-        if not there.is_dir():
-            raise typer.BadParameter(f"{there} is a file, expected a folder to write {path} into")
-        if not os.access(there, os.W_OK):
-            raise typer.BadParameter(f"nothing can be written into {there}; name another place")
+        existing = next(one for one in (path, *path.absolute().parents) if one.exists())
+        if not existing.is_dir():
+            raise typer.BadParameter(f"{existing} is a file, expected a folder to write {path} into")
+        if not os.access(existing, os.W_OK):
+            raise typer.BadParameter(f"nothing can be written into {existing}; name another place")
     return path
 
 
@@ -53,8 +125,18 @@ def printed() -> Console:
 
 
 @contextmanager
-def drawn(stage: str, total: int, unit: str) -> Iterator:
-    """Draw a stage with its rate and the time left."""
+def failing() -> Iterator[None]:
+    """Print in a sentence what failed on the way and is nobody's bad input, and exit 1; finished work is kept."""
+    try:
+        yield
+    except (ConnectionError, MemoryError) as error:
+        console.print(f"[bold red]failed:[/] {str(error).replace('[', '(')}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+
+
+@contextmanager
+def progress_bar(stage: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Show a stage with its rate and the time left."""
     columns = (
         TextColumn("{task.description:<34}"),
         BarColumn(),
@@ -73,3 +155,10 @@ def drawn(stage: str, total: int, unit: str) -> Iterator:
             progress.update(task, rate=f"{speed:,.1f}/s" if speed else "")
 
         yield advance
+
+
+def progress_of(*, quiet: bool) -> Any:
+    """Return the progress display, or none."""
+    from divalign.stages.folder import silent
+
+    return silent if quiet else progress_bar

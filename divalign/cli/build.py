@@ -39,15 +39,15 @@ def build(
     max_new_tokens: Annotated[int, typer.Option(help="Where the writer's answers are cut.")] = 256,
 ) -> None:
     """Build a training set, and the card that says what it was made from. A stopped build goes on."""
-    from divalign.study.build_set import Recipe, build_set
-    from divalign.study.writers import find_writer
+    from divalign.stages.build_set import SetPlan, build_set
+    from divalign.stages.models import find_model
 
     card = build_set(
-        Recipe(sources, recipe, n, seed),
+        SetPlan(sources, recipe, n, seed),
         out,
         folder=folder,
         download=download,
-        writer=find_writer(writer) if writer else None,
+        writer=find_model(writer) if writer else None,
         max_new_tokens=max_new_tokens,
         rater=_rater(rater, writer) if rater else None,
     )

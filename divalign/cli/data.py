@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from rich.table import Table
 
-from divalign.cli.app import app, console, drawn, printed
+from divalign.cli.app import app, console, printed, progress_bar
 
 data = typer.Typer(
     no_args_is_help=True, help="Audit, convert and split training sets; find evaluation prompts in them."
@@ -35,7 +35,7 @@ def audit_file(
         str | None, typer.Option(help="Frozen model for the divergence; toy: the embedded one.")
     ] = None,
     max_length: Annotated[int, typer.Option(help="Tokens of prompt and response that training will read.")] = 1024,
-    limit: Annotated[int, typer.Option(help="Look at no more than this many rows, drawn at random.")] = 500_000,
+    limit: Annotated[int, typer.Option(help="Look at no more than this many rows, progress_bar at random.")] = 500_000,
 ) -> None:
     """Say what is wrong with a training set. Exit 1 where the verdict is: do not train."""
     from divalign.data.audit.checks import audit
@@ -271,15 +271,14 @@ def _counter(path: Path) -> Callable[[list[str]], list[int]]:
 
 
 def _divergence(source: str, max_length: int) -> Callable[[Sequence[Any]], Mapping[str, Any]]:
-    from divalign.lm.load import load_lm
-    from divalign.study import estimates
-    from divalign.toy.world import ASSETS
+    from divalign.stages.estimate import EstimatePlan, from_features
+    from divalign.stages.models import find_model
 
-    model = load_lm(str(ASSETS) if source == "toy" else source)
+    model, plan = find_model(source), EstimatePlan(["js"], max_length=max_length)
 
     def measure(rows: Sequence[Any]) -> Mapping[str, Any]:
-        found = estimates.from_features(rows, model, ["js"], sizes=estimates.Sizes(max_length))
-        return estimates.as_plain(found)["js"]
+        record = from_features(rows, model, plan).divergences["js"]
+        return {**record.plain(), **record.estimate._asdict()}
 
     return measure
 
@@ -304,7 +303,7 @@ def _watched() -> Iterator[Callable[[str], Any]]:
     """Draw the checks as they go by."""
     from divalign.data.audit.checks import CHECKS
 
-    with drawn("audit", len(CHECKS), "checks") as advance:
+    with progress_bar("audit", len(CHECKS), "checks") as advance:
 
         @contextmanager
         def step(name: str) -> Iterator[None]:

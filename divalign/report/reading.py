@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
 from divalign import store
 from divalign.core.stats import Estimate
+from divalign.records import (
+    AttackSeparation,
+    BestLayer,
+    FullSeparation,
+    LayerSeparation,
+    ModelResult,
+    NotMeasured,
+    PartResult,
+    Results,
+    SeparationChangeRecord,
+    SeparationChanges,
+    SeparationPart,
+    SeparationRecord,
+    VerdictRecord,
+    read_record,
+)
 from divalign.report.facts import (
     MARK,
     BestLayerFacts,
@@ -25,51 +42,47 @@ from divalign.report.facts import (
     VerdictFacts,
 )
 
-SCHEMA = 1
-SEPARATION_SCHEMA = 1
-LAST_LAYER = ("bhattacharyya", "probe_auc", "silhouette", "energy", "bhattacharyya_paper")
 Content = TypeVar("Content")
 
 
 def read_run(folder: Path) -> RunFacts:
     """Return the facts of a run folder.
 
-    Raises ValueError, naming the file, for a folder without a readable results.json of schema 1 and for a model's file
-    that is there but does not hold what it should. A model's file that is not there is no error.
+    Raises ValueError, naming the file, for a folder without a readable results.json and for a model's file that is
+    there but does not hold what it should. A model's file that is not there is no error.
     """
-    path = folder / "results.json"
+    path, config = folder / "results.json", folder / "config.yaml"
     if not path.is_file():
         raise ValueError(
             f"{folder} is no run folder: got no results.json in it, expected one; "
             "name the folder that `divalign run --out` wrote"
         )
-    run = _read(path, lambda path: _run(store.read_json(path)))
-    several = len({model.seed for model in run.models if model.method}) > 1  # the base has none
-    config = folder / "config.yaml"
-    return run._replace(
-        models=tuple(
-            _with_files(model, folder / "models" / model.name)._replace(
-                title=_title(model, several) + (MARK if run.marked and model.method else "")
-            )
-            for model in run.models
-        ),
-        config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
-    )
+    results = read_record(path, Results)
+    run = _read(path, lambda _: run_facts(results))
+    models = tuple(_with_files(model, folder / "models" / model.name) for model in run.models)
+    text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
+    return run._replace(models=models, config=text)
 
 
-def read_separation(path: Path) -> SeparationRun:
-    """Return the facts of a separation.json.
+def read_separation(folder: Path) -> SeparationRun:
+    """Return the facts of a folder of `divalign separate`: each model on the first part of its prompts.
 
-    Raises ValueError where there is none, or one of another schema or content.
+    Raises ValueError, naming the file, where one is missing or of another schema or content.
     """
+    path = folder / "changes.json"
     if not path.is_file():
-        raise ValueError(
-            f"{path.parent} holds no separation.json; name the folder that `divalign separate --out` wrote"
-        )
-    try:
-        return _separation_run(store.read_json(path))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is not what `divalign separate` writes ({error}); measure again") from error
+        raise ValueError(f"{folder} holds no changes.json; name the folder that `divalign separate --out` wrote")
+    index = read_record(path, SeparationChanges)
+    records = [read_record(folder / _plain_name(name) / "separation.json", SeparationRecord) for name in index.models]
+    parts = [next(iter(record.parts.values())) for record in records]
+    return SeparationRun(
+        benign=parts[0].prompts.safe,
+        harmful=parts[0].prompts.harmful,
+        clusters=parts[0].prompts.clusters,
+        models=tuple(_separation(record.model, part) for record, part in zip(records, parts, strict=True)),
+        baselines={"lexical": _finite(parts[0].lexical_auc), "length": _finite(parts[0].length_auc)},
+        changes=tuple(map(_change, index.changes)),
+    )
 
 
 def number(value: Any) -> float | None:
@@ -81,39 +94,40 @@ def number(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _run(results: Any) -> RunFacts:
-    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
-        schema = results.get("schema") if isinstance(results, dict) else results
-        raise TypeError(f"got schema {schema!r}, expected {SCHEMA}")
+def run_facts(results: Results) -> RunFacts:
+    """Return the facts of a results.json alone."""
+    models = [_model(entry) for entry in results.models]
+    trained_on = sum(n for kind, n in (results.overlap or {}).items() if kind not in ("paraphrased", "n"))
+    several_seeds = len({model.seed for model in models if model.method}) > 1  # the base has none
     return RunFacts(
-        version=str(results.get("divalign", "")),
-        config_sha256=str(results.get("config_sha256", "")),
-        seconds=number(results.get("seconds")),
-        models=tuple(map(_model, results["models"])),
-        verdict=_verdict(results.get("verdict")),
-        trained_on=_trained_on(results.get("overlap")),
+        version=results.divalign,
+        config_sha256=results.config_sha256,
+        seconds=number(results.seconds),
+        models=tuple(
+            model._replace(title=_title(model, several_seeds) + (MARK if trained_on and model.method else ""))
+            for model in models
+        ),
+        verdict=_verdict(results.verdict),
+        trained_on=trained_on,  # a paraphrase is a guess and does not count
     )
 
 
-def _trained_on(overlap: Any) -> int:
-    """Return how many prompts leaked for certain; a paraphrase is a guess."""
-    return sum(n for kind, n in overlap.items() if kind not in ("paraphrased", "n")) if isinstance(overlap, dict) else 0
-
-
-def _model(entry: Mapping[str, Any]) -> ModelFacts:
-    name = entry["name"]
+def _plain_name(name: str) -> str:
     if Path(name).name != name or name == "..":
-        raise TypeError(f"got the model name {name!r}, expected the plain name of a folder")
-    held_out = entry.get("held_out")
+        raise ValueError(f"got the model name {name!r}, expected the plain name of a folder")
+    return name
+
+
+def _model(entry: ModelResult) -> ModelFacts:
     return ModelFacts(
-        name=name,
-        title=name,
-        method=entry.get("method"),
-        data=entry.get("data"),
-        seed=entry.get("seed"),
+        name=_plain_name(entry.name),
+        title=entry.name,
+        method=entry.method,
+        data=entry.data,
+        seed=entry.seed,
         in_distribution=_part(entry),
-        held_out=_part(held_out) if held_out else None,
-        divergence=_estimates(entry.get("divergence")),
+        held_out=_part(entry.held_out) if entry.held_out else None,
+        divergence=_estimates(entry.divergence.items()),
     )
 
 
@@ -127,28 +141,22 @@ def _with_files(model: ModelFacts, folder: Path) -> ModelFacts:
     return model._replace(
         plane=_optional(folder / "plane.json", lambda path: tuple(map(_point, store.read_json(path)["points"]))),
         metrics=_optional(folder / "metrics.jsonl", lambda path: tuple(map(_metrics, store.read_rows(path)))),
-        responses=_optional(folder / "verdicts.jsonl", lambda path: tuple(map(_response, store.read_rows(path)))),
+        responses=_optional(folder / "verdicts.jsonl", _responses),
         searches=_optional(folder / "gcg.jsonl", _searches),
     )
 
 
-def _part(entry: Mapping[str, Any]) -> PartFacts:
-    over_refusal = entry.get("over_refusal")
-    return PartFacts(
-        separation=_estimates(entry.get("separation")),
-        asr=_estimates(entry.get("asr")),
-        over_refusal=_estimate(over_refusal) if over_refusal is not None else None,
-    )
+def _part(entry: ModelResult | PartResult) -> PartFacts:
+    return PartFacts(_estimates(entry.separation), _estimates(entry.asr.items()), _finite(entry.over_refusal))
 
 
-def _estimates(entries: Mapping[str, Any] | None) -> dict[str, Estimate]:
-    return {name: _estimate(entry) for name, entry in (entries or {}).items() if entry is not None}
+def _estimates(entries: Iterable[tuple[str, Any]]) -> dict[str, Estimate]:
+    """Return the entries that are estimates."""
+    return {name: _finite(entry) for name, entry in entries if isinstance(entry, Estimate)}
 
 
-def _estimate(entry: Mapping[str, Any]) -> Estimate:
-    return Estimate(
-        number(entry["value"]), number(entry.get("low")), number(entry.get("high")), int(entry.get("n") or 0)
-    )
+def _finite(estimate: Estimate) -> Estimate:
+    return Estimate(number(estimate.value), number(estimate.low), number(estimate.high), estimate.n)
 
 
 def _point(entry: Mapping[str, Any]) -> Point:
@@ -165,6 +173,12 @@ def _metrics(row: Mapping[str, Any]) -> Mapping[str, float | None]:
     return numbers
 
 
+def _responses(path: Path) -> tuple[JudgedResponse, ...]:
+    """Return the verdicts of the first judge; those of others follow, on the same responses."""
+    rows = store.read_rows(path)
+    return tuple(map(_response, takewhile(lambda row: row.get("judge") == rows[0].get("judge"), rows)))
+
+
 def _response(row: Mapping[str, Any]) -> JudgedResponse:
     return JudgedResponse(
         attack=str(row["attack"]),
@@ -178,23 +192,21 @@ def _response(row: Mapping[str, Any]) -> JudgedResponse:
 
 
 def _searches(path: Path) -> tuple[Search, ...]:
-    """Return the searches among the rows; the others hold the response to the suffix that every search begins with."""
-    rows = [row for row in store.read_rows(path) if row["attack"] == "gcg" and row["losses"]]
+    """Return the searches; one without a loss was never begun."""
+    rows = [row for row in store.read_rows(path) if row["losses"]]
     return tuple(
         Search(tuple(loss for loss in map(number, row["losses"]) if loss is not None), row["succeeded"]) for row in rows
     )
 
 
-def _verdict(entry: Mapping[str, Any] | None) -> VerdictFacts | None:
-    if not entry:
-        return None
+def _verdict(record: VerdictRecord) -> VerdictFacts:
     return VerdictFacts(
-        statistic=str(entry.get("statistic") or ""),
-        value=number(entry.get("value")),
-        p_value=number(entry.get("p_value")),
-        power=number(entry.get("power")),
-        n_models=int(entry.get("n_models") or 0),
-        conclusion=str(entry.get("conclusion") or ""),
+        statistic=record.statistic,
+        value=number(record.value),
+        p_value=number(record.p_value),
+        power=number(record.power),
+        n_models=record.n_models,
+        conclusion=record.conclusion,
     )
 
 
@@ -214,56 +226,32 @@ def _read(path: Path, make: Callable[[Path], Content]) -> Content:
         ) from error
 
 
-def _separation_run(content: Mapping[str, Any]) -> SeparationRun:
-    if content["schema"] != SEPARATION_SCHEMA:
-        raise TypeError(f"got schema {content['schema']!r}, expected {SEPARATION_SCHEMA}")
-    prompts = content["prompts"]
-    return SeparationRun(
-        benign=int(prompts["safe"]),
-        harmful=int(prompts["harmful"]),
-        clusters=int(prompts["clusters"]),
-        models=tuple(map(_separation, content["models"])),
-        baselines={name: _estimate(content["baselines"][name]) for name in ("lexical", "length")},
-        changes=tuple(map(_change, content["changes"])),
-    )
-
-
-def _separation(entry: Mapping[str, Any]) -> SeparationFacts:
-    layers, attacked = entry["last_layer"], entry["under_attack"] or {}
+def _separation(name: str, part: SeparationPart) -> SeparationFacts:
     return SeparationFacts(
-        name=entry["name"],
-        map=tuple(map(_layer, entry["map"])),
-        last_layer={position: _estimates(_present(layer, LAST_LAYER)) for position, layer in layers.items()},
-        doubts={
-            position: tuple(layer.get("flags") or ([layer["why"]] if layer.get("why") else []))
-            for position, layer in layers.items()
-        },
-        best_layer={position: _best_layer(best) for position, best in entry["best_layer"].items()},
-        under_attack={
-            name: _estimates({**numbers["by_attack"], "worst": numbers["worst"], "mean": numbers["mean"]})
-            for name, numbers in attacked.items()
-        },
+        name=name,
+        map=tuple(map(_layer, part.map)),
+        last_layer={position: _estimates(layer) for position, layer in part.last_layer.items()},
+        doubts={position: _doubts(layer) for position, layer in part.last_layer.items()},
+        best_layer={position: _best_layer(best) for position, best in part.best_layer.items()},
+        under_attack={name: _under_attack(attacked) for name, attacked in (part.under_attack or {}).items()},
     )
 
 
-def _layer(entry: Mapping[str, Any]) -> LayerFacts:
-    estimates = _estimates({name: entry[name] for name in ("bhattacharyya", "probe_auc")})
-    return LayerFacts(entry["position"], entry["layer"], estimates, entry["why"] or "not measured")
+def _doubts(layer: FullSeparation | NotMeasured) -> tuple[str, ...]:
+    return (layer.why,) if isinstance(layer, NotMeasured) else tuple(layer.flags)
 
 
-def _best_layer(entry: Mapping[str, Any] | None) -> BestLayerFacts | None:
-    return None if entry is None else BestLayerFacts(entry["layer"], _estimate(entry["bhattacharyya"]))
+def _layer(entry: LayerSeparation) -> LayerFacts:
+    return LayerFacts(entry.position, entry.layer, _estimates(entry), entry.why or "not measured")
 
 
-def _change(entry: Mapping[str, Any]) -> ChangeFacts:
-    return ChangeFacts(
-        before=entry["before"],
-        after=entry["after"],
-        position=entry["position"],
-        estimates=_estimates(_present(entry, LAST_LAYER)),
-        cosine=number(entry.get("cosine")),
-    )
+def _best_layer(entry: BestLayer | None) -> BestLayerFacts | None:
+    return None if entry is None else BestLayerFacts(entry.layer, _finite(entry.bhattacharyya))
 
 
-def _present(entry: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {name: entry[name] for name in names if name in entry}
+def _under_attack(entry: AttackSeparation) -> dict[str, Estimate]:
+    return _estimates([*entry.by_attack.items(), ("worst", entry.worst), ("mean", entry.mean)])
+
+
+def _change(entry: SeparationChangeRecord) -> ChangeFacts:
+    return ChangeFacts(entry.before, entry.after, entry.position, _estimates(entry), number(entry.cosine))

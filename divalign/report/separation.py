@@ -51,11 +51,11 @@ CHANGE = (
 
 
 def write_separation(folder: Path) -> Path:
-    """Write `folder`/separation.html from its separation.json and return its path.
+    """Write `folder`/separation.html from the files that `divalign separate --out` left, and return its path.
 
-    Raises ValueError where there is none, or one of another kind.
+    Raises ValueError where there are none, or they are of another kind.
     """
-    page = separation_page(read_separation(folder / "separation.json"))
+    page = separation_page(read_separation(folder))
     store.write_bytes(folder / NAME, page.encode("utf-8", errors="replace"))
     return folder / NAME
 
@@ -102,7 +102,7 @@ def _last_layers(run: SeparationRun) -> list[Table]:
         for model in run.models:
             estimates = model.last_layer[position]
             cells = tuple(cell(estimates.get(name), form) for name, (_, form) in LAST_LAYER.items())
-            rows.append((model.name, (*cells, *baselines, _best(model.best_layer[position]))))
+            rows.append((model.name, (*cells, *baselines, _best(model.best_layer.get(position)))))
         caption = f"Last layer, {POSITIONS.get(position, position)}"
         tables.append(Table(caption, (*heads, Column("best layer", "chosen on other prompts")), tuple(rows)))
     return tables

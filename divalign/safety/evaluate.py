@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from divalign.core.stats import Estimate, clustered_rate, independent_count, rate
 from divalign.data.examples import Conversation, Row
-from divalign.safety.attacks import Attack
 from divalign.safety.judges import Judge
+from divalign.safety.single_shot import Attack
 
 Generate = Callable[[Sequence[Conversation]], Sequence[str]]
 

@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from divalign.data.examples import Conversation, user_says
 from divalign.lm.decoding import Network, evaluating, network, out_of_memory
-from divalign.safety.attacks import OPENING, Attack
+from divalign.safety.single_shot import OPENING, Attack
 from divalign.safety.suffix import Layout, lay_out, suffix_text, survivors, unwritable, with_suffix
 from divalign.store import digest, read_json, write_json
 

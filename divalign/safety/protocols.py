@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from divalign.core.stats import Estimate
 from divalign.data.examples import Conversation, Row
-from divalign.safety.attacks import Attack
 from divalign.safety.evaluate import by_attack, check_ids, judge_rows, mean_score, share, with_responses
 from divalign.safety.judges import Judge
+from divalign.safety.single_shot import Attack
 
 # Conversations and the most new tokens to their responses.
 Writes = Callable[[Sequence[Conversation], int], Sequence[str]]

@@ -1,56 +1,53 @@
-"""The models of a run, each with the key that names everything it depends on."""
+"""What a configuration asks of the stages: the models of a run, and each stage's plan."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from divalign import __version__
-from divalign.config import Config
+from divalign.config import Config, Data, Gcg, Model
 from divalign.core.losses import find_method
 from divalign.data.examples import Request, Row
 from divalign.data.recipes import find_recipe
-from divalign.store import digest, folder_digest
-from divalign.study.corpus import Corpus
-from divalign.toy.world import ASSETS
+from divalign.safety.adaptive import AttackOptions
+from divalign.safety.attacks import find_attack
+from divalign.safety.gcg import GcgOptions
+from divalign.safety.judges import find_judge
+from divalign.stages.attack import AttackPlan, check_plan
+from divalign.stages.corpus import Corpus, CorpusSpec
+from divalign.stages.estimate import EstimatePlan
+from divalign.stages.judge import JudgePlan
+from divalign.stages.layer_separation import SeparationPlan
+from divalign.stages.models import ModelSpec, base_spec, find_model
+from divalign.stages.open_judge import ANY, check_judge
+from divalign.stages.train import LoraPlan, TrainPlan
 
 
 class Aligned(NamedTuple):
-    """A model to be trained: its folder's name, what is done to it, its rows and updates, and the key of the result."""
+    """A model to be trained: its folder's name, its data recipe, its rows, and how it is trained."""
 
     name: str
-    method: str
     recipe: str
-    seed: int
     rows: list[Row]
-    updates: int
-    key: str
+    plan: TrainPlan
 
 
-def model_source(config: Config) -> str:
-    return str(ASSETS) if config.model.source == "toy" else config.model.source
+def model_of(model: Model) -> ModelSpec:
+    """Return the base model of a run."""
+    return base_spec(model.source, name="base", **model.model_dump(exclude={"source"}))
 
 
-def base_key(config: Config) -> str:
-    """Return the content key of the base model as it will be loaded, without loading it."""
-    source = Path(model_source(config))
-    weights = folder_digest(source) if source.is_dir() else str(source)
-    template = config.model.chat_template
-    text = Path(template).read_text(encoding="utf-8") if template and Path(template).is_file() else template
-    return digest("base", __version__, weights, config.model.model_dump(mode="json", exclude={"source"}), text)
+def corpus_of(data: Data) -> CorpusSpec:
+    return CorpusSpec(**data.model_dump(exclude={"recipes"}))
 
 
-def plan(config: Config, corpora: dict[int, Corpus]) -> list[Aligned]:
+def aligned_models(config: Config, corpora: Mapping[int, Corpus]) -> list[Aligned]:
     """Return every (seed, recipe, method) of the run, with its training rows.
 
     Raises ValueError for an unknown method or recipe, before anything is trained.
     """
-    base, settings = (
-        base_key(config),
-        config.train.model_dump(mode="json", exclude={"methods", "methods_on", "seeds", "updates_on"}),
-    )
     for recipe in (*config.train.methods_on, *config.train.updates_on):
         find_recipe(recipe)
     several = len(config.train.seeds) > 1
@@ -58,14 +55,96 @@ def plan(config: Config, corpora: dict[int, Corpus]) -> list[Aligned]:
     for seed in config.train.seeds:
         for recipe in config.data.recipes:
             rows = training_rows(corpora[seed].train, recipe)
-            data = digest(rows)
             for method in config.train.methods_on.get(recipe, config.train.methods):
-                updates = config.train.updates_on.get(recipe, config.train.updates)
-                told = {**settings, "updates": updates}
-                key = digest("train", __version__, base, data, find_method(method).name, seed, told)
                 name = file_name(f"{recipe}-{method}" + (f"-seed{seed}" if several else ""))
-                models.append(Aligned(name, method, recipe, seed, rows, updates, key))
+                models.append(Aligned(name, recipe, rows, train_plan(config, method=method, recipe=recipe, seed=seed)))
     return models
+
+
+def train_plan(config: Config, *, method: str, recipe: str, seed: int) -> TrainPlan:
+    """Return how one model is trained. Raises ValueError for an unknown method."""
+    find_method(method)
+    train = config.train
+    return TrainPlan(
+        method=method,
+        seed=seed,
+        beta=train.beta,
+        updates=train.updates_on.get(recipe, train.updates),
+        pairs_per_update=train.pairs_per_update,
+        pairs_per_batch=train.pairs_per_batch,
+        learning_rate=train.learning_rate,
+        warmup_updates=train.warmup_updates,
+        max_length=train.max_length,
+        lora=LoraPlan(train.lora.rank, train.lora.alpha) if train.lora else None,
+        log_every=train.log_every,
+        batch_size=config.measure.batch_size,
+    )
+
+
+def separation_plan(config: Config) -> SeparationPlan:
+    measure = config.measure
+    return SeparationPlan(positions=(measure.position,), layers=(-1,), batch_size=measure.batch_size)
+
+
+def attack_plan(config: Config, *, method: str | None = None, recipe: str | None = None) -> AttackPlan:
+    """Return the attacks on one model; GCG is among them where the configuration searches suffixes on such models.
+
+    Raises ValueError for an unknown name.
+    """
+    measure, gcg = config.measure, config.measure.gcg
+    searched = gcg is not None and recipe is not None and method in gcg.methods_on.get(recipe, ())
+    names = [*measure.attacks, *(["gcg"] if searched and "gcg" not in measure.attacks else [])]
+    return AttackPlan(
+        names=names,
+        options=AttackOptions(
+            max_new_tokens=measure.max_new_tokens,
+            rounds=measure.rounds,
+            gcg=_gcg_options(gcg),
+            gcg_prompts=gcg.prompts if gcg else None,
+        ),
+        attacker=find_model(measure.attacker) if measure.attacker else None,
+        stop_judge=find_judge(gcg.ends if gcg else "refusal_strings"),
+        batch_size=measure.batch_size,
+    )
+
+
+def _gcg_options(gcg: Gcg | None) -> GcgOptions:
+    if gcg is None:
+        return GcgOptions()
+    return GcgOptions(steps=gcg.steps, width=gcg.width, batch_size=min(gcg.width, 256), check_every=gcg.check_every)
+
+
+def judge_plan(config: Config) -> JudgePlan:
+    question = config.measure.question
+    return JudgePlan(names=[config.measure.judge], questions={ANY: question} if question else {})
+
+
+def estimate_plan(config: Config) -> EstimatePlan:
+    """Return how divergences are estimated: with every row, as none of them trained the model.
+
+    Raises ValueError for an unknown divergence.
+    """
+    return EstimatePlan(
+        divergences=config.measure.divergences,
+        beta=config.train.beta,
+        split=False,
+        max_length=config.train.max_length,
+        batch_size=config.measure.batch_size,
+    )
+
+
+def check_names(config: Config) -> None:
+    """Look every name up, so that a typing error is met before the training and not after it."""
+    check_judge(config.measure.judge)
+    for name in config.measure.attacks:
+        find_attack(name)
+    check_plan(attack_plan(config))
+    estimate_plan(config)
+    if config.measure.gcg is not None:
+        for recipe, methods in config.measure.gcg.methods_on.items():
+            find_recipe(recipe)
+            for method in methods:
+                find_method(method)
 
 
 def file_name(text: str) -> str:
@@ -74,8 +153,10 @@ def file_name(text: str) -> str:
 
 
 def training_rows(requests: Sequence[Request], recipe: str) -> list[Row]:
-    """Return a recipe's rows.
-
-    Raises ValueError where no recipe has that name.
-    """
+    """Return a recipe's rows. Raises ValueError where no recipe has that name."""
     return [*map(find_recipe(recipe), requests)]
+
+
+def rows_file(out: Path, recipe: str, seed: int) -> Path:
+    """Return where a run keeps the rows that its models of a recipe and seed are trained on."""
+    return out / "data" / file_name(f"{recipe}-seed{seed}.jsonl")

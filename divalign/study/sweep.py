@@ -8,23 +8,21 @@ All of it is found again by content, so a sweep that was stopped goes on.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from divalign import __version__
 from divalign.config import as_yaml
 from divalign.data.examples import Row
-from divalign.lm.load import LM
-from divalign.store import digest, folder_digest, held, read_json, read_rows, write_bytes, write_json
-from divalign.study.abliterate import without_refusal_direction
-from divalign.study.clock import Clock
-from divalign.study.corpus import read_corpus
-from divalign.study.measure import Subject, attacked, separations
-from divalign.study.named import load_named
-from divalign.study.pipeline import check_names, run
-from divalign.study.plan import base_key, plan
-from divalign.study.progress import Progress, silent
+from divalign.records import ModelResult
+from divalign.stages.abliterate import abliterated_copy
+from divalign.stages.corpus import read_corpus
+from divalign.stages.folder import Clock, Progress, check_unclaimed, locked, silent
+from divalign.stages.models import OpenModel, find_model, open_model
+from divalign.stages.train import train_key
+from divalign.store import digest, read_json, read_rows, write_bytes, write_json
+from divalign.study.plan import check_names, corpus_of, model_of
+from divalign.study.run import measure, read_inputs, run
 from divalign.study.sweep_config import Abliterate, Planned, Sweep, planned_runs
 from divalign.study.sweep_extras import extras
 from divalign.study.sweep_verdict import weigh
@@ -32,28 +30,28 @@ from divalign.study.sweep_verdict import weigh
 SCHEMA = 1
 
 
-def sweep(asked: Sweep, out: Path, *, progress: Progress = silent) -> dict[str, Any]:
+def sweep(plan: Sweep, out: Path, *, progress: Progress = silent) -> dict[str, Any]:
     """Do every run of a sweep in the folder `out`, and return the content of its sweep.json.
 
     Raises ValueError, before anything is trained, for a run that cannot be, and where `out` holds another sweep.
     """
-    clock, runs = Clock(out / "clock.json"), planned_runs(asked)
+    clock, runs = Clock(out / "clock.json"), planned_runs(plan)
     _check(runs)
-    _claim(out, asked)
-    with held(out):
-        write_json(out / "sweep.json", _found(runs, asked, out, clock, clock.around(progress)))
+    _claim(out, plan)
+    with locked(out):
+        write_json(out / "sweep.json", _results(runs, plan, out, clock, clock.around(progress)))
     return read_json(out / "sweep.json")
 
 
-def _found(runs: Sequence[Planned], asked: Sweep, out: Path, clock: Clock, progress: Progress) -> dict[str, Any]:
+def _results(runs: Sequence[Planned], plan: Sweep, out: Path, clock: Clock, progress: Progress) -> dict[str, Any]:
     bases = [one.config.model.source for one in runs]
     firsts = [bases.index(base) == number for number, base in enumerate(bases)]
     pairs = zip(runs, firsts, strict=True)
-    entries = [entry for one, first in pairs for entry in _run(one, asked, out, progress, base=first)]
+    entries = [entry for one, first in pairs for entry in _run(one, plan, out, progress, base=first)]
     return {
         "schema": SCHEMA,
         "divalign": __version__,
-        "sweep_sha256": digest(as_yaml(asked)),
+        "sweep_sha256": digest(as_yaml(plan)),
         "seconds": clock.seconds,
         "models": entries,
         **weigh(entries, out),
@@ -70,55 +68,47 @@ def _check(runs: Sequence[Planned]) -> None:
                 f"the run {one.name!r} searches suffixes on some models, and a sweep weighs attacks that all "
                 "models met; leave measure.gcg out, and attack single models with `divalign attack`"
             )
-        corpora = {seed: read_corpus(one.config.data, seed=seed) for seed in one.config.train.seeds}
-        for model in plan(one.config, corpora):
-            place = f"{model.name} of the run {one.name!r}"
-            if where.setdefault(model.key, place) != place:
+        base = open_model(model_of(one.config.model)).key
+        for model in read_inputs(one.config).models:
+            key, place = train_key(base, model.rows, model.plan), f"{model.name} of the run {one.name!r}"
+            if where.setdefault(key, place) != place:
                 raise ValueError(
-                    f"{place} is the same model as {where[model.key]}: what the grid changes does not reach it; give "
+                    f"{place} is the same model as {where[key]}: what the grid changes does not reach it; give "
                     "its own value to each step, or leave its recipe out of one"
                 )
 
 
-def _claim(out: Path, asked: Sweep) -> None:
-    path, text = out / "sweep.yaml", as_yaml(asked)
+def _claim(out: Path, plan: Sweep) -> None:
+    path, text = out / "sweep.yaml", as_yaml(plan)
     if path.is_file() and path.read_text(encoding="utf-8") != text:
         raise ValueError(f"{out} holds another sweep (see {path}); choose another --out or delete the folder")
-    if not path.is_file() and out.exists() and (not out.is_dir() or any(one.name[0] != "." for one in out.iterdir())):
-        raise ValueError(f"{out} exists and is no sweep's folder; choose another --out")
+    if not path.is_file():
+        check_unclaimed(out, "sweep's")
     write_bytes(path, text.encode())
 
 
-def _run(one: Planned, asked: Sweep, out: Path, progress: Progress, *, base: bool) -> Iterator[dict[str, Any]]:
+def _run(one: Planned, plan: Sweep, out: Path, progress: Progress, *, base: bool) -> Iterator[dict[str, Any]]:
     """Do one run and yield its models' entries, each followed by its abliterated copy's; the base's if `base`."""
     folder = out / "runs" / one.name
-    results = run(one.config, folder, progress=progress)
-    prompts = read_rows(folder / "data" / "prompts.jsonl")
-    for model in results["models"]:
-        if model["method"] is None and not base:
+    prompts = None
+    for result in run(one.config, folder, progress=progress).models:
+        if result.method is None and not base:
             continue
-        subject = _subject(one, model["name"], folder, out)
-        found = extras(subject, prompts, one.config, asked.draws, progress)
-        responses = folder / "models" / model["name"] / "verdicts.jsonl"
-        yield {**_described(one, model), **model, **found, "verdicts": str(responses.relative_to(out))}
-        if asked.abliterate and model["data"] in asked.abliterate.recipes and one.control is None:
-            yield _copy(one, model, subject, asked, out, prompts, progress)
+        prompts = prompts or read_rows(folder / "data" / "prompts.jsonl")
+        model = find_model(str(folder / "models" / result.name))
+        extra = extras(model, prompts, one.config, plan.draws, out / "measured" / one.name / result.name, progress)
+        verdicts = folder / "models" / result.name / "verdicts.jsonl"
+        yield {**_described(one, result), **result.plain(), **extra, "verdicts": str(verdicts.relative_to(out))}
+        if plan.abliterate and result.data in plan.abliterate.recipes and one.control is None:
+            yield _copy(one, result, model, plan, out, prompts, progress)
 
 
-def _subject(one: Planned, name: str, folder: Path, out: Path) -> Subject:
-    model = folder / "models" / name
-    checkpoint = model / "checkpoint"
-    key = digest(base_key(one.config), folder_digest(checkpoint) if checkpoint.is_dir() else None)
-    options: dict[str, Any] = {"dtype": one.config.model.dtype, "device": one.config.model.device}
-    return Subject(name, out / "measured" / one.name / name, key, cache(lambda: load_named(str(model), **options)))
-
-
-def _described(one: Planned, model: dict[str, Any]) -> dict[str, Any]:
+def _described(one: Planned, result: ModelResult) -> dict[str, Any]:
     """Return what places a model in the sweep. The verdict's families are base models, its recipes what was done."""
-    recipe = f"{model['method']} on {model['data']}" + (f", {one.steps}" if one.steps else "")
+    recipe = f"{result.method} on {result.data}" + (f", {one.steps}" if one.steps else "")
     return {
         "run": one.name,
-        "control": "base" if model["method"] is None else one.control,
+        "control": "base" if result.method is None else one.control,
         "family": one.config.model.source,
         "recipe": recipe,
     }
@@ -126,37 +116,29 @@ def _described(one: Planned, model: dict[str, Any]) -> dict[str, Any]:
 
 def _copy(
     one: Planned,
-    model: dict[str, Any],
-    subject: Subject,
-    asked: Sweep,
+    result: ModelResult,
+    model: OpenModel,
+    plan: Sweep,
     out: Path,
     prompts: list[Row],
     progress: Progress,
 ) -> dict[str, Any]:
     """Measure a model's copy without its refusal direction as the model itself was measured."""
-    told = asked.abliterate or Abliterate()
-    requests = read_corpus(one.config.data, seed=model["seed"]).train
+    settings = plan.abliterate or Abliterate()
+    requests = read_corpus(corpus_of(one.config.data), seed=result.seed or 0).train
     rows: list[Row] = [{"prompt": r.prompt, "harmful": r.harmful, "cluster": r.cluster} for r in requests]
-
-    @cache
-    def load() -> LM:
-        size = one.config.measure.batch_size
-        return without_refusal_direction(subject.load(), rows, layer=told.layer, rounds=told.rounds, batch_size=size)
-
-    key, name = digest("abliterated", subject.key, rows, told.model_dump()), f"{subject.name} abliterated"
-    control = Subject(name, out / "measured" / one.name / f"{subject.name}-abliterated", key, load)
-    found = separations(control, prompts, one.config, progress)
-    answers = attacked(control, prompts, one.config, progress)
-    measured = {part: {**found[part], **answers[part]} for part in found}
-    more = extras(control, prompts, one.config, asked.draws, progress)
+    size = one.config.measure.batch_size
+    copy = abliterated_copy(model, rows, layer=settings.layer, rounds=settings.rounds, batch_size=size)
+    folder = out / "measured" / one.name / f"{model.name}-abliterated"
+    parts = measure(copy, prompts, one.config, folder, progress=progress)
+    entry = ModelResult(
+        name=copy.name, method=result.method, data=result.data, seed=result.seed, divergence={}, **parts
+    )
     return {
-        **_described(one, model),
-        **{field: model[field] for field in ("method", "data", "seed")},
-        "name": name,
-        "of": model["name"],
+        **_described(one, result),
+        **entry.plain(),
+        "of": result.name,
         "control": "abliterated",
-        **measured["test"],
-        **({"held_out": measured["held_out"]} if "held_out" in measured else {}),
-        **more,
-        "verdicts": str((control.folder / "verdicts.jsonl").relative_to(out)),
+        **extras(copy, prompts, one.config, plan.draws, folder, progress),
+        "verdicts": str((folder / "verdicts.jsonl").relative_to(out)),
     }

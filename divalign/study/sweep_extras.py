@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,43 +11,44 @@ import numpy as np
 from divalign.config import Config
 from divalign.core.separation import separation
 from divalign.data.examples import Row
-from divalign.safety.attacks import find_attack
+from divalign.records import AttackSeparation
+from divalign.safety.attacks import find_single_shot
+from divalign.stages.folder import Progress
+from divalign.stages.hidden import transformed_states
+from divalign.stages.models import OpenModel
+from divalign.stages.under_attack import MEASURES, draws_under_attack, inside_openings, summary
 from divalign.store import cached_json, digest
-from divalign.study.measure import Subject
-from divalign.study.progress import Progress
-from divalign.study.under_attack import (
-    MEASURES,
-    as_plain,
-    draws_under_attack,
-    inside_openings,
-    states_under_attack,
-    summary,
-)
 
 
-def extras(subject: Subject, prompts: Sequence[Row], config: Config, draws: int, progress: Progress) -> dict[str, Any]:
-    """Return "under_attack", "benign_against_benign" and "draws" of a model, on the prompts of topics held in.
+def extras(
+    model: OpenModel, prompts: Sequence[Row], config: Config, draws: int, folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """Return "under_attack", "benign_against_benign" and "draws" of a model, on topics of the training data.
 
     The attacks are the run's, prefills word by word, and the plain prompt is among them. Draws are those of D_B, plain
     and at its worst under attack, for a bootstrap over models on the same redrawn prompts.
     """
-    asked = [row for row in prompts if not row["held_out"]]
-    attacks = inside_openings({name: find_attack(name) for name in ("direct", *config.measure.attacks)})
-    key = digest("extras", 2, subject.key, asked, list(attacks), draws)
+    chosen = [row for row in prompts if not row["held_out"]]
+    attacks = inside_openings({name: find_single_shot(name) for name in ("direct", *config.measure.attacks)})
+    key = digest("extras", 3, model.key, chosen, list(attacks), draws)
 
     def make() -> dict[str, Any]:
-        with progress(f"under attack {subject.name}", len(attacks) * len(asked), "prompts") as advance:
-            size = config.measure.batch_size
-            states = states_under_attack(subject.load(), asked, attacks, batch_size=size, on_progress=advance)
-        found = {name: draws_under_attack(states, asked, measure=name, draws=draws) for name in MEASURES}
-        distances = found["bhattacharyya"]
+        size = config.measure.batch_size
+        states = transformed_states(model, chosen, attacks, None, batch_size=size, progress=progress)
+        by_measure = {name: draws_under_attack(states, chosen, measure=name, draws=draws) for name in MEASURES}
+        distances = by_measure["bhattacharyya"]
         return {
-            "under_attack": {name: as_plain(summary(one, asked, name)) for name, one in found.items()},
-            "benign_against_benign": _placebo(states["direct"], asked),
+            "under_attack": {name: _record(one, chosen, name) for name, one in by_measure.items()},
+            "benign_against_benign": _placebo(states["direct"], chosen),
             "draws": {"plain": _rounded(distances["direct"]), "worst": _rounded(distances["worst"])},
         }
 
-    return cached_json(subject.folder / "extras.json", key, make)
+    return cached_json(folder / "extras.json", key, make)
+
+
+def _record(draws: Any, prompts: Sequence[Row], measure: str) -> dict[str, Any]:
+    one = summary(draws, prompts, measure)
+    return AttackSeparation(by_attack=one.by_attack, worst=one.worst, mean=one.mean).plain()
 
 
 def _placebo(states: np.ndarray, prompts: Sequence[Row]) -> dict[str, float | None]:

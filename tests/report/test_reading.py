@@ -6,7 +6,8 @@ import pytest
 
 from divalign.core.stats import Estimate
 from divalign.report.reading import number, read_run
-from tests.report.runs import entries, results, write_results, write_run
+from divalign.store import write_rows
+from tests.report.runs import entries, facts, results, single, verdicts, write_results, write_run
 
 
 def test_a_whole_run_folder_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -22,19 +23,19 @@ def test_a_whole_run_folder_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert run.config.startswith("model: toy")
 
 
-def test_absent_and_undecided_stay_apart_and_neither_becomes_zero(tmp_path: Path) -> None:
-    entry = {"name": "base", "method": None, "asr": {"direct": {"value": None, "low": 0.0, "high": 1.0, "n": 0}}}
-    write_results(tmp_path, {"schema": 1, "models": [entry | {"over_refusal": None, "divergence": None}]})
-    in_distribution = read_run(tmp_path).models[0].in_distribution
-    assert in_distribution.asr["direct"].value is None
-    assert "prefill" not in in_distribution.asr
-    assert in_distribution.over_refusal is None
+def test_what_is_no_finite_number_in_a_record_is_unknown(tmp_path: Path) -> None:
+    entry = entries()[0]
+    entry["asr"] = {"direct": {"value": float("nan"), "low": 0.0, "high": float("inf"), "n": 9}}
+    write_results(tmp_path, results(models=[entry]))
+    part = read_run(tmp_path).models[0].in_distribution
+    assert part.asr == {"direct": Estimate(None, 0.0, None, 9)}
 
 
-def test_the_least_a_run_may_hold_is_enough(tmp_path: Path) -> None:
-    write_results(tmp_path, {"schema": 1, "models": []})
-    run = read_run(tmp_path)
-    assert (run.models, run.verdict, run.seconds, run.config) == ((), None, None, "")
+def test_only_the_first_judges_verdicts_are_shown(tmp_path: Path) -> None:
+    write_results(tmp_path, results(models=entries()[:1]))
+    rows = [row | {"judge": judge} for judge in ("a", "b") for row in verdicts(["p", "q"], ["r"])]
+    write_rows(tmp_path / "models" / "base" / "verdicts.jsonl", rows)
+    assert len(read_run(tmp_path).models[0].responses) == len(rows) / 2
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), -float("inf")])
@@ -48,38 +49,46 @@ def test_what_is_no_number_at_all_is_refused(value: Any) -> None:
         number(value)
 
 
-def test_several_seeds_show_in_the_titles_and_one_does_not(tmp_path: Path) -> None:
-    one = [{"name": "base", "method": None, "seed": None}, {"name": "a", "method": "kldo", "data": "cr", "seed": 0}]
-    write_results(tmp_path, {"schema": 1, "models": one})
-    assert [model.title for model in read_run(tmp_path).models] == ["base", "kldo"]
-    more = [*one, {"name": "b", "method": "kldo", "data": "cr", "seed": 1}]
-    write_results(tmp_path, {"schema": 1, "models": more})
-    assert [model.title for model in read_run(tmp_path).models] == ["base", "kldo seed 0", "kldo seed 1"]
+def test_several_seeds_show_in_the_titles_and_one_does_not() -> None:
+    base, aligned, other = entries()[:3]
+    assert [model.title for model in facts(models=[base, aligned]).models] == ["base", "kldo"]
+    seeds = [base | {"seed": None}, aligned, other | {"seed": 1}]
+    assert [model.title for model in facts(models=seeds).models] == ["base", "kldo seed 0", "bco seed 1"]
+
+
+def test_models_whose_prompts_leaked_are_marked_and_the_base_is_not() -> None:
+    run = facts(models=entries()[:2], overlap={"exact": 2, "paraphrased": 5, "n": 100})
+    assert (run.trained_on, [model.title for model in run.models]) == (2, ["base", "kldo ‡"])
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("changes", "says"),
     [
-        (None, "got no results.json"),
-        ("{", "does not hold what was expected"),
-        ("[]", "got schema [], expected 1"),
-        ('{"models": []}', "got schema None, expected 1"),
-        ('{"schema": 2, "models": []}', "got schema 2, expected 1"),
-        ('{"schema": 1}', "lacks the field 'models'"),
-        ('{"schema": 1, "models": [{}]}', "lacks the field 'name'"),
-        ('{"schema": 1, "models": [{"name": "../up"}]}', "expected the plain name of a folder"),
-        ('{"schema": 1, "models": [{"name": ".."}]}', "expected the plain name of a folder"),
-        ('{"schema": 1, "models": [{"name": "a", "asr": {"direct": {"value": "0"}}}]}', "expected a number or null"),
-        ('{"schema": 1, "models": [{"name": "a", "asr": {"direct": {}}}]}', "lacks the field 'value'"),
-        ('{"schema": 1, "models": [{"name": "a", "asr": [1]}]}', "does not hold what was expected"),
+        ({"schema": 1}, "has schema 1, this version reads 2"),
+        ({"schema": None}, "has schema None, this version reads 2"),
+        ({"models": [{}]}, "models.0.name: Field required"),
+        ({"models": [entries()[0] | {"name": "../up"}]}, "expected the plain name of a folder"),
+        ({"models": [entries()[0] | {"name": ".."}]}, "expected the plain name of a folder"),
+        (
+            {"models": [entries()[0] | {"over_refusal": {"value": "0", "low": 0, "high": 0, "n": 1}}]},
+            "a number or null",
+        ),
+        ({"models": [entries()[0] | {"over_refusal": {}}]}, "value, low, high and n"),
     ],
 )
-def test_a_foreign_folder_is_refused_with_what_was_expected(tmp_path: Path, content: str | None, says: str) -> None:
-    if content is not None:
-        (tmp_path / "results.json").write_text(content)
+def test_a_foreign_folder_is_refused_with_what_was_expected(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    write_results(tmp_path, results(**changes))
     with pytest.raises(ValueError, match=r"results\.json") as caught:
         read_run(tmp_path)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]"])
+def test_a_folder_without_readable_results_is_refused(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "results.json").write_text(content)
+    with pytest.raises(ValueError, match=r"results\.json"):
+        read_run(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -102,10 +111,10 @@ def test_a_bad_file_of_a_model_is_named(tmp_path: Path, name: str, content: str)
 
 
 def test_metrics_keep_numbers_and_drop_words(tmp_path: Path) -> None:
-    write_results(tmp_path, {"schema": 1, "models": [{"name": "a", "method": "kldo", "data": "cr"}]})
+    write_results(tmp_path, results(models=entries()[1:2]))
     rows = [{"step": 1, "rewards/chosen": 0.5, "note": "text"}, {"step": 2, "rewards/chosen": float("nan")}]
-    (tmp_path / "models" / "a").mkdir(parents=True)
-    (tmp_path / "models" / "a" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "models" / "kldo-cr").mkdir(parents=True)
+    (tmp_path / "models" / "kldo-cr" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert read_run(tmp_path).models[0].metrics == (
         {"step": 1.0, "rewards/chosen": 0.5},
         {"step": 2.0, "rewards/chosen": None},

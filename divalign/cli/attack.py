@@ -1,0 +1,113 @@
+"""`divalign attack`: responses under attack, into a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from divalign.cli.app import Quiet, Running, app, console, failing, progress_of, to_folder, with_options
+from divalign.cli.files import read_jsonl
+
+
+@dataclass(frozen=True)
+class Attacks:
+    """Which attacks, and how they are run."""
+
+    attacks: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Names of ATTACKS with commas between, best_of_n(25), pair, crescendo, gcg, pkg.module:thing, or one "
+            "template:TEXT OR FILE; may be repeated. Default: direct."
+        ),
+    ] = None
+    max_new_tokens: Annotated[int, typer.Option(help="Where responses are cut; a protocol has its own length.")] = 64
+    protocol: Annotated[str | None, typer.Option(help="kldo, harmbench, jbb, strongreject or xstest.")] = None
+    attacker: Annotated[
+        str | None,
+        typer.Option(help="Who writes for pair and crescendo: a model as above, or http://host:8000/v1#NAME."),
+    ] = None
+    ends: Annotated[str, typer.Option(help="Judge that ends gcg, pair and crescendo early; it does not count.")] = (
+        "refusal_strings"
+    )
+    rounds: Annotated[int, typer.Option(help="Most rounds of pair and crescendo.", min=1)] = 5
+    gcg_steps: Annotated[int, typer.Option(help="Most steps of gcg, per prompt.")] = 250
+    gcg_width: Annotated[int, typer.Option(help="Candidates that gcg scores per step.")] = 256
+    gcg_check_every: Annotated[int, typer.Option(help="Steps of gcg between two looks at the answer.")] = 10
+    gcg_prompts: Annotated[int | None, typer.Option(help="Harmful prompts that gcg searches, the first ones.")] = None
+
+    def plan(self, running: Running) -> Any:
+        """Return the plan of the attack stage."""
+        from divalign.safety.adaptive import AttackOptions
+        from divalign.safety.gcg import GcgOptions
+        from divalign.safety.judges import find_judge
+        from divalign.stages.attack import AttackPlan, parse_attacks
+        from divalign.stages.models import LoadOptions, find_model
+
+        attacker = find_model(self.attacker, LoadOptions(running.dtype, running.device)) if self.attacker else None
+        search = GcgOptions(
+            steps=self.gcg_steps,
+            width=self.gcg_width,
+            batch_size=min(self.gcg_width, 256),
+            check_every=self.gcg_check_every,
+        )
+        return AttackPlan(
+            names=parse_attacks(self.attacks or ["direct"]),
+            options=AttackOptions(self.max_new_tokens, self.rounds, gcg=search, gcg_prompts=self.gcg_prompts),
+            protocol=self.protocol,
+            attacker=attacker,
+            stop_judge=find_judge(self.ends),
+            batch_size=running.batch_size,
+        )
+
+
+@app.command(epilog="Example: divalign attack toy --attacks direct,prefill --out runs/attack")
+@with_options
+def attack(
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder for the responses; an attack that was stopped there goes on.", callback=to_folder),
+    ],
+    attacks: Attacks,
+    running: Running,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="toy, a folder, RUN/models/NAME, ORG/NAME or ORG/NAME@REVISION of the hub, URL#NAME; leave out with "
+            "--server."
+        ),
+    ] = None,
+    prompts: Annotated[
+        str,
+        typer.Option(
+            help="JSON lines with prompt and, if you like, id, harmful (true if left out), target for gcg; or 'toy'."
+        ),
+    ] = "toy",
+    server: Annotated[str | None, typer.Option(help="An OpenAI-compatible server, as http://host:8000/v1.")] = None,
+    served_model: Annotated[str | None, typer.Option(help="The model's name on that server.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="A LoRA folder to put on the model.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Attack a model and keep its responses; `divalign judge` says which are unsafe.
+
+    Harmful prompts meet every attack, benign ones are asked directly. The key of a server that wants one is read from
+    the environment variable DIVALIGN_API_KEY.
+    """
+    from divalign.stages.attack import attack as run_stage
+    from divalign.stages.models import find_model
+
+    if (model is None) == (server is None) or (server is None) != (served_model is None):
+        raise ValueError("name what is attacked: a MODEL, or --server URL with --served-model NAME")
+    target = find_model(model or f"{server}#{served_model}", running.options(adapter))
+    with failing():
+        rows = run_stage(target, _prompts(prompts), attacks.plan(running), out, progress=progress_of(quiet=quiet))
+    if not quiet:
+        console.print(f"{len(rows)} responses in {out / 'responses.jsonl'}; next: divalign judge {out}")
+
+
+def _prompts(name: str) -> list[dict[str, Any]]:
+    from divalign.stages.corpus import CorpusSpec, prompt_rows, read_corpus
+
+    return prompt_rows(read_corpus(CorpusSpec(), seed=0)) if name == "toy" else read_jsonl(Path(name))

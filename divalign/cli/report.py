@@ -1,0 +1,100 @@
+"""`divalign report`: the page of a run, and what the paper's points say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from divalign.cli.app import app, console, printed, to_file
+
+
+@app.command(epilog="Example: divalign report runs/tour")
+def report(
+    run: Annotated[Path | None, typer.Argument(help="A run folder.")] = None,
+    show_completions: Annotated[bool, typer.Option("--show-completions", help="Put model text into the page.")] = False,
+    paper: Annotated[bool, typer.Option("--paper", help="Show the paper's 20 points and our test of them.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="With --paper: an .html file for the page.", callback=to_file)
+    ] = None,
+) -> None:
+    """Write RUN/report.html from the files of a run folder; with --paper, show what the paper's points say."""
+    from divalign.report import write_report
+
+    if paper == (run is not None):
+        raise ValueError("give a run folder, or --paper for the paper's points; not both")
+    if run is None:
+        _show_paper(out)
+    else:
+        console.print(str(write_report(run, show_completions=show_completions)))
+
+
+def _show_paper(out: Path | None) -> None:
+    """Print the paper's statistics and our conclusions; write them as a page where `out` is given."""
+    from divalign.study.paper import IN_SHORT, paper_evidence
+
+    statistics, conclusions = _read(paper_evidence())
+    table = Table(title="The paper's 20 points: distance against attack success", title_justify="left")
+    for name in ("statistic", "value", "p", "says"):
+        table.add_column(name, justify="right" if name in ("value", "p") else "left")
+    for one in statistics:
+        table.add_row(
+            one.name, f"{one.symbol} = {one.tested.estimate.value:+.3f}", f"{one.tested.p_value:.3f}", one.says
+        )
+    printed().print(table)
+    for one in conclusions:
+        printed().print(f"{one.name}: {one.words}", highlight=False)
+    printed().print(IN_SHORT, highlight=False)
+    if out is not None:
+        _write(out, statistics, conclusions)
+        console.print(str(out))
+
+
+def _read(found: Any) -> tuple[list[Any], list[Any]]:
+    """Say in words what each number is and what follows from it."""
+    from divalign.report.paper_page import Conclusion, Statistic
+    from divalign.study.verdict import in_words
+
+    statistics = [
+        Statistic(
+            "pooled, as published",
+            "r",
+            found.pooled_z,
+            "log distance falls with success standardised within bases; 20 models count as 20 experiments",
+        ),
+        Statistic(
+            "with fixed effects of the base",
+            "r",
+            found.within_bases,
+            "the same within bases: the link is no artefact of pooling",
+        ),
+        Statistic(
+            "ranks of raw numbers",
+            "rho",
+            found.ranks,
+            "over all bases nothing is left of it: a distance on one base does not compare with one on another",
+        ),
+    ]
+    conclusions = [
+        Conclusion("The four methods as units", in_words(found.by_method)),
+        Conclusion("If all 20 models were independent", in_words(found.by_model)),
+    ]
+    return statistics, conclusions
+
+
+def _write(out: Path, statistics: list[Any], conclusions: list[Any]) -> None:
+    from divalign.report.paper_page import PaperPoint, paper_page
+    from divalign.store import write_bytes
+    from divalign.study.evidence import standardised
+    from divalign.study.paper import IN_SHORT, PAPER_POINTS
+    from divalign.study.verdict import model_cells
+
+    cells = model_cells(PAPER_POINTS)
+    heights = standardised(cells.successes / cells.trials, cells).tolist()
+    points = [
+        PaperPoint(one.family, one.recipe or "", one.separation or 0.0, one.successes, one.trials)
+        for one in PAPER_POINTS
+    ]
+    write_bytes(out, paper_page(points, heights, statistics, conclusions, IN_SHORT).encode())

@@ -1,0 +1,399 @@
+"""What stands in run folders, typed: every result is written and read through these records.
+
+A file's content is validated where it is read, so no room indexes a raw dictionary of results. A record with a schema
+number refuses a file of another one in a sentence. An undecided value is None, never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError
+
+from divalign.core.stats import Estimate
+from divalign.store import cached_json, read_json
+
+
+def _estimate(value: Any) -> Estimate:
+    if isinstance(value, Estimate):
+        return value
+    if not isinstance(value, dict) or set(value) != set(Estimate._fields):
+        raise ValueError("expected an estimate with the fields value, low, high and n")
+    return Estimate(**value)
+
+
+# {"value", "low", "high", "n"} in a file, core's Estimate in memory. A rate is an estimate between 0 and 1.
+EstimateField = Annotated[Estimate, PlainValidator(_estimate), PlainSerializer(lambda value: value._asdict())]
+Rate = EstimateField
+
+
+class Record(BaseModel):
+    """A part of a result file. Unknown fields are errors: a typing error in a name must not lose a number."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=())
+
+    def plain(self) -> dict[str, Any]:
+        """Return plain values for a JSON file."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+File = TypeVar("File", bound="FileRecord")
+
+
+class FileRecord(Record):
+    """A whole result file. A subclass declares the schema that it reads and writes, as Literal[NUMBER]."""
+
+    @classmethod
+    def read(cls: type[File], path: Path) -> File:  # not Self, which beartype refuses
+        """Return a file's content. Raises ValueError, naming it, where it is missing, torn or of another schema."""
+        return read_record(path, cls)
+
+
+def read_record(path: Path, kind: type[Any]) -> Any:
+    """Return a result file as the record `kind`. Raises ValueError, naming the file and the field that does not fit."""
+    if not path.is_file():
+        raise ValueError(f"no file {path}; run the stage that writes it")
+    try:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is torn or no JSON ({error}); run the stage that writes it again") from error
+    expected = _schema(kind)
+    if expected is not None and (not isinstance(content, dict) or content.get("schema") != expected):
+        number = content.get("schema") if isinstance(content, dict) else None
+        raise ValueError(
+            f"{path} has schema {number!r}, this version reads {expected}; run the command that wrote it again, "
+            "in a new folder"
+        )
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(str(part) for part in fault["loc"])
+        raise ValueError(
+            f"{path} does not hold what was expected: {place}: {fault['msg']}; run the stage that writes it again"
+        ) from error
+
+
+def _schema(kind: type[Any]) -> int | None:
+    """Return the schema number that a record's first field names, as Literal[2]."""
+    field = kind.model_fields.get("schema_number")
+    numbers = get_args(field.annotation) if field is not None else ()
+    return numbers[0] if numbers else None
+
+
+Kind = TypeVar("Kind", bound=Record)
+
+
+def cached_record(path: Path, key: str, kind: type[Kind], make: Callable[[], Kind]) -> Kind:
+    """Return the record that `key` stands for from `path`, making it only if the file is not intact for that key."""
+    return kind.model_validate(cached_json(path, key, lambda: make().plain()))
+
+
+class PromptCounts(Record):
+    """The prompts behind a separation: of each class, and how many independent clusters."""
+
+    safe: int
+    harmful: int
+    clusters: int
+
+
+class LayerSeparation(Record):
+    """One layer's held-out separation at one position: a cell of the map. `why` says why there is no number."""
+
+    position: str
+    layer: int
+    bhattacharyya: EstimateField
+    probe_auc: EstimateField
+    flags: list[str]
+    why: str = ""
+
+
+class Margins(Record):
+    """Each prompt's distance from the held-out hyperplane, for a histogram."""
+
+    safe: list[float]
+    harmful: list[float]
+
+
+class FullSeparation(Record):
+    """Everything that is measured at one layer: held out, and as the paper's code does (`*_paper`).
+
+    `flags` doubt the held-out numbers, `flags_paper` the paper's.
+    """
+
+    bhattacharyya: EstimateField
+    silhouette: EstimateField
+    probe_auc: EstimateField
+    tpr_at_1_fpr: EstimateField
+    energy: EstimateField
+    energy_p_value: float | None
+    null: EstimateField | None
+    dimensions: list[int]
+    bhattacharyya_paper: EstimateField
+    silhouette_paper: EstimateField
+    margins: Margins
+    flags: list[str]
+    flags_paper: list[str]
+
+
+class NotMeasured(Record):
+    """What stands in a separation's place where these states allow no number."""
+
+    why: str
+
+
+class BestLayer(Record):
+    """The layer that separates best, chosen and measured on different prompts.
+
+    `stability` is the share of folds that chose this layer; None where it was not measured.
+    """
+
+    layer: int
+    bhattacharyya: EstimateField
+    probe_auc: EstimateField
+    flags: list[str]
+    stability: float | None = None
+
+
+class AttackSeparation(Record):
+    """Held-out separation under each attack, the least and the mean of them."""
+
+    by_attack: dict[str, EstimateField]
+    worst: EstimateField
+    mean: EstimateField
+
+
+class SeparationPart(Record):
+    """Separation on one part of the prompts: those on topics of the training data, or on held-out topics."""
+
+    prompts: PromptCounts
+    lexical_auc: EstimateField
+    length_auc: EstimateField
+    map: list[LayerSeparation]
+    last_layer: dict[str, FullSeparation | NotMeasured]
+    best_layer: dict[str, BestLayer | None]
+    under_attack: dict[str, AttackSeparation] | None = None
+
+
+class SeparationRecord(FileRecord):
+    """separation.json of one model."""
+
+    schema_number: Literal[2] = Field(default=2, alias="schema")
+    divalign: str
+    model: str
+    key: str
+    layers: int
+    parts: dict[str, SeparationPart]
+
+
+class SeparationChangeRecord(Record):
+    """Held-out separation of one model minus another's at the last layer; `cosine` of their refusal directions."""
+
+    before: str
+    after: str
+    position: str
+    bhattacharyya: EstimateField | None = None
+    silhouette: EstimateField | None = None
+    probe_auc: EstimateField | None = None
+    energy: EstimateField | None = None
+    cosine: float | None = None
+    why: str = ""
+
+
+class SeparationChanges(FileRecord):
+    """changes.json of `divalign separate`: every model after the first against the first."""
+
+    schema_number: Literal[1] = Field(default=1, alias="schema")
+    divalign: str
+    models: list[str]
+    changes: list[SeparationChangeRecord]
+
+
+class AttackRecord(FileRecord):
+    """attack.json: what was asked of whom, and the key of the finished responses."""
+
+    schema_number: Literal[2] = Field(default=2, alias="schema")
+    divalign: str
+    target: str
+    target_key: str
+    attacks: list[str]
+    max_new_tokens: int
+    protocol: str | None
+    attacker: str | None
+    stop_judge: str
+    responses_key: str
+
+
+class AttackRates(Record):
+    """One attack's success by one judge; `corrected` is what a judge without errors would have found."""
+
+    asr: Rate
+    undecided: int
+    corrected: EstimateField | None
+
+
+class PartRates(Record):
+    """Rates on one part of the prompts; None where the prompts that a rate needs are missing."""
+
+    attacks: dict[str, AttackRates]
+    over_refusal: Rate | None
+    selectivity: EstimateField | None
+
+
+class JudgeErrors(Record):
+    """How often a judge is right: share called unsafe of what complied, and share called safe of what did not."""
+
+    sensitivity: EstimateField
+    specificity: EstimateField
+
+
+class ProtocolRates(Record):
+    """Numbers by a protocol's own rule, under its label."""
+
+    protocol: str
+    attacks: dict[str, dict[str, EstimateField]]
+
+
+class JudgeRates(Record):
+    """One judge's rates. `addressed` counts responses that speak to their judge."""
+
+    judge: str
+    judge_sha256: str
+    parts: dict[str, PartRates]
+    addressed: int
+    responses: int
+    errors: JudgeErrors | None
+    protocol: ProtocolRates | None
+
+
+class JudgeAgreement(Record):
+    """How far two judges agree on the same responses."""
+
+    judges: list[str]
+    observed: EstimateField
+    kappa: EstimateField
+    confusion: dict[str, dict[str, int]]
+    disagreements: list[tuple[str, str]]
+
+
+class RatesRecord(FileRecord):
+    """rates.json: every judge's rates on the responses of one model."""
+
+    schema_number: Literal[3] = Field(default=3, alias="schema")
+    divalign: str
+    target: str
+    responses_sha256: str
+    judges: list[JudgeRates]
+    agreement: list[JudgeAgreement]
+
+
+class RateChange(Record):
+    """A difference of two rates on the same prompts, exact p, and p by Holm; `clusters` None: McNemar by prompt."""
+
+    change: EstimateField
+    p_value: float
+    p_holm: float
+    clusters: int | None
+
+
+class JudgeChanges(Record):
+    """What changed from one model's responses to another's by one judge."""
+
+    before: str
+    judge: str
+    changes: dict[str, RateChange]
+
+
+class RateChanges(FileRecord):
+    """changes.json of `divalign judge --compare`."""
+
+    schema_number: Literal[1] = Field(default=1, alias="schema")
+    divalign: str
+    target: str
+    comparisons: list[JudgeChanges]
+
+
+class DivergenceRecord(Record):
+    """One divergence's held-out estimate in nats, with what it must be read with; see core.estimate and core.measure.
+
+    The fields after `flags` are None where all rows were measured at once and none fitted a shift.
+    """
+
+    estimate: EstimateField
+    bound: float
+    lower: float | None
+    ceiling: float | None
+    effective_sample_size: float
+    flags: list[str]
+    train_bound: float | None = None
+    overfit_gap: float | None = None
+    shift: float | None = None
+    null: EstimateField | None = None
+    p_value: float | None = None
+
+
+class DivergenceFile(FileRecord):
+    """divergence.json: each divergence of the aligned from the unaligned responses."""
+
+    schema_number: Literal[2] = Field(default=2, alias="schema")
+    divergences: dict[str, DivergenceRecord]
+
+
+class SeparationNumbers(Record):
+    """The numbers of a separation that results.json repeats."""
+
+    bhattacharyya_paper: EstimateField
+    silhouette_paper: EstimateField
+    bhattacharyya: EstimateField
+    probe_auc: EstimateField
+    lexical_auc: EstimateField
+
+
+class PartResult(Record):
+    """What was measured on one part of the prompts."""
+
+    separation: SeparationNumbers
+    flags: list[str]
+    asr: dict[str, Rate]
+    over_refusal: Rate
+
+
+class ModelResult(Record):
+    """A model's entry of results.json; `method`, `data` and `seed` are None for the base."""
+
+    name: str
+    method: str | None
+    data: str | None
+    seed: int | None
+    separation: SeparationNumbers
+    flags: list[str]
+    asr: dict[str, Rate]
+    over_refusal: Rate
+    divergence: dict[str, EstimateField]
+    held_out: PartResult | None = Field(default=None, exclude_if=lambda value: value is None)
+
+
+class VerdictRecord(Record):
+    """Whether separation goes with fewer successful attacks over a run's models."""
+
+    statistic: str
+    value: float | None
+    p_value: float | None
+    power: float | None
+    n_models: int
+    conclusion: str
+    words: str
+
+
+class Results(FileRecord):
+    """results.json."""
+
+    schema_number: Literal[2] = Field(default=2, alias="schema")
+    divalign: str
+    config_sha256: str
+    seconds: float
+    overlap: dict[str, int] | None = Field(default=None, exclude_if=lambda value: value is None)
+    models: list[ModelResult]
+    verdict: VerdictRecord

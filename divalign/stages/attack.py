@@ -1,0 +1,276 @@
+"""Attack a model and keep its responses, in a folder that is found again by content whatever stopped it.
+
+attack.json          what was asked of whom, and the key of the finished responses
+responses.journal    every response as it came, checked line by line
+responses.jsonl      all of them in order, once the last has come
+gcg/, gcg.jsonl      states of white-box searches; their losses, without suffixes
+
+Harmful prompts meet every attack, benign ones are asked directly. Under a protocol both meet every attack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from divalign import __version__
+from divalign.core.names import find
+from divalign.data.examples import Conversation, Row
+from divalign.records import AttackRecord
+from divalign.safety.adaptive import AdaptiveAttack, AttackContext, AttackOptions, without_verdict
+from divalign.safety.attacks import TEMPLATE, find_attack
+from divalign.safety.evaluate import check_ids, with_responses
+from divalign.safety.journal import Journal
+from divalign.safety.judges import JUDGES, Judge, Verdict, find_judge
+from divalign.safety.protocols import PROTOCOLS, Protocol, follow
+from divalign.safety.single_shot import Attack, direct
+from divalign.stages.folder import Progress, check_unclaimed
+from divalign.stages.models import OpenModel, recalled
+from divalign.store import cached_rows, digest, intact, write_json
+
+ATTACKER_TOKENS = 256
+STALE = ("verdicts.jsonl", "rates.json", "changes.json")
+UNJUDGED = Judge("unjudged", "0" * 64, lambda _prompts, responses: [Verdict(None, "not judged yet")] * len(responses))
+
+
+@dataclass(frozen=True)
+class AttackPlan:
+    """Which attacks, and how they are run.
+
+    `stop_judge` ends a search or a conversation early; who judges the responses is decided later. A `protocol` sets the
+    lengths of responses in place of `options.max_new_tokens`. `attacker` writes the messages of PAIR and Crescendo.
+    """
+
+    names: Sequence[str]
+    options: AttackOptions = field(default_factory=AttackOptions)
+    protocol: str | None = None
+    attacker: OpenModel | None = None
+    stop_judge: Judge = JUDGES["refusal_strings"]
+    batch_size: int = 64
+
+    def attacks(self) -> dict[str, Attack | AdaptiveAttack]:
+        """Return the attacks by name. Raises ValueError for a name that is no attack, and for none."""
+        if not self.names:
+            raise ValueError("no attack was named; `direct` asks each prompt as it is")
+        return {name: find_attack(name) for name in self.names}
+
+
+def attack(target: OpenModel, prompts: Sequence[Row], plan: AttackPlan, out: Path, *, progress: Progress) -> list[Row]:
+    """Return the responses to every attack and prompt, writing only what the folder does not hold yet.
+
+    A row has the prompt's columns but its "target", "attack", "response", and where there is one "try", "rounds",
+    "message", "stage". Verdicts on other responses that stand in the folder are renamed to stale-*.
+
+    Raises ValueError for a name that is no attack, an attack that lacks a model it needs, and a folder of another
+    model's responses.
+    """
+    prompts = read_prompts(prompts)
+    check_plan(plan, target)
+    key = _key(target, prompts, plan)
+    _claim(out, target, plan, key)
+    if not intact(out / "responses.jsonl", key):
+        _mark_stale(out)
+
+    def make() -> list[Row]:
+        with Journal(out / "responses.journal") as journal:
+            rows = _responses(target, prompts, plan, out, journal, progress)
+        return [{name: value for name, value in row.items() if name != "target"} for row in rows]
+
+    return cached_rows(out / "responses.jsonl", key, make)
+
+
+def parse_attacks(texts: Sequence[str]) -> list[str]:
+    """Return the names in comma-separated lists, each once; a text that begins with "template:" is one name."""
+    parts = [[text] if text.startswith(TEMPLATE) else text.split(",") for text in texts]
+    return list(dict.fromkeys(name.strip() for part in parts for name in part if name.strip()))
+
+
+def read_prompts(rows: Sequence[Row]) -> list[Row]:
+    """Return prompts as every step below wants them: id (the row's number if it has none), prompt, harmful.
+
+    A cluster that is null is none: else all such prompts would be one. Raises ValueError for a row without a text, a
+    `harmful` that is not true or false, a cluster that is neither text nor number, and for two of one id.
+    """
+    prompts = []
+    for number, row in enumerate(rows, start=1):
+        text, harmful, target = row.get("prompt"), row.get("harmful", True), row.get("target", "?")
+        if not (isinstance(text, str) and text.strip() and isinstance(harmful, bool)):
+            raise ValueError(
+                f"row {number} has prompt={text!r} and harmful={harmful!r}; expected a text, and true or false"
+            )
+        if not (isinstance(target, str) and target.strip()):
+            raise ValueError(f"row {number} has target={target!r}; expected the opening of an answer, or no target")
+        cluster = row.get("cluster")
+        if isinstance(cluster, bool) or not isinstance(cluster, str | int | float | None):
+            raise ValueError(f"row {number} has cluster={cluster!r}; expected a text or a number, or no cluster")
+        row = {name: value for name, value in row.items() if name != "cluster" or value is not None}
+        prompts.append({**row, "id": str(row.get("id", f"{number:04d}")), "prompt": text, "harmful": harmful})
+    check_ids(prompts)
+    return prompts
+
+
+def find_protocol(name: str) -> Protocol:
+    """Return a protocol. Raises ValueError, naming the nearest, for an unknown name."""
+    return find(name, PROTOCOLS, kind="protocol", of=Protocol)
+
+
+def check_plan(plan: AttackPlan, target: OpenModel | None = None) -> None:
+    """Raise ValueError, before anything is written, for a misspelt name and for an attack that lacks a model."""
+    for name, entry in plan.attacks().items():
+        if not isinstance(entry, AdaptiveAttack):
+            continue
+        if entry.needs_weights and target is not None and target.load is None:
+            raise ValueError(f"{name} needs the model's gradient, which a server does not give; name a local model")
+        if entry.needs_attacker and plan.attacker is None:
+            raise ValueError(f"{name} needs a model that writes the messages; name an attacker")
+        if plan.protocol is not None:
+            raise ValueError(f"the protocols ask each prompt once, which {name} does not; leave one of them out")
+    if plan.protocol is not None:
+        find_protocol(plan.protocol)
+
+
+def _responses(
+    target: OpenModel, prompts: Sequence[Row], plan: AttackPlan, out: Path, journal: Journal, progress: Progress
+) -> list[Row]:
+    attacks = plan.attacks()
+    single = {name: entry for name, entry in attacks.items() if not isinstance(entry, AdaptiveAttack)}
+    if plan.protocol is not None:
+        return _by_protocol(find_protocol(plan.protocol), target, prompts, plan, journal, progress)
+    rows = _single_shots(target, prompts, single, plan, journal, progress)
+    harmful = [row for row in prompts if row["harmful"]]
+    for name, entry in attacks.items():
+        if isinstance(entry, AdaptiveAttack):
+            context = _context(name, entry, target, plan, out, journal, progress)
+            rows += entry(context, harmful)
+    return rows
+
+
+def _single_shots(
+    target: OpenModel,
+    prompts: Sequence[Row],
+    attacks: Mapping[str, Attack],
+    plan: AttackPlan,
+    journal: Journal,
+    progress: Progress,
+) -> list[Row]:
+    """Ask all that needs one answer each, in one call, so that batches reach across attacks."""
+    harmful = [row for row in prompts if row["harmful"]]
+    asked = [({**row, "attack": name}, entry(row["prompt"])) for name, entry in attacks.items() for row in harmful]
+    asked += [({**row, "attack": "direct"}, direct(row["prompt"])) for row in prompts if not row["harmful"]]
+    with progress(f"attacks {target.name}", len(asked), "responses") as advance:
+        generate = recalled(target, journal, plan.options.max_new_tokens, batch_size=plan.batch_size, advance=advance)
+        return with_responses([row for row, _ in asked], generate([conversation for _, conversation in asked]))
+
+
+def _context(
+    name: str,
+    entry: AdaptiveAttack,
+    target: OpenModel,
+    plan: AttackPlan,
+    out: Path,
+    journal: Journal,
+    progress: Progress,
+) -> AttackContext:
+    most = plan.options.max_new_tokens
+
+    def announce(stage: str, total: int, unit: str) -> Any:
+        return progress(f"{stage} {target.name}", total, unit)
+
+    return AttackContext(
+        target=recalled(target, journal, most, batch_size=plan.batch_size),
+        attacker=recalled(plan.attacker, journal, ATTACKER_TOKENS) if plan.attacker else None,
+        weights=target.load,
+        stop_judge=plan.stop_judge,
+        options=plan.options,
+        folder=out,
+        progress=announce,
+        made_from=[target.key, most],
+    )
+
+
+def _by_protocol(
+    protocol: Protocol,
+    target: OpenModel,
+    prompts: Sequence[Row],
+    plan: AttackPlan,
+    journal: Journal,
+    progress: Progress,
+) -> list[Row]:
+    """Write what a protocol asks for. The last judge decides later; the ones before decide what is written anew."""
+    judges = {stage.judge: find_judge(stage.judge) for stage in protocol.stages[:-1]}
+    judges[protocol.stages[-1].judge] = UNJUDGED
+    attacks: dict[str, Any] = plan.attacks()
+
+    def write(conversations: Sequence[Conversation], most: int) -> list[str]:
+        return recalled(target, journal, most, batch_size=plan.batch_size, advance=advance)(conversations)
+
+    with progress(protocol.name, len(attacks) * len(prompts) * len(protocol.stages), "responses") as advance:
+        rows = follow(protocol, write, judges, attacks, prompts)
+    return [without_verdict(row) for row in rows]
+
+
+def _key(target: OpenModel, prompts: Sequence[Row], plan: AttackPlan) -> str:
+    """Return the address of the responses: everything they depend on, and nothing that they do not."""
+    parts: list[Any] = [target.key, prompts, plan.options.max_new_tokens, plan.protocol]
+    for name, entry in plan.attacks().items():
+        parts.append(_content(name, entry))
+        if isinstance(entry, AdaptiveAttack):
+            parts.append(entry.depends_on(plan.options))
+            parts.append(plan.stop_judge.sha256 if entry.stops_early else None)
+            parts.append(plan.attacker.key if entry.needs_attacker and plan.attacker else None)
+    return digest("responses", *parts)
+
+
+def _content(name: str, entry: Attack | AdaptiveAttack) -> str:
+    """Return a name that changes with what it stands for: a template's text, not its file."""
+    if name.startswith(TEMPLATE) and not isinstance(entry, AdaptiveAttack):
+        return digest("template", list(entry("{prompt}").messages))
+    return name
+
+
+def _claim(out: Path, target: OpenModel, plan: AttackPlan, key: str) -> None:
+    """Write attack.json. Raises ValueError where the folder holds another model's responses, or something else.
+
+    A folder with a model.json is a model's own, in a run or of `divalign train`.
+    """
+    before = read_attack(out)
+    if before is not None and before.target_key != target.key:
+        raise ValueError(f"{out} holds responses of another model, {before.target!r}; choose another --out")
+    resumes = is_torn(out) and (out / "responses.journal").is_file()
+    if before is None and not resumes and not (out / "model.json").is_file():
+        check_unclaimed(out, "attack")
+    record = AttackRecord(
+        divalign=__version__,
+        target=target.name,
+        target_key=target.key,
+        attacks=list(plan.names),
+        max_new_tokens=plan.options.max_new_tokens,
+        protocol=plan.protocol,
+        attacker=plan.attacker.name if plan.attacker else None,
+        stop_judge=plan.stop_judge.id,
+        responses_key=key,
+    )
+    if record != before:
+        write_json(out / "attack.json", record.plain())
+
+
+def _mark_stale(out: Path) -> None:
+    """Rename what was made of other responses than those that will stand in the folder."""
+    for name in STALE:
+        if (out / "responses.jsonl").is_file() and (out / name).is_file():
+            (out / name).replace(out / f"stale-{name}")
+
+
+def read_attack(folder: Path) -> AttackRecord | None:
+    """Return a folder's attack.json; None where there is none, or a kill or an editor left it torn."""
+    try:
+        return AttackRecord.read(folder / "attack.json")
+    except ValueError:
+        return None
+
+
+def is_torn(folder: Path) -> bool:
+    """Tell whether a folder has an attack.json that cannot be read: it is an attack's, and nobody knows which one's."""
+    return (folder / "attack.json").exists() and read_attack(folder) is None

@@ -1,0 +1,100 @@
+"""Build a training set from sources: read, let a model answer what has no answer, rank, make the rows, write a card.
+
+What a model writes is remembered in a journal beside the set, so that a build that was stopped, or whose server went
+away, goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from divalign.data.build import answered_by, build
+from divalign.data.examples import user_says
+from divalign.data.files import entry_for
+from divalign.data.rating import Rate
+from divalign.data.sources import find_source, read_sources
+from divalign.data.writing import WRITERS, write_file
+from divalign.safety.journal import Journal
+from divalign.stages.corpus import balanced
+from divalign.stages.models import OpenModel, recalled
+from divalign.store import file_digest, write_json
+from divalign.toy import world
+
+
+class SetPlan(NamedTuple):
+    """What to build: the sources joined by "+" ("toy" is the embedded world), the recipe, how many rows, which draw."""
+
+    sources: str
+    name: str
+    n: int | None = None
+    seed: int = 0
+
+
+def build_set(
+    what: SetPlan,
+    out: Path,
+    *,
+    folder: Path | None = None,
+    download: bool = False,
+    writer: OpenModel | None = None,
+    max_new_tokens: int = 256,
+    rater: Callable[[Callable[[Sequence[str]], list[str]] | None], Rate] | None = None,
+) -> dict[str, Any]:
+    """Write the rows to `out`, as its ending says, and the card to `out` with .card.json behind its name; return it.
+
+    `rater` is given the writer, with its memory, and returns a rater. Raises ValueError where there is nothing to
+    build, and leaves nothing behind but the journal.
+    """
+    entry_for(WRITERS, out)
+    if what.n is not None and what.n < 2:
+        raise ValueError(f"n is {what.n}, expected at least 2, a row of each class; leave it out for all rows")
+    if what.sources == "toy":
+        requests = world.requests("train", held_out=False, seed=what.seed)
+    else:
+        requests = read_sources(what.sources, folder, seed=what.seed, download=download)
+    requests = balanced(requests, what.n) if what.n is not None else requests
+    journal = out.with_suffix(".journal")
+    if writer is None:
+        built = build(requests, what.name, seed=what.seed, rate=rater(None) if rater else None)
+    else:
+        with Journal(journal) as memory:
+            recall = recalled(writer, memory, max_new_tokens)
+
+            def write(prompts: Sequence[str]) -> list[str]:
+                return recall([user_says(prompt) for prompt in prompts])
+
+            requests = answered_by(write, requests)
+            built = build(requests, what.name, seed=what.seed, rate=rater(write) if rater else None)
+    write_file(out, built.rows)
+    card = {
+        **_card(what, len(built.rows), built.left_out),
+        "written_by": writer.name if writer else None,
+        "sha256": file_digest(out),
+    }
+    write_json(out.with_name(f"{out.name}.card.json"), card)
+    return card
+
+
+def _card(what: SetPlan, n: int, left_out: dict[str, int]) -> dict[str, Any]:
+    told = {name: _published(name) for name in what.sources.split("+")}
+    return {
+        "source": what.sources,
+        "licence": ", ".join(dict.fromkeys(licence or "not stated" for licence, _ in told.values())),
+        "recipe": what.name,
+        "seed": what.seed,
+        "rows": n,
+        "left_out": left_out,
+        "sources": {name: {"licence": licence, "published": where} for name, (licence, where) in told.items()},
+    }
+
+
+def _published(name: str) -> tuple[str, str]:
+    """Return a source's licence and where it was published; nobody knows of a file."""
+    if name == "toy":
+        return "Apache-2.0", "divalign.toy"
+    if name.startswith("file:"):
+        return "", ""
+    source = find_source(name)
+    return source.licence, source.source

@@ -1,0 +1,298 @@
+"""Estimate divergences: of two sets of responses by a policy or a frozen model, and of one policy from another.
+
+Three questions. How far apart does a trained policy prove two sets of responses to be (log-ratios to its reference)?
+How far apart are they before any training (a frozen model's states, a bilinear critic)? How far is one policy from
+another (KL, by sampling from the first)? All end in numbers with what they must be read with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from divalign.core.divergences import find_divergence
+from divalign.core.estimate import Evaluation, evaluate_critic, policy_kl
+from divalign.core.measure import Measurement, Protocol, measure, measure_split, split_by_features
+from divalign.core.stats import Estimate
+from divalign.data.batching import Encoded
+from divalign.data.columns import check_columns, turns_of
+from divalign.data.examples import Conversation, Row, as_messages
+from divalign.lm.generate import sample
+from divalign.lm.hidden import response_states
+from divalign.lm.load import LM
+from divalign.lm.score import sequence_log_probs
+from divalign.records import DivergenceFile, DivergenceRecord, cached_record
+from divalign.stages.folder import Progress, silent
+from divalign.stages.models import OpenModel
+from divalign.store import cached_arrays, digest
+from divalign.train.couples import EncodedRows, encode_rows
+
+KINDS = (frozenset({"prompt", "chosen", "rejected"}), frozenset({"prompt", "completion", "label"}))
+HEADLINES = ("js", "tv", "hellinger", "lecam", "kl")
+FILE = "divergence.json"
+
+
+@dataclass(frozen=True)
+class EstimatePlan:
+    """Which divergences, by which protocol, and how much is read and scored at once.
+
+    r = `beta` (log policy - log reference). With `split`, half of the prompts fit one constant shift of r and the other
+    half are measured, beside shuffled labels; without, all rows are measured with the critic as it is. `max_length`
+    counts tokens of prompt and response together.
+    """
+
+    divergences: Sequence[str] = HEADLINES
+    beta: float = 0.1
+    split: bool = True
+    protocol: Protocol = field(default_factory=Protocol)
+    max_length: int = 1024
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an unknown divergence and for a beta that is not above 0."""
+        for name in self.divergences:
+            find_divergence(name)
+        if not self.beta > 0:
+            raise ValueError(f"beta is {self.beta:g}, expected a number above 0: r = beta log(policy / reference)")
+
+
+def estimate(
+    rows: Sequence[Row],
+    policy: OpenModel,
+    reference: OpenModel,
+    plan: EstimatePlan,
+    out: Path,
+    *,
+    cache: Path | None = None,
+    progress: Progress = silent,
+) -> DivergenceFile:
+    """Estimate as `from_policy` does into `out`/divergence.json, unless it stands there intact.
+
+    `cache` keeps the reference's log-probabilities for other policies.
+    """
+    key = digest("divergence", 3, policy.key, reference.key, list(rows), _identity(plan))
+
+    def make() -> DivergenceFile:
+        return from_policy(rows, policy, reference, plan, cache=cache, progress=progress)
+
+    return cached_record(out / FILE, key, DivergenceFile, make)
+
+
+def from_policy(
+    rows: Sequence[Row],
+    policy: OpenModel,
+    reference: OpenModel,
+    plan: EstimatePlan,
+    *,
+    cache: Path | None = None,
+    progress: Progress = silent,
+) -> DivergenceFile:
+    """Return each divergence that r = beta (log policy - log reference) proves between aligned and unaligned responses.
+
+    `rows` are TRL's, paired or not, and none of them may have trained the policy. Prompts are the clusters, or the
+    rows' own where they bring any. Raises ValueError for rows without columns or a class, other tokenizers than one,
+    and what `core.measure.measure` raises.
+    """
+    lm = policy.lm()
+    encoded = encode_rows(checked(rows), lm.tokenizer, max_length=plan.max_length)
+    responses: list[Encoded] = [*encoded.aligned, *encoded.unaligned]
+    log_policy = _log_probs(policy.name, lm, responses, plan, progress)
+    log_reference = _reference(policy, reference, responses, plan, cache, progress)
+    r = plan.beta * (log_policy - log_reference)
+    split = len(encoded.aligned)
+    return DivergenceFile(
+        divergences={name: _measured(r[:split], r[split:], name, encoded, plan) for name in plan.divergences}
+    )
+
+
+def from_features(
+    rows: Sequence[Row], model: OpenModel, plan: EstimatePlan, *, progress: Progress = silent
+) -> DivergenceFile:
+    """Return each divergence that a bilinear critic on a frozen model's response states proves, before any training."""
+    lm = model.lm()
+    encoded = encode_rows(checked(rows), lm.tokenizer, max_length=plan.max_length)
+    responses = [*encoded.aligned, *encoded.unaligned]
+    pad, size = lm.tokenizer.pad_token_id, plan.batch_size
+    with progress(f"states {model.name}", len(responses), "responses") as advance:
+        states = response_states(lm.model, responses, pad, batch_size=size, on_progress=advance)
+    split = len(encoded.aligned)
+    sides, contexts = (
+        (part[:split].astype(np.float64), part[split:].astype(np.float64))
+        for part in (states["response"], states["prompt"])
+    )
+    halves = split_by_features(*sides, encoded.clusters, plan.protocol, contexts=contexts)
+    return DivergenceFile(
+        divergences={name: _record(measure_split(halves, name, plan.protocol)) for name in plan.divergences}
+    )
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """How KL(policy, reference) is sampled: `samples` responses a prompt, cut at `max_new_tokens`."""
+
+    samples: int = 4
+    max_new_tokens: int = 64
+    confidence: float = 0.95
+    seed: int = 0
+    batch_size: int = 64
+
+
+def kl_by_sampling(
+    prompts: Sequence[Any],
+    policy: OpenModel,
+    reference: OpenModel,
+    plan: SamplingPlan | None = None,
+    *,
+    progress: Progress = silent,
+) -> Estimate:
+    """Return KL(policy, reference) per prompt in nats, over responses cut at `max_new_tokens`, with its interval.
+
+    Unbiased: responses are drawn from the policy and scored token by token by both. `prompts` are strings or messages.
+    Raises ValueError for two tokenizers: a token's number means nothing to another vocabulary.
+    """
+    plan = plan or SamplingPlan()
+    lms = policy.lm(), reference.lm()
+    _check_vocabularies(policy.name, lms[0], reference.name, lms[1])
+    conversations = [
+        Conversation(tuple(as_messages(prompt, "user"))) for prompt in prompts for _ in range(plan.samples)
+    ]
+    seeds = [plan.seed + draw for _ in prompts for draw in range(plan.samples)]
+    sizes = {"max_new_tokens": plan.max_new_tokens, "batch_size": plan.batch_size}
+    with progress(f"sample {policy.name}", len(conversations), "responses") as advance:
+        samples = sample(lms[0].model, lms[0].tokenizer, conversations, seeds=seeds, on_progress=advance, **sizes)
+    pad = lms[0].tokenizer.pad_token_id
+    logs = [sequence_log_probs(lm.model, samples, pad, batch_size=plan.batch_size) for lm in lms]
+    clusters = np.repeat(np.arange(len(prompts)), plan.samples)
+    return policy_kl(logs[0], logs[1], clusters, plan.confidence)
+
+
+def labelled(aligned: Sequence[Mapping[str, Any]], unaligned: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Make TRL's unpaired rows of two sets of responses, each row with a prompt and a response (or completion).
+
+    Raises ValueError where a column is missing, with the set and the row.
+    """
+    return [
+        {
+            "prompt": _column(row, ("prompt",), name, place),
+            "completion": _column(row, ("response", "completion"), name, place),
+            "label": label,
+        }
+        for name, label, side in (("aligned", True, aligned), ("unaligned", False, unaligned))
+        for place, row in enumerate(side, start=1)
+    ]
+
+
+def checked(rows: Sequence[Row]) -> Sequence[Row]:
+    """Return TRL's rows, each of which is paired if the first one is, or unpaired, with text in every column.
+
+    Raises ValueError, with the row. What kinds there are, and that both classes need rows, `encode_rows` says.
+    """
+    kind = next((kind for kind in KINDS if rows and kind <= set(rows[0])), frozenset())
+    for place, row in enumerate(rows, start=1):
+        check_columns(row, sorted(kind), f"row {place}")
+        for name in sorted(kind - {"label"}):
+            _check_turns(row, name, "user" if name == "prompt" else "assistant", place)
+    return rows
+
+
+def unique_prompts(rows: Sequence[Row]) -> list[Any]:
+    """Return each different prompt of a file of rows, once, in order. Raises ValueError for one that is no text."""
+    for place, row in enumerate(rows, start=1):
+        check_columns(row, ("prompt",), f"row {place}")
+        _check_turns(row, "prompt", "user", place)
+    return list({str(row["prompt"]): row["prompt"] for row in rows}.values())
+
+
+def _identity(plan: EstimatePlan) -> list[Any]:
+    protocol = [plan.protocol.confidence, plan.protocol.draws, plan.protocol.seed]
+    split = [plan.protocol.train_share, plan.protocol.permutations] if plan.split else None
+    return [list(plan.divergences), plan.beta, protocol, split, plan.max_length]
+
+
+def _reference(
+    policy: OpenModel,
+    reference: OpenModel,
+    responses: Sequence[Encoded],
+    plan: EstimatePlan,
+    cache: Path | None,
+    progress: Progress,
+) -> np.ndarray:
+    """Return the reference's log-probabilities; it is not loaded where `cache` holds them."""
+
+    def make() -> dict[str, np.ndarray]:
+        lm = reference.lm()
+        _check_vocabularies(policy.name, policy.lm(), reference.name, lm)
+        return {"log_probs": _log_probs(reference.name, lm, responses, plan, progress)}
+
+    if cache is None:
+        return make()["log_probs"]
+    key = digest("reference", reference.key, list(responses))
+    return cached_arrays(cache / f"{key}.safetensors", key, make)["log_probs"]
+
+
+def _check_vocabularies(name: str, lm: LM, other_name: str, other: LM) -> None:
+    if lm.tokenizer.get_vocab() != other.tokenizer.get_vocab():
+        raise ValueError(
+            f"{name} and {other_name} have different vocabularies, so a ratio of their probabilities means nothing; "
+            "name two models of one tokenizer"
+        )
+
+
+def _log_probs(name: str, lm: LM, responses: Sequence[Encoded], plan: EstimatePlan, progress: Progress) -> np.ndarray:
+    pad, size = lm.tokenizer.pad_token_id, plan.batch_size
+    with progress(f"score {name}", len(responses), "responses") as advance:
+        return sequence_log_probs(lm.model, responses, pad, batch_size=size, on_progress=advance)
+
+
+def _measured(
+    aligned: np.ndarray, unaligned: np.ndarray, name: str, encoded: EncodedRows, plan: EstimatePlan
+) -> DivergenceRecord:
+    protocol = plan.protocol
+    if plan.split:
+        return _record(measure(aligned, unaligned, name, encoded.clusters, protocol))
+    evaluation = evaluate_critic(
+        aligned, unaligned, name, encoded.clusters, protocol.confidence, draws=protocol.draws, seed=protocol.seed
+    )
+    return DivergenceRecord(**_fields(evaluation))
+
+
+def _record(measurement: Measurement) -> DivergenceRecord:
+    return DivergenceRecord(
+        **_fields(measurement.held_out),
+        train_bound=measurement.train_bound,
+        overfit_gap=measurement.overfit_gap,
+        shift=measurement.shift,
+        null=measurement.null,
+        p_value=measurement.p_value,
+    )
+
+
+def _fields(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "estimate": evaluation.estimate,
+        "bound": evaluation.bound,
+        "lower": evaluation.lower,
+        "ceiling": evaluation.ceiling if np.isfinite(evaluation.ceiling) else None,
+        "effective_sample_size": evaluation.effective_sample_size,
+        "flags": sorted(evaluation.flags),
+    }
+
+
+def _check_turns(row: Row, name: str, role: str, place: int) -> None:
+    try:
+        turns_of(row[name], role, name)
+    except ValueError as error:
+        raise ValueError(f"row {place}: {error}") from error
+
+
+def _column(row: Mapping[str, Any], names: tuple[str, ...], side: str, place: int) -> Any:
+    for name in names:
+        if name in row:
+            return row[name]
+    raise ValueError(
+        f"row {place} of the {side} responses has the columns {', '.join(map(str, row))}; expected {' or '.join(names)}"
+    )

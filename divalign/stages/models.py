@@ -1,0 +1,292 @@
+"""Which model: the one answer for targets, attackers, judges, references and bases, for every verb and for a run.
+
+A model is spelled as
+    toy                         the embedded model
+    FOLDER                      a model saved with save_pretrained, or a LoRA adapter on its base
+    RUN/models/NAME             a model of a run, or any folder that `divalign train` wrote
+    ORG/NAME, ORG/NAME@REVISION a model of the hub
+    http://host:8000/v1#NAME    the model NAME of an OpenAI-compatible server
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from divalign.data.examples import Conversation
+from divalign.lm.generate import generate
+from divalign.lm.load import LM, Dtype, check_device, load_lm
+from divalign.lm.next_token import next_token_logprobs
+from divalign.lm.server import Server, generate_on_server
+from divalign.safety.journal import Journal, remembered
+from divalign.store import digest, folder_digest, read_json, write_json
+from divalign.toy.world import ASSETS
+
+KEY_VARIABLE = "DIVALIGN_API_KEY"
+MODEL_FILE = "model.json"  # beside a model of a run: its spec
+EMBEDDED = "toy"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model's place and how it is loaded: weights, an adapter on them or None, and load options.
+
+    `name` is what reports call it. A `source` that begins with http:// or https:// is served.
+    """
+
+    source: str
+    name: str
+    adapter: str | None = None
+    revision: str | None = None
+    chat_template: str | None = None
+    dtype: Dtype = "float32"
+    device: str = "cpu"
+    trust_remote_code: bool = False
+
+    @property
+    def served(self) -> bool:
+        return self.source.startswith(("http://", "https://"))
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What a user says of loading; None leaves what the model's own folder says, else float32 on the CPU."""
+
+    dtype: Dtype | None = None
+    device: str | None = None
+    adapter: Path | None = None
+    chat_template: str | None = None
+
+
+class OpenModel(NamedTuple):
+    """A model that can be used. `key` names all that its output depends on, and is known without loading it.
+
+    `generate` takes conversations and `max_new_tokens`, `batch_size`, `on_response`, and decodes greedily. `load` gives
+    weights and tokenizer, once; it is None for a served model.
+    """
+
+    name: str
+    key: str
+    generate: Callable[..., list[str]]
+    load: Callable[[], LM] | None
+
+    def lm(self) -> LM:
+        """Return weights and tokenizer. Raises ValueError for a served model."""
+        if self.load is None:
+            raise ValueError(f"{self.name} is served and gives no weights; name a local model")
+        return self.load()
+
+
+def model_spec(spelling: str, options: LoadOptions | None = None) -> ModelSpec:
+    """Return what a spelling stands for, with `options` laid over what the model's own folder says.
+
+    Raises ValueError for an adapter that does not say what it was made for, a server without the name of its model,
+    and a model of a run that is not trained yet.
+    """
+    spec, options = _spec(spelling), options or LoadOptions()
+    changes = {name: value for name, value in asdict(options).items() if value is not None}
+    if options.adapter is not None:
+        if not options.adapter.is_dir():
+            raise ValueError(f"no adapter folder at {options.adapter}; give the folder that save_pretrained wrote")
+        if spec.adapter is not None:
+            raise ValueError(f"{spelling} has the adapter {spec.adapter} already; merge it before adding another")
+        changes["adapter"] = str(options.adapter)
+    return replace(spec, **changes)
+
+
+def open_model(spec: ModelSpec) -> OpenModel:
+    """Return a model without loading it. Raises ValueError for a missing folder and a device that torch lacks."""
+    return _open_served(spec) if spec.served else _open_local(spec)
+
+
+def find_model(spelling: str, options: LoadOptions | None = None) -> OpenModel:
+    """Return the model that a spelling stands for. Raises what `model_spec` and `open_model` raise."""
+    return open_model(model_spec(spelling, options))
+
+
+def write_model_spec(folder: Path, spec: ModelSpec) -> None:
+    """Leave model.json in a model's folder, so that the folder can be named as a model; untouched if it says the same.
+
+    Paths inside the folder are written relative to it: a run folder can be moved.
+    """
+    content = {name: value for name, value in asdict(spec).items() if name != "name"}
+    for field in ("source", "adapter"):
+        path = content[field]
+        if path is not None and Path(path).is_dir():
+            inside = Path(path).resolve().is_relative_to(folder.resolve())
+            content[field] = f"./{Path(path).relative_to(folder)}" if inside else str(Path(path).resolve())
+    if content["source"] == str(ASSETS.resolve()):
+        content["source"] = EMBEDDED
+    path = folder / MODEL_FILE
+    if not path.is_file() or read_json(path) != content:
+        write_json(path, content)
+
+
+def base_spec(spelling: str, **options: Any) -> ModelSpec:
+    """Return the spec of a base model with a configuration's load options; None leaves the folder's own."""
+    return replace(_spec(spelling), **{name: value for name, value in options.items() if value is not None})
+
+
+def recalled(
+    model: OpenModel,
+    journal: Journal,
+    max_new_tokens: int,
+    *,
+    batch_size: int = 64,
+    advance: Callable[[int], None] | None = None,
+) -> Callable[[Sequence[Conversation]], list[str]]:
+    """Return the model's `generate` with a memory in `journal`; `advance` is called for each response that comes."""
+
+    def write(
+        conversations: Sequence[Conversation], *, on_response: Callable[[int, str], None], **options: Any
+    ) -> list[str]:
+        def on_each(index: int, text: str) -> None:
+            on_response(index, text)
+            if advance is not None:
+                advance(1)
+
+        sizes = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+        return model.generate(conversations, on_response=on_each, **sizes, **options)
+
+    return remembered(write, journal, made_from=["greedy", model.key, max_new_tokens])
+
+
+def recalled_odds(
+    model: OpenModel, journal: Journal, options: Sequence[str]
+) -> Callable[[Sequence[Conversation]], list[list[float]]]:
+    """Return what gives each conversation's log-probabilities of `options` as the next token, with a memory.
+
+    Raises ValueError for a served model: the protocol gives a few likely tokens, never all that a judge needs.
+    """
+    if model.load is None:
+        raise ValueError(f"{model.name} does not give the probabilities of chosen tokens; name a local model")
+
+    def read(
+        conversations: Sequence[Conversation], *, on_response: Callable[[int, list[float]], None], **_: Any
+    ) -> list[list[float]]:
+        lm = model.lm()
+        return next_token_logprobs(lm.model, lm.tokenizer, conversations, options, on_response=on_response).tolist()
+
+    return remembered(read, journal, made_from=["next token", model.key, list(options)])
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Return each name's last part where that tells them apart, else the names as they are.
+
+    Raises ValueError where a model is named twice.
+    """
+    if len(set(names)) < len(names):
+        raise ValueError(f"a model is named twice among {', '.join(names)}; name each once")
+    last = [Path(name).name for name in names]
+    return last if len(set(last)) == len(last) else list(names)
+
+
+def _spec(spelling: str) -> ModelSpec:
+    folder = Path(spelling)
+    if spelling == EMBEDDED:
+        return ModelSpec(str(ASSETS), EMBEDDED)
+    if spelling.startswith(("http://", "https://")):
+        return _served_spec(spelling)
+    if (folder / MODEL_FILE).is_file():
+        return _saved_spec(folder)
+    if (folder / "checkpoint" / "config.json").is_file() or folder.parent.name == "models":
+        _refuse_unfinished(folder)
+    if (folder / "adapter_config.json").is_file():
+        return _adapter_spec(folder)
+    if spelling.startswith((".", "/", "~")) or folder.exists():
+        return ModelSpec(spelling, folder.name or spelling)
+    source, _, revision = spelling.partition("@")
+    return ModelSpec(source, spelling, revision=revision or None)
+
+
+def _served_spec(spelling: str) -> ModelSpec:
+    url, _, model = spelling.partition("#")
+    if not model:
+        raise ValueError(
+            f"{spelling!r} names a server and no model; write {url}#NAME, with the name the server gives it"
+        )
+    return ModelSpec(spelling, spelling)
+
+
+def _saved_spec(folder: Path) -> ModelSpec:
+    content = read_json(folder / MODEL_FILE)
+    for field in ("source", "adapter"):
+        if isinstance(content[field], str) and content[field].startswith("./"):
+            content[field] = str(folder / content[field])
+    if content["source"] == EMBEDDED:
+        content["source"] = str(ASSETS)
+    return ModelSpec(**content, name=folder.name)
+
+
+def _refuse_unfinished(folder: Path) -> None:
+    if folder.is_dir() and not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+        raise ValueError(f"{folder} holds no finished model; run the command that trains it to the end")
+
+
+def _adapter_spec(folder: Path) -> ModelSpec:
+    settings = read_json(folder / "adapter_config.json")
+    base = settings.get("base_model_name_or_path")
+    if not base:
+        raise ValueError(f"{folder} is an adapter that names no base model; merge it, and give the merged model")
+    return ModelSpec(str(base), folder.name, adapter=str(folder), revision=settings.get("revision"))
+
+
+def _open_local(spec: ModelSpec) -> OpenModel:
+    check_device(spec.device)
+    if spec.source.startswith((".", "/", "~")) and not Path(spec.source).is_dir():
+        raise ValueError(
+            f"no model folder at {spec.source!r}; give a folder with config.json and *.safetensors, or a hub id"
+        )
+
+    @cache
+    def load() -> LM:
+        adapter = Path(spec.adapter) if spec.adapter else None
+        options = {"chat_template": spec.chat_template, "trust_remote_code": spec.trust_remote_code}
+        lm = load_lm(
+            spec.source, adapter=adapter, dtype=spec.dtype, device=spec.device, revision=spec.revision, **options
+        )
+        return lm._replace(name=spec.name)
+
+    def write(conversations: Sequence[Conversation], **options: Any) -> list[str]:
+        return generate(load().model, load().tokenizer, conversations, **options)
+
+    return OpenModel(spec.name, _key(spec), write, load)
+
+
+def _key(spec: ModelSpec) -> str:
+    """Return what all output depends on: a folder's content; a hub id is taken at its word, so pin a revision."""
+    template = spec.chat_template
+    text = Path(template).read_text(encoding="utf-8") if template and Path(template).is_file() else template
+    weights = folder_key(Path(spec.source)) if Path(spec.source).is_dir() else [spec.source, spec.revision]
+    adapter = spec.adapter and folder_key(Path(spec.adapter))
+    return digest("model", weights, adapter, spec.dtype, text)
+
+
+def folder_key(folder: Path) -> str:
+    """Return a model folder's content hash, computed once as long as its files' sizes and times stay the same."""
+    files = tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.iterdir()))
+    return _folder_key(folder, files)
+
+
+@cache
+def _folder_key(folder: Path, _files: tuple[tuple[str, int, int], ...]) -> str:
+    return folder_digest(folder)
+
+
+def _open_served(spec: ModelSpec) -> OpenModel:
+    """Return a served model; its key is its address and name, as nothing more is known of it.
+
+    An API key is read from the environment variable DIVALIGN_API_KEY and kept nowhere.
+    """
+    url, _, model = spec.source.partition("#")
+    server = Server(url, model, api_key=os.environ.get(KEY_VARIABLE))
+    return OpenModel(spec.name, digest("served", url, model), partial(_on_server, server), None)
+
+
+def _on_server(server: Server, conversations: Sequence[Conversation], *, batch_size: int, **options: Any) -> list[str]:
+    """Ask a server, which makes batches of its own."""
+    return generate_on_server(server, conversations, **options)

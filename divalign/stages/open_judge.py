@@ -1,0 +1,121 @@
+"""Which judge: names become judges, with the models behind them and a memory of what those answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from divalign.core.names import find
+from divalign.safety.journal import Journal
+from divalign.safety.judges import JUDGES, Judge, find_judge
+from divalign.safety.model_judges import find_rubric, model_judge, why_unavailable
+from divalign.safety.rubrics import RUBRICS, Rubric
+from divalign.safety.shield import Clip, clip_tokens
+from divalign.stages.models import LoadOptions, OpenModel, find_model, recalled, recalled_odds
+from divalign.store import digest
+
+ANY = ""  # the rubric of a question that names none
+
+
+def parse_questions(texts: Sequence[str]) -> dict[str, str]:
+    """Return each rubric's question (a text or its file) from "FILE" or "RUBRIC=FILE"; the first serves any rubric.
+
+    Raises ValueError for a rubric with two questions.
+    """
+    questions: dict[str, str] = {}
+    for text in texts:
+        name, equals, rest = text.partition("=")
+        rubric, question = (name, rest) if equals and name in RUBRICS else (ANY, text)
+        if rubric in questions:
+            raise ValueError(
+                f"got two questions for {rubric or 'one judge'}; write RUBRIC=FILE, once for each judge that needs one"
+            )
+        questions[rubric] = question
+    return questions
+
+
+def open_judges(
+    names: Sequence[str],
+    journal: Journal,
+    *,
+    questions: Mapping[str, str] | None = None,
+    options: LoadOptions | None = None,
+) -> list[Judge]:
+    """Return the judges of these names. Raises ValueError where one question would serve two fixed texts."""
+    questions = questions or {}
+    rubrics = [name.partition("@")[0] for name in names]
+    needing = [name for name in rubrics if name in RUBRICS and not RUBRICS[name].ask]
+    if ANY in questions and len(set(needing) - questions.keys()) > 1:
+        raise ValueError(
+            f"{' and '.join(dict.fromkeys(needing))} were each trained on a text of their own; "
+            "write --question RUBRIC=FILE for each"
+        )
+    return [
+        open_judge(name, journal, question=questions.get(rubric, questions.get(ANY)), options=options)
+        for name, rubric in zip(names, rubrics, strict=True)
+    ]
+
+
+def open_judge(
+    name: str, journal: Journal, *, question: str | None = None, options: LoadOptions | None = None
+) -> Judge:
+    """Return the judge of this name: one of JUDGES, pkg.module:thing, or a rubric and the model that answers it.
+
+    "harm_rubric@MODEL" asks a model as `stages.models` spells them; a rubric that was made for one model needs no "@".
+    `question` is the text, or its file, of a rubric that comes without one.
+
+    Raises ValueError for an unknown name, a rubric without a model, a model that cannot be loaded, and a served model
+    where the judge's token probabilities are read.
+    """
+    entry, _, source = name.partition("@")
+    if entry not in RUBRICS:
+        find(entry, {**JUDGES, **RUBRICS}, kind="judge")
+        return find_judge(name)
+    rubric = find_rubric(entry)
+    if not (source or rubric.model):
+        raise ValueError(f"{entry} needs a model that answers; write {entry}@MODEL or {entry}@http://host:8000/v1#NAME")
+    model = find_model(source or str(rubric.model), _options(rubric, options))
+    special, clip = _prepare(rubric, model)
+    keyed = model._replace(key=digest(model.key, rubric.chat_template))
+    ask = (
+        recalled_odds(keyed, journal, rubric.options)
+        if rubric.options
+        else recalled(keyed, journal, rubric.max_new_tokens)
+    )
+    return model_judge(rubric, ask, model=model.name, revision=model.key, question=question, clip=clip, special=special)
+
+
+def check_judge(name: str) -> None:
+    """Raise ValueError for a name that is no judge, without opening a model."""
+    entry, at, source = name.partition("@")
+    find(entry, {**JUDGES, **RUBRICS}, kind="judge")
+    if entry in RUBRICS and not source and not RUBRICS[entry].model:
+        raise ValueError(f"{entry} needs a model that answers; write {entry}@MODEL or {entry}@http://host:8000/v1#NAME")
+    if entry not in RUBRICS and at:
+        raise ValueError(f"the judge {entry!r} asks no model; leave out @{source}")
+
+
+def _options(rubric: Rubric, options: LoadOptions | None) -> LoadOptions | None:
+    """Let a model load that has no chat template of its own, where the rubric brings one: see `_prepare`."""
+    if rubric.chat_template is None:
+        return options
+    return replace(options or LoadOptions(), chat_template="plain")
+
+
+def _prepare(rubric: Rubric, model: OpenModel) -> tuple[list[str], Clip | None]:
+    """Give a local judge its chat template, and return its special tokens and its cut; a served one has its own."""
+    if model.load is None and rubric.options:
+        raise ValueError(
+            f"{rubric.id} is read from the probabilities of its next token, which {model.name} does not give; "
+            f"name a local model: {rubric.id}@FOLDER_OR_HUB_ID"
+        )
+    if model.load is None:
+        return [], None
+    try:
+        tokenizer = model.lm().tokenizer
+    except ValueError as error:
+        raise ValueError(why_unavailable(rubric, str(error))) from error
+    if rubric.chat_template is not None:
+        tokenizer.chat_template = rubric.chat_template
+    clip = clip_tokens(tokenizer, rubric.response_tokens) if rubric.response_tokens else None
+    return list(tokenizer.all_special_tokens), clip

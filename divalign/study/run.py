@@ -1,0 +1,286 @@
+"""A whole run: the stages in order, for the base model and every aligned one, and results.json from their files.
+
+Every stage leaves files that are found again by the hash of what they were made from, so a run that was stopped
+anywhere goes on from there, and a finished one does no work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from divalign import __version__
+from divalign.config import Config, as_yaml
+from divalign.data.batching import encode_conversation, encode_row
+from divalign.data.examples import Row
+from divalign.records import (
+    FullSeparation,
+    ModelResult,
+    NotMeasured,
+    PartRates,
+    PartResult,
+    Results,
+    SeparationNumbers,
+    SeparationPart,
+    VerdictRecord,
+)
+from divalign.safety.adaptive import AdaptiveAttack
+from divalign.safety.suffix_search import check_room
+from divalign.stages.attack import attack, read_prompts
+from divalign.stages.corpus import Corpus, prompt_rows, read_corpus
+from divalign.stages.estimate import estimate
+from divalign.stages.folder import Clock, Progress, check_unclaimed, locked, silent
+from divalign.stages.judge import judge
+from divalign.stages.models import ModelSpec, OpenModel, open_model, write_model_spec
+from divalign.stages.separate import separate
+from divalign.stages.train import train
+from divalign.store import cached_rows, digest, write_bytes, write_json
+from divalign.study.plan import (
+    Aligned,
+    aligned_models,
+    attack_plan,
+    check_names,
+    corpus_of,
+    estimate_plan,
+    judge_plan,
+    model_of,
+    rows_file,
+    separation_plan,
+    training_rows,
+)
+from divalign.study.verdict import ModelPoint, in_words, verdict
+
+
+class Inputs(NamedTuple):
+    """What a run works on: its corpora by seed, the prompts that every model is asked, and the models to train."""
+
+    corpora: Mapping[int, Corpus]
+    prompts: list[Row]
+    models: list[Aligned]
+
+    @property
+    def corpus(self) -> Corpus:
+        """Return the first seed's corpus; prompts to measure on are the same for all seeds."""
+        return next(iter(self.corpora.values()))
+
+
+def run(config: Config, out: Path, *, progress: Progress = silent) -> Results:
+    """Do what `config` says, in the folder `out`, and return its results.json.
+
+    Raises ValueError, before anything is written, for what cannot be run: names unknown to a table, missing files,
+    one-class data, texts that do not fit the model, or a folder that holds a run with another configuration or in
+    which another process is at work.
+    """
+    clock, inputs = Clock(out / "clock.json"), read_inputs(config)
+    check_names(config)
+    if _is_new(out, config):
+        _check_model(config, inputs)
+    with locked(out):
+        _claim(out, config)
+        models = list(_measure_all(config, inputs, out, clock.around(progress)))
+        return _publish(
+            out / "results.json",
+            Results(
+                divalign=__version__,
+                config_sha256=digest(as_yaml(config)),
+                seconds=clock.seconds,
+                overlap=inputs.corpus.overlap or None,
+                models=models,
+                verdict=_verdict(models),
+            ),
+        )
+
+
+def read_inputs(config: Config) -> Inputs:
+    """Draw what a run works on. Raises ValueError as `read_corpus` and `aligned_models` do."""
+    corpora = {seed: read_corpus(corpus_of(config.data), seed=seed) for seed in config.train.seeds}
+    return Inputs(corpora, prompt_rows(corpora[config.train.seeds[0]]), aligned_models(config, corpora))
+
+
+def measure(model: OpenModel, prompts: Sequence[Row], config: Config, folder: Path, **options: Any) -> dict[str, Any]:
+    """Run the stages that measure any model: separate, attack, judge; return the fields of its entry.
+
+    `options` are `method` and `recipe` of an aligned model, which decide about GCG, and `progress`.
+    """
+    progress = options.pop("progress")
+    separation = separate(model, prompts, separation_plan(config), folder, progress=progress)
+    attack(model, prompts, attack_plan(config, **options), folder, progress=progress)
+    rates = judge(folder, judge_plan(config), folder).rates.judges[0]
+    parts = {name: _part(part, rates.parts[name], config.measure.position) for name, part in separation.parts.items()}
+    return parts["test"] | ({"held_out": PartResult(**parts["held_out"])} if "held_out" in parts else {})
+
+
+def _measure_all(config: Config, inputs: Inputs, out: Path, progress: Progress) -> Iterator[ModelResult]:
+    """Train every model, then measure each, the base first."""
+    cached_rows(out / "data" / "prompts.jsonl", digest(inputs.prompts), lambda: inputs.prompts)
+    base_spec = model_of(config.model)
+    write_model_spec(out / "models" / "base", base_spec)
+    trained = [_train(aligned, base_spec, out, progress) for aligned in inputs.models]
+    base = open_model(base_spec)
+    parts = measure(base, inputs.prompts, config, out / "models" / "base", progress=progress)
+    yield ModelResult(name="base", method=None, data=None, seed=None, divergence={}, **parts)
+    for aligned, spec in zip(inputs.models, trained, strict=True):
+        yield _measure_aligned(aligned, open_model(spec), base, config, inputs, out, progress)
+
+
+def _train(aligned: Aligned, base: ModelSpec, out: Path, progress: Progress) -> ModelSpec:
+    path = rows_file(out, aligned.recipe, aligned.plan.seed)
+    cached_rows(path, digest(aligned.rows), lambda: aligned.rows)
+    folder = out / "models" / aligned.name
+    return train(base, aligned.rows, aligned.plan, folder, cache=out / "cache", progress=progress)
+
+
+def _measure_aligned(
+    aligned: Aligned,
+    model: OpenModel,
+    base: OpenModel,
+    config: Config,
+    inputs: Inputs,
+    out: Path,
+    progress: Progress,
+) -> ModelResult:
+    folder, plan = out / "models" / aligned.name, aligned.plan
+    parts = measure(model, inputs.prompts, config, folder, method=plan.method, recipe=aligned.recipe, progress=progress)
+    path = out / "data" / f"{aligned.recipe}-test.jsonl"
+    rows = training_rows(inputs.corpus.test, aligned.recipe)
+    cached_rows(path, digest(rows), lambda: rows)
+    divergence = estimate(rows, model, base, estimate_plan(config), folder, cache=out / "cache", progress=progress)
+    return ModelResult(
+        name=aligned.name,
+        method=plan.method,
+        data=aligned.recipe,
+        seed=plan.seed,
+        divergence={name: one.estimate for name, one in divergence.divergences.items()},
+        **parts,
+    )
+
+
+def _part(separation: SeparationPart, rates: PartRates, position: str) -> dict[str, Any]:
+    """Return what results.json repeats of one part of the prompts."""
+    layer = separation.last_layer[position]
+    if isinstance(layer, NotMeasured):
+        raise ValueError(f"the last layer's states allow no separation: {layer.why}")
+    numbers = SeparationNumbers(
+        bhattacharyya_paper=layer.bhattacharyya_paper,
+        silhouette_paper=layer.silhouette_paper,
+        bhattacharyya=layer.bhattacharyya,
+        probe_auc=layer.probe_auc,
+        lexical_auc=separation.lexical_auc,
+    )
+    return {
+        "separation": numbers,
+        "flags": _flags(layer),
+        "asr": {name: one.asr for name, one in rates.attacks.items()},
+        "over_refusal": rates.over_refusal,
+    }
+
+
+def _flags(layer: FullSeparation) -> list[str]:
+    return sorted({*layer.flags, *layer.flags_paper})
+
+
+def _verdict(models: Sequence[ModelResult]) -> VerdictRecord:
+    """Test over the aligned models whether the seed's separation goes with fewer successes of all attacks together.
+
+    All attacks that every aligned model met: one that only some met would weigh on them alone.
+    """
+    aligned = [model for model in models if model.method is not None]
+    shared = set.intersection(*(set(model.asr) for model in aligned)) if aligned else set()
+    points = []
+    for model in aligned:
+        decided = [rate for name, rate in model.asr.items() if name in shared and rate.value is not None]
+        points.append(
+            ModelPoint(
+                name=model.name,
+                family="base",
+                recipe=f"{model.method} on {model.data}",
+                separation=model.separation.bhattacharyya_paper.value,
+                successes=sum(round((rate.value or 0.0) * rate.n) for rate in decided),
+                trials=sum(rate.n for rate in decided),
+            )
+        )
+    result = verdict(points)
+    return VerdictRecord(**result._asdict(), words=in_words(result))
+
+
+def _check_model(config: Config, inputs: Inputs) -> None:
+    """Load the model and show it the longest texts, so that what does not fit is met before anything is written."""
+    lm = open_model(model_of(config.model)).lm()
+    context = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None) or config.train.max_length
+    if config.train.max_length > context:
+        raise ValueError(f"train.max_length is {config.train.max_length}, the model's context {context}; lower it")
+    for rows in {(model.recipe, model.plan.seed): model.rows for model in inputs.models}.values():
+        for row in rows:
+            encode_row(lm.tokenizer, row["prompt"], "?", max_length=config.train.max_length)
+    _check_attacks(config, inputs.prompts, lm.tokenizer, context)
+    searched = [
+        plan
+        for model in inputs.models
+        if "gcg" in (plan := attack_plan(config, method=model.plan.method, recipe=model.recipe)).names
+    ]
+    if searched:
+        check_room(lm, read_prompts(inputs.prompts), searched[0].options, context=context)
+
+
+def _check_attacks(config: Config, prompts: Sequence[Row], tokenizer: Any, context: int) -> None:
+    most = config.measure.max_new_tokens
+    entries = attack_plan(config).attacks()
+    single = {name: entry for name, entry in entries.items() if not isinstance(entry, AdaptiveAttack)}
+    for name, entry in single.items():
+        for row in prompts:
+            length = len(encode_conversation(tokenizer, entry(row["prompt"])))
+            if length + most > context:
+                raise ValueError(
+                    f"prompt {row['id']} under the attack {name!r} is {length} tokens, which leaves no room for "
+                    f"{most} new ones in a context of {context}; leave it or the attack out"
+                )
+
+
+def _is_new(out: Path, config: Config) -> bool:
+    """Tell whether `out` is yet to become this configuration's run folder, or is so already.
+
+    Raises ValueError where it belongs to another run or is something else.
+    """
+    path, results = out / "config.yaml", out / "results.json"
+    if not path.is_file():
+        check_unclaimed(out, "run")
+        return True
+    if path.read_text(encoding="utf-8") != as_yaml(config):
+        raise ValueError(
+            f"{out} holds a run with another configuration (see {path}); choose another --out or delete the folder"
+        )
+    if results.is_file():
+        _refuse_old(results)
+    return False
+
+
+def _refuse_old(path: Path) -> None:
+    """Raise ValueError for results of another schema; torn ones are written again."""
+    try:
+        Results.read(path)
+    except ValueError as error:
+        if "has schema" in str(error):
+            raise
+
+
+def _claim(out: Path, config: Config) -> None:
+    """Write the configuration, unless it is there; looked at again, as another process may have come first."""
+    if not _is_new(out, config):
+        return
+    try:
+        write_bytes(out / "config.yaml", as_yaml(config).encode())
+    except OSError as error:
+        raise ValueError(f"cannot write to {out}: {error.strerror}; choose an --out that you may write to") from error
+
+
+def _publish(path: Path, results: Results) -> Results:
+    """Write results.json unless it says the same already, the seconds aside."""
+    try:
+        before = Results.read(path)
+    except ValueError:
+        before = None
+    if before is not None and before.model_copy(update={"seconds": results.seconds}) == results:
+        return before
+    write_json(path, results.plain())
+    return results
