@@ -175,6 +175,7 @@ def dpo(label_smoothing: float | int = 0.0) -> Method:
             divergence=js,
             compared=noisy_pairs(label_smoothing),
             factor=0.5,
+            reached=not label_smoothing,  # the best critic of a pair with noisy labels is no difference of two rewards
             statement="" if label_smoothing else "ln 2 - min DPO = JS(P x Q, Q x P)",
         ),
     )

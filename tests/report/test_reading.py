@@ -7,7 +7,7 @@ import pytest
 from divalign.core.stats import Estimate
 from divalign.report.reading import number, read_run
 from divalign.store import write_rows
-from tests.report.runs import entries, facts, results, single, verdicts, write_results, write_run
+from tests.report.runs import entries, facts, results, verdicts, write_results, write_run
 
 
 def test_a_whole_run_folder_is_read_as_it_was_written(tmp_path: Path) -> None:
