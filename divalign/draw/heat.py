@@ -36,7 +36,7 @@ class HeatColumn(NamedTuple):
     log: bool = False
 
 
-def heat_picture(columns: Sequence[HeatColumn], *, says: str) -> Markup:
+def heat_picture(columns: Sequence[HeatColumn], *, description: str) -> Markup:
     """Draw rows upwards, the last on top, and columns side by side; each cell holds its number.
 
     A cell without a number is empty and framed, never pale: pale is small.
@@ -54,7 +54,7 @@ def heat_picture(columns: Sequence[HeatColumn], *, says: str) -> Markup:
         ]
     for row, number in enumerate(numbers):
         children.append(text(LEFT - 8, TOP + HEIGHT * row + 12, str(number), "tick end"))
-    return drawing(WIDTH, TOP + HEIGHT * len(numbers) + 4, says, children)
+    return drawing(WIDTH, TOP + HEIGHT * len(numbers) + 4, description, children)
 
 
 def _cell(column: HeatColumn, cell: HeatCell, x: float, y: float, width: float) -> Element:

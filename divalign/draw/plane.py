@@ -44,7 +44,7 @@ class Plane(NamedTuple):
     spots: tuple[Spot, ...]
 
 
-def plane_picture(points: Sequence[PlanePoint], *, index: int, says: str) -> Plane:
+def plane_picture(points: Sequence[PlanePoint], *, index: int, description: str) -> Plane:
     """Draw the points, and for each tone the covariance ellipses at 1 and 2 standard deviations.
 
     One unit is as long across as upwards, or distances in the picture would lie. The two ellipses of a Gaussian hold
@@ -58,7 +58,7 @@ def plane_picture(points: Sequence[PlanePoint], *, index: int, says: str) -> Pla
         children.append(_dots([spot for point, spot in of_tone if not point.cross], tone))
         children.append(_crosses([spot for point, spot in of_tone if point.cross], tone))
         children += _ellipses([point for point, _ in of_tone if not point.cross], place, scale, tone)
-    picture = drawing(WIDTH, HEIGHT, says, children, class_="plane", data_plane=str(index))
+    picture = drawing(WIDTH, HEIGHT, description, children, class_="plane", data_plane=str(index))
     return Plane(picture, spots)
 
 

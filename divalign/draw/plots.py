@@ -61,10 +61,10 @@ class Dot(NamedTuple):
     title: str
 
 
-def curves_picture(curves: Sequence[Curve], x: Axis, y: Axis, *, x_label: str, says: str) -> Markup:
+def curves_picture(curves: Sequence[Curve], x: Axis, y: Axis, *, x_label: str, description: str) -> Markup:
     """Draw series as lines; a long one is thinned to every k-th point and its last."""
     lines = [node("path", d=path_of(curve.points, PANEL, x, y), class_=f"curve {curve.kind}") for curve in curves]
-    return drawing(PANEL.width, PANEL.height, says, [*frame(PANEL, x, y, x_label), *lines])
+    return drawing(PANEL.width, PANEL.height, description, [*frame(PANEL, x, y, x_label), *lines])
 
 
 def path_of(points: Sequence[Place], box: Box, x: Axis, y: Axis) -> str:
@@ -73,7 +73,7 @@ def path_of(points: Sequence[Place], box: Box, x: Axis, y: Axis) -> str:
     return "M" + "L".join(f"{across:.1f} {up:.1f}" for across, up in places)
 
 
-def dots_picture(dots: Sequence[Dot], x: Axis, y: Axis, *, x_label: str, says: str) -> Markup:
+def dots_picture(dots: Sequence[Dot], x: Axis, y: Axis, *, x_label: str, description: str) -> Markup:
     """Draw symbols, each with the intervals of both its coordinates, which cross at its place.
 
     A dot without one of its values is left out. Symbols that would hide each other are placed around their place, see
@@ -96,7 +96,7 @@ def dots_picture(dots: Sequence[Dot], x: Axis, y: Axis, *, x_label: str, says: s
         )
         for (dot, _), place in zip(known, around([place for _, place in known]), strict=True)
     ]
-    return drawing(box.width, box.height, says, [*frame(box, x, y, x_label), *lines, *marks])
+    return drawing(box.width, box.height, description, [*frame(box, x, y, x_label), *lines, *marks])
 
 
 def frame(box: Box, x: Axis, y: Axis, x_label: str) -> list[Element]:

@@ -38,7 +38,7 @@ class MarkRow(NamedTuple):
 
 
 def rows_picture(
-    rows: Sequence[MarkRow], axis: Axis, *, says: str, bars: bool = False, reference: float | None = None
+    rows: Sequence[MarkRow], axis: Axis, *, description: str, bars: bool = False, reference: float | None = None
 ) -> Markup:
     """Draw bars from the axis' low end, or symbols joined by a line, each with its interval and its number.
 
@@ -57,7 +57,7 @@ def rows_picture(
     for row, height in zip(rows, heights, strict=True):
         children += _row(row, y, height, axis, left, end, bars)
         y += height
-    return drawing(WIDTH, bottom + 24, says, children)
+    return drawing(WIDTH, bottom + 24, description, children)
 
 
 def _grid(axis: Axis, left: float, end: float, bottom: float) -> list[Element]:

@@ -30,10 +30,12 @@ def text(x: float, y: float, words: str, kind: str, *, title: str = "", turn: in
     return element
 
 
-def drawing(width: float, height: float, says: str, children: Iterable[Child], **attributes: str | None) -> Markup:
-    """Return a complete picture. `says` is its text alternative: what a reader who cannot see it should know."""
+def drawing(
+    width: float, height: float, description: str, children: Iterable[Child], **attributes: str | None
+) -> Markup:
+    """Return a complete picture. `description` is its text alternative."""
     view = f"0 0 {width:g} {height:g}"
-    return markup(node("svg", *children, viewBox=view, role="img", aria_label=says, **attributes))
+    return markup(node("svg", *children, viewBox=view, role="img", aria_label=description, **attributes))
 
 
 def markup(element: Element) -> Markup:

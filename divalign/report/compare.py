@@ -69,10 +69,10 @@ class Contrast(NamedTuple):
 
 def contrasts(models: Sequence[ModelFacts], get: Get, first: str, second: str) -> list[Contrast]:
     """Return the methods (and seeds) that have the number on both data recipes, each with both."""
-    others = {(model.method, model.seed): model for model in models if model.data == second}
+    second_models = {(model.method, model.seed): model for model in models if model.data == second}
     pairs = []
     for model in models:
-        other = others.get((model.method, model.seed))
+        other = second_models.get((model.method, model.seed))
         if model.data == first and other is not None:
             first_value, second_value = value(model, get), value(other, get)
             if first_value is not None and second_value is not None:

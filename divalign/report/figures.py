@@ -39,9 +39,11 @@ def attack_bars(models: Sequence[ModelFacts]) -> Figure:
     held_out = any(model.held_out for model in models)
     panels = []
     for attack in attacks(models):
-        says = f"Attack success rate, {attack_words(attack)}, as in the table."
+        description = f"Attack success rate, {attack_words(attack)}, as in the table."
         rows = [_bars(model, asr(attack), tone(model.data, models), held_out=held_out) for model in models]
-        panels.append(Panel(attack_words(attack), "", rows_picture(rows, shares(ASR.form), says=says, bars=True)))
+        panels.append(
+            Panel(attack_words(attack), "", rows_picture(rows, shares(ASR.form), description=description, bars=True))
+        )
     return Figure([[panel] for panel in panels], bar_keys(models, held_out=held_out))
 
 
@@ -101,8 +103,8 @@ def curves(models: Sequence[ModelFacts]) -> Figure:
         for model, series in zip(group, rewards, strict=True):
             x = linear([0.0, *(step for curve in series for step, _ in curve.points)])
             ends = ", ".join(f"{curve.kind} {significant(curve.points[-1][1])}" for curve in series)
-            says = f"Rewards of {label(model)} over training, at the end: {ends}."
-            picture = curves_picture(series, x, y, x_label="step", says=says)
+            description = f"Rewards of {label(model)} over training, at the end: {ends}."
+            picture = curves_picture(series, x, y, x_label="step", description=description)
             panels.append(Panel(label(model), f"at the end: {ends}", picture))
         groups.append(panels)
     keys = [Key(kind, swatch(f"curve {kind}", "M0 7H14")) for kind in REWARDS.values()]
@@ -136,9 +138,9 @@ def _attacks_against(models: Sequence[ModelFacts], get: Get, name: str, axis: Ax
             if model.name in across and (rate := model.in_distribution.asr.get(attack)) is not None
         ]
         words = attack_words(attack)
-        says = f"Success rate of the {words} attack against {name}, {len(dots)} models, as in the table."
+        description = f"Success rate of the {words} attack against {name}, {len(dots)} models, as in the table."
         if len(dots) > 1:
-            panels.append(Panel(words, "", dots_picture(dots, axis, rates, x_label=name, says=says)))
+            panels.append(Panel(words, "", dots_picture(dots, axis, rates, x_label=name, description=description)))
     keys = [*recipe_keys(models), *base_key(models, "mark tone-base", symbol(shape_of(None, models), 7.0, 7.0))]
     return Figure([[panel] for panel in panels], keys)
 
@@ -169,8 +171,8 @@ def _rows_by_method(
         )
         for group in by_method(aligned_of(models))
     ]
-    says = f"{title} by method and data, as in the table."
-    return Panel(title, note, rows_picture(rows, axis, says=says, reference=reference))
+    description = f"{title} by method and data, as in the table."
+    return Panel(title, note, rows_picture(rows, axis, description=description, reference=reference))
 
 
 def _divergence_of(name: str) -> Callable[[ModelFacts], Estimate | None]:

@@ -36,8 +36,8 @@ def planes(models: Sequence[ModelFacts]) -> Figure:
         for model in group:
             distance = model.in_distribution.separation.get(D_B)
             value = missing(distance) if distance is None or distance.value is None else significant(distance.value)
-            says = f"Hidden states of {label(model)}: {spoken(model.plane)}; D_B {value}."
-            plane = plane_picture(plane_points(model.plane), index=len(spots), says=says)
+            description = f"Hidden states of {label(model)}: {describe_points(model.plane)}; D_B {value}."
+            plane = plane_picture(plane_points(model.plane), index=len(spots), description=description)
             spots.append(plane.spots)
             panels.append(Panel(label(model), f"D_B {value}", plane.picture))
         groups.append(panels)
@@ -57,7 +57,7 @@ def kind(point: Point) -> str:
     return f"{_tone(point)}{', held-out topic' if point.held_out else ''}"
 
 
-def spoken(points: Sequence[Point]) -> str:
+def describe_points(points: Sequence[Point]) -> str:
     """Return where the classes lie, in words."""
     parts = []
     for harmful in (False, True):

@@ -129,8 +129,8 @@ def _figure(points: Sequence[PaperPoint], standardised: Sequence[float]) -> Figu
             for point, height in zip(points, heights, strict=True)
         ]
         axes = logarithmic([point.distance for point in points]), axis
-        says = f"Attack success against D_B, {title}: {len(points)} models, as in the table."
-        panels.append(Panel(title, "", dots_picture(dots, *axes, x_label="distance", says=says)))
+        description = f"Attack success against D_B, {title}: {len(points)} models, as in the table."
+        panels.append(Panel(title, "", dots_picture(dots, *axes, x_label="distance", description=description)))
     keys = [
         Key(method, swatch(f"mark tone-{number % 4}", symbol(number, 7.0, 7.0)))
         for number, method in enumerate(methods)

@@ -120,8 +120,8 @@ def shape_of(recipe: str | None, models: Iterable[ModelFacts]) -> int:
     """
     if recipe is None:
         return 3
-    others = [name for name in recipes(models) if name not in ("cr", "pref")]
-    return {"cr": 0, "pref": 1}.get(recipe, 2 + others.index(recipe) if recipe in others else 2)
+    order = [*dict.fromkeys(("cr", "pref", *recipes(models)))]
+    return order.index(recipe) if recipe in order else 2
 
 
 def base_of(models: Iterable[ModelFacts]) -> ModelFacts | None:

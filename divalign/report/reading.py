@@ -174,7 +174,7 @@ def _metrics(row: Mapping[str, Any]) -> Mapping[str, float | None]:
 
 
 def _responses(path: Path) -> tuple[JudgedResponse, ...]:
-    """Return the verdicts of the first judge; those of others follow, on the same responses."""
+    """Return the verdicts of the first judge; those of further judges follow, on the same responses."""
     rows = store.read_rows(path)
     return tuple(map(_response, takewhile(lambda row: row.get("judge") == rows[0].get("judge"), rows)))
 

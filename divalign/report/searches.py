@@ -42,11 +42,11 @@ def _panel(model: ModelFacts, models: Sequence[ModelFacts], y: Axis) -> Panel:
     kind = tone(model.data, models)
     each = [Curve(f"{kind} faint", _points(search.losses)) for search in model.searches if len(search.losses) > 1]
     note = _ended(model.searches)
-    says = (
+    description = (
         f"Loss of the target opening under {label(model)}, mean of {len(model.searches)} prompts: "
         f"{significant(mean[0])} before the search, {significant(mean[-1])} after {len(mean) - 1} steps; {note}."
     )
-    picture = curves_picture([*each, Curve(kind, _points(mean))], x, y, x_label="step", says=says)
+    picture = curves_picture([*each, Curve(kind, _points(mean))], x, y, x_label="step", description=description)
     return Panel(label(model), note, picture)
 
 

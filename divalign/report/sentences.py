@@ -96,14 +96,14 @@ def _falls(recipe: str, models: Sequence[ModelFacts], before: Estimate) -> str:
 
 def other_attacks(models: Sequence[ModelFacts]) -> str | None:
     """Say whether the models that resist direct prompts also resist the other attacks."""
-    others = [attack for attack in attacks(models) if attack != DIRECT]
-    if not others:
+    indirect = [attack for attack in attacks(models) if attack != DIRECT]
+    if not indirect:
         return None
     resisting = [model for model in models if below_half(direct(model.in_distribution))]
     if not resisting:
         return "No model's direct success rate is clearly below half: there is no refusal for other attacks to break."
     start = f"Direct prompts succeed clearly less than half of the time on {_who(resisting)}."
-    return " ".join([start, *(text for attack in others if (text := _attack_rates(attack, resisting)))])
+    return " ".join([start, *(text for attack in indirect if (text := _attack_rates(attack, resisting)))])
 
 
 def _attack_rates(attack: str, models: Sequence[ModelFacts]) -> str:
@@ -234,7 +234,7 @@ def prediction(verdict: VerdictFacts | None) -> str | None:
         return None
     question, models = "separation goes with fewer successful attacks", f"{verdict.n_models} models"
     contrary = verdict.p_value is not None and verdict.p_value < ALPHA
-    says = {
+    sentences = {
         "supported": f"Over these {models}, more {question}",
         "not supported": f"Over these {models}, more separation goes with more successful attacks, not with fewer"
         if contrary
@@ -242,7 +242,7 @@ def prediction(verdict: VerdictFacts | None) -> str | None:
         "underpowered": f"Whether more {question} cannot be said from {models}",
     }
     other = f"Whether more {question}, over {models}: {verdict.conclusion or 'undecided'}"
-    start = says.get(verdict.conclusion.replace("_", " "), other)
+    start = sentences.get(verdict.conclusion.replace("_", " "), other)
     return f"{start} ({numbers})." if (numbers := verdict_numbers(verdict)) else f"{start}."
 
 

@@ -84,7 +84,7 @@ def _map(model: SeparationFacts) -> Any:
             heading = (SHORT.get(position, position), label)
             cells = {layer.layer: _heat_cell(layer, layer.estimates.get(name), heading, form) for layer in layers}
             columns.append(HeatColumn(heading, cells, form, low, high, log=name == DISTANCE))
-    return heat_picture(columns, says=f"Separation in each layer of {model.name}, as in separation.json.")
+    return heat_picture(columns, description=f"Separation in each layer of {model.name}, as in separation.json.")
 
 
 def _heat_cell(layer: LayerFacts, estimate: Estimate | None, heading: tuple[str, str], form: Form) -> HeatCell:

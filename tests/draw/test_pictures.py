@@ -38,15 +38,15 @@ def bar(value: float | None, low: float | None = None, high: float | None = None
 @settings(derandomize=True, max_examples=50)
 @given(st.lists(st.floats(0.02, 1), min_size=1, max_size=5))
 def test_bars_are_as_long_as_their_rates(rates: list[float]) -> None:
-    picture = rows_picture([bar(1.0), *(bar(rate) for rate in rates)], RATES, says="bars", bars=True)
+    picture = rows_picture([bar(1.0), *(bar(rate) for rate in rates)], RATES, description="bars", bars=True)
     full, *widths = (float(rect.get("width", "")) for rect in elements(picture, "rect"))
     assert widths == pytest.approx([full * rate for rate in rates], abs=0.01)
 
 
 def test_an_interval_spans_its_low_and_high_end() -> None:
     row = bar(0.5, 0.25, 0.75)
-    ticks = [float(line.get("x1", "")) for line in elements(rows_picture([row], RATES, says=""), "line", "grid")]
-    path = elements(rows_picture([row], RATES, says=""), "path", "whisker")[0].get("d", "")
+    ticks = [float(line.get("x1", "")) for line in elements(rows_picture([row], RATES, description=""), "line", "grid")]
+    path = elements(rows_picture([row], RATES, description=""), "path", "whisker")[0].get("d", "")
     left, right = (float(number) for number in re.findall(r"M([\d.]+) .*H([\d.]+)", path)[0])
     assert [left, right] == pytest.approx([ticks[1], ticks[3]], abs=0.06)
 
@@ -55,7 +55,7 @@ def test_an_interval_spans_its_low_and_high_end() -> None:
 @pytest.mark.parametrize("bars", [True, False])
 def test_a_mark_without_a_number_has_its_blank_written_and_is_no_shape(estimate: Estimate | None, bars: bool) -> None:
     marks = (Mark(estimate, "tone-0", 0, "a", "no number"),)
-    picture = rows_picture([MarkRow("a", marks)], RATES, says="", bars=bars)
+    picture = rows_picture([MarkRow("a", marks)], RATES, description="", bars=bars)
     assert "no number" in words(picture)
     assert not elements(picture, "rect") + elements(picture, "path")
 
@@ -63,19 +63,19 @@ def test_a_mark_without_a_number_has_its_blank_written_and_is_no_shape(estimate:
 def test_marks_of_a_row_are_joined_where_both_are_known() -> None:
     def joined(*values: float | None) -> int:
         marks = tuple(Mark(Estimate(value, None, None, 9), "tone-0", 0, "m") for value in values)
-        return len(elements(rows_picture([MarkRow("a", marks)], RATES, says=""), "path", "join"))
+        return len(elements(rows_picture([MarkRow("a", marks)], RATES, description=""), "path", "join"))
 
     assert (joined(0.1, 0.9), joined(0.1, None), joined(0.1)) == (1, 0, 0)
 
 
 def test_the_reference_stands_at_its_number() -> None:
-    picture = rows_picture([bar(0.5)], RATES, says="", reference=0.25)
+    picture = rows_picture([bar(0.5)], RATES, description="", reference=0.25)
     tick = elements(picture, "line", "grid")[1]
     assert elements(picture, "line", "reference")[0].get("x1") == tick.get("x1")
 
 
 def test_a_long_label_is_cut_and_kept_whole_in_its_title() -> None:
-    picture = rows_picture([MarkRow("x" * 50, bar(0.5).marks)], RATES, says="")
+    picture = rows_picture([MarkRow("x" * 50, bar(0.5).marks)], RATES, description="")
     label = elements(picture, "text", "label")[0]
     assert label.text == "x" * (LONGEST - 1) + "…"
     assert [title.text for title in label] == ["x" * 50]
@@ -104,7 +104,9 @@ def cloud(seed: int = 0, n: int = 40) -> list[PlanePoint]:
 @settings(derandomize=True, max_examples=25)
 @given(st.lists(st.tuples(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3)), min_size=2, max_size=9))
 def test_the_plane_keeps_all_ratios_of_distances_and_stays_in_its_frame(places: list[tuple[float, float]]) -> None:
-    spots = plane_picture([PlanePoint(x, y, "harmful", False, "", "") for x, y in places], index=0, says="").spots
+    spots = plane_picture(
+        [PlanePoint(x, y, "harmful", False, "", "") for x, y in places], index=0, description=""
+    ).spots
     assert all(0 < spot.x < WIDTH and 0 < spot.y < HEIGHT for spot in spots)
     true = [math.dist(a, b) for a in places for b in places]
     seen = [math.dist((a.x, a.y), (b.x, b.y)) for a in spots for b in spots]
@@ -114,7 +116,7 @@ def test_the_plane_keeps_all_ratios_of_distances_and_stays_in_its_frame(places: 
 
 def test_every_prompt_is_one_mark_of_its_class_and_kind() -> None:
     points = cloud()
-    picture = plane_picture(points, index=3, says="").picture
+    picture = plane_picture(points, index=3, description="").picture
     for tone in ("benign", "harmful"):
         dots, crosses = (elements(picture, "path", kind) for kind in ("dots", "crosses"))
         of_tone = [next(path for path in paths if tone in path.get("class", "").split()) for paths in (dots, crosses)]
@@ -126,7 +128,7 @@ def test_every_prompt_is_one_mark_of_its_class_and_kind() -> None:
 
 def test_points_on_the_ellipses_are_one_and_two_standard_deviations_from_the_mean() -> None:
     points = [point._replace(cross=False, tone="harmful") for point in cloud(n=60)]
-    plane = plane_picture(points, index=0, says="")
+    plane = plane_picture(points, index=0, description="")
     data = np.array([(point.x, point.y) for point in points])
     # The map from the picture back to the plane, read off the marks themselves.
     across, up = (np.polyfit([spot[axis] for spot in plane.spots], data[:, axis], 1) for axis in (0, 1))
@@ -146,7 +148,7 @@ def test_points_on_the_ellipses_are_one_and_two_standard_deviations_from_the_mea
 
 @pytest.mark.parametrize("points", [cloud(n=2), [PlanePoint(1.0, 1.0, "harmful", False, "", "same")] * 5, cloud(n=1)])
 def test_few_or_equal_points_still_make_a_picture(points: list[PlanePoint]) -> None:
-    plane = plane_picture(points, index=0, says="")
+    plane = plane_picture(points, index=0, description="")
     assert len(plane.spots) == len(points)
     assert all(math.isfinite(spot.x) and math.isfinite(spot.y) for spot in plane.spots)
     assert "nan" not in plane.picture
@@ -155,10 +157,12 @@ def test_few_or_equal_points_still_make_a_picture(points: list[PlanePoint]) -> N
 def test_a_long_curve_is_thinned_and_keeps_its_ends() -> None:
     points = tuple((float(step), float(step)) for step in range(10 * MOST_POINTS + 7))
     axis = linear([0.0, points[-1][0]])
-    short = curves_picture([Curve("chosen", points)], axis, axis, x_label="step", says="")
+    short = curves_picture([Curve("chosen", points)], axis, axis, x_label="step", description="")
     path = elements(short, "path", "curve")[0].get("d", "")
     ends = elements(
-        curves_picture([Curve("chosen", (points[0], points[-1]))], axis, axis, x_label="", says=""), "path", "curve"
+        curves_picture([Curve("chosen", (points[0], points[-1]))], axis, axis, x_label="", description=""),
+        "path",
+        "curve",
     )
     assert path.count("L") <= MOST_POINTS + 1
     assert [path.split("L")[0], path.split("L")[-1]] == ends[0].get("d", "").split("L")
@@ -167,14 +171,14 @@ def test_a_long_curve_is_thinned_and_keeps_its_ends() -> None:
 def test_a_model_without_a_decided_rate_on_either_axis_is_no_dot() -> None:
     pairs = [(0.5, 0.5), (None, 0.5), (0.5, None)]
     dots = [Dot(Estimate(x, None, None, 9), Estimate(y, None, None, 9), "tone-0", 0, "m") for x, y in pairs]
-    picture = dots_picture(dots, RATES, RATES, x_label="over-refusal", says="")
+    picture = dots_picture(dots, RATES, RATES, x_label="over-refusal", description="")
     assert len(elements(picture, "path", "mark")) == 1
     assert not elements(picture, "path", "whisker")
 
 
 def test_the_intervals_of_a_dot_span_their_ends_on_both_axes_and_cross_at_its_place() -> None:
     dot = Dot(Estimate(0.5, 0.25, 0.75, 9), Estimate(0.25, 0.0, 0.5, 9), "tone-0", 0, "m")
-    picture = dots_picture([dot], RATES, RATES, x_label="", says="")
+    picture = dots_picture([dot], RATES, RATES, x_label="", description="")
     across = [float(label.get("x", "")) for label in elements(picture, "text", "middle")][:5]
     up = [float(line.get("y1", "")) for line in elements(picture, "line")]
     path = elements(picture, "path", "whisker")[0].get("d", "")

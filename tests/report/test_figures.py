@@ -5,7 +5,7 @@ import numpy as np
 from divalign.core.stats import Estimate
 from divalign.report import figures
 from divalign.report.facts import Point
-from divalign.report.hidden_states import plane_points, planes, spoken
+from divalign.report.hidden_states import describe_points, plane_points, planes
 from tests.draw.test_pictures import elements, words
 from tests.report.runs import model
 
@@ -101,9 +101,10 @@ def test_the_frontier_has_every_model_at_its_over_refusal_and_attack_success() -
 
 def test_the_plane_in_words_counts_the_prompts_of_each_class() -> None:
     assert (
-        spoken([Point(1.0, 2.0, True, False, ""), Point(3.0, 2.0, True, True, "")]) == "2 harmful prompts around (2, 2)"
+        describe_points([Point(1.0, 2.0, True, False, ""), Point(3.0, 2.0, True, True, "")])
+        == "2 harmful prompts around (2, 2)"
     )
-    assert spoken([]) == "no prompts"
+    assert describe_points([]) == "no prompts"
 
 
 def test_benign_points_are_drawn_first_and_held_out_topics_are_crosses() -> None:
