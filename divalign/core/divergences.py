@@ -66,7 +66,7 @@ class Divergence:
     @property
     def scale(self) -> str:
         """What a value is to be read against: "of 1.386" where disjoint supports reach that, else "no upper bound"."""
-        return "no upper bound" if self.upper is None else f"of {self.upper:.4g}"
+        return scale(self.upper)
 
     def normalised(self, value: float | None) -> float | None:
         """Return a value as a share of the upper bound, in [0, 1]; None where there is no bound or no value."""
@@ -267,6 +267,11 @@ def find_divergence(name: str) -> Divergence:
     Raises ValueError, naming the nearest known one, when there is none.
     """
     return find(name, DIVERGENCES, kind="divergence", of=Divergence, families=FAMILIES)
+
+
+def scale(upper: float | None) -> str:
+    """Return an upper bound as the scale of a value: "of 1.386", or "no upper bound"."""
+    return "no upper bound" if upper is None else f"of {upper:.4g}"
 
 
 def scale_of(name: str) -> str:

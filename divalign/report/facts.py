@@ -7,6 +7,7 @@ that is undecided is an Estimate whose value is None. Neither ever becomes 0.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from divalign.core.stats import Estimate
@@ -54,7 +55,8 @@ class Search(NamedTuple):
 class ModelFacts(NamedTuple):
     """One model of a run; `method` and `data` are None for the base, `held_out` where no topics were held out.
 
-    `title` is what prose calls it beside its data: the method, with the seed where a run has several.
+    `title` is what prose calls it beside its data: the method, with the seed where a run has several. `upper_bounds`
+    are those of its divergences that have one.
     """
 
     name: str
@@ -65,6 +67,7 @@ class ModelFacts(NamedTuple):
     in_distribution: PartFacts
     held_out: PartFacts | None
     divergence: dict[str, Estimate]
+    upper_bounds: Mapping[str, float] = MappingProxyType({})
     plane: tuple[Point, ...] = ()
     metrics: tuple[Mapping[str, float | None], ...] = ()
     responses: tuple[JudgedResponse, ...] = ()

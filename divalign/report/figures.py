@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from divalign.core.divergences import built_in
 from divalign.core.stats import Estimate
 from divalign.draw.axis import Axis, linear, logarithmic, shares
 from divalign.draw.numbers import significant
@@ -28,6 +27,7 @@ from divalign.report.quantities import (
     over_refusal,
     separation,
     shape_of,
+    upper_bounds,
 )
 from divalign.report.words import attack_words, divergence_words, missing, spelled
 
@@ -78,16 +78,13 @@ def side_by_side(models: Sequence[ModelFacts]) -> Figure:
 
 def divergences(models: Sequence[ModelFacts]) -> Figure:
     """Draw every divergence estimate with its interval, and the upper bound of those that have one."""
-    names = dict.fromkeys(name for model in models for name in model.divergence)
-    bounds = {name: divergence.upper for name in names if (divergence := built_in(name)) is not None}
-    panels = []
-    for name in names:
+    bounds, panels = upper_bounds(models), []
+    for name, upper in bounds.items():
         estimates = [model.divergence[name] for model in models if name in model.divergence]
-        ends = [end for end in (bounds.get(name), *(end for estimate in estimates for end in estimate[:3])) if end]
+        ends = [end for end in (upper, *(end for estimate in estimates for end in estimate[:3])) if end]
         axis = linear([0.0, *(ends or [1.0])])
-        panels.append(
-            _rows_by_method(divergence_words(name), "", models, _divergence_of(name), axis, reference=bounds.get(name))
-        )
+        title = divergence_words(name, upper)
+        panels.append(_rows_by_method(title, "", models, _divergence_of(name), axis, reference=upper))
     bounded = any(bound is not None for bound in bounds.values())
     keys = [Key("upper bound: disjoint supports", swatch("reference", "M7 0V14"))] if bounded else []
     return Figure([[panel] for panel in panels], [*recipe_keys(models), *keys])

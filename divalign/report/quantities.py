@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from divalign.core.divergences import built_in
 from divalign.core.stats import Estimate
 from divalign.draw.numbers import Form, percent, share, significant
 from divalign.report.facts import ModelFacts, PartFacts
@@ -122,6 +123,14 @@ def shape_of(recipe: str | None, models: Iterable[ModelFacts]) -> int:
         return 3
     order = [*dict.fromkeys(("cr", "pref", *recipes(models)))]
     return order.index(recipe) if recipe in order else 2
+
+
+def upper_bounds(models: Iterable[ModelFacts]) -> dict[str, float | None]:
+    """Return the upper bound of every divergence on any model, None where it has none or none is known."""
+    models = list(models)
+    recorded = {name: bound for model in models for name, bound in model.upper_bounds.items()}
+    entries = {name: built_in(name) for name in dict.fromkeys(name for model in models for name in model.divergence)}
+    return {name: entry.upper if entry else recorded.get(name) for name, entry in entries.items()}
 
 
 def base_of(models: Iterable[ModelFacts]) -> ModelFacts | None:

@@ -13,6 +13,7 @@ from divalign.core.stats import Estimate
 from divalign.records import (
     AttackSeparation,
     BestLayer,
+    DivergenceFile,
     FullSeparation,
     LayerSeparation,
     ModelResult,
@@ -139,11 +140,18 @@ def _title(model: ModelFacts, several_seeds: bool) -> str:
 
 def _with_files(model: ModelFacts, folder: Path) -> ModelFacts:
     return model._replace(
+        upper_bounds=_upper_bounds(folder / "divergence.json"),
         plane=_optional(folder / "plane.json", lambda path: tuple(map(_point, store.read_json(path)["points"]))),
         metrics=_optional(folder / "metrics.jsonl", lambda path: tuple(map(_metrics, store.read_rows(path)))),
         responses=_optional(folder / "verdicts.jsonl", _responses),
         searches=_optional(folder / "gcg.jsonl", _searches),
     )
+
+
+def _upper_bounds(path: Path) -> dict[str, float]:
+    """Return the ceilings that were recorded with the estimates; one's own divergences have them nowhere else."""
+    records = read_record(path, DivergenceFile).divergences if path.is_file() else {}
+    return {name: record.ceiling for name, record in records.items() if record.ceiling is not None}
 
 
 def _part(entry: ModelResult | PartResult) -> PartFacts:

@@ -25,6 +25,7 @@ from divalign.report.quantities import (
     never,
     over_refusal,
     separation,
+    upper_bounds,
 )
 from divalign.report.words import UNDECIDED, attack_words, bounds, divergence_words, missing, spelled
 
@@ -105,13 +106,13 @@ def _on_some_models(attack: str, parts: Sequence[tuple[ModelFacts, PartFacts]]) 
 
 def divergence_table(models: Sequence[ModelFacts]) -> Table | None:
     """Return one row a model, one column a divergence with its scale, in nats. None where nothing was estimated."""
-    names = list(dict.fromkeys(name for model in models for name in model.divergence))
+    bounds = upper_bounds(models)
     rows = [
-        (label(model), tuple(cell(model.divergence.get(name), significant) for name in names))
+        (label(model), tuple(cell(model.divergence.get(name), significant) for name in bounds))
         for model in models
         if model.divergence
     ]
-    columns = [Column(divergence_words(name)) for name in names]
+    columns = [Column(divergence_words(name, upper)) for name, upper in bounds.items()]
     return _table("Divergence estimates, nats", columns, rows)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from divalign.core.divergences import built_in
+from divalign.core.divergences import scale
 from divalign.core.stats import Estimate
 from divalign.draw.numbers import PERCENT, Form, percent
 
@@ -48,10 +48,9 @@ def attack_words(attack: str) -> str:
     return (own[1] if own else attack).replace("_", " ")
 
 
-def divergence_words(name: str) -> str:
+def divergence_words(name: str, upper: float | None) -> str:
     """Return a divergence's name with its scale, "js (of 1.386)"; the name alone where it has no upper bound."""
-    divergence = built_in(name)
-    return name if divergence is None or divergence.upper is None else f"{name} ({divergence.scale})"
+    return name if upper is None else f"{name} ({scale(upper)})"
 
 
 def missing(estimate: Estimate | None) -> str:

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 
 from divalign.core.stats import Estimate
+from divalign.report.quantities import upper_bounds
 from divalign.report.reading import number, read_run
-from divalign.store import write_rows
-from tests.report.runs import entries, facts, results, verdicts, write_results, write_run
+from divalign.report.tables import divergence_table
+from divalign.store import write_json, write_rows
+from tests.report.runs import entries, facts, results, single, verdicts, write_results, write_run
 
 
 def test_a_whole_run_folder_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -29,6 +31,20 @@ def test_what_is_no_finite_number_in_a_record_is_unknown(tmp_path: Path) -> None
     write_results(tmp_path, results(models=[entry]))
     part = read_run(tmp_path).models[0].in_distribution
     assert part.asr == {"direct": Estimate(None, 0.0, None, 9)}
+
+
+def test_the_upper_bound_of_ones_own_divergence_is_read_from_its_record(tmp_path: Path) -> None:
+    entry = entries()[1]
+    entry["divergence"] = {"my_lab:mine": single(1.0), "js": single(1.0)}
+    write_results(tmp_path, results(models=[entry]))
+    blank = {"bound": 1.0, "lower": None, "effective_sample_size": 9.0, "flags": []}
+    divergences = {"my_lab:mine": {"estimate": single(1.0), "ceiling": 4.0, **blank}}
+    write_json(tmp_path / "models" / "kldo-cr" / "divergence.json", {"schema": 2, "divergences": divergences})
+    run = read_run(tmp_path)
+    assert upper_bounds(run.models) == {"my_lab:mine": 4.0, "js": pytest.approx(1.386, abs=1e-3)}
+    table = divergence_table(run.models)
+    assert table is not None
+    assert [column.name for column in table.columns] == ["my_lab:mine (of 4)", "js (of 1.386)"]
 
 
 def test_only_the_first_judges_verdicts_are_shown(tmp_path: Path) -> None:
