@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from divalign.core.stats import Estimate
+from divalign.records import SeparationChangeRecord, SeparationPart, VerdictRecord
 
 MARK = " ‡"  # behind the name of a model whose evaluation prompts are in its training set
 
@@ -74,17 +75,6 @@ class ModelFacts(NamedTuple):
     searches: tuple[Search, ...] = ()
 
 
-class VerdictFacts(NamedTuple):
-    """Whether separation predicts the attack success rate over the models of the run."""
-
-    statistic: str
-    value: float | None
-    p_value: float | None
-    power: float | None
-    n_models: int
-    conclusion: str
-
-
 class RunFacts(NamedTuple):
     """A run folder. `trained_on` counts the evaluation prompts that are in the training set."""
 
@@ -92,7 +82,7 @@ class RunFacts(NamedTuple):
     config_sha256: str
     seconds: float | None
     models: tuple[ModelFacts, ...]
-    verdict: VerdictFacts | None
+    verdict: VerdictRecord | None
     config: str = ""
     trained_on: int = 0
 
@@ -102,49 +92,8 @@ class RunFacts(NamedTuple):
         return self.trained_on > 0
 
 
-class LayerFacts(NamedTuple):
-    """One cell of a separation's map; `why` says why it has no number."""
-
-    position: str
-    layer: int
-    estimates: dict[str, Estimate]
-    why: str
-
-
-class BestLayerFacts(NamedTuple):
-    """The layer that separates best, and its distance on other prompts than it was chosen on."""
-
-    layer: int
-    distance: Estimate
-
-
-class SeparationFacts(NamedTuple):
-    """A model's separation: its map, its last layer by position, its best layer, and distance and AUC under attack."""
-
-    name: str
-    map: tuple[LayerFacts, ...]
-    last_layer: dict[str, dict[str, Estimate]]
-    doubts: dict[str, tuple[str, ...]]
-    best_layer: dict[str, BestLayerFacts | None]
-    under_attack: dict[str, dict[str, Estimate]]
-
-
-class ChangeFacts(NamedTuple):
-    """One model's last layer minus another's; `cosine` of their refusal directions."""
-
-    before: str
-    after: str
-    position: str
-    estimates: dict[str, Estimate]
-    cosine: float | None
-
-
 class SeparationRun(NamedTuple):
-    """The folder of `divalign separate`; `baselines` are the AUCs of the prompts' words and of their length."""
+    """The folder of `divalign separate`: each model's numbers on the first part of its prompts, and the changes."""
 
-    benign: int
-    harmful: int
-    clusters: int
-    models: tuple[SeparationFacts, ...]
-    baselines: dict[str, Estimate]
-    changes: tuple[ChangeFacts, ...]
+    parts: dict[str, SeparationPart]
+    changes: list[SeparationChangeRecord]

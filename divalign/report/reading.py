@@ -11,36 +11,23 @@ from typing import Any, TypeVar
 from divalign import store
 from divalign.core.stats import Estimate
 from divalign.records import (
-    AttackSeparation,
-    BestLayer,
     DivergenceFile,
-    FullSeparation,
-    LayerSeparation,
     ModelResult,
-    NotMeasured,
     PartResult,
     Results,
-    SeparationChangeRecord,
     SeparationChanges,
-    SeparationPart,
     SeparationRecord,
-    VerdictRecord,
     read_record,
 )
 from divalign.report.facts import (
     MARK,
-    BestLayerFacts,
-    ChangeFacts,
     JudgedResponse,
-    LayerFacts,
     ModelFacts,
     PartFacts,
     Point,
     RunFacts,
     Search,
-    SeparationFacts,
     SeparationRun,
-    VerdictFacts,
 )
 
 Content = TypeVar("Content")
@@ -75,15 +62,9 @@ def read_separation(folder: Path) -> SeparationRun:
         raise ValueError(f"{folder} holds no changes.json; name the folder that `divalign separate --out` wrote")
     index = read_record(path, SeparationChanges)
     records = [read_record(folder / _plain_name(name) / "separation.json", SeparationRecord) for name in index.models]
-    parts = [next(iter(record.parts.values())) for record in records]
-    return SeparationRun(
-        benign=parts[0].prompts.safe,
-        harmful=parts[0].prompts.harmful,
-        clusters=parts[0].prompts.clusters,
-        models=tuple(_separation(record.model, part) for record, part in zip(records, parts, strict=True)),
-        baselines={"lexical": _finite(parts[0].lexical_auc), "length": _finite(parts[0].length_auc)},
-        changes=tuple(map(_change, index.changes)),
-    )
+    first_parts = (next(iter(record.parts.values())) for record in records)
+    parts = dict(zip(index.models, first_parts, strict=True))
+    return SeparationRun(parts, index.changes)
 
 
 def number(value: Any) -> float | None:
@@ -108,7 +89,7 @@ def run_facts(results: Results) -> RunFacts:
             model._replace(title=_title(model, several_seeds) + (MARK if trained_on and model.method else ""))
             for model in models
         ),
-        verdict=_verdict(results.verdict),
+        verdict=results.verdict,
         trained_on=trained_on,  # a paraphrase is a guess and does not count
     )
 
@@ -207,17 +188,6 @@ def _searches(path: Path) -> tuple[Search, ...]:
     )
 
 
-def _verdict(record: VerdictRecord) -> VerdictFacts:
-    return VerdictFacts(
-        statistic=record.statistic,
-        value=number(record.value),
-        p_value=number(record.p_value),
-        power=number(record.power),
-        n_models=record.n_models,
-        conclusion=record.conclusion,
-    )
-
-
 def _optional(path: Path, make: Callable[[Path], tuple[Content, ...]]) -> tuple[Content, ...]:
     return _read(path, make) if path.is_file() else ()
 
@@ -232,34 +202,3 @@ def _read(path: Path, make: Callable[[Path], Content]) -> Content:
         raise ValueError(
             f"{path} does not hold what was expected: {error}; run the stage that writes it again"
         ) from error
-
-
-def _separation(name: str, part: SeparationPart) -> SeparationFacts:
-    return SeparationFacts(
-        name=name,
-        map=tuple(map(_layer, part.map)),
-        last_layer={position: _estimates(layer) for position, layer in part.last_layer.items()},
-        doubts={position: _doubts(layer) for position, layer in part.last_layer.items()},
-        best_layer={position: _best_layer(best) for position, best in part.best_layer.items()},
-        under_attack={name: _under_attack(attacked) for name, attacked in (part.under_attack or {}).items()},
-    )
-
-
-def _doubts(layer: FullSeparation | NotMeasured) -> tuple[str, ...]:
-    return (layer.why,) if isinstance(layer, NotMeasured) else tuple(layer.flags)
-
-
-def _layer(entry: LayerSeparation) -> LayerFacts:
-    return LayerFacts(entry.position, entry.layer, _estimates(entry), entry.why or "not measured")
-
-
-def _best_layer(entry: BestLayer | None) -> BestLayerFacts | None:
-    return None if entry is None else BestLayerFacts(entry.layer, _finite(entry.bhattacharyya))
-
-
-def _under_attack(entry: AttackSeparation) -> dict[str, Estimate]:
-    return _estimates([*entry.by_attack.items(), ("worst", entry.worst), ("mean", entry.mean)])
-
-
-def _change(entry: SeparationChangeRecord) -> ChangeFacts:
-    return ChangeFacts(entry.before, entry.after, entry.position, _estimates(entry), number(entry.cosine))

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from divalign.core.stats import ALPHA, Estimate
 from divalign.draw.numbers import percent, share, significant
+from divalign.records import VerdictRecord
 from divalign.report.compare import (
     Change,
     Contrast,
@@ -23,7 +24,7 @@ from divalign.report.compare import (
     label,
     named,
 )
-from divalign.report.facts import MARK, ModelFacts, RunFacts, VerdictFacts
+from divalign.report.facts import MARK, ModelFacts, RunFacts
 from divalign.report.quantities import (
     D_B,
     DIRECT,
@@ -228,7 +229,7 @@ def over_refusal_change(models: Sequence[ModelFacts]) -> str | None:
     return f"{start} After alignment, {listed(clauses)}."
 
 
-def prediction(verdict: VerdictFacts | None) -> str | None:
+def prediction(verdict: VerdictRecord | None) -> str | None:
     """Say whether separation predicts the attack success rate over the models of this run, or that n cannot tell."""
     if verdict is None:
         return None
@@ -246,7 +247,7 @@ def prediction(verdict: VerdictFacts | None) -> str | None:
     return f"{start} ({numbers})." if (numbers := verdict_numbers(verdict)) else f"{start}."
 
 
-def verdict_numbers(verdict: VerdictFacts) -> str:
+def verdict_numbers(verdict: VerdictRecord) -> str:
     """Return the test's numbers in one line; what is null is left out."""
     statistic = verdict.statistic.replace("_", " ") or "statistic"
     numbers = [f"{statistic} {share(verdict.value)}"] if verdict.value is not None else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,19 @@ from divalign.core.stats import Estimate
 from divalign.draw.heat import HeatCell, HeatColumn, heat_picture
 from divalign.draw.numbers import Form, share, significant
 from divalign.draw.panels import Figure, Panel
-from divalign.report.facts import BestLayerFacts, ChangeFacts, LayerFacts, SeparationFacts, SeparationRun
+from divalign.records import (
+    AttackSeparation,
+    BestLayer,
+    LayerSeparation,
+    NotMeasured,
+    SeparationChangeRecord,
+    SeparationPart,
+)
+from divalign.report.facts import SeparationRun
 from divalign.report.reading import read_separation
 from divalign.report.shell import Part, small_page
 from divalign.report.tables import Cell, Column, Table, cell
-from divalign.report.words import spelled
+from divalign.report.words import NOT_MEASURED, spelled
 
 NAME = "separation.html"
 SHORT = {"instruction": "instruction", "generation": "answer", "response": "response"}
@@ -62,74 +70,84 @@ def write_separation(folder: Path) -> Path:
 
 def separation_page(run: SeparationRun) -> str:
     """Return the page as text."""
-    words = f"{run.benign} benign and {run.harmful} harmful prompts in {run.clusters} clusters."
+    first = next(iter(run.parts.values())).prompts
+    words = f"{first.safe} benign and {first.harmful} harmful prompts in {first.clusters} clusters."
+    maps = [[Panel(name, "", _map(name, part.map))] for name, part in run.parts.items()]
     parts = [
-        Part("Where in the model", (MAP,), Figure([[Panel(model.name, "", _map(model))] for model in run.models], [])),
-        Part("The last layer, and what words alone do", (BASELINES,), tables=_last_layers(run)),
+        Part("Where in the model", (MAP,), Figure(maps, [])),
+        Part("The last layer, and what words alone do", (BASELINES,), tables=_last_layers(run.parts)),
     ]
-    attacked = [model for model in run.models if model.under_attack]
+    attacked = {name: part.under_attack for name, part in run.parts.items() if part.under_attack}
     if attacked:
         parts.append(Part("Under attack", (ATTACK,), tables=[_attacks(attacked, name) for name in (DISTANCE, AUC)]))
     if run.changes:
         parts.append(Part("After against before", (CHANGE,), tables=[_changes(run.changes)]))
-    title = f"Separation of benign and harmful prompts in {len(run.models)} model{'s' if len(run.models) > 1 else ''}"
-    return small_page(title, [words, *_doubts(run.models)], parts)
+    title = f"Separation of benign and harmful prompts in {len(run.parts)} model{'s' if len(run.parts) > 1 else ''}"
+    return small_page(title, [words, *_doubts(run.parts)], parts)
 
 
-def _map(model: SeparationFacts) -> Any:
+def _map(model: str, layers: Sequence[LayerSeparation]) -> Any:
     columns = []
-    for position in dict.fromkeys(layer.position for layer in model.map):
-        layers = [layer for layer in model.map if layer.position == position]
+    for position in dict.fromkeys(layer.position for layer in layers):
         for name, label, form, low, high in SHADES:
             heading = (SHORT.get(position, position), label)
-            cells = {layer.layer: _heat_cell(layer, layer.estimates.get(name), heading, form) for layer in layers}
+            cells = {
+                layer.layer: _heat_cell(layer, getattr(layer, name), heading, form)
+                for layer in layers
+                if layer.position == position
+            }
             columns.append(HeatColumn(heading, cells, form, low, high, log=name == DISTANCE))
-    return heat_picture(columns, description=f"Separation in each layer of {model.name}, as in separation.json.")
+    return heat_picture(columns, description=f"Separation in each layer of {model}, as in separation.json.")
 
 
-def _heat_cell(layer: LayerFacts, estimate: Estimate | None, heading: tuple[str, str], form: Form) -> HeatCell:
-    if estimate is None or estimate.value is None:
-        return HeatCell(None, f"layer {layer.layer}: {layer.why}")
+def _heat_cell(layer: LayerSeparation, estimate: Estimate, heading: tuple[str, str], form: Form) -> HeatCell:
+    if estimate.value is None:
+        return HeatCell(None, f"layer {layer.layer}: {layer.why or NOT_MEASURED}")
     return HeatCell(estimate.value, f"layer {layer.layer}, {' '.join(heading)}: {spelled(estimate, form)}")
 
 
-def _last_layers(run: SeparationRun) -> list[Table]:
-    baselines = tuple(cell(run.baselines.get(name), share) for name in ("lexical", "length"))
+def _last_layers(parts: Mapping[str, SeparationPart]) -> list[Table]:
     heads = [*(Column(label) for label, _ in LAST_LAYER.values()), Column("words' AUC"), Column("length's AUC")]
     tables = []
-    for position in dict.fromkeys(position for model in run.models for position in model.last_layer):
-        rows = []
-        for model in run.models:
-            estimates = model.last_layer[position]
-            cells = tuple(cell(estimates.get(name), form) for name, (_, form) in LAST_LAYER.items())
-            rows.append((model.name, (*cells, *baselines, _best(model.best_layer.get(position)))))
+    for position in dict.fromkeys(position for part in parts.values() for position in part.last_layer):
+        rows = [(name, _last_layer(part, position)) for name, part in parts.items()]
         caption = f"Last layer, {POSITIONS.get(position, position)}"
         tables.append(Table(caption, (*heads, Column("best layer", "chosen on other prompts")), tuple(rows)))
     return tables
 
 
-def _best(best: BestLayerFacts | None) -> Cell:
+def _last_layer(part: SeparationPart, position: str) -> tuple[Cell, ...]:
+    layer = part.last_layer[position]
+    cells = (cell(getattr(layer, name, None), form) for name, (_, form) in LAST_LAYER.items())
+    baselines = (cell(estimate, share) for estimate in (part.lexical_auc, part.length_auc))
+    return *cells, *baselines, _best(part.best_layer.get(position))
+
+
+def _best(best: BestLayer | None) -> Cell:
     if best is None:
         return Cell("too few prompts", known=False)
-    distance = cell(best.distance, significant)
+    distance = cell(best.bhattacharyya, significant)
     return distance._replace(value=f"{best.layer}: D {distance.value}")
 
 
-def _attacks(models: Sequence[SeparationFacts], measure: str) -> Table:
+def _attacks(models: Mapping[str, Mapping[str, AttackSeparation]], measure: str) -> Table:
     form = significant if measure == DISTANCE else share
+    columns = {
+        name: {**attacked[measure].by_attack, "worst": attacked[measure].worst, "mean": attacked[measure].mean}
+        for name, attacked in models.items()
+    }
     rows = [
-        (model.name, tuple(cell(estimate, form) for estimate in model.under_attack[measure].values()))
-        for model in models
+        (name, tuple(cell(estimate, form) for estimate in estimates.values())) for name, estimates in columns.items()
     ]
     caption = "Held-out distance under attack" if measure == DISTANCE else "Probe AUC under attack"
-    names = [name.replace("_", " ") for name in models[0].under_attack[measure]]
-    return Table(caption, tuple(map(Column, names)), tuple(rows))
+    heads = (Column(name.replace("_", " ")) for name in next(iter(columns.values())))
+    return Table(caption, tuple(heads), tuple(rows))
 
 
-def _changes(changes: Sequence[ChangeFacts]) -> Table:
+def _changes(changes: Sequence[SeparationChangeRecord]) -> Table:
     rows = []
     for change in changes:
-        cells = tuple(cell(change.estimates.get(name), significant) for name in CHANGES)
+        cells = tuple(cell(getattr(change, name), significant) for name in CHANGES)
         cosine = Cell("unknown", known=False) if change.cosine is None else Cell(significant(change.cosine))
         name = f"{change.after} − {change.before}, {POSITIONS.get(change.position, change.position)}"
         rows.append((name, (*cells, cosine)))
@@ -137,9 +155,10 @@ def _changes(changes: Sequence[ChangeFacts]) -> Table:
     return Table("Differences", heads, tuple(rows))
 
 
-def _doubts(models: Sequence[SeparationFacts]) -> Iterable[str]:
+def _doubts(parts: Mapping[str, SeparationPart]) -> Iterable[str]:
     """Say which numbers of the last layer are doubtful, and why."""
-    for model in models:
-        for position, doubts in model.doubts.items():
+    for name, part in parts.items():
+        for position, layer in part.last_layer.items():
+            doubts = [layer.why] if isinstance(layer, NotMeasured) else layer.flags
             if doubts:
-                yield f"{model.name}, {POSITIONS.get(position, position)}: {'; '.join(doubts)}."
+                yield f"{name}, {POSITIONS.get(position, position)}: {'; '.join(doubts)}."

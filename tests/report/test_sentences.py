@@ -3,9 +3,10 @@
 import pytest
 
 from divalign.core.stats import Estimate, rate
+from divalign.records import VerdictRecord
 from divalign.report import sentences
 from divalign.report.compare import above_half, below_half, compare, contrasts, named
-from divalign.report.facts import RunFacts, VerdictFacts
+from divalign.report.facts import RunFacts
 from divalign.report.quantities import asr, attacks, base_of, extrapolated, recipes, separation, shape_of
 from tests.report.runs import model
 
@@ -229,8 +230,10 @@ def test_over_refusal_rises_only_where_it_is_measured_to() -> None:
 
 def verdict(
     conclusion: str, value: float | None = None, p: float | None = None, power: float | None = None
-) -> VerdictFacts:
-    return VerdictFacts("spearman_rho", value, p, power, 11, conclusion)
+) -> VerdictRecord:
+    return VerdictRecord(
+        statistic="spearman_rho", value=value, p_value=p, power=power, n_models=11, conclusion=conclusion, words=""
+    )
 
 
 @pytest.mark.parametrize(
@@ -261,7 +264,7 @@ def verdict(
         ),
     ],
 )
-def test_the_verdict_in_words(given: VerdictFacts, words: str) -> None:
+def test_the_verdict_in_words(given: VerdictRecord, words: str) -> None:
     assert plain(sentences.prediction(given)) == words
 
 
