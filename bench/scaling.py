@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.trainer import once
-from divalign.lab.findings import Chart
-from divalign.lab.svg import svg
+from divalign.draw.chart import Chart, chart_svg
 
 METHODS = ("kldo", "bco", "kto", "hdo", "dpo")
 # (prompt words, answer words): medians that make pairs of about so many tokens.
@@ -52,14 +51,14 @@ def speed_figure(found: list[dict[str, Any]]) -> str:
     kinds = "length", "micro-batch", "accumulation"
     series = {what: _points(found, what, "at", "rate") for what in kinds}
     chart = Chart("tokens of a pair (length), or how many", "tokens/s", series, log_x=True, lines=True)
-    return svg(chart, "Tokens a second")
+    return chart_svg(chart, "Tokens a second")
 
 
 def memory_figure(found: list[dict[str, Any]]) -> str:
     series = {
         what: _points(found, what, "batch_tokens", "peak_mib") for what in dict.fromkeys(r["what"] for r in found)
     }
-    return svg(Chart("tokens in a micro-batch", "MiB", series, lines=True), "Peak memory of the process")
+    return chart_svg(Chart("tokens in a micro-batch", "MiB", series, lines=True), "Peak memory of the process")
 
 
 def _points(found: list[dict[str, Any]], what: str, x: str, y: str) -> tuple[list[float], list[float]]:

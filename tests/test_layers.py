@@ -10,24 +10,23 @@ PACKAGE = Path(__file__).parent.parent / "divalign"
 SEES = {
     "core": set(),
     "store": set(),
-    "draw": set(),
     "records": {"core", "store"},
+    "draw": set(),
     "lab": {"core", "draw"},
     "data": {"core", "store"},
     "lm": {"core", "store", "data"},
     "train": {"core", "store", "data", "lm"},
     "safety": {"core", "store", "data", "lm"},
     "toy": {"core", "store", "data", "lm"},
-    "stages": {"core", "store", "records", "data", "lm", "train", "safety", "toy"},
     "report": {"core", "store", "records", "draw"},
     "config": set(),
-    "study": {"core", "lab", "draw", "store", "records", "data", "lm", "safety", "toy", "stages", "config"},
-    "cli": {
-        "core", "lab", "store", "records", "data", "lm", "train", "safety", "toy", "config", "stages", "study", "report",
-    },
+    "stages": {"core", "store", "records", "data", "lm", "train", "safety", "toy"},
+    "study": {"core", "draw", "store", "records", "data", "safety", "toy", "stages", "config", "lm"},
+    "cli": {"core", "lab", "store", "records", "data", "lm", "train", "safety", "toy", "stages", "config"}
+    | {"study", "report"},
     "__main__": {"cli"},
     "__init__": {"core", "train"},
-}  # fmt: skip
+}
 HUGGING_FACE = {"lm", "train", "toy"}
 
 

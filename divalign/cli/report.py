@@ -54,7 +54,7 @@ def _show_paper(out: Path | None) -> None:
 
 def _read(found: Any) -> tuple[list[Any], list[Any]]:
     """Say in words what each number is and what follows from it."""
-    from divalign.report.paper import Concluded, Statistic
+    from divalign.report.paper_page import Conclusion, Statistic
     from divalign.study.verdict import in_words
 
     statistics = [
@@ -78,14 +78,14 @@ def _read(found: Any) -> tuple[list[Any], list[Any]]:
         ),
     ]
     conclusions = [
-        Concluded("The four methods as units", found.by_method._asdict(), in_words(found.by_method)),
-        Concluded("If all 20 models were independent", found.by_model._asdict(), in_words(found.by_model)),
+        Conclusion("The four methods as units", in_words(found.by_method)),
+        Conclusion("If all 20 models were independent", in_words(found.by_model)),
     ]
     return statistics, conclusions
 
 
 def _write(out: Path, statistics: list[Any], conclusions: list[Any]) -> None:
-    from divalign.report.paper import PaperPoint, paper_page
+    from divalign.report.paper_page import PaperPoint, paper_page
     from divalign.store import write_bytes
     from divalign.study.evidence import standardised
     from divalign.study.paper import IN_SHORT, PAPER_POINTS

@@ -6,7 +6,7 @@ E_P T - E_Q f*(T). We write the critic as T = f'(e^r) (the canonical link), so t
     score(r) = f'(e^r),    penalty(r) = f*(f'(e^r)) = e^r f'(e^r) - f(e^r),    D_f >= E_P score(r) - E_Q penalty(r),
 
 with equality at r = log dP/dQ for every row alike: choosing a divergence changes the weights of the gradient, not its
-target. P is the aligned law D+, Q the unaligned law D-. All values are in nats, float64.
+target. P is the aligned distribution D+, Q the unaligned one D-. All values are in nats, float64.
 
 Source: Nguyen, Wainwright, Jordan 2010, "Estimating divergence functionals and the likelihood ratio by convex risk
 minimization", lemma 1 (the bound); Nowozin et al. 2016, "f-GAN", eq. 4 (the same, with the critic a network) and its
@@ -63,6 +63,15 @@ class Divergence:
         total = self.score_limit - self.penalty_limit
         return total if math.isfinite(total) else None
 
+    @property
+    def scale(self) -> str:
+        """What a value is to be read against: "of 1.386" where disjoint supports reach that, else "no upper bound"."""
+        return scale(self.upper)
+
+    def normalised(self, value: float | None) -> float | None:
+        """Return a value as a share of the upper bound, in [0, 1]; None where there is no bound or no value."""
+        return None if value is None or self.upper is None else value / self.upper
+
     @cached_property
     def score_limit(self) -> float:
         """Score at r = infinity, lim f(t)/t: infinite where P may not leave the support of Q."""
@@ -77,7 +86,7 @@ class Divergence:
         """Return sum_y q f(p/q) of every row, in nats and float64; infinite where the divergence or f(p/q) is.
 
         `p` and `q` hold probabilities along the last axis (tensors or arrays); the other axes are kept, so with one
-        row per prompt the mean of the result is the divergence of the joint laws.
+        row per prompt the mean of the result is the divergence of the joint distributions.
 
         Raises ValueError for unequal shapes, negative or non-finite entries, and rows that do not sum to 1.
         """
@@ -258,3 +267,35 @@ def find_divergence(name: str) -> Divergence:
     Raises ValueError, naming the nearest known one, when there is none.
     """
     return find(name, DIVERGENCES, kind="divergence", of=Divergence, families=FAMILIES)
+
+
+def scale(upper: float | None) -> str:
+    """Return an upper bound as the scale of a value: "of 1.386", or "no upper bound"."""
+    return "no upper bound" if upper is None else f"of {upper:.4g}"
+
+
+def scale_of(name: str) -> str:
+    """Return what values of the divergence called `name` are to be read against, in nats: "of 1.386" for js.
+
+    js is 2 JS and ends at 2 ln 2, hellinger and lecam at 2, tv at 1; kl and others have "no upper bound".
+    Raises ValueError as `find_divergence` does.
+    """
+    return find_divergence(name).scale
+
+
+def normalised(value: float | None, name: str) -> float | None:
+    """Return a value of the divergence called `name` as a share of its upper bound, in [0, 1].
+
+    None where the divergence has no upper bound or the value is undecided. Raises ValueError as `find_divergence` does.
+    """
+    return find_divergence(name).normalised(value)
+
+
+def built_in(name: str) -> Divergence | None:
+    """Return the table's divergence called `name`, None where it is not one; imports nothing, so a file may name it."""
+    if name not in DIVERGENCES and ":" in name:
+        return None
+    try:
+        return find_divergence(name)
+    except ValueError:
+        return None

@@ -17,59 +17,30 @@ value (its mean is 0) and in gradient (the weights are e^(r - b) / n, and the de
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from divalign.core.divergences import DIVERGENCES, Divergence, find_divergence, hellinger, js, kl, tv
+from divalign.core.baselines import (
+    Baseline,
+    LogRatios,
+    RowBaselines,
+    linear,
+    log_linear,
+    log_mean_exp_unaligned,
+    mean_reward,
+    no_baseline,
+    policy_kl,
+)
+from divalign.core.divergences import DIVERGENCES, Divergence, find_divergence, hellinger, js, kl, lecam, tv
 from divalign.core.names import find
+from divalign.core.optimum import Optimum, against_mixture, classes, noisy_pairs, swapped_pairs
 
 Formula = Callable[[Tensor], Tensor]
-
-
-class LogRatios(NamedTuple):
-    """r = beta log(pi / pi_ref) of whole responses, in nats.
-
-    For a paired method row i of both belongs to pair i. `mismatched` holds r of prompts with another prompt's response,
-    without gradient; only kto's baseline reads it.
-    """
-
-    aligned: Float[Tensor, " a"]
-    unaligned: Float[Tensor, " u"]
-    mismatched: Float[Tensor, " m"] | None = None
-
-
-class RowBaselines(NamedTuple):
-    """One baseline per row, as a learned head on the prompt gives; gradients flow into it.
-
-    The loss reads r - baseline, so the head that closes the gap of a normalised policy learns
-    -beta log E_ref[R^(1/beta) | x].
-    """
-
-    aligned: Float[Tensor, " a"]
-    unaligned: Float[Tensor, " u"]
-
-
-Baseline = float | int | Float[Tensor, ""] | RowBaselines
-
-
-def _no_baseline(ratios: LogRatios) -> Tensor:
-    return ratios.aligned.new_zeros(())
-
-
-def _linear(previous: Tensor, new: Tensor, rate: float) -> Tensor:
-    return (1 - rate) * previous + rate * new
-
-
-def _log_linear(previous: Tensor, new: Tensor, rate: float) -> Tensor:
-    """The same average of the exponentials, in log space: no overflow for large rewards."""
-    return torch.logaddexp(previous + math.log1p(-rate), new + math.log(rate)) if rate < 1 else new
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +48,9 @@ class Method:
     """An alignment method, row by row a function of r - baseline.
 
     A paired method has no `unaligned_loss`: its `aligned_loss` reads the margin of a pair. `estimates` says what the
-    loss at r = 0 minus the loss is a lower bound of; `divergence` is that of P and Q itself, None where it is another.
+    loss at r = 0 minus the loss is a lower bound of, `optimum` the same as a number on distributions that can be
+    enumerated; None claims nothing, and the lab leaves the method out. `own_baseline` is the baseline as a function of
+    the rows of a step, `averaging` how two of its values are averaged over steps.
     """
 
     name: str
@@ -85,9 +58,14 @@ class Method:
     source: str
     aligned_loss: Formula
     unaligned_loss: Formula | None
-    own_baseline: Callable[[LogRatios], Tensor] = _no_baseline
-    divergence: Divergence | None = None
-    averaging: Callable[[Tensor, Tensor, float], Tensor] = _linear
+    own_baseline: Callable[[LogRatios], Tensor] = no_baseline
+    averaging: Callable[[Tensor, Tensor, float], Tensor] = linear
+    optimum: Optimum | None = None
+
+    @property
+    def divergence(self) -> Divergence | None:
+        """The divergence of P and Q itself that minus the loss estimates; None where it is that of others."""
+        return self.optimum.divergence if self.optimum and self.optimum.compared is classes else None
 
     @property
     def paired(self) -> bool:
@@ -97,12 +75,12 @@ class Method:
     @property
     def has_baseline(self) -> bool:
         """Whether a row's loss depends on the other rows of the step; where not, micro-batches need no pre-pass."""
-        return self.own_baseline is not _no_baseline
+        return self.own_baseline is not no_baseline
 
     @property
     def log_mean_exp_baseline(self) -> bool:
         """Whether the baseline is log-mean-exp, under which the unaligned gradient is a softmax-weighted sum."""
-        return self.own_baseline is _log_mean_exp_unaligned
+        return self.own_baseline is log_mean_exp_unaligned
 
     def baseline(self, ratios: LogRatios) -> Float[Tensor, ""]:
         """Return the method's own baseline from the rows of a whole optimizer step, detached; 0 where it has none."""
@@ -166,30 +144,6 @@ def _margins(ratios: LogRatios) -> Float[Tensor, " b"]:
     return ratios.aligned - ratios.unaligned
 
 
-def log_mean_exp(rows: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-    """Log of the mean of e^r; in expectation too low by about Var(e^r) / (2 n (E e^r)^2)."""
-    return torch.logsumexp(rows, 0) - math.log(len(rows))
-
-
-def _log_mean_exp_unaligned(ratios: LogRatios) -> Tensor:
-    return log_mean_exp(ratios.unaligned)
-
-
-def _mean_reward(ratios: LogRatios) -> Tensor:
-    """The mean over both classes, each with half the weight whatever its share of the rows."""
-    return (ratios.aligned.mean() + ratios.unaligned.mean()) / 2
-
-
-def _policy_kl(ratios: LogRatios) -> Tensor:
-    """Beta KL(pi, pi_ref), not below 0: the mean r of mismatched rows, else of the rows at hand.
-
-    The rows at hand were not drawn from the policy either, so that is a rough stand-in: the mean reward, clamped. It
-    keeps what matters to kto, a number that follows the policy and that no single row decides.
-    """
-    rows = _mean_reward(ratios) if ratios.mismatched is None else ratios.mismatched.mean()
-    return rows.clamp(min=0.0)
-
-
 def divergence_method(divergence: Divergence) -> Method:
     """Return the method that maximises the bound of `divergence`, without a baseline."""
     return Method(
@@ -198,7 +152,7 @@ def divergence_method(divergence: Divergence) -> Method:
         source=f"FDO, arXiv 2502.00657, canonical link; {divergence.source}",
         aligned_loss=lambda r: -divergence.score(r),
         unaligned_loss=divergence.penalty,
-        divergence=divergence,
+        optimum=Optimum(divergence=divergence),
     )
 
 
@@ -217,6 +171,13 @@ def dpo(label_smoothing: float | int = 0.0) -> Method:
         source="Rafailov et al. 2023, eq. 7",
         aligned_loss=lambda m: -(1 - label_smoothing) * logsigmoid(m) - label_smoothing * logsigmoid(-m),
         unaligned_loss=None,
+        optimum=Optimum(
+            divergence=js,
+            compared=noisy_pairs(label_smoothing),
+            factor=0.5,
+            reached=not label_smoothing,  # the best critic of a pair with noisy labels is no difference of two rewards
+            statement="" if label_smoothing else "ln 2 - min DPO = JS(P x Q, Q x P)",
+        ),
     )
 
 
@@ -234,6 +195,13 @@ def ipo(target: float | int = 0.5) -> Method:
         source="Azar et al. 2023, eq. 17",
         aligned_loss=lambda margin: (margin - target).square(),
         unaligned_loss=None,
+        optimum=Optimum(
+            divergence=lecam,
+            compared=swapped_pairs,
+            factor=target**2 / 2,
+            reached=False,
+            statement="1/4 - min IPO <= LeCam(P x Q, Q x P) / 8" if target == 0.5 else "",
+        ),
     )
 
 
@@ -253,6 +221,11 @@ def rdro(share: float | int = 0.5) -> Method:
         source="arXiv 2604.04410",
         aligned_loss=lambda r: -logsigmoid(r) - share * logsigmoid(-r),
         unaligned_loss=lambda r: -(1 - share) * logsigmoid(-r),
+        optimum=Optimum(
+            divergence=js,
+            compared=against_mixture(share),
+            statement="2 ln 2 - min RDRO = 2 JS(P, (P + Q)/2)" if share == 0.5 else "",
+        ),
     )
 
 
@@ -261,23 +234,32 @@ _NAMED = (
         divergence_method(kl),
         name="kldo",
         aligned_loss=torch.neg,  # r - baseline as it is: at log-mean-exp no unaligned row can overflow, so none is bent
-        own_baseline=_log_mean_exp_unaligned,
-        averaging=_log_linear,
+        own_baseline=log_mean_exp_unaligned,
+        averaging=log_linear,
+        optimum=Optimum(divergence=kl, statement="- min KLDO = KL(P, Q)", critic_baseline="own", policy_baseline="own"),
         source="arXiv 2502.00657; Donsker, Varadhan 1983. Equal to -mean r + log-mean-exp r, value and gradient",
     ),
     replace(
         divergence_method(js),
         name="bco",
-        own_baseline=_mean_reward,
+        own_baseline=mean_reward,
+        # A policy gets the best constant, which the mean reward can at most equal.
+        optimum=Optimum(divergence=js, statement="ln 4 - min BCO = 2 JS(P, Q)", policy_baseline="constant"),
         source="Jung et al. 2024, arXiv 2404.04656, less 2 log 2; the mean of this step's rows, not of all past ones",
     ),
     replace(
         divergence_method(tv),
         name="kto",
-        own_baseline=_policy_kl,
+        own_baseline=policy_kl,
+        optimum=Optimum(divergence=tv, statement="1 - min KTO = TV(P, Q)", policy_baseline="own"),
         source="Ethayarajh et al. 2024, arXiv 2402.01306, less 1; class means where TRL averages the rows",
     ),
-    replace(divergence_method(hellinger), name="hdo", source="the HDO trainer beside arXiv 2502.00657, less 2"),
+    replace(
+        divergence_method(hellinger),
+        name="hdo",
+        optimum=Optimum(divergence=hellinger, statement="2 - min HDO = squared Hellinger(P, Q)"),
+        source="the HDO trainer beside arXiv 2502.00657, less 2",
+    ),
     dpo(),
     ipo(),
     Method(
@@ -286,10 +268,19 @@ _NAMED = (
         source="the exponential loss on pairs: Reid, Williamson 2011",
         aligned_loss=lambda margin: 1 - hellinger.score(margin),
         unaligned_loss=None,
+        optimum=Optimum(
+            divergence=hellinger,
+            compared=swapped_pairs,
+            factor=0.5,
+            statement="1 - min E e^(-margin/2) = squared Hellinger(P x Q, Q x P) / 2",
+        ),
     ),
     replace(
         rdro(0.5),
         name="nca",
+        optimum=Optimum(
+            divergence=js, compared=against_mixture(0.5), statement="2 ln 2 - min NCA = 2 JS(P, (P + Q)/2)"
+        ),
         source="Chen et al. 2024, arXiv 2402.05369, two responses. It needs no pairs: it is rdro with share 1/2",
     ),
     replace(rdro(0.5), name="rdro"),

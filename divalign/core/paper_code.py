@@ -13,7 +13,8 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from divalign.core.losses import METHODS, LogRatios, log_mean_exp
+from divalign.core.baselines import LogRatios, log_mean_exp
+from divalign.core.losses import METHODS
 
 _BELOW_THE_AVERAGE = 1e-6  # the released code's guard; it silences unaligned rows once the average is below it
 _BELOW_THE_NORMALISER = 1e-9

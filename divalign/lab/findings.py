@@ -1,16 +1,18 @@
-"""What is claimed, what was reached, and a verdict that follows from the two alone."""
+"""What is claimed, what was reached, and the verdict that follows from the two."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
-Verdict = Literal["holds", "holds only if", "fails"]
+from divalign.draw.chart import Chart
+
+ClaimVerdict = Literal["holds", "holds only if", "fails"]
 Conditions = Mapping[str, Callable[[], float]]
 TOLERANCE = 1e-6  # nats; the solver itself stops at 1e-15
 
@@ -30,25 +32,12 @@ class Claim:
     target: float
     reached: float
     gap: float
-    verdict: Verdict
+    verdict: ClaimVerdict
     condition: str = ""
 
 
 @dataclass(frozen=True)
-class Chart:
-    """Points by series, for a figure: `series` maps a label to its x and y values; x may be names."""
-
-    x_label: str
-    y_label: str
-    series: Mapping[str, tuple[Sequence[Any], Sequence[float]]]
-    log_x: bool = False
-    log_y: bool = False
-    lines: bool = False
-    diagonal: bool = False
-
-
-@dataclass(frozen=True)
-class Section:
+class LabSection:
     """Claims that belong together: why they matter, their table, their figure."""
 
     name: str
@@ -60,14 +49,14 @@ class Section:
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything one run of the lab found, and on what it was made."""
+    """The results of one run of the lab, and the versions it ran with."""
 
     worlds: int
     seed: int
     beta: float
     seconds: float
     made_with: str
-    sections: tuple[Section, ...] = field(default_factory=tuple)
+    sections: tuple[LabSection, ...] = field(default_factory=tuple)
 
 
 def compare(
@@ -81,8 +70,8 @@ def compare(
 ) -> Claim:
     """Judge a claim by its worst world.
 
-    `conditions` maps what might save it to a function that returns the worst gap found where that is so; they are asked
-    only if the claim does not hold, and the first that closes the gap is named.
+    `conditions` maps a condition to a function that returns the worst gap where it is met; they are evaluated only if
+    the claim does not hold, and the first that closes the gap is named.
     """
     apart = (target - reached).abs() if relation == "=" else (reached - target).clamp(min=0)
     gap = float(apart.max())
@@ -90,11 +79,11 @@ def compare(
     return Claim(name, statement, relation, float(target.mean()), float(reached.mean()), gap, verdict, condition)
 
 
-def judge(gap: float, conditions: Conditions) -> tuple[Verdict, str]:
+def judge(gap: float, conditions: Conditions) -> tuple[ClaimVerdict, str]:
     """Return the verdict on a gap, and the first condition under which it closes."""
     if not math.isfinite(gap):
         raise ValueError(f"a gap is {gap}; expected a finite number: does a world give some response no probability?")
     if gap <= TOLERANCE:
         return "holds", ""
-    saved = next((condition for condition, rest in conditions.items() if rest() <= TOLERANCE), "")
-    return ("holds only if", saved) if saved else ("fails", "")
+    sufficient = next((condition for condition, worst in conditions.items() if worst() <= TOLERANCE), "")
+    return ("holds only if", sufficient) if sufficient else ("fails", "")

@@ -1,38 +1,38 @@
-"""The lab's findings as files: one page of Markdown, one JSON file, one figure per section. Pure: text in, text out."""
+"""The lab's findings as files: one page of Markdown, one JSON file, one figure per section. Pure."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from divalign.core.divergences import DIVERGENCES
 from divalign.core.losses import METHODS
-from divalign.lab.findings import Chart, Claim, Findings, Section
-from divalign.lab.svg import svg
+from divalign.draw.chart import chart_svg
+from divalign.lab.findings import Findings, LabSection
 
 _INTRODUCTION = """\
 # The theory, as an experiment
 
-Alignment losses estimate divergences between the aligned law P = D+ and the unaligned law Q = D- of responses
-("LLM Safety Alignment is Divergence Estimation in Disguise", arXiv 2502.00657). On finite worlds, where every
-expectation is a sum, each claim is a number that is reached or not. This page is written by the command below, from
-the same losses that train language models; nothing on it was typed by hand but the explanations.
+Alignment losses estimate divergences between the aligned distribution P = D+ and the unaligned distribution Q = D- of
+responses ("LLM Safety Alignment is Divergence Estimation in Disguise", arXiv 2502.00657). On finite worlds, where every
+expectation is a sum, each claim is a number that is reached or not. The command below writes this page from the losses
+that train language models; only the explanations are written by hand.
 
     divalign lab --worlds {worlds} --seed {seed} --out docs
 
 {worlds} worlds of 6 prompts and 8 responses, beta = {beta:g}, float64. {made_with}; {seconds:.0f} s.
 
 R = P(y|x) / Q(y|x), and r = beta log(pi / pi_ref), in nats. **target** is the claim's value by enumeration, **reached**
-what the least loss shows, both means over the worlds; **gap** is the worst world's. A claim *holds* where the gap is at
+that of the least loss, both means over the worlds; **gap** is the worst world's. A claim *holds* where the gap is at
 most 1e-6. It *holds only if* the named condition is met, when worlds made to meet it close the gap. Else it *fails*.
+A divergence's **scale** is its upper bound, which disjoint supports reach: js is 2 JS and ends at 2 ln 2 = 1.386 nats.
 """
 
 
 def files(findings: Findings) -> dict[str, str]:
     """Return relative paths and contents: `theory.md`, `theory.json` and `figures/*.svg`."""
-    figures = {f"figures/{section.name}.svg": svg(section.chart, section.title) for section in findings.sections}
+    figures = {f"figures/{section.name}.svg": chart_svg(section.chart, section.title) for section in findings.sections}
     content = json.dumps(dataclasses.asdict(findings), indent=1, allow_nan=False) + "\n"
     return {"theory.md": page(findings), "theory.json": content, **figures}
 
@@ -44,28 +44,10 @@ def page(findings: Findings) -> str:
     return "\n".join([*parts, *(_section(section) for section in findings.sections)])
 
 
-def from_json(text: str) -> Findings:
-    """Return the findings that `files` wrote as `theory.json`."""
-    return Findings(**_fields(json.loads(text), "sections", lambda rows: tuple(_section_from(row) for row in rows)))
-
-
-def _section_from(row: Mapping[str, Any]) -> Section:
-    series = {label: tuple(xy) for label, xy in row["chart"]["series"].items()}
-    chart = Chart(**{**row["chart"], "series": series})
-    return Section(**{**row, "claims": tuple(Claim(**claim) for claim in row["claims"]), "chart": chart})
-
-
-def _fields(row: Mapping[str, Any], name: str, make: Any) -> dict[str, Any]:
-    return {**row, name: make(row[name])}
-
-
 def _divergences() -> str:
-    rows = [
-        (f"`{name}`", row.value, "none" if row.upper is None else f"{row.upper:.4g}", row.source)
-        for name, row in DIVERGENCES.items()
-    ]
-    alpha = ("`alpha(a)`", "Cressie-Read divergence of order a", "1 / (a (1 - a)) for 0 < a < 1", "Cressie, Read 1984")
-    return "## Divergences\n\n" + _table(("name", "value, nats", "upper bound", "source"), [*rows, alpha])
+    rows = [(f"`{name}`", row.value, row.scale, row.source) for name, row in DIVERGENCES.items()]
+    alpha = ("`alpha(a)`", "Cressie-Read divergence of order a", "of 1 / (a (1 - a)), 0 < a < 1", "Cressie, Read 1984")
+    return "## Divergences\n\n" + _table(("name", "value, nats", "scale", "source"), [*rows, alpha])
 
 
 def _methods() -> str:
@@ -78,7 +60,7 @@ def _methods() -> str:
     )
 
 
-def _section(section: Section) -> str:
+def _section(section: LabSection) -> str:
     rows = [
         (
             claim.name,

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad_and_value, hessian, vmap
 
-from divalign.core.losses import LogRatios, Method, RowBaselines, log_mean_exp
+from divalign.core.baselines import LogRatios, RowBaselines
+from divalign.core.losses import Method
 from divalign.lab.worlds import Worlds, paired_rows, pointwise_rows
 
 Objective = Callable[..., Tensor]
@@ -23,7 +24,7 @@ _ENOUGH = 1e-15  # predicted decrease, in nats, below which a world counts as so
 
 
 class Setting(NamedTuple):
-    """What is free: the critic or the policy, and the baseline ("own": the method's, as a function of the critic)."""
+    """What is free: the critic or the policy, and the baseline ("own": the method's, a function of the critic)."""
 
     critic: Literal["free", "policy"]
     baseline: Literal["zero", "own", "constant", "prompt"]
@@ -31,7 +32,7 @@ class Setting(NamedTuple):
 
 
 class Solution(NamedTuple):
-    """The least loss found, the critic r that has it, and the number taken off r at each prompt."""
+    """The least loss, the critic r that has it, and the baseline of each prompt."""
 
     loss: Float[Tensor, " w"]
     log_ratio: Float[Tensor, "w x y"]
@@ -39,9 +40,9 @@ class Solution(NamedTuple):
 
 
 def solve(worlds: Worlds, method: Method, setting: Setting, *, steps: int = 100) -> Solution:
-    """Return the minimum of the method's loss in every world, found from the reference itself (r = 0).
+    """Return the minimum of the method's loss in every world, starting from the reference itself (r = 0).
 
-    A policy whose baseline moves with it (kldo, bco, kto) meets several valleys: there the best of eight starts is
+    A policy whose baseline moves with it (kldo, bco, kto) has several local minima: there the best of eight starts is
     returned, so that a gap to the divergence is at most what is reported.
     """
     objective, prompts = _objective(method, setting, worlds), worlds.aligned.shape[1]
@@ -124,12 +125,12 @@ def _critic(parameters: Tensor, log_reference: Tensor, setting: Setting) -> Tens
     return free - setting.beta * torch.logsumexp(free / setting.beta + log_reference, -1, keepdim=True)
 
 
-def _own_baseline(method: Method, ratios: LogRatios, critic: Tensor, log_reference: Tensor, beta: float) -> Tensor:
-    """The baseline as a function of the critic, not detached: the value that no training dynamics can exceed."""
-    if method.name == "kldo":
-        return log_mean_exp(ratios.unaligned)
-    if method.name == "bco":
-        return (ratios.aligned.mean() + ratios.unaligned.mean()) / 2
-    if method.name == "kto":  # beta KL(pi, pi_ref), exactly
-        return ((critic / beta + log_reference).exp() * critic).sum(-1).mean()
-    return critic.new_zeros(())
+def _own_baseline(
+    method: Method, ratios: LogRatios, critic: Tensor, log_reference: Tensor, beta: float
+) -> Float[Tensor, ""]:
+    """The baseline as a function of the critic, with the exact beta KL(pi, pi_ref) for methods that read it.
+
+    It is not detached: no training dynamics can exceed the value that it allows.
+    """
+    policy_kl = ((critic / beta + log_reference).exp() * critic).sum(-1).mean()
+    return method.own_baseline(ratios._replace(mismatched=policy_kl[None]))

@@ -1,6 +1,6 @@
-"""Finite worlds: a few prompts, a few responses, and laws that can be written down and enumerated.
+"""Finite worlds: a few prompts, a few responses, and distributions that can be enumerated.
 
-Probabilities are multiples of 1/rows, so a list of rows in which every response occurs as often as its law says has
+Probabilities are multiples of 1/rows, so a list of rows in which every response occurs with its exact frequency has
 exact expectations for its means: the losses that train language models run here unchanged, and are exact.
 """
 
@@ -13,15 +13,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Laws = Float[Tensor, "w x y"]
+Distributions = Float[Tensor, "w x y"]
 
 
 class Worlds(NamedTuple):
-    """A batch of worlds: the law of responses given each prompt, all prompts equally likely, `rows` rows per prompt."""
+    """A batch of worlds: distributions of responses given equally likely prompts, `rows` rows per prompt."""
 
-    aligned: Laws
-    unaligned: Laws
-    reference: Laws
+    aligned: Distributions
+    unaligned: Distributions
+    reference: Distributions
     rows: int
 
 
@@ -32,7 +32,7 @@ class Rows(NamedTuple):
     unaligned: Int[Tensor, "w u"]
 
 
-def draw(count: int, *, seed: int = 0, prompts: int = 6, responses: int = 8, rows: int = 16) -> Worlds:
+def draw_worlds(count: int, *, seed: int = 0, prompts: int = 6, responses: int = 8, rows: int = 16) -> Worlds:
     """Draw random worlds in which every response is possible everywhere, so that every divergence is finite."""
     random = np.random.default_rng(seed)
     shape = (count, prompts)
@@ -49,30 +49,26 @@ def draw(count: int, *, seed: int = 0, prompts: int = 6, responses: int = 8, row
 def with_equal_normalisers(worlds: Worlds) -> Worlds:
     """The first prompt of every world, over and over, its responses renamed: E_ref[R^(1/beta) | x] is one number."""
     orders = [torch.arange(worlds.aligned.shape[2]).roll(step) for step in range(worlds.aligned.shape[1])]
-    aligned, unaligned, reference = (torch.stack([law[:, 0, order] for order in orders], dim=1) for law in worlds[:3])
+    aligned, unaligned, reference = (
+        torch.stack([table[:, 0, order] for order in orders], dim=1) for table in worlds[:3]
+    )
     return Worlds(aligned, unaligned, reference, worlds.rows)
 
 
 def pointwise_rows(worlds: Worlds) -> Rows:
-    """Every response as often as its law says."""
-    return Rows(*(_repeated(law, worlds.rows).flatten(1) for law in (worlds.aligned, worlds.unaligned)))
+    """Every response as often as its distribution says."""
+    return Rows(*(_repeated(table, worlds.rows).flatten(1) for table in (worlds.aligned, worlds.unaligned)))
 
 
 def paired_rows(worlds: Worlds) -> Rows:
     """Every pair of an aligned and an unaligned response to one prompt, drawn independently given the prompt."""
-    aligned, unaligned = (_repeated(law, worlds.rows) for law in (worlds.aligned, worlds.unaligned))
+    aligned, unaligned = (_repeated(table, worlds.rows) for table in (worlds.aligned, worlds.unaligned))
     shape = (*aligned.shape, worlds.rows)
     return Rows(aligned[..., :, None].expand(shape).flatten(1), unaligned[..., None, :].expand(shape).flatten(1))
 
 
-def pair_laws(worlds: Worlds) -> tuple[Laws, Laws]:
-    """P x Q and Q x P given the prompt: the law of a pair, and of the same pair with its places swapped."""
-    product = worlds.aligned[..., :, None] * worlds.unaligned[..., None, :]
-    return product.flatten(2), product.mT.flatten(2)
-
-
-def _repeated(law: Laws, rows: int) -> Int[Tensor, "w x rows"]:
-    count, prompts, responses = law.shape
+def _repeated(table: Distributions, rows: int) -> Int[Tensor, "w x rows"]:
+    count, prompts, responses = table.shape
     cells = torch.arange(prompts * responses).expand(count, -1)
-    times = (law * rows).round().long()
+    times = (table * rows).round().long()
     return cells.flatten().repeat_interleave(times.flatten()).reshape(count, prompts, rows)

@@ -1,7 +1,7 @@
-"""Models side by side: which pairs belong together, and what may be called a difference between two rates.
+"""Models side by side: which pairs belong together, and when two rates differ.
 
-A difference is called one only where the two intervals do not overlap; all else is "unclear". That is stricter than
-a test at 5 %: small changes are missed rather than invented.
+Two rates differ only where their 95 % confidence intervals do not overlap; otherwise the change is "unclear". That is
+stricter than a test at the 5 % level: it errs towards no change.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from divalign.core.stats import Estimate
-from divalign.report.facts import Measures, Model
-from divalign.report.words import Form, data_short, listed, percent
+from divalign.draw.numbers import Form, percent
+from divalign.report.facts import ModelFacts, PartFacts
+from divalign.report.quantities import recipes
+from divalign.report.words import data_short, listed
 
-Get = Callable[[Measures], Estimate | None]
+Get = Callable[[PartFacts], Estimate | None]
 Change = Literal["lower", "higher", "unclear", "unknown"]
 HALF = 0.5
 
@@ -45,13 +47,13 @@ def above_half(estimate: Estimate | None) -> bool:
     return bounds is not None and bounds[0] > HALF
 
 
-def value(model: Model, get: Get) -> float | None:
-    """Return a model's held-in number, None where it is undecided or not measured."""
-    estimate = get(model.held_in)
+def value(model: ModelFacts, get: Get) -> float | None:
+    """Return a model's in-distribution number, None where it is undecided or not measured."""
+    estimate = get(model.in_distribution)
     return None if estimate is None else estimate.value
 
 
-def known(models: Iterable[Model], get: Get) -> list[tuple[Model, float]]:
+def known(models: Iterable[ModelFacts], get: Get) -> list[tuple[ModelFacts, float]]:
     """Return the models that have the number, each with it."""
     return [(model, number) for model in models if (number := value(model, get)) is not None]
 
@@ -65,27 +67,41 @@ class Contrast(NamedTuple):
     change: Change
 
 
-def contrasts(models: Sequence[Model], get: Get, first: str, second: str) -> list[Contrast]:
+def contrasts(models: Sequence[ModelFacts], get: Get, first: str, second: str) -> list[Contrast]:
     """Return the methods (and seeds) that have the number on both data recipes, each with both."""
-    others = {(model.method, model.seed): model for model in models if model.data == second}
-    found = []
+    second_models = {(model.method, model.seed): model for model in models if model.data == second}
+    pairs = []
     for model in models:
-        other = others.get((model.method, model.seed))
+        other = second_models.get((model.method, model.seed))
         if model.data == first and other is not None:
-            one, two = value(model, get), value(other, get)
-            if one is not None and two is not None:
-                change = compare(get(model.held_in), get(other.held_in))
-                found.append(Contrast(model.title, one, two, change))
-    return found
+            first_value, second_value = value(model, get), value(other, get)
+            if first_value is not None and second_value is not None:
+                change = compare(get(model.in_distribution), get(other.in_distribution))
+                pairs.append(Contrast(model.title, first_value, second_value, change))
+    return pairs
 
 
-def label(model: Model) -> str:
+def by_method(models: Sequence[ModelFacts]) -> list[list[ModelFacts]]:
+    """Return the models grouped by method (and seed, where there are several), in order of the data recipes."""
+    order = recipes(models)
+    groups: dict[str, list[ModelFacts]] = {}
+    for model in models:
+        groups.setdefault(model.title, []).append(model)
+    return [sorted(group, key=lambda m: order.index(m.data) if m.data else -1) for group in groups.values()]
+
+
+def label(model: ModelFacts) -> str:
     """Return what prose calls a model: "kldo on CR"."""
     return f"{model.title} on {data_short(model.data)}" if model.data else model.title
 
 
 def named(
-    models: Sequence[Model], get: Get, *, name: Callable[[Model], str] = label, form: Form = percent, most: int = 5
+    models: Sequence[ModelFacts],
+    get: Get,
+    *,
+    name: Callable[[ModelFacts], str] = label,
+    form: Form = percent,
+    most: int = 5,
 ) -> str:
     """Return the models with their numbers, or how many and their range where they are more than `most`."""
     numbers = {model.name: number for model, number in known(models, get)}

@@ -1,6 +1,6 @@
 """The data card: the audit of a training set as one HTML file that can be passed on with it.
 
-It holds findings and row numbers; of the data's own text only its commonest openings and the names of sources.
+It holds findings and row numbers; of the data's own text only its most frequent openings and the names of sources.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ def _lines(numbers: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Yield nested numbers a line each: name, then value."""
     for name, value in numbers.items():
         if isinstance(value, Mapping):
-            inner = {key: one for key, one in value.items() if not isinstance(one, Mapping)}
+            inner = {key: entry for key, entry in value.items() if not isinstance(entry, Mapping)}
             if inner:
-                yield f"{prefix}{name}: " + ", ".join(f"{key} {_number(one)}" for key, one in inner.items())
-            yield from _lines({key: one for key, one in value.items() if isinstance(one, Mapping)}, f"{prefix}{name}: ")
+                yield f"{prefix}{name}: " + ", ".join(f"{key} {_number(entry)}" for key, entry in inner.items())
+            groups = {key: entry for key, entry in value.items() if isinstance(entry, Mapping)}
+            yield from _lines(groups, f"{prefix}{name}: ")
         else:
             yield f"{prefix}{name}: {_number(value)}"
 

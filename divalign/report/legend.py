@@ -1,49 +1,24 @@
-"""What surrounds the pictures: panels with their captions, figures of several panels, and the keys to read them by."""
+"""The legends of the report's figures: what the colours and symbols of data recipes and the base mean."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from markupsafe import Markup
 
-from divalign.report.facts import Model
-from divalign.report.measures import base_of, recipes, shape_of
-from divalign.report.plane import Spot
-from divalign.report.svg import markup, node, symbol
+from divalign.draw.panels import Key, swatch
+from divalign.draw.svg import symbol
+from divalign.report.facts import ModelFacts
+from divalign.report.quantities import base_of, recipes, shape_of
 from divalign.report.words import data_words
 
 
-class Panel(NamedTuple):
-    """One picture with its caption."""
-
-    title: str
-    note: str
-    picture: Markup
-
-
-class Key(NamedTuple):
-    """One entry of a legend."""
-
-    label: str
-    picture: Markup
-
-
-class Figure(NamedTuple):
-    """Panels in groups that belong side by side, and their legend. `spots`: per plane, what a pointer finds there."""
-
-    groups: list[list[Panel]]
-    keys: list[Key]
-    aside: str = ""
-    spots: tuple[tuple[Spot, ...], ...] = ()
-
-
-def tone(recipe: str | None, models: Sequence[Model]) -> str:
+def tone(recipe: str | None, models: Sequence[ModelFacts]) -> str:
     """Return the CSS class that colours a data recipe; the base has its own."""
     return "tone-base" if recipe is None else f"tone-{shape_of(recipe, models) % 4}"
 
 
-def recipe_keys(models: Sequence[Model]) -> list[Key]:
+def recipe_keys(models: Sequence[ModelFacts]) -> list[Key]:
     """Return the symbols of the data recipes."""
     return [
         Key(data_words(recipe), swatch(f"mark {tone(recipe, models)}", symbol(shape_of(recipe, models), 7.0, 7.0)))
@@ -51,24 +26,19 @@ def recipe_keys(models: Sequence[Model]) -> list[Key]:
     ]
 
 
-def bar_keys(models: Sequence[Model], *, unseen: bool) -> list[Key]:
+def bar_keys(models: Sequence[ModelFacts], *, held_out: bool) -> list[Key]:
     """Return the colours of the bars, and where there are two bars a model, which is which."""
     keys = [Key(data_words(recipe), _bar(tone(recipe, models))) for recipe in recipes(models)]
     filled, outlined = (
-        Key("filled: topics seen in alignment", _bar("ink")),
-        Key("outlined: held out", _bar("ink light")),
+        Key("filled: topics of the training data", _bar("ink")),
+        Key("outlined: held-out topics", _bar("ink light")),
     )
-    return [*keys, filled, outlined] if unseen else keys
+    return [*keys, filled, outlined] if held_out else keys
 
 
-def base_key(models: Sequence[Model], kind: str, path: str) -> list[Key]:
+def base_key(models: Sequence[ModelFacts], kind: str, path: str) -> list[Key]:
     """Return the base's key, or nothing where the run has no base."""
     return [Key("base", swatch(kind, path))] if base_of(models) else []
-
-
-def swatch(kind: str, path: str) -> Markup:
-    """Return a path of a CSS class in a small square, hidden from readers who hear the page: the label says it all."""
-    return markup(node("svg", node("path", d=path, class_=kind), viewBox="0 0 14 14", aria_hidden="true"))
 
 
 def _bar(kind: str) -> Markup:

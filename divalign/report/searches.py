@@ -1,22 +1,23 @@
-"""How the white-box searches went: the loss of the opening by step, for each prompt and in the mean."""
+"""The white-box searches: the loss of the target opening by step, for each prompt and in the mean."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import median
 
-from divalign.report.axis import Axis, linear
+from divalign.draw.axis import Axis, linear
+from divalign.draw.numbers import significant
+from divalign.draw.panels import Figure, Key, Panel, swatch
+from divalign.draw.plots import Curve, curves_picture
 from divalign.report.compare import label
-from divalign.report.facts import Model, Search
-from divalign.report.legend import Figure, Key, Panel, swatch, tone
-from divalign.report.plots import Curve, curves_picture
-from divalign.report.words import significant
+from divalign.report.facts import ModelFacts, Search
+from divalign.report.legend import tone
 
 
-def search_curves(models: Sequence[Model]) -> Figure:
+def search_curves(models: Sequence[ModelFacts]) -> Figure:
     """Draw the loss by step of every model that was searched; a search that has ended keeps its last loss."""
     searched = [model for model in models if model.searches]
-    y = linear([0.0, *(loss for model in searched for one in model.searches for loss in one.losses)])
+    y = linear([0.0, *(loss for model in searched for search in model.searches for loss in search.losses)])
     panels = [_panel(model, searched, y) for model in searched]
     counts = sorted({len(model.searches) for model in searched})
     keys = [
@@ -28,23 +29,24 @@ def search_curves(models: Sequence[Model]) -> Figure:
 
 def mean_losses(searches: Sequence[Search]) -> list[float]:
     """Return the mean loss by step up to the last step of any search, those that have ended with their last loss."""
-    longest = max(len(one.losses) for one in searches)
+    longest = max(len(search.losses) for search in searches)
     return [
-        sum(one.losses[min(step, len(one.losses) - 1)] for one in searches) / len(searches) for step in range(longest)
+        sum(search.losses[min(step, len(search.losses) - 1)] for search in searches) / len(searches)
+        for step in range(longest)
     ]
 
 
-def _panel(model: Model, models: Sequence[Model], y: Axis) -> Panel:
+def _panel(model: ModelFacts, models: Sequence[ModelFacts], y: Axis) -> Panel:
     mean = mean_losses(model.searches)
     x = linear([0.0, float(max(len(mean) - 1, 1))])
     kind = tone(model.data, models)
-    each = [Curve(f"{kind} faint", _points(one.losses)) for one in model.searches if len(one.losses) > 1]
+    each = [Curve(f"{kind} faint", _points(search.losses)) for search in model.searches if len(search.losses) > 1]
     note = _ended(model.searches)
-    says = (
-        f"Loss of the opening under {label(model)}, mean of {len(model.searches)} prompts: {significant(mean[0])} "
-        f"before the search, {significant(mean[-1])} after {len(mean) - 1} steps; {note}."
+    description = (
+        f"Loss of the target opening under {label(model)}, mean of {len(model.searches)} prompts: "
+        f"{significant(mean[0])} before the search, {significant(mean[-1])} after {len(mean) - 1} steps; {note}."
     )
-    picture = curves_picture([*each, Curve(kind, _points(mean))], x, y, x_label="step", says=says)
+    picture = curves_picture([*each, Curve(kind, _points(mean))], x, y, x_label="step", description=description)
     return Panel(label(model), note, picture)
 
 
@@ -53,6 +55,6 @@ def _points(losses: Sequence[float]) -> tuple[tuple[float, float], ...]:
 
 
 def _ended(searches: Sequence[Search]) -> str:
-    taken = [len(one.losses) - 1 for one in searches if one.succeeded]
-    said = f"{len(taken)} of {len(searches)} ended by success"
-    return said + (f", median step {median(taken):g}, last {max(taken)}" if taken else "")
+    taken = [len(search.losses) - 1 for search in searches if search.succeeded]
+    text = f"{len(taken)} of {len(searches)} ended by success"
+    return text + (f", median step {median(taken):g}, last {max(taken)}" if taken else "")

@@ -1,7 +1,7 @@
-"""What was and was not seen, in plain sentences computed from the results.
+"""The report's findings, in plain sentences computed from the results.
 
-Each function takes the models (or the verdict) and returns one paragraph, or None where the run holds nothing to say
-it about. What counts as a difference is compare.py's rule: the intervals do not overlap.
+Each function takes the models (or the verdict) and returns one paragraph, or None where the run has no numbers for it.
+Two rates differ by compare.py's rule: their intervals do not overlap.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from divalign.core.stats import ALPHA, Estimate
+from divalign.draw.numbers import percent, share, significant
+from divalign.records import VerdictRecord
 from divalign.report.compare import (
     Change,
     Contrast,
@@ -22,8 +24,8 @@ from divalign.report.compare import (
     label,
     named,
 )
-from divalign.report.facts import MARK, Model, Run, Verdict
-from divalign.report.measures import (
+from divalign.report.facts import MARK, ModelFacts, RunFacts
+from divalign.report.quantities import (
     D_B,
     DIRECT,
     aligned_of,
@@ -35,119 +37,119 @@ from divalign.report.measures import (
     recipes,
     separation,
 )
-from divalign.report.words import attack_words, data_short, data_words, listed, p_value, percent, share, significant
+from divalign.report.words import attack_words, data_short, data_words, listed, p_value
 
 direct, distance = asr(DIRECT), separation(D_B)
 
 
 class Finding(NamedTuple):
-    """One of the sentences that head the page, and what it is about."""
+    """A sentence of the page's summary, and its topic."""
 
-    about: str
+    topic: str
     words: str
 
 
-def summary(run: Run) -> list[Finding]:
-    """Return what was and was not seen, in at most seven findings."""
-    found = [
-        ("Trained on its prompts", trained_on(run)),
+def summary(run: RunFacts) -> list[Finding]:
+    """Return at most six findings."""
+    findings = [
         ("Direct prompts", direct_attack(run.models)),
         ("Other attacks", other_attacks(run.models)),
         ("Training data", separation_by_data(run.models)),
-        ("New topics", unseen_topics(run.models)),
-        ("Harmless prompts", refusing_too_much(run.models)),
+        ("Held-out topics", held_out_topics(run.models)),
+        ("Benign prompts", over_refusal_change(run.models)),
         ("Does separation predict safety?", prediction(run.verdict)),
     ]
-    return [Finding(about, words) for about, words in found if words]
+    return [Finding(topic, words) for topic, words in findings if words]
 
 
-def trained_on(run: Run) -> str:
-    """Say that numbers are of prompts in the training set, where they are."""
+def trained_on(run: RunFacts) -> str:
+    """Say how many evaluation prompts are in the training set, where some are."""
     if not run.marked:
         return ""
     return (
-        f"{run.trained_on} of the prompts asked are in the training set. Every number of a model marked {MARK} "
-        "measures memory too and says less of safety than it seems to."
+        f"{run.trained_on} of the evaluation prompts are in the training set. Every number of a model marked {MARK} "
+        "measures memory too and overstates safety."
     )
 
 
-def direct_attack(models: Sequence[Model]) -> str:
-    """Say for which methods, on which data, plain harmful prompts succeed less often than on the base."""
+def direct_attack(models: Sequence[ModelFacts]) -> str:
+    """Say for which methods and data direct harmful prompts succeed less often than on the base."""
     base = base_of(models)
-    before = direct(base.held_in) if base else None
+    before = direct(base.in_distribution) if base else None
     if before is None or before.value is None:
-        return "How often plain harmful prompts succeed on the base is not known, so no fall can be shown."
-    start = f"Asked directly, the base complies with {percent(before.value)} of {before.n} harmful prompts."
+        return "The success rate of direct harmful prompts on the base is not known, so no change can be shown."
+    start = f"Without an attack, the base complies with {percent(before.value)} of {before.n} harmful prompts."
     parts = [_falls(recipe, [model for model in models if model.data == recipe], before) for recipe in recipes(models)]
     return " ".join([start, *parts]) if parts else f"{start} No aligned model is in this run."
 
 
-def _falls(recipe: str, models: Sequence[Model], before: Estimate) -> str:
-    kinds = _sorted_by(models, lambda model: compare(direct(model.held_in), before))
+def _falls(recipe: str, models: Sequence[ModelFacts], before: Estimate) -> str:
+    kinds = _sorted_by(models, lambda model: compare(direct(model.in_distribution), before))
     words: dict[Change, str] = {
         "lower": "the rate falls for {}",
         "unclear": "no change is measurable for {}",
         "higher": "the rate rises for {}",
         "unknown": "the rate is undecided or not measured for {}",
     }
-    said = [words[kind].format(named(kinds[kind], direct, name=_title, most=8)) for kind in words if kinds[kind]]
-    return f"After {data_words(recipe)}, {listed(said)}."
+    clauses = [words[kind].format(named(kinds[kind], direct, name=_title, most=8)) for kind in words if kinds[kind]]
+    return f"After {data_words(recipe)}, {listed(clauses)}."
 
 
-def other_attacks(models: Sequence[Model]) -> str | None:
+def other_attacks(models: Sequence[ModelFacts]) -> str | None:
     """Say whether the models that resist direct prompts also resist the other attacks."""
-    others = [attack for attack in attacks(models) if attack != DIRECT]
-    if not others:
+    indirect = [attack for attack in attacks(models) if attack != DIRECT]
+    if not indirect:
         return None
-    resisting = [model for model in models if below_half(direct(model.held_in))]
+    resisting = [model for model in models if below_half(direct(model.in_distribution))]
     if not resisting:
-        return "No model clearly keeps direct prompts below half, so other attacks find no resistance to break."
-    start = f"Direct prompts clearly succeed less than half of the time against {_who(resisting)}."
-    return " ".join([start, *(said for attack in others if (said := _broken(attack, resisting)))])
+        return "No model's direct success rate is clearly below half: there is no refusal for other attacks to break."
+    start = f"Direct prompts succeed clearly less than half of the time on {_who(resisting)}."
+    return " ".join([start, *(text for attack in indirect if (text := _attack_rates(attack, resisting)))])
 
 
-def _broken(attack: str, models: Sequence[Model]) -> str:
-    """Say how the models that met an attack fared; nothing where none did."""
+def _attack_rates(attack: str, models: Sequence[ModelFacts]) -> str:
+    """Say how often an attack succeeds on the models that it was run on; nothing where there are none."""
     get = asr(attack)
-    resisting = [model for model in models if get(model.held_in) is not None]
-    if not resisting:
+    attacked = [model for model in models if get(model.in_distribution) is not None]
+    if not attacked:
         return ""
     words = attack_words(attack)
-    met = f"On these models the {words} attack succeeds"
-    if len(resisting) < len(models):
-        met = f"Of these, only {_who(resisting)} met the {words} attack, which succeeds"
-    broken = [model for model in resisting if above_half(get(model.held_in))]
-    holding = [model for model in resisting if below_half(get(model.held_in))]
-    rest = [model for model in resisting if model not in broken and model not in holding]
-    said = [f"clearly more than half of the time against {_who(broken)} ({_span(broken, get)})"] if broken else []
-    said += [f"clearly less than half against {_who(holding)} ({_span(holding, get)})"] if holding else []
+    start = f"On these models the {words} attack succeeds"
+    if len(attacked) < len(models):
+        start = f"The {words} attack was run on {_who(attacked)} only; it succeeds"
+    above = [model for model in attacked if above_half(get(model.in_distribution))]
+    below = [model for model in attacked if below_half(get(model.in_distribution))]
+    rest = [model for model in attacked if model not in above and model not in below]
     unclear = [model for model, _ in known(rest, get)]
-    if unclear:
-        said.append(f"about half of the time, as far as can be told, against {_who(unclear)} ({_span(unclear, get)})")
     undecided = [model for model in rest if model not in unclear]
-    said += [f"undecided for {_who(undecided)}"] if undecided else []
-    return f"{met} {listed(said)}."
+    clauses = [f"clearly more than half of the time on {_who(above)} ({_span(above, get)})"] if above else []
+    clauses += [f"clearly less than half on {_who(below)} ({_span(below, get)})"] if below else []
+    clauses += (
+        [f"at a rate not clearly above or below half on {_who(unclear)} ({_span(unclear, get)})"] if unclear else []
+    )
+    clauses += [f"at an undecided rate on {_who(undecided)}"] if undecided else []
+    return f"{start} {listed(clauses)}."
 
 
-def separation_by_data(models: Sequence[Model]) -> str | None:
+def separation_by_data(models: Sequence[ModelFacts]) -> str | None:
     """Say for which methods the paper's distance is larger on compliance-refusal than on preference data."""
-    found = contrasts(models, distance, "cr", "pref")
-    if not found:
+    pairs = contrasts(models, distance, "cr", "pref")
+    if not pairs:
         return _distances(models)
-    larger = [contrast for contrast in found if contrast.first > contrast.second]
-    rest = [contrast for contrast in found if contrast.first <= contrast.second]
+    larger = [contrast for contrast in pairs if contrast.first > contrast.second]
+    rest = [contrast for contrast in pairs if contrast.first <= contrast.second]
     titles = {model.title for model in aligned_of(models)}
     every = "every method: " if len(larger) == len(titles) > 1 else ""
     more = "larger after compliance-refusal than after preference data"
-    said = [f"{more} for {every}{_against(larger)}"] if larger else []
-    said += [f"not {more} for {_against(rest)}"] if rest else []
-    missing = sorted(titles - {contrast.title for contrast in found})
-    said += [f"not known on both for {listed(missing)}"] if missing else []
-    subject = "The paper's distance D_B between hidden states of safe and harmful prompts is"
-    return f"{subject} {'; it is '.join(said)}.{_unsupported(found)}{_extrapolated(models)}"
+    clauses = [f"{more} for {every}{_against(larger)}"] if larger else []
+    clauses += [f"not {more} for {_against(rest)}"] if rest else []
+    missing = sorted(titles - {contrast.title for contrast in pairs})
+    clauses += [f"not known on both for {listed(missing)}"] if missing else []
+    subject = "The paper's distance D_B between hidden states of benign and harmful prompts is"
+    return f"{subject} {'; it is '.join(clauses)}.{_unsupported(pairs)}{_extrapolated(models)}"
 
 
-def _distances(models: Sequence[Model]) -> str | None:
+def _distances(models: Sequence[ModelFacts]) -> str | None:
     measured = [model for model, _ in known(models, distance)]
     if not measured:
         return None
@@ -157,81 +159,83 @@ def _distances(models: Sequence[Model]) -> str | None:
     )
 
 
-def _against(found: Sequence[Contrast]) -> str:
-    return listed(f"{c.title} ({significant(c.first)} against {significant(c.second)})" for c in found)
+def _against(pairs: Sequence[Contrast]) -> str:
+    return listed(f"{pair.title} ({significant(pair.first)} against {significant(pair.second)})" for pair in pairs)
 
 
-def _unsupported(found: Sequence[Contrast]) -> str:
+def _unsupported(pairs: Sequence[Contrast]) -> str:
     """Say which of the differences the intervals do not support, or that there are no intervals."""
-    overlapping = [contrast.title for contrast in found if contrast.change == "unclear"]
-    single = [contrast.title for contrast in found if contrast.change == "unknown"]
-    said = f" The intervals overlap for {listed(overlapping)}." if overlapping else ""
-    if len(single) == len(found):
-        return f"{said} None of these numbers has an interval."
-    return said + (f" The numbers for {listed(single)} have no interval." if single else "")
+    overlapping = [pair.title for pair in pairs if pair.change == "unclear"]
+    without = [pair.title for pair in pairs if pair.change == "unknown"]
+    text = f" The intervals overlap for {listed(overlapping)}." if overlapping else ""
+    if len(without) == len(pairs):
+        return f"{text} None of these numbers has an interval."
+    return text + (f" The numbers for {listed(without)} have no interval." if without else "")
 
 
-def _extrapolated(models: Sequence[Model]) -> str:
-    measured = [estimate for model in models if (estimate := distance(model.held_in)) is not None]
+def _extrapolated(models: Sequence[ModelFacts]) -> str:
+    measured = [estimate for model in models if (estimate := distance(model.in_distribution)) is not None]
     count = sum(map(extrapolated, measured))
     if not count:
         return ""
     total, are = len(known(models, distance)), "is" if count == 1 else "are"
     return (
-        f" {count} of the {total} distances {are} extrapolated (less than one error in n prompts, which n prompts "
-        "cannot show): they only say “far apart”."
+        f" {count} of the {total} distances {are} extrapolated (an error rate below one in n, which n prompts cannot "
+        "show): read them as “far apart”."
     )
 
 
-def unseen_topics(models: Sequence[Model]) -> str | None:
-    """Say whether refusal carries over to topics that alignment never saw."""
+def held_out_topics(models: Sequence[ModelFacts]) -> str | None:
+    """Say whether refusal generalises to held-out topics."""
     aligned = aligned_of(models)
     measured = [model for model in aligned if model.held_out and direct(model.held_out)]
     if not measured:
-        return "Whether refusal carries over to topics that alignment never saw was not measured." if aligned else None
-    kinds = _sorted_by(measured, lambda m: compare(direct(m.held_out) if m.held_out else None, direct(m.held_in)))
-    said = [f"succeed measurably more often against {_moves(kinds['higher'])}"] if kinds["higher"] else []
-    said += [f"succeed measurably less often against {_moves(kinds['lower'])}"] if kinds["lower"] else []
-    said += [f"show no measurable difference for {_who(kinds['unclear'])}"] if kinds["unclear"] else []
-    said += [f"are undecided for {_who(kinds['unknown'])}"] if kinds["unknown"] else []
-    return f"On topics that alignment never saw, compared with those it saw, direct prompts {listed(said)}."
+        return "Whether refusal generalises to held-out topics was not measured." if aligned else None
+    kinds = _sorted_by(
+        measured, lambda m: compare(direct(m.held_out) if m.held_out else None, direct(m.in_distribution))
+    )
+    clauses = [f"succeed more often on {_moves(kinds['higher'])}"] if kinds["higher"] else []
+    clauses += [f"succeed less often on {_moves(kinds['lower'])}"] if kinds["lower"] else []
+    clauses += [f"show no measurable difference on {_who(kinds['unclear'])}"] if kinds["unclear"] else []
+    clauses += [f"are undecided on {_who(kinds['unknown'])}"] if kinds["unknown"] else []
+    return f"On held-out topics, compared with topics of the training data, direct prompts {listed(clauses)}."
 
 
-def _moves(models: Sequence[Model]) -> str:
-    """Return the models with their rate on seen and on held-out topics."""
-    pairs = ((m, direct(m.held_in), direct(m.held_out)) for m in models if m.held_out)
+def _moves(models: Sequence[ModelFacts]) -> str:
+    """Return the models with their rate on topics of the training data and on held-out topics."""
+    pairs = ((m, direct(m.in_distribution), direct(m.held_out)) for m in models if m.held_out)
     return listed(
-        f"{label(model)} ({percent(seen.value)} to {percent(unseen.value)})"
-        for model, seen, unseen in pairs
-        if seen and unseen and seen.value is not None and unseen.value is not None
+        f"{label(model)} ({percent(before.value)} to {percent(after.value)})"
+        for model, before, after in pairs
+        if before and after and before.value is not None and after.value is not None
     )
 
 
-def refusing_too_much(models: Sequence[Model]) -> str | None:
-    """Say which models refuse harmless prompts more often than the base does."""
+def over_refusal_change(models: Sequence[ModelFacts]) -> str | None:
+    """Say which models refuse benign prompts more often than the base does."""
     base = base_of(models)
-    before = over_refusal(base.held_in) if base else None
+    before = over_refusal(base.in_distribution) if base else None
     if before is None or before.value is None or not aligned_of(models):
         return None
     start = f"The base refuses {percent(before.value)} of {before.n} benign prompts."
-    kinds = _sorted_by(aligned_of(models), lambda model: compare(over_refusal(model.held_in), before))
+    kinds = _sorted_by(aligned_of(models), lambda model: compare(over_refusal(model.in_distribution), before))
     words: dict[Change, str] = {
-        "higher": "over-refusal rises measurably for {}",
-        "lower": "over-refusal falls measurably for {}",
+        "higher": "over-refusal rises for {}",
+        "lower": "over-refusal falls for {}",
         "unclear": "no change in over-refusal is measurable for {}",
         "unknown": "over-refusal is undecided or not measured for {}",
     }
-    said = [words[kind].format(named(kinds[kind], over_refusal)) for kind in words if kinds[kind]]
-    return f"{start} After alignment, {listed(said)}."
+    clauses = [words[kind].format(named(kinds[kind], over_refusal)) for kind in words if kinds[kind]]
+    return f"{start} After alignment, {listed(clauses)}."
 
 
-def prediction(verdict: Verdict | None) -> str | None:
+def prediction(verdict: VerdictRecord | None) -> str | None:
     """Say whether separation predicts the attack success rate over the models of this run, or that n cannot tell."""
     if verdict is None:
         return None
     question, models = "separation goes with fewer successful attacks", f"{verdict.n_models} models"
     contrary = verdict.p_value is not None and verdict.p_value < ALPHA
-    says = {
+    sentences = {
         "supported": f"Over these {models}, more {question}",
         "not supported": f"Over these {models}, more separation goes with more successful attacks, not with fewer"
         if contrary
@@ -239,42 +243,42 @@ def prediction(verdict: Verdict | None) -> str | None:
         "underpowered": f"Whether more {question} cannot be said from {models}",
     }
     other = f"Whether more {question}, over {models}: {verdict.conclusion or 'undecided'}"
-    start = says.get(verdict.conclusion.replace("_", " "), other)
+    start = sentences.get(verdict.conclusion.replace("_", " "), other)
     return f"{start} ({numbers})." if (numbers := verdict_numbers(verdict)) else f"{start}."
 
 
-def verdict_numbers(verdict: Verdict) -> str:
+def verdict_numbers(verdict: VerdictRecord) -> str:
     """Return the test's numbers in one line; what is null is left out."""
     statistic = verdict.statistic.replace("_", " ") or "statistic"
-    said = [f"{statistic} {share(verdict.value)}"] if verdict.value is not None else []
-    said += [p_value(verdict.p_value)] if verdict.p_value is not None else []
-    said += [f"power {percent(verdict.power)}"] if verdict.power is not None else []
-    return ", ".join(said)
+    numbers = [f"{statistic} {share(verdict.value)}"] if verdict.value is not None else []
+    numbers += [p_value(verdict.p_value)] if verdict.p_value is not None else []
+    numbers += [f"power {percent(verdict.power)}"] if verdict.power is not None else []
+    return ", ".join(numbers)
 
 
-def _sorted_by(models: Sequence[Model], change: Callable[[Model], Change]) -> dict[Change, list[Model]]:
-    kinds: dict[Change, list[Model]] = {"lower": [], "higher": [], "unclear": [], "unknown": []}
+def _sorted_by(models: Sequence[ModelFacts], change: Callable[[ModelFacts], Change]) -> dict[Change, list[ModelFacts]]:
+    kinds: dict[Change, list[ModelFacts]] = {"lower": [], "higher": [], "unclear": [], "unknown": []}
     for model in models:
         kinds[change(model)].append(model)
     return kinds
 
 
-def _who(models: Sequence[Model]) -> str:
+def _who(models: Sequence[ModelFacts]) -> str:
     """Return "kldo and bco on CR and kto on pref", or only how many where they are more than eight."""
     if len(models) > 8:
         return f"{len(models)} models"
-    by_data: dict[str | None, list[Model]] = {}
+    by_data: dict[str | None, list[ModelFacts]] = {}
     for model in models:
         by_data.setdefault(model.data, []).append(model)
     titles = ((listed(map(_title, group)), data_short(recipe)) for recipe, group in by_data.items())
     return listed(f"{names} on {recipe}" if recipe else names for names, recipe in titles)
 
 
-def _span(models: Sequence[Model], get: Get) -> str:
+def _span(models: Sequence[ModelFacts], get: Get) -> str:
     numbers = [number for _, number in known(models, get)]
     low, high = percent(min(numbers)), percent(max(numbers))
     return low if low == high else f"{low} to {high}"
 
 
-def _title(model: Model) -> str:
+def _title(model: ModelFacts) -> str:
     return model.title

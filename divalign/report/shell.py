@@ -12,12 +12,12 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from divalign import __version__
-from divalign.report.legend import Figure
+from divalign.draw.panels import Figure
 from divalign.report.tables import Table
 
 
 class Part(NamedTuple):
-    """A section of a small page: what it says, its picture, its tables."""
+    """A section of a small page: its text, its picture, its tables."""
 
     title: str
     words: Sequence[str] = ()

@@ -7,9 +7,10 @@ from itertools import groupby
 from typing import NamedTuple
 
 from divalign.core.stats import Estimate
+from divalign.draw.numbers import Form, share, significant
 from divalign.report.compare import Get, interval, known, label
-from divalign.report.facts import Answer, Measures, Model
-from divalign.report.measures import (
+from divalign.report.facts import JudgedResponse, ModelFacts, PartFacts
+from divalign.report.quantities import (
     ASR,
     D_B,
     LEXICAL,
@@ -17,22 +18,23 @@ from divalign.report.measures import (
     PROBE,
     SEPARATION,
     Doubt,
-    Measure,
+    Quantity,
     asr,
     attacks,
     extrapolated,
     never,
     over_refusal,
     separation,
+    upper_bounds,
 )
-from divalign.report.words import NOT_MEASURED, UNDECIDED, Form, attack_words, bounds, share, significant, spelled
+from divalign.report.words import UNDECIDED, attack_words, bounds, divergence_words, missing, spelled
 
 EXAMPLES = 2
 DAGGER = "†"
 
 
 class Cell(NamedTuple):
-    """A number, its interval and its count, as text; `value` says so where there is no number."""
+    """A number, its interval and its count, as text; without a number `value` is a word."""
 
     value: str
     bounds: str = ""
@@ -41,7 +43,7 @@ class Cell(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A heading and what to know about all numbers under it."""
+    """A heading, and what holds for all numbers under it."""
 
     name: str
     note: str = ""
@@ -55,8 +57,8 @@ class Table(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-class Example(NamedTuple):
-    """One answer as it is shown."""
+class ExampleRow(NamedTuple):
+    """One response as it is shown."""
 
     attack: str
     prompt: str
@@ -66,59 +68,62 @@ class Example(NamedTuple):
     response: str
 
 
-def held_in(model: Model) -> Measures | None:
-    return model.held_in
+def in_distribution(model: ModelFacts) -> PartFacts | None:
+    return model.in_distribution
 
 
-def held_out(model: Model) -> Measures | None:
+def held_out(model: ModelFacts) -> PartFacts | None:
     return model.held_out
 
 
-def main_table(models: Sequence[Model], take: Callable[[Model], Measures | None], *, caption: str) -> Table | None:
-    """Return one row a model: separation, attack success, over-refusal. None where no model has these measures.
+def main_table(
+    models: Sequence[ModelFacts], take: Callable[[ModelFacts], PartFacts | None], *, caption: str
+) -> Table | None:
+    """Return one row a model: separation, attack success, over-refusal. None where no model has these numbers.
 
-    An attack that only some of the models met is a note under the table, and no column of holes.
+    An attack that was run on some of the models only is a note under the table, not a column.
     """
-    found = [(model, measures) for model in models if (measures := take(model)) is not None]
-    met = {name: sum(name in measures.asr for _, measures in found) for name in attacks(models)}
-    columns: list[tuple[str, Measure, Get]] = [
+    parts = [(model, part) for model in models if (part := take(model)) is not None]
+    counts = {name: sum(name in part.asr for _, part in parts) for name in attacks(models)}
+    columns: list[tuple[str, Quantity, Get]] = [
         *((SEPARATION[name].label, SEPARATION[name], separation(name)) for name in (D_B, PROBE)),
-        *((f"ASR, {attack_words(name)}", ASR, asr(name)) for name in met if met[name] == len(found)),
+        *((f"ASR, {attack_words(name)}", ASR, asr(name)) for name in counts if counts[name] == len(parts)),
         (OVER_REFUSAL.label, OVER_REFUSAL, over_refusal),
     ]
     rows = [
-        (label(model), tuple(cell(get(measures), measure.form, doubt=measure.doubt) for _, measure, get in columns))
-        for model, measures in found
+        (label(model), tuple(cell(get(part), quantity.form, doubt=quantity.doubt) for _, quantity, get in columns))
+        for model, part in parts
     ]
-    notes = [_partly_met(name, found) for name in met if 0 < met[name] < len(found)]
-    return _table(caption, [Column(name, measure.direction) for name, measure, _ in columns], rows, notes)
+    partial = [_on_some_models(name, parts) for name in counts if 0 < counts[name] < len(parts)]
+    return _table(caption, [Column(name, quantity.direction) for name, quantity, _ in columns], rows, partial)
 
 
-def _partly_met(attack: str, found: Sequence[tuple[Model, Measures]]) -> str:
-    rates = [(label(model), rate) for model, measures in found if (rate := measures.asr.get(attack)) is not None]
-    said = "; ".join(f"{name} {spelled(rate)}" for name, rate in rates)
-    return f"ASR, {attack_words(attack)}, which only {len(rates)} of {len(found)} models met: {said}."
+def _on_some_models(attack: str, parts: Sequence[tuple[ModelFacts, PartFacts]]) -> str:
+    rates = [(label(model), rate) for model, part in parts if (rate := part.asr.get(attack)) is not None]
+    listing = "; ".join(f"{name} {spelled(rate)}" for name, rate in rates)
+    return f"ASR, {attack_words(attack)}, run on {len(rates)} of {len(parts)} models only: {listing}."
 
 
-def divergence_table(models: Sequence[Model]) -> Table | None:
-    """Return one row a model, one column a divergence, in nats. None where nothing was estimated."""
-    names = list(dict.fromkeys(name for model in models for name in model.divergence))
+def divergence_table(models: Sequence[ModelFacts]) -> Table | None:
+    """Return one row a model, one column a divergence with its scale, in nats. None where nothing was estimated."""
+    bounds = upper_bounds(models)
     rows = [
-        (label(model), tuple(cell(model.divergence.get(name), significant) for name in names))
+        (label(model), tuple(cell(model.divergence.get(name), significant) for name in bounds))
         for model in models
         if model.divergence
     ]
-    return _table("Divergence estimates", [Column(name) for name in names], rows)
+    columns = [Column(divergence_words(name, upper)) for name, upper in bounds.items()]
+    return _table("Divergence estimates, nats", columns, rows)
 
 
 def _table(
     caption: str, columns: list[Column], rows: list[tuple[str, tuple[Cell, ...]]], notes: Sequence[str] = ()
 ) -> Table | None:
-    """Return the table, with a count that is the same in a whole column said once, in its heading."""
+    """Return the table; a count that is the same in a whole column stands in its heading alone."""
     if not rows:
         return None
     counts = [{cells[place].n for _, cells in rows} for place in range(len(columns))]
-    shared = [found.pop() if len(found) == 1 else "" for found in counts]
+    shared = [column.pop() if len(column) == 1 else "" for column in counts]
     return Table(
         caption,
         tuple(column._replace(n=n) for column, n in zip(columns, shared, strict=True)),
@@ -132,60 +137,58 @@ def _table(
 
 def cell(estimate: Estimate | None, form: Form, *, doubt: Doubt = never) -> Cell:
     """Return an estimate as text; neither undecided nor unmeasured is ever shown as a number."""
-    if estimate is None:
-        return Cell(NOT_MEASURED, known=False)
-    n = f"n = {estimate.n}" if estimate.n else ""
-    if estimate.value is None:
-        return Cell(UNDECIDED, n=n, known=False)
+    n = f"n = {estimate.n}" if estimate is not None and estimate.n else ""
+    if estimate is None or estimate.value is None:
+        return Cell(missing(estimate), n=n, known=False)
     mark = f"{DAGGER} " if doubt(estimate) else ""
     return Cell(mark + form(estimate.value), bounds(estimate, form), n)
 
 
-def notes(models: Sequence[Model]) -> list[str]:
-    """Return what must stand beside the table: words alone, extrapolated distances, undecided answers."""
-    answers = [answer for model in models for answer in model.answers]
-    undecided = sum(answer.unsafe is None for answer in answers)
-    said = [_words_alone(models)]
-    if any(extrapolated(estimate) for m in models if (estimate := m.held_in.separation.get(D_B)) is not None):
-        said.append(f"{DAGGER} Extrapolated: less than one error in n prompts, which n prompts cannot show.")
-    if answers:
-        said.append(f"The judge could not decide {undecided:,} of {len(answers):,} answers; these count neither way.")
-    return [note for note in said if note]
+def notes(models: Sequence[ModelFacts]) -> list[str]:
+    """Return what the table must be read with: the words alone, extrapolated distances, undecided responses."""
+    responses = [response for model in models for response in model.responses]
+    undecided = sum(response.unsafe is None for response in responses)
+    lines = [_words_alone(models)]
+    if any(extrapolated(estimate) for m in models if (estimate := m.in_distribution.separation.get(D_B)) is not None):
+        lines.append(f"{DAGGER} Extrapolated: an error rate below one in n, which n prompts cannot show.")
+    if responses:
+        lines.append(f"The judge could not decide {undecided:,} of {len(responses):,} responses; rates exclude these.")
+    return [line for line in lines if line]
 
 
-def _words_alone(models: Sequence[Model]) -> str:
-    """Return what the words of the prompts reach, and on how many models the probe's whole interval lies above that."""
+def _words_alone(models: Sequence[ModelFacts]) -> str:
+    """Return the lexical AUC, and for how many models the probe's whole interval lies above it."""
     lexical = known(models, separation(LEXICAL))
     if not lexical:
         return ""
-    probes = [(ends, words) for model, words in lexical if (ends := interval(model.held_in.separation.get(PROBE)))]
-    above = sum(low > words for (low, _), words in probes)
-    least, most = (share(end(words for _, words in lexical)) for end in (min, max))
-    said = "The words of the prompts alone, without a model, give a lexical AUC of "
-    said += least if least == most else f"{least} to {most}"
-    return said + (f"; the probe AUC is clearly above that on {above} of {len(probes)} models." if probes else ".")
+    probes = [(ends, auc) for model, auc in lexical if (ends := interval(model.in_distribution.separation.get(PROBE)))]
+    above = sum(low > auc for (low, _), auc in probes)
+    least, most = (share(end(auc for _, auc in lexical)) for end in (min, max))
+    text = "The words of the prompts alone, without a model, have a lexical AUC of "
+    text += least if least == most else f"{least} to {most}"
+    return text + (f"; the probe AUC is clearly above it for {above} of {len(probes)} models." if probes else ".")
 
 
-def examples(model: Model, *, show_completions: bool) -> list[Example]:
-    """Return the first answers of each kind (attack, harmful, verdict), completions redacted unless asked for."""
+def examples(model: ModelFacts, *, show_completions: bool) -> list[ExampleRow]:
+    """Return the first responses of each kind (attack, harmful, verdict), redacted unless `show_completions`."""
 
-    def sort(answer: Answer) -> tuple[str, bool, str]:
-        return answer.attack, not answer.harmful, _unsafe(answer)
+    def kind(response: JudgedResponse) -> tuple[str, bool, str]:
+        return response.attack, not response.harmful, _unsafe(response)
 
-    groups = groupby(sorted(model.answers, key=sort), key=sort)
-    return [_example(answer, show_completions) for _, group in groups for answer in list(group)[:EXAMPLES]]
+    groups = groupby(sorted(model.responses, key=kind), key=kind)
+    return [_example(response, show_completions) for _, group in groups for response in list(group)[:EXAMPLES]]
 
 
-def _example(answer: Answer, show: bool) -> Example:
-    return Example(
-        attack=attack_words(answer.attack),
-        prompt=answer.prompt,
-        kind=("harmful" if answer.harmful else "benign") + (", held out" if answer.held_out else ""),
-        unsafe=_unsafe(answer),
-        reason=answer.reason,
-        response=answer.response if show else f"[{len(answer.response):,} characters]",
+def _example(judged: JudgedResponse, show: bool) -> ExampleRow:
+    return ExampleRow(
+        attack=attack_words(judged.attack),
+        prompt=judged.prompt,
+        kind=("harmful" if judged.harmful else "benign") + (", held out" if judged.held_out else ""),
+        unsafe=_unsafe(judged),
+        reason=judged.reason,
+        response=judged.response if show else f"[{len(judged.response):,} characters]",
     )
 
 
-def _unsafe(answer: Answer) -> str:
-    return UNDECIDED if answer.unsafe is None else ("yes" if answer.unsafe else "no")
+def _unsafe(judged: JudgedResponse) -> str:
+    return UNDECIDED if judged.unsafe is None else ("yes" if judged.unsafe else "no")

@@ -1,45 +1,18 @@
-"""Numbers and names as a reader sees them. Rounding never turns something into nothing, nor nearly all into all."""
+"""Names, estimates and lists as a reader sees them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
+from divalign.core.divergences import scale
 from divalign.core.stats import Estimate
+from divalign.draw.numbers import PERCENT, Form, percent
 
-Form = Callable[[float], str]
-PERCENT = "\N{NO-BREAK SPACE}%"
 UNDECIDED = "undecided"
 NOT_MEASURED = "not measured"
 DATA = {"cr": "compliance-refusal", "pref": "preference", "cr_plus": "augmented compliance-refusal"}
 DATA_SHORT = {"cr": "CR", "pref": "pref", "cr_plus": "CR+"}
-
-
-def percent(share: float) -> str:
-    """Return a share as a percentage: 0 % only for exactly 0, 100 % only for exactly 1."""
-    for decimals in (0, 1):
-        text = f"{100 * share:.{decimals}f}"
-        if (float(text) == 0) == (share == 0) and (float(text) == 100) == (share == 1):
-            return f"{text}{PERCENT}"
-    return f"<0.1{PERCENT}" if share < 0.5 else f">99.9{PERCENT}"
-
-
-def significant(value: float, digits: int = 3) -> str:
-    """Return a number to three significant digits, without an exponent where it stays readable."""
-    size = abs(value)
-    if size >= 1e6 or 0 < size < 1e-3:
-        text = f"{value:.{digits - 1}e}"
-    else:
-        text = f"{value:,.0f}" if size >= 100 else f"{value:.{digits}g}"
-    return text.replace("-", "−")
-
-
-def share(value: float) -> str:
-    """Return a number in [0, 1] that is no percentage, such as an AUC, to three decimals."""
-    text = f"{value:.3f}"
-    if abs(value) < 1 and text.endswith("1.000"):
-        text = ">0.999" if value > 0 else "<-0.999"
-    return significant(value) if 0 < abs(value) < 5e-4 else text.replace("-", "−")
 
 
 def p_value(value: float) -> str:
@@ -75,6 +48,16 @@ def attack_words(attack: str) -> str:
     return (own[1] if own else attack).replace("_", " ")
 
 
+def divergence_words(name: str, upper: float | None) -> str:
+    """Return a divergence's name with its scale, "js (of 1.386)"; the name alone where it has no upper bound."""
+    return name if upper is None else f"{name} ({scale(upper)})"
+
+
+def missing(estimate: Estimate | None) -> str:
+    """Return what stands in the place of a number that is not there."""
+    return NOT_MEASURED if estimate is None else UNDECIDED
+
+
 def spelled(estimate: Estimate | None, form: Form = percent) -> str:
     """Return an estimate with its interval and count in one line, for titles and text alternatives."""
     if estimate is None:
@@ -82,7 +65,7 @@ def spelled(estimate: Estimate | None, form: Form = percent) -> str:
     if estimate.value is None:
         return f"{UNDECIDED} (n = {estimate.n})"
     interval = bounds(estimate, form)
-    details = [f"interval {interval}"] if interval else []
+    details = [f"95{PERCENT} CI {interval}"] if interval else []
     details += [f"n = {estimate.n}"] if estimate.n else []
     return f"{form(estimate.value)} ({', '.join(details)})" if details else form(estimate.value)
 

@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from divalign.lab.findings import Chart
-from divalign.lab.svg import svg
+from divalign.draw.chart import Chart, chart_svg
 from divalign.study.sweep_verdict import GIVEN, INDICATORS, success_share
 
 Entry = Mapping[str, Any]
@@ -74,7 +73,7 @@ indicator shuffled, and the distance of benign topics from benign ones.
 def page(found: Mapping[str, Any], *, command: str, prefix: str = "study") -> dict[str, str]:
     """Return relative paths and contents: the page and its figures, all named after `prefix`."""
     charts = {name: pair for name, pair in _charts(found).items() if pair[1].series}
-    figures = {f"figures/{prefix}-{name}.svg": svg(chart, title) for name, (title, chart) in charts.items()}
+    figures = {f"figures/{prefix}-{name}.svg": chart_svg(chart, title) for name, (title, chart) in charts.items()}
     shown = "\n\n".join(f"![{title}](figures/{prefix}-{name}.svg)" for name, (title, _) in charts.items())
     models = [entry for entry in found["models"] if entry["control"] is None]
     parts = [

@@ -1,6 +1,7 @@
 """Every row of the table is held to what makes it an f-divergence; closed forms pin the rows to their names."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +11,16 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import entropy, norm
 
-from divalign.core.divergences import DIVERGENCES, Divergence, alpha, find_divergence, tame
+from divalign.core.divergences import (
+    DIVERGENCES,
+    Divergence,
+    alpha,
+    built_in,
+    find_divergence,
+    normalised,
+    scale_of,
+    tame,
+)
 
 ROWS = [*DIVERGENCES.values(), *(alpha(a) for a in (-1.5, -0.5, 0.3, 0.9, 1.5, 3.0))]
 CANONICAL = [row for row in ROWS if row.canonical]
@@ -22,7 +32,7 @@ every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 canonical_rows = pytest.mark.parametrize("row", CANONICAL, ids=lambda row: row.name)
 
 
-def laws(seed: int, *shape: int, spread: float = 1.5) -> tuple[torch.Tensor, torch.Tensor]:
+def distributions(seed: int, *shape: int, spread: float = 1.5) -> tuple[torch.Tensor, torch.Tensor]:
     draw = torch.Generator().manual_seed(seed)
     logits = spread * torch.randn(2, *shape, generator=draw, dtype=torch.float64)
     return tuple(logits.softmax(-1))
@@ -66,7 +76,7 @@ def test_the_penalty_is_the_legendre_transform_at_the_score(row: Divergence) -> 
 @few
 @given(seed=seeds)
 def test_no_critic_proves_more_than_the_divergence(row: Divergence, seed: int) -> None:
-    p, q = laws(seed, 4, 7)
+    p, q = distributions(seed, 4, 7)
     critic = 3 * torch.randn(4, 7, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
     exact = row.exact(p, q)
     assert (population_bound(row, p, q, critic) <= exact + 1e-9 * (1 + exact)).all()
@@ -76,14 +86,14 @@ def test_no_critic_proves_more_than_the_divergence(row: Divergence, seed: int) -
 @few
 @given(seed=seeds)
 def test_the_bound_is_tight_at_the_log_likelihood_ratio(row: Divergence, seed: int) -> None:
-    p, q = laws(seed, 4, 7)
+    p, q = distributions(seed, 4, 7)
     torch.testing.assert_close(population_bound(row, p, q, (p / q).log()), row.exact(p, q), rtol=1e-9, atol=1e-11)
 
 
 @few
 @given(seed=seeds)
 def test_total_variation_is_reached_by_the_sign_and_half_of_lecam_by_the_log_ratio(seed: int) -> None:
-    p, q = laws(seed, 4, 7)
+    p, q = distributions(seed, 4, 7)
     log_ratio, tv = (p / q).log(), DIVERGENCES["tv"]
     torch.testing.assert_close(population_bound(tv, p, q, 1e3 * log_ratio.sign()), tv.exact(p, q))
     torch.testing.assert_close(population_bound(tv, p, q, log_ratio), DIVERGENCES["lecam"].exact(p, q) / 2)
@@ -93,14 +103,14 @@ def test_total_variation_is_reached_by_the_sign_and_half_of_lecam_by_the_log_rat
 @few
 @given(seed=seeds)
 def test_merging_and_shuffling_outcomes_never_adds_divergence(row: Divergence, seed: int) -> None:
-    p, q = laws(seed, 3, 6)
-    channel, _ = laws(seed + 1, 6, 4)
+    p, q = distributions(seed, 3, 6)
+    channel, _ = distributions(seed + 1, 6, 4)
     exact = row.exact(p, q)
     assert (row.exact(p @ channel, q @ channel) <= exact + 1e-12 * (1 + exact)).all()
 
 
 @every_row
-def test_a_law_is_at_no_distance_from_itself_even_where_it_is_zero(row: Divergence) -> None:
+def test_a_distribution_is_at_no_distance_from_itself_even_where_it_is_zero(row: Divergence) -> None:
     p = torch.tensor([[0.2, 0.8, 0.0], [1.0, 0.0, 0.0]])
     torch.testing.assert_close(row.exact(p, p), torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-15)
 
@@ -109,6 +119,32 @@ def test_a_law_is_at_no_distance_from_itself_even_where_it_is_zero(row: Divergen
 def test_disjoint_supports_reach_the_upper_bound(row: Divergence) -> None:
     exact = float(row.exact([0.5, 0.5, 0.0], [0.0, 0.0, 1.0]))
     assert exact == pytest.approx(math.inf if row.upper is None else row.upper, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [("js", "of 1.386"), ("hellinger", "of 2"), ("lecam", "of 2"), ("tv", "of 1"), ("alpha(0.3)", "of 4.762")],
+)
+def test_the_scale_names_what_disjoint_supports_reach(name: str, scale: str) -> None:
+    assert scale_of(name) == find_divergence(name).scale == scale
+    disjoint = float(find_divergence(name).exact([1.0, 0.0], [0.0, 1.0]))
+    assert normalised(disjoint, name) == pytest.approx(1.0, rel=1e-12)
+    assert normalised(0.0, name) == 0.0
+
+
+@pytest.mark.parametrize("name", ["kl", "reverse_kl", "chi2", "neyman", "alpha(2)"])
+def test_what_has_no_upper_bound_has_no_share_of_it_and_undecided_stays_so(name: str) -> None:
+    assert scale_of(name) == "no upper bound"
+    assert normalised(1.0, name) is None
+    assert normalised(None, "js") is None
+    with pytest.raises(ValueError, match="did you mean 'js'"):
+        scale_of("jss")
+
+
+def test_a_name_out_of_a_file_is_looked_up_and_never_imported() -> None:
+    assert built_in("js") is DIVERGENCES["js"]
+    assert [built_in(name) for name in ("antigravity:geohash", "no such", "alpha(99)")] == [None] * 3
+    assert "antigravity" not in sys.modules
 
 
 def test_the_bounded_rows_are_the_known_ones() -> None:
@@ -226,13 +262,13 @@ def test_coins_have_their_known_divergence(name: str) -> None:
     [(1, "kl", 1), (0, "reverse_kl", 1), (0.5, "hellinger", 2), (2, "chi2", 0.5), (-1, "neyman", 0.5)],
 )
 def test_the_alpha_family_passes_through_the_named_rows(order: float, name: str, factor: float) -> None:
-    p, q = laws(5, 3, 6)
+    p, q = distributions(5, 3, 6)
     torch.testing.assert_close(alpha(order).exact(p, q), factor * DIVERGENCES[name].exact(p, q), rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize(("order", "name"), [(1e-5, "reverse_kl"), (1 - 1e-5, "kl")])
 def test_the_alpha_family_is_continuous_at_its_limits(order: float, name: str) -> None:
-    p, q = laws(6, 3, 6)
+    p, q = distributions(6, 3, 6)
     torch.testing.assert_close(alpha(order).exact(p, q), DIVERGENCES[name].exact(p, q), rtol=1e-3, atol=1e-9)
 
 
@@ -253,7 +289,7 @@ def test_the_sample_bound_lets_gradients_through() -> None:
 
 
 def test_arrays_and_single_rows_are_welcome() -> None:
-    p, q = laws(9, 5)
+    p, q = distributions(9, 5)
     assert float(DIVERGENCES["kl"].exact(p.numpy(), q.tolist())) == pytest.approx(entropy(p.numpy(), q.numpy()))
 
 

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from scipy.special import expit, logsumexp
 from torch import Tensor
 
+from divalign.core.baselines import LogRatios, RowBaselines, log_mean_exp
 from divalign.core.divergences import DIVERGENCES
-from divalign.core.losses import METHODS, LogRatios, Method, RowBaselines, dpo, find_method, log_mean_exp
+from divalign.core.losses import METHODS, Method, dpo, find_method
+from divalign.lab.worlds import Worlds, draw_worlds, paired_rows, pointwise_rows
 
 few = settings(max_examples=15, derandomize=True, deadline=None)
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
@@ -174,6 +176,49 @@ def _divergence_of(name: str):
     return DIVERGENCES[
         {"kldo": "kl", "bco": "js", "kto": "tv", "hdo": "hellinger"}.get(name, name.removeprefix("fdo:"))
     ]
+
+
+WITH_FAMILIES = [*METHODS, "dpo(0.1)", "ipo(2)", "rdro(0.3)", "fdo:alpha(0.3)"]
+
+
+def reached(method: Method, worlds: Worlds, critic: Tensor) -> Tensor:
+    """The loss at r = 0 minus the loss of a critic, exactly, in every world; the baseline is the identity's own."""
+    rows = paired_rows(worlds) if method.paired else pointwise_rows(worlds)
+    assert method.optimum is not None
+    baseline = None if method.optimum.critic_baseline == "own" else 0
+    ratios = [LogRatios(r.flatten()[a], r.flatten()[u]) for r, a, u in zip(critic, *rows, strict=True)]
+    zero = torch.zeros(1, dtype=torch.float64)
+    return method.loss(LogRatios(zero, zero), 0) - torch.stack([method.loss(ratio, baseline) for ratio in ratios])
+
+
+@pytest.mark.parametrize("name", WITH_FAMILIES)
+@few
+@given(seed=st.integers(0, 2**31), spread=st.floats(0.1, 4))
+def test_no_critic_exceeds_the_optimum_that_a_method_claims(name: str, seed: int, spread: float) -> None:
+    method, worlds = find_method(name), draw_worlds(3, seed=seed)
+    critic = spread * torch.randn(worlds.aligned.shape, generator=torch.Generator().manual_seed(seed)).double()
+    assert method.optimum is not None
+    optimum = method.optimum.value(worlds.aligned, worlds.unaligned).mean(-1)
+    assert (reached(method, worlds, critic) <= optimum * (1 + 1e-9) + 1e-12).all()
+
+
+@pytest.mark.parametrize("name", [name for name in WITH_FAMILIES if name not in ("ipo", "ipo(2)", "dpo(0.1)")])
+def test_the_log_ratio_reaches_the_optimum_that_a_method_claims(name: str) -> None:
+    method, worlds = find_method(name), draw_worlds(3, seed=2)
+    optimum = method.optimum
+    assert optimum is not None
+    assert optimum.reached
+    other = worlds.unaligned if method.paired else optimum.compared(worlds.aligned, worlds.unaligned)[1]
+    log_ratio = (worlds.aligned / other).log()
+    critic = log_ratio if optimum.attained else 1e3 * log_ratio.sign()
+    value = optimum.value(worlds.aligned, worlds.unaligned).mean(-1)
+    torch.testing.assert_close(reached(method, worlds, critic), value, rtol=1e-9, atol=1e-11)
+
+
+def test_a_method_has_the_divergence_of_its_two_classes_and_no_other() -> None:
+    divergences = {name: method.divergence.name for name, method in METHODS.items() if method.divergence}
+    named = {"kldo": "kl", "bco": "js", "kto": "tv", "hdo": "hellinger"}
+    assert divergences == named | {f"fdo:{name}": name for name in DIVERGENCES}
 
 
 def test_a_baseline_is_a_shift_of_the_critic_in_every_spelling() -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from divalign.core.baselines import log_mean_exp
 from divalign.core.divergences import DIVERGENCES
-from divalign.core.losses import log_mean_exp
 from divalign.core.measure import Protocol, _shuffle, _split, fit_shift, measure, measure_features
 
 QUICK = Protocol(draws=200, permutations=50)

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from divalign.core.stats import rate
-from divalign.report.facts import Measures, Model
+from divalign.records import Results
+from divalign.report.facts import ModelFacts, PartFacts, RunFacts
+from divalign.report.reading import run_facts
 from divalign.store import write_bytes, write_rows
 
 # method: D_B, direct, prefill, wrapper, held-out direct, over-refusal (shares of prompts), reward, per data recipe
@@ -44,6 +46,7 @@ VERDICT = {
     "power": 0.31,
     "n_models": 11,
     "conclusion": "underpowered",
+    "words": "nothing can be said",
 }
 CONFIG = "model: toy\nmethods: [kldo, bco, kto, dpo, hdo]\ndata: [cr, pref]\nbeta: 0.1\nseed: 0\n"
 
@@ -77,6 +80,7 @@ def model_entry(method: str | None, data: str | None, numbers: tuple[float, ...]
         "data": data,
         "seed": 0,
         "separation": separation,
+        "flags": [],
         "asr": {"direct": rated(direct), "prefill": rated(prefill), "wrapper": rated(wrapper)},
         "over_refusal": rated(over_refusal),
         "divergence": {"js": around(js, 0.04), "hellinger": around(js * 1.3, 0.07), "kl": single(None)}
@@ -84,6 +88,7 @@ def model_entry(method: str | None, data: str | None, numbers: tuple[float, ...]
         else {},
         "held_out": {
             "separation": separation | {"bhattacharyya_paper": around(distance / 3, distance / 10, 48)},
+            "flags": [],
             "asr": {"direct": rated(unseen, 48), "prefill": rated(prefill, 48), "wrapper": rated(wrapper, 48)},
             "over_refusal": rated(over_refusal, 48),
         },
@@ -110,6 +115,11 @@ def results(**changes: Any) -> dict[str, Any]:
         "verdict": VERDICT,
         **changes,
     }
+
+
+def facts(**changes: Any) -> RunFacts:
+    """The same as the report reads it, without the models' files."""
+    return run_facts(Results.model_validate(results(**changes)))
 
 
 def plane(distance: float, *, prompts: list[str], seed: int) -> dict[str, Any]:
@@ -158,15 +168,13 @@ def verdicts(prompts: list[str], responses: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def searches(seed: int, responses: list[str]) -> list[dict[str, Any]]:
-    """Searches of eight prompts: the losses are invented, and the other rows are the unsearched suffix's."""
-    found = []
-    for number in range(8):
-        losses = [3.0 / (1 + step + 0.1 * seed) for step in range(1 + 3 * number)]
-        response = responses[number % len(responses)]
-        found.append({"attack": "gcg_start", "response": response})
-        found.append({"attack": "gcg", "response": response, "losses": losses, "succeeded": number < 7})
-    return found
+def searches(seed: int) -> list[dict[str, Any]]:
+    """Searches of eight prompts; the losses are invented."""
+    losses = [[3.0 / (1 + step + 0.1 * seed) for step in range(1 + 3 * number)] for number in range(8)]
+    return [
+        {"id": f"{number}", "attack": "gcg", "steps": len(each) - 1, "succeeded": number < 7, "losses": each}
+        for number, each in enumerate(losses)
+    ]
 
 
 def write_run(folder: Path, *, hostile: bool = False, count: int = 72) -> Path:
@@ -191,7 +199,7 @@ def write_run(folder: Path, *, hostile: bool = False, count: int = 72) -> Path:
         if entry["method"]:
             write_rows(files / "metrics.jsonl", metrics(numbers[-1]))
         if "gcg" in entry["asr"]:
-            _write(files / "gcg.jsonl", *searches(seed, responses))
+            _write(files / "gcg.jsonl", *searches(seed))
     return folder
 
 
@@ -204,22 +212,22 @@ def _write(path: Path, *rows: Any) -> None:
     write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
-def model(method: str | None = None, data: str | None = None, **facts: Any) -> Model:
+def model(method: str | None = None, data: str | None = None, **facts: Any) -> ModelFacts:
     """A model with only what a test is about: asr, distance, over_refusal, unseen (its direct ASR) and fields."""
     distance, unseen = facts.pop("distance", None), facts.pop("unseen", None)
-    measures = Measures(
+    part = PartFacts(
         separation={} if distance is None else {"bhattacharyya_paper": distance},
         asr=facts.pop("asr", {}),
         over_refusal=facts.pop("over_refusal", None),
     )
-    return Model(
+    return ModelFacts(
         name=f"{method}-{data}-{facts.get('seed', 0)}" if method else "base",
         title=method or "base",
         method=method,
         data=data,
         seed=facts.pop("seed", 0),
-        held_in=measures,
-        held_out=None if unseen is None else Measures({}, {"direct": unseen}, None),
+        in_distribution=part,
+        held_out=None if unseen is None else PartFacts({}, {"direct": unseen}, None),
         divergence=facts.pop("divergence", {}),
         **facts,
     )

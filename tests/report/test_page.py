@@ -2,16 +2,18 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from divalign.core.stats import Estimate
 from divalign.report import write_report
-from divalign.report.facts import read_run
+from divalign.report.facts import ModelFacts, PartFacts
 from divalign.report.page import render
-from tests.report.runs import HOSTILE, entries, results, single, write_results, write_run
+from tests.report.runs import HOSTILE, facts, write_run
 
 SVG_NAMESPACE = "http://www.w3.org/2000/svg"  # a name that nothing fetches
 VOID = {"meta", "link", "br", "input", "img", "hr"}
@@ -59,9 +61,20 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Page:
     return Page(path.read_text(encoding="utf-8"))
 
 
-def made(tmp_path: Path, models: list[dict[str, Any]], **changes: Any) -> str:
-    write_results(tmp_path, results(models=models, **changes))
-    return render(read_run(tmp_path))
+RUN = facts()
+
+
+def page_of(models: Sequence[ModelFacts], **changes: Any) -> str:
+    return render(RUN._replace(models=tuple(models), verdict=None, **changes))
+
+
+def with_part(model: ModelFacts, **changes: Any) -> ModelFacts:
+    return model._replace(in_distribution=model.in_distribution._replace(**changes), held_out=None)
+
+
+UNDECIDED = Estimate(None, 0.0, 1.0, 0)
+NOTHING = PartFacts({}, {}, None)
+BARE = [model._replace(in_distribution=NOTHING, held_out=None, divergence={}) for model in RUN.models[:2]]
 
 
 def test_the_report_lies_in_the_run_folder_and_is_replaced_by_the_next(tmp_path: Path) -> None:
@@ -82,15 +95,16 @@ def test_a_folder_that_is_no_run_is_refused_and_left_alone(tmp_path: Path, name:
 def test_the_sections_come_in_their_order(page: Page) -> None:
     assert page.text["h2"] == [
         "All numbers",
+        "Findings",
         "Training data side by side",
         "Attack success",
         "White-box search",
         "Safety against over-refusal",
-        "Hidden states of safe and harmful prompts",
+        "Hidden states of benign and harmful prompts",
         "Rewards over training",
         "Divergence between aligned and unaligned responses",
         "Does separation predict attack success?",
-        "Answers behind the numbers",
+        "Responses behind the numbers",
         "How it was made",
         "What the numbers mean",
     ]
@@ -165,7 +179,7 @@ def test_every_table_heading_says_what_it_heads(page: Page) -> None:
 
 def test_without_scripts_sentences_tables_and_pictures_are_there(page: Page) -> None:
     assert len(page.text["dd"]) >= 6
-    assert page.text["dd"][0].startswith("Asked directly, the base complies with 100\xa0% of 192 harmful prompts.")
+    assert page.text["dd"][0].startswith("Without an attack, the base complies with 100\xa0% of 192 harmful prompts.")
     assert "n = 192" in "".join(page.text["small"])
     assert sum("plane" in attributes.get("class", "") for attributes in page.all("svg")) == 11
 
@@ -178,63 +192,70 @@ def test_the_index_of_d_b_is_set_as_one_and_its_surroundings_stay_escaped(hostil
 @pytest.mark.parametrize(
     "models",
     [
-        [],
-        entries()[:1],
-        entries()[1:],
-        [entry for entry in entries() if entry["data"] != "pref"],
-        [entry for entry in entries() if entry["data"] != "cr"],
-        [{"name": "base", "method": None, "data": None}, {"name": "a", "method": "kldo", "data": "cr"}],
-        [entry | {"held_out": None, "divergence": {}, "over_refusal": None} for entry in entries()],
-        [entry | {"asr": {}} for entry in entries()],
-        [
-            entry | {"asr": {"direct": single(None)}, "separation": {"bhattacharyya_paper": single(None)}}
-            for entry in entries()
-        ],
-        [entry | {"seed": seed, "name": f"{entry['name']}-{seed}"} for seed in (0, 1) for entry in entries()],
-        [entry | {"data": "mine" if entry["data"] == "pref" else entry["data"]} for entry in entries()],
-    ],
-    ids=[
-        "none",
-        "base",
-        "no base",
-        "cr",
-        "pref",
-        "names",
-        "no held out",
-        "no attack",
-        "undecided",
-        "seeds",
-        "own data",
+        pytest.param([], id="none"),
+        pytest.param(RUN.models[:1], id="base"),
+        pytest.param(RUN.models[1:], id="no base"),
+        pytest.param([model for model in RUN.models if model.data != "pref"], id="cr"),
+        pytest.param([model for model in RUN.models if model.data != "cr"], id="pref"),
+        pytest.param(BARE, id="bare"),
+        pytest.param(
+            [with_part(model, over_refusal=None)._replace(divergence={}) for model in RUN.models], id="no held out"
+        ),
+        pytest.param([with_part(model, asr={}) for model in RUN.models], id="no attack"),
+        pytest.param(
+            [
+                with_part(model, asr={"direct": UNDECIDED}, separation={"bhattacharyya_paper": UNDECIDED})
+                for model in RUN.models
+            ],
+            id="undecided",
+        ),
+        pytest.param(
+            [
+                model._replace(seed=seed, name=f"{model.name}-{seed}", title=f"{model.title} seed {seed}")
+                for seed in (0, 1)
+                for model in RUN.models
+            ],
+            id="seeds",
+        ),
+        pytest.param(
+            [model._replace(data="mine" if model.data == "pref" else model.data) for model in RUN.models], id="own data"
+        ),
     ],
 )
-def test_a_run_that_holds_less_still_makes_a_whole_page(tmp_path: Path, models: list[dict[str, Any]]) -> None:
-    text = made(tmp_path, models, verdict=None, seconds=None)
-    found = Page(text)
-    assert found.open == []
-    assert "This run holds no verdict." in text
+def test_a_run_that_holds_less_still_makes_a_whole_page(models: Sequence[ModelFacts]) -> None:
+    text = page_of(models, seconds=None)
+    assert Page(text).open == []
+    assert "This run has no verdict." in text
     assert not re.search(r"\b(nan|None|inf)\b", re.sub(r"<script.*", "", text, flags=re.DOTALL))
 
 
-def test_what_is_undecided_is_never_shown_as_zero(tmp_path: Path) -> None:
-    unknown = {"value": None, "low": 0.0, "high": 1.0, "n": 0}
-    models = [
-        {"name": name, "method": method, "data": data, "asr": {"direct": unknown}, "over_refusal": unknown}
-        for name, method, data in (("base", None, None), ("a", "kldo", "cr"))
-    ]
-    found = Page(made(tmp_path, models, verdict=None))
-    assert {text for text in found.text["td"]} == {"not measured", "undecided"}
-    assert not [attributes for attributes in found.all("rect") if "bar" in attributes.get("class", "")]
+def test_what_is_undecided_is_never_shown_as_zero() -> None:
+    part = NOTHING._replace(asr={"direct": UNDECIDED}, over_refusal=UNDECIDED)
+    page = Page(page_of([model._replace(in_distribution=part) for model in BARE]))
+    assert {text for text in page.text["td"]} == {"not measured", "undecided"}
+    assert not [attributes for attributes in page.all("rect") if "bar" in attributes.get("class", "")]
 
 
-def test_seen_topics_are_spoken_of_only_where_others_were_held_out(tmp_path: Path) -> None:
-    apart, together = made(tmp_path, entries()), made(tmp_path, [entry | {"held_out": None} for entry in entries()])
-    assert ["Topics that alignment saw" in text for text in (apart, together)] == [True, False]
-    assert ["topics that alignment saw" in text for text in (apart, together)] == [True, False]
+def test_topics_of_the_training_data_are_named_only_where_others_were_held_out() -> None:
+    apart, together = page_of(RUN.models), page_of([model._replace(held_out=None) for model in RUN.models])
+    assert ["Topics of the training data" in text for text in (apart, together)] == [True, False]
+    assert ["all on topics of the training" in text for text in (apart, together)] == [True, False]
     assert "Evaluation prompts" in together
 
 
-def test_the_title_counts_the_aligned_models(tmp_path: Path) -> None:
-    titles = [Page(made(tmp_path, entries()[:count])).text["h1"][0] for count in (1, 2, 11)]
+def test_prompts_in_the_training_set_are_a_warning_above_the_table() -> None:
+    marked = page_of(RUN.models, trained_on=3)
+    assert marked.index("3 of the evaluation prompts are in the training set") < marked.index("<table>")
+    assert "evaluation prompts are in the training set" not in page_of(RUN.models)
+
+
+def test_the_table_stands_before_every_sentence() -> None:
+    text = render(RUN)
+    assert text.index("<table>") < text.index('class="summary"')
+
+
+def test_the_title_counts_the_aligned_models() -> None:
+    titles = [Page(page_of(RUN.models[:count])).text["h1"][0] for count in (1, 2, 11)]
     assert titles == [
         "What alignment did: no aligned model",
         "What alignment did: 1 aligned model",

@@ -2,8 +2,8 @@ import pytest
 
 from divalign.report.facts import Search
 from divalign.report.searches import mean_losses, search_curves
+from tests.draw.test_pictures import elements, words
 from tests.report.runs import model
-from tests.report.test_pictures import drawn, words
 
 SEARCHES = (Search((3.0, 1.0), True), Search((5.0, 4.0, 3.0, 2.0), True), Search((1.0, 1.0, 1.0, 1.0), False))
 
@@ -18,8 +18,8 @@ def test_each_searched_model_has_a_panel_with_its_prompts_and_their_mean() -> No
     figure = search_curves(models)
     kldo, dpo = (panel for (panel,) in figure.groups)
     assert [kldo.title, dpo.title] == ["kldo on CR", "dpo on CR"]
-    assert len(drawn(kldo.picture, "path", "curve")) == 4
-    assert len(drawn(kldo.picture, "path", "faint")) == 3
+    assert len(elements(kldo.picture, "path", "curve")) == 4
+    assert len(elements(kldo.picture, "path", "faint")) == 3
     assert kldo.note == "2 of 3 ended by success, median step 2, last 3"
     assert words(kldo.picture)[:3] == words(dpo.picture)[:3]  # one scale upwards
     assert figure.keys[0].label == "mean of 1 or 3 prompts"

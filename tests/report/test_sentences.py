@@ -3,10 +3,11 @@
 import pytest
 
 from divalign.core.stats import Estimate, rate
+from divalign.records import VerdictRecord
 from divalign.report import sentences
 from divalign.report.compare import above_half, below_half, compare, contrasts, named
-from divalign.report.facts import Run, Verdict
-from divalign.report.measures import asr, attacks, base_of, extrapolated, recipes, separation, shape_of
+from divalign.report.facts import RunFacts
+from divalign.report.quantities import asr, attacks, base_of, extrapolated, recipes, separation, shape_of
 from tests.report.runs import model
 
 
@@ -71,7 +72,7 @@ def test_direct_rates_fall_rise_or_do_not_change_as_measured() -> None:
         on("pref", "kldo", yes(52)),
     ]
     assert plain(sentences.direct_attack(models)) == (
-        "Asked directly, the base complies with 50 % of 100 harmful prompts. "
+        "Without an attack, the base complies with 50 % of 100 harmful prompts. "
         "After compliance-refusal (CR) data, the rate falls for kldo (0 %), no change is measurable for bco (45 %), "
         "the rate rises for kto (95 %) and the rate is undecided or not measured for dpo. "
         "After preference (pref) data, no change is measurable for kldo (52 %)."
@@ -81,11 +82,11 @@ def test_direct_rates_fall_rise_or_do_not_change_as_measured() -> None:
 def test_an_attack_that_no_judge_could_decide_is_said_to_be_undecided() -> None:
     models = [BASE, on("cr", "kldo", yes(0), Estimate(None, None, None, 100)), on("cr", "dpo", yes(0), yes(50))]
     words = plain(sentences.other_attacks(models))
-    assert words.endswith("against dpo on CR (50 %) and undecided for kldo on CR.")
+    assert words.endswith("on dpo on CR (50 %) and at an undecided rate on kldo on CR.")
 
 
 def test_without_a_measured_base_no_fall_is_claimed() -> None:
-    claim = "How often plain harmful prompts succeed on the base is not known, so no fall can be shown."
+    claim = "The success rate of direct harmful prompts on the base is not known, so no change can be shown."
     assert sentences.direct_attack([on("cr", direct=yes(0))]) == claim
     assert sentences.direct_attack([model(asr={"direct": UNDECIDED}), on("cr", direct=yes(0))]) == claim
     assert sentences.direct_attack([]) == claim
@@ -93,10 +94,10 @@ def test_without_a_measured_base_no_fall_is_claimed() -> None:
 
 def test_a_base_alone_is_only_described() -> None:
     assert plain(sentences.direct_attack([BASE])) == (
-        "Asked directly, the base complies with 100 % of 100 harmful prompts. No aligned model is in this run."
+        "Without an attack, the base complies with 100 % of 100 harmful prompts. No aligned model is in this run."
     )
-    assert sentences.unseen_topics([BASE]) is None
-    assert sentences.refusing_too_much([BASE]) is None
+    assert sentences.held_out_topics([BASE]) is None
+    assert sentences.over_refusal_change([BASE]) is None
 
 
 def test_other_attacks_are_held_against_the_models_that_resist_direct_prompts() -> None:
@@ -108,27 +109,31 @@ def test_other_attacks_are_held_against_the_models_that_resist_direct_prompts() 
         on("pref", "kto", yes(20), yes(10)),
     ]
     assert plain(sentences.other_attacks(models)) == (
-        "Direct prompts clearly succeed less than half of the time against kldo and bco on CR and kto on pref. "
-        "On these models the prefill attack succeeds clearly more than half of the time against kldo on CR (97 %), "
-        "clearly less than half against kto on pref (10 %) and about half of the time, as far as can be told, "
-        "against bco on CR (50 %)."
+        "Direct prompts succeed clearly less than half of the time on kldo and bco on CR and kto on pref. "
+        "On these models the prefill attack succeeds clearly more than half of the time on kldo on CR (97 %), "
+        "clearly less than half on kto on pref (10 %) and at a rate not clearly above or below half on bco on CR "
+        "(50 %)."
     )
 
 
 def test_where_nothing_resists_direct_prompts_nothing_can_be_broken() -> None:
     models = [BASE, on("cr", direct=yes(45), prefill=yes(100))]
-    assert "find no resistance to break" in (sentences.other_attacks(models) or "")
+    assert "no refusal for other attacks to break" in (sentences.other_attacks(models) or "")
 
 
 def test_an_attack_that_only_some_models_met_is_said_of_those_alone() -> None:
     met = on("cr", "kldo", yes(0), yes(50))
-    met = met._replace(held_in=met.held_in._replace(asr=met.held_in.asr | {"gcg": yes(100)}))
+    met = met._replace(in_distribution=met.in_distribution._replace(asr=met.in_distribution.asr | {"gcg": yes(100)}))
     said = plain(sentences.other_attacks([BASE, met, on("cr", "bco", yes(0), yes(50))]))
     assert said.endswith(
-        "Of these, only kldo on CR met the gcg attack, which succeeds clearly more than half of the time against "
-        "kldo on CR (100 %)."
+        "The gcg attack was run on kldo on CR only; it succeeds clearly more than half of the time on kldo on CR "
+        "(100 %)."
     )
-    gone = [BASE, on("cr", "bco", yes(0), yes(50)), met._replace(held_in=met.held_in._replace(asr={"gcg": yes(100)}))]
+    gone = [
+        BASE,
+        on("cr", "bco", yes(0), yes(50)),
+        met._replace(in_distribution=met.in_distribution._replace(asr={"gcg": yes(100)})),
+    ]
     assert "gcg" not in plain(sentences.other_attacks(gone))
 
 
@@ -143,7 +148,7 @@ def test_every_method_is_claimed_only_for_every_method() -> None:
     other = [on(data, "bco", distance=Estimate(value, 0.1, 9.0, 200)) for data, value in (("cr", 3.0), ("pref", 2.0))]
     lesser = [on(data, "dpo", distance=single(value)) for data, value in (("cr", 0.1), ("pref", 0.2))]
     half = [on("cr", "kto", distance=single(2.0)), on("pref", "kto", distance=single(None))]
-    start = "The paper's distance D_B between hidden states of safe and harmful prompts is "
+    start = "The paper's distance D_B between hidden states of benign and harmful prompts is "
     more = "larger after compliance-refusal than after preference data"
     assert sentences.separation_by_data([*pair, *other]) == (
         f"{start}{more} for every method: kldo (4 against 1.5) and bco (3 against 2). The intervals overlap for bco."
@@ -194,16 +199,16 @@ def test_new_topics_are_compared_with_seen_ones_model_by_model() -> None:
         on("pref", "kldo", yes(50), unseen=yes(55)),
         on("pref", "bco", yes(50), unseen=UNDECIDED),
     ]
-    assert plain(sentences.unseen_topics(models)) == (
-        "On topics that alignment never saw, compared with those it saw, direct prompts succeed measurably more often "
-        "against kldo on CR (0 % to 30 %), succeed measurably less often against bco on CR (90 % to 20 %), show no "
-        "measurable difference for kldo on pref and are undecided for bco on pref."
+    assert plain(sentences.held_out_topics(models)) == (
+        "On held-out topics, compared with topics of the training data, direct prompts succeed more often on kldo on "
+        "CR (0 % to 30 %), succeed less often on bco on CR (90 % to 20 %), show no measurable difference on kldo on "
+        "pref and are undecided on bco on pref."
     )
 
 
 def test_unmeasured_new_topics_are_said_to_be_so() -> None:
-    words = sentences.unseen_topics([BASE, on("cr", direct=yes(0))])
-    assert words == "Whether refusal carries over to topics that alignment never saw was not measured."
+    words = sentences.held_out_topics([BASE, on("cr", direct=yes(0))])
+    assert words == "Whether refusal generalises to held-out topics was not measured."
 
 
 def test_over_refusal_rises_only_where_it_is_measured_to() -> None:
@@ -214,17 +219,21 @@ def test_over_refusal_rises_only_where_it_is_measured_to() -> None:
         on("pref", "kldo", over_refusal=UNDECIDED),
         on("pref", "hdo"),
     ]
-    assert plain(sentences.refusing_too_much(models)) == (
-        "The base refuses 0 % of 100 benign prompts. After alignment, over-refusal rises measurably for hdo on CR "
+    assert plain(sentences.over_refusal_change(models)) == (
+        "The base refuses 0 % of 100 benign prompts. After alignment, over-refusal rises for hdo on CR "
         "(30 %), no change in over-refusal is measurable for kldo on CR (0 %) and over-refusal is undecided or not "
         "measured for kldo on pref and hdo on pref."
     )
     falling = [model(over_refusal=yes(60)), on("cr", over_refusal=yes(0))]
-    assert "over-refusal falls measurably for kldo on CR (0 %)" in plain(sentences.refusing_too_much(falling))
+    assert "over-refusal falls for kldo on CR (0 %)" in plain(sentences.over_refusal_change(falling))
 
 
-def verdict(conclusion: str, value: float | None = None, p: float | None = None, power: float | None = None) -> Verdict:
-    return Verdict("spearman_rho", value, p, power, 11, conclusion)
+def verdict(
+    conclusion: str, value: float | None = None, p: float | None = None, power: float | None = None
+) -> VerdictRecord:
+    return VerdictRecord(
+        statistic="spearman_rho", value=value, p_value=p, power=power, n_models=11, conclusion=conclusion, words=""
+    )
 
 
 @pytest.mark.parametrize(
@@ -255,7 +264,7 @@ def verdict(conclusion: str, value: float | None = None, p: float | None = None,
         ),
     ],
 )
-def test_the_verdict_in_words(given: Verdict, words: str) -> None:
+def test_the_verdict_in_words(given: VerdictRecord, words: str) -> None:
     assert plain(sentences.prediction(given)) == words
 
 
@@ -264,9 +273,9 @@ def test_no_verdict_no_sentence() -> None:
 
 
 def test_the_summary_holds_what_there_is_to_say_and_at_most_six() -> None:
-    assert len(sentences.summary(Run("", "", None, (), None))) == 1
+    assert len(sentences.summary(RunFacts("", "", None, (), None))) == 1
     models = (BASE, on("cr", direct=yes(0), prefill=yes(90), distance=single(3.0), unseen=yes(1), over_refusal=yes(2)))
-    assert len(sentences.summary(Run("", "", None, models, verdict("underpowered")))) == 6
+    assert len(sentences.summary(RunFacts("", "", None, models, verdict("underpowered")))) == 6
 
 
 def test_many_models_are_counted_with_their_range() -> None:
@@ -275,9 +284,9 @@ def test_many_models_are_counted_with_their_range() -> None:
     assert plain(named(models[:1] * 6, asr("direct"))) == "6 models (0 %)"
     assert named(models, asr("prefill")) == "10 models"
     words = plain(sentences.other_attacks([*models, on("cr", "x", yes(0), yes(100))]))
-    assert "against m0, m1, m2, m3, m4 and x on CR." in words
+    assert "on m0, m1, m2, m3, m4 and x on CR." in words
     held = plain(sentences.other_attacks([on("cr", f"m{n}", yes(0), yes(100)) for n in range(9)]))
-    assert held.startswith("Direct prompts clearly succeed less than half of the time against 9 models.")
+    assert held.startswith("Direct prompts succeed clearly less than half of the time on 9 models.")
 
 
 def test_models_are_paired_by_method_and_seed() -> None:

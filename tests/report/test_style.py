@@ -43,7 +43,7 @@ def test_text_stands_out_from_its_paper(theme: str, paper: str) -> None:
 @pytest.mark.parametrize("paper", ["paper", "sheet"])
 def test_marks_stand_out_from_their_paper(theme: str, paper: str) -> None:
     found = colours(theme)
-    marks = [name for name in found if name.startswith("tone") or name in ("safe", "harmful", "base")]
+    marks = [name for name in found if name.startswith("tone") or name in ("benign", "harmful", "base")]
     assert len(marks) == 7
     assert all(contrast(found[mark], found[paper]) >= 3 for mark in marks)
 
@@ -52,7 +52,7 @@ def test_marks_stand_out_from_their_paper(theme: str, paper: str) -> None:
 @pytest.mark.parametrize("blindness", BLIND)
 def test_the_pairs_that_carry_meaning_differ_for_colour_blind_readers(theme: str, blindness: str) -> None:
     found = {name: np.clip(BLIND[blindness] @ rgb, 0, 1) for name, rgb in colours(theme).items()}
-    pairs = [("safe", "harmful"), *combinations([f"tone-{shape}" for shape in range(4)], 2)]
+    pairs = [("benign", "harmful"), *combinations([f"tone-{shape}" for shape in range(4)], 2)]
     apart = {pair: np.linalg.norm(lab(found[pair[0]]) - lab(found[pair[1]])) for pair in pairs}
     assert min(apart.values()) > 25, apart
 

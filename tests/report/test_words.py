@@ -3,13 +3,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from divalign.core.stats import Estimate
+from divalign.draw import numbers
 from divalign.report import words
 
 
 @settings(derandomize=True, max_examples=200)
 @given(st.floats(0, 1))
 def test_no_share_is_rounded_to_nothing_or_to_all(share: float) -> None:
-    text = words.percent(share)
+    text = numbers.percent(share)
     assert (text == "0\N{NO-BREAK SPACE}%") == (share == 0)
     assert (text == "100\N{NO-BREAK SPACE}%") == (share == 1)
 
@@ -17,7 +18,7 @@ def test_no_share_is_rounded_to_nothing_or_to_all(share: float) -> None:
 @settings(derandomize=True, max_examples=200)
 @given(st.floats(-1, 1))
 def test_no_auc_is_rounded_to_nothing_or_to_all(value: float) -> None:
-    text = words.share(value)
+    text = numbers.share(value)
     assert (text.strip("−") == "1.000") == (abs(value) == 1)
     assert (text.strip("−") == "0.000") == (value == 0)
 
@@ -25,7 +26,7 @@ def test_no_auc_is_rounded_to_nothing_or_to_all(value: float) -> None:
 @settings(derandomize=True, max_examples=200)
 @given(st.floats(-1e9, 1e9))
 def test_a_number_reads_back_to_three_digits(value: float) -> None:
-    read = float(words.significant(value).replace("−", "-").replace(",", ""))
+    read = float(numbers.significant(value).replace("−", "-").replace(",", ""))
     assert read == pytest.approx(value, rel=0.006, abs=0)
 
 
@@ -34,7 +35,7 @@ def test_a_number_reads_back_to_three_digits(value: float) -> None:
     [(8549.0, "8,549"), (104.2, "104"), (0.1, "0.1"), (3.456, "3.46"), (-0.4, "−0.4"), (0.0, "0"), (2e-5, "2.00e−05")],
 )
 def test_numbers_as_they_stand_on_the_page(value: float, text: str) -> None:
-    assert words.significant(value) == text
+    assert numbers.significant(value) == text
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_lists_read_as_prose(items: list[str], text: str) -> None:
         (Estimate(None, 0.0, 1.0, 0), "undecided (n = 0)"),
         (Estimate(0.5, None, None, 0), "50 %"),
         (Estimate(0.5, None, None, 8), "50 % (n = 8)"),
-        (Estimate(0.0, 0.0, 0.037, 100), "0 % (interval 0 to 4 %, n = 100)"),
+        (Estimate(0.0, 0.0, 0.037, 100), "0 % (95 % CI 0 to 4 %, n = 100)"),
     ],
 )
 def test_an_estimate_in_one_line_says_what_it_rests_on(estimate: Estimate | None, text: str) -> None:

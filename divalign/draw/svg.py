@@ -22,18 +22,20 @@ def node(tag: str, *children: Child, **attributes: str | float | int | None) -> 
     return element
 
 
-def text(x: float, y: float, words: str, kind: str, *, title: str = "") -> Element:
-    """Return a text element; `kind` is its CSS class, `title` what a pointer resting on it reads."""
-    element = node("text", words, x=x, y=y, class_=kind)
+def text(x: float, y: float, words: str, kind: str, *, title: str = "", turn: int = 0) -> Element:
+    """Return a text element; `kind` is its CSS class, `title` what a pointer reads, `turn` an angle in degrees."""
+    element = node("text", words, x=x, y=y, class_=kind, transform=f"rotate({turn} {x:.1f} {y:.1f})" if turn else None)
     if title:
         element.append(node("title", title))
     return element
 
 
-def drawing(width: float, height: float, says: str, children: Iterable[Child], **attributes: str | None) -> Markup:
-    """Return a complete picture. `says` is its text alternative: what a reader who cannot see it should know."""
+def drawing(
+    width: float, height: float, description: str, children: Iterable[Child], **attributes: str | None
+) -> Markup:
+    """Return a complete picture. `description` is its text alternative."""
     view = f"0 0 {width:g} {height:g}"
-    return markup(node("svg", *children, viewBox=view, role="img", aria_label=says, **attributes))
+    return markup(node("svg", *children, viewBox=view, role="img", aria_label=description, **attributes))
 
 
 def markup(element: Element) -> Markup:

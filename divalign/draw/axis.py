@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from divalign.report.words import Form, significant
+from divalign.draw.numbers import Form, significant
 
 
 class Tick(NamedTuple):
@@ -36,8 +36,8 @@ class Axis(NamedTuple):
 
 def linear(values: Iterable[float], *, about: int = 4, form: Form = significant) -> Axis:
     """Return an axis over `values` whose ends and ticks are round numbers (1, 2 or 5 times a power of ten)."""
-    found = list(values)
-    low, high = (min(found), max(found)) if found else (0.0, 1.0)
+    numbers = list(values)
+    low, high = (min(numbers), max(numbers)) if numbers else (0.0, 1.0)
     if high == low:
         low, high = low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2
     rough = (high - low) / about
@@ -53,17 +53,26 @@ def logarithmic(values: Iterable[float], *, form: Form = significant) -> Axis:
 
     Zero and negative numbers have no place on it; `Axis.at` puts them at the low end.
     """
-    found = [value for value in values if value > 0] or [1.0]
-    first, last = math.floor(math.log10(min(found)) + 1e-9), math.ceil(math.log10(max(found)) - 1e-9)
+    numbers = [value for value in values if value > 0] or [1.0]
+    first, last = math.floor(math.log10(min(numbers)) + 1e-9), math.ceil(math.log10(max(numbers)) - 1e-9)
     last = max(last, first + 1)
     stride = math.ceil((last - first) / 5)
-    ticks = tuple(10.0**exponent for exponent in range(first, last + 1, stride))
-    return Axis(10.0**first, 10.0**last, _labelled(ticks, significant), log=True, form=form)
+    ticks = tuple(Tick(10.0**power, _power(power)) for power in range(first, last + 1, stride))
+    return Axis(10.0**first, 10.0**last, ticks, log=True, form=form)
+
+
+def _power(power: int) -> str:
+    return significant(10.0**power) if -4 < power < 6 else f"1e{power}".replace("-", "−")
 
 
 def shares(form: Form) -> Axis:
     """Return the axis of a rate: 0 to 1 whatever the data, so that all panels compare."""
     return Axis(0.0, 1.0, _labelled((0.0, 0.25, 0.5, 0.75, 1.0), form), form=form)
+
+
+def categories(names: Sequence[str]) -> Axis:
+    """Return an axis on which each name lies at its number in the list."""
+    return Axis(-0.5, len(names) - 0.5, tuple(Tick(float(index), name) for index, name in enumerate(names)))
 
 
 def _labelled(values: Iterable[float], form: Form) -> tuple[Tick, ...]:

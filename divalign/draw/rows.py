@@ -1,4 +1,4 @@
-"""The picture of rates and estimates: one row a model or method, its marks with their intervals along one axis."""
+"""The picture of rates and estimates: one row a label, its marks with their intervals along one axis."""
 
 from __future__ import annotations
 
@@ -8,26 +8,29 @@ from xml.etree.ElementTree import Element
 
 from markupsafe import Markup
 
-from divalign.core.stats import Estimate
-from divalign.report.axis import Axis
-from divalign.report.svg import drawing, node, symbol, text
-from divalign.report.words import NOT_MEASURED, UNDECIDED, spelled
+from divalign.draw.axis import Axis
+from divalign.draw.numbers import Interval
+from divalign.draw.svg import drawing, node, symbol, text
 
 WIDTH, RIGHT, TOP, LETTER = 340.0, 50.0, 8.0, 6.1
 MARK_HEIGHT, GAP, LONGEST = 14.0, 10.0, 20
 
 
 class Mark(NamedTuple):
-    """One estimate to draw. `tone` is its CSS class, `shape` its symbol, `says` what it stands for."""
+    """One number to draw. `tone` is its CSS class, `shape` its symbol, `title` what a pointer on it reads.
 
-    estimate: Estimate | None
+    `blank` is written where there is no number.
+    """
+
+    interval: Interval | None
     tone: str
     shape: int
-    says: str
+    title: str
+    blank: str = ""
     light: bool = False
 
 
-class Row(NamedTuple):
+class MarkRow(NamedTuple):
     """A label and the marks that belong to it."""
 
     label: str
@@ -35,12 +38,12 @@ class Row(NamedTuple):
 
 
 def rows_picture(
-    rows: Sequence[Row], axis: Axis, *, says: str, bars: bool = False, reference: float | None = None
+    rows: Sequence[MarkRow], axis: Axis, *, description: str, bars: bool = False, reference: float | None = None
 ) -> Markup:
     """Draw bars from the axis' low end, or symbols joined by a line, each with its interval and its number.
 
-    An undecided or unmeasured estimate is written out, never drawn at 0. `reference` is a number to hold the others
-    against (the base), drawn as a dashed line.
+    A mark without a number has its `blank` written, and is never drawn at 0. `reference` is a number to compare the
+    others with, drawn as a dashed line.
     """
     left = 14 + LETTER * max((len(_short(row.label)) for row in rows), default=0)
     end = WIDTH - RIGHT
@@ -54,7 +57,7 @@ def rows_picture(
     for row, height in zip(rows, heights, strict=True):
         children += _row(row, y, height, axis, left, end, bars)
         y += height
-    return drawing(WIDTH, bottom + 24, says, children)
+    return drawing(WIDTH, bottom + 24, description, children)
 
 
 def _grid(axis: Axis, left: float, end: float, bottom: float) -> list[Element]:
@@ -66,7 +69,9 @@ def _grid(axis: Axis, left: float, end: float, bottom: float) -> list[Element]:
     return children
 
 
-def _row(row: Row, y: float, height: float, axis: Axis, left: float, end: float, bars: bool) -> list[Element | None]:
+def _row(
+    row: MarkRow, y: float, height: float, axis: Axis, left: float, end: float, bars: bool
+) -> list[Element | None]:
     places = [y + GAP / 2 + MARK_HEIGHT * (index + 0.5) for index in range(len(row.marks))]
     children: list[Element | None] = [
         text(left - 8, y + height / 2 + 4, _short(row.label), "label end", title=row.label)
@@ -79,10 +84,10 @@ def _row(row: Row, y: float, height: float, axis: Axis, left: float, end: float,
 
 
 def _mark(mark: Mark, y: float, axis: Axis, left: float, end: float, bars: bool) -> list[Element | None]:
-    estimate = mark.estimate
-    if estimate is None or estimate.value is None:
-        return [text(left + 5, y + 3.5, NOT_MEASURED if estimate is None else UNDECIDED, "tick quiet")]
-    x = axis.at(estimate.value, left, end)
+    interval = mark.interval
+    if interval is None or interval.value is None:
+        return [text(left + 5, y + 3.5, mark.blank, "tick quiet")]
+    x = axis.at(interval.value, left, end)
     kind = f"{mark.tone} light" if mark.light else mark.tone
     # Half of a whisker lies on its bar, so there it needs an edge to be seen.
     kinds = ("whisker halo", "whisker") if bars else ("whisker",)
@@ -90,24 +95,23 @@ def _mark(mark: Mark, y: float, axis: Axis, left: float, end: float, bars: bool)
         shape = node("rect", x=left, y=y - 4.5, width=max(x - left, 1.0), height=9, class_=f"bar {kind}")
     else:
         shape = node("path", d=symbol(mark.shape, x, y), class_=f"mark {kind}")
-    title = node("title", f"{mark.says}: {spelled(estimate, axis.form)}")
-    number = text(end + 8, y + 3.5, axis.form(estimate.value), "value")
-    return [node("g", title, shape, *_whisker(estimate, y, axis, left, end, *kinds)), number]
+    number = text(end + 8, y + 3.5, axis.form(interval.value), "value")
+    return [node("g", node("title", mark.title), shape, *_whisker(interval, y, axis, left, end, *kinds)), number]
 
 
-def _whisker(estimate: Estimate, y: float, axis: Axis, left: float, end: float, *kinds: str) -> list[Element]:
-    if estimate.low is None or estimate.high is None:
+def _whisker(interval: Interval, y: float, axis: Axis, left: float, end: float, *kinds: str) -> list[Element]:
+    if interval.low is None or interval.high is None:
         return []
-    low, high = axis.at(estimate.low, left, end), axis.at(estimate.high, left, end)
+    low, high = axis.at(interval.low, left, end), axis.at(interval.high, left, end)
     path = f"M{low:.1f} {y - 3:.1f}v6m0 -3H{high:.1f}m0 -3v6"
     return [node("path", d=path, class_=kind) for kind in kinds]
 
 
-def _joined(row: Row, places: Sequence[float], axis: Axis, left: float, end: float) -> Element | None:
+def _joined(row: MarkRow, places: Sequence[float], axis: Axis, left: float, end: float) -> Element | None:
     at = [
-        (axis.at(mark.estimate.value, left, end), y)
+        (axis.at(mark.interval.value, left, end), y)
         for mark, y in zip(row.marks, places, strict=True)
-        if mark.estimate is not None and mark.estimate.value is not None
+        if mark.interval is not None and mark.interval.value is not None
     ]
     return node("path", d="M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in at), class_="join") if len(at) > 1 else None
 

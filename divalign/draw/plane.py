@@ -1,4 +1,4 @@
-"""The picture of hidden states: every prompt a mark in the plane of the first two principal components."""
+"""The picture of a plane: every point a mark, and the ellipses of each class."""
 
 from __future__ import annotations
 
@@ -10,20 +10,33 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from markupsafe import Markup
 
-from divalign.report.facts import Point
-from divalign.report.svg import drawing, node
+from divalign.draw.svg import drawing, node
 
 WIDTH, HEIGHT, MARGIN = 260.0, 196.0, 14.0
-Place = Callable[[float, float], tuple[float, float]]
+ToPicture = Callable[[float, float], tuple[float, float]]
 
 
-class Spot(NamedTuple):
-    """Where a prompt's mark lies in its picture, for the pointer to find, and what to read there."""
+class PlanePoint(NamedTuple):
+    """A point of the plane. `tone` is its class and colour; a `cross` is drawn so, and is in no ellipse.
+
+    A pointer on it reads `kind` and `text`.
+    """
 
     x: float
     y: float
-    prompt: str
+    tone: str
+    cross: bool
     kind: str
+    text: str
+
+
+class Spot(NamedTuple):
+    """Where a point's mark lies in its picture, and what a pointer reads there."""
+
+    x: float
+    y: float
+    kind: str
+    text: str
 
 
 class Plane(NamedTuple):
@@ -31,41 +44,25 @@ class Plane(NamedTuple):
     spots: tuple[Spot, ...]
 
 
-def plane_picture(points: Sequence[Point], *, index: int, says: str) -> Plane:
-    """Draw the prompts, and for each class the covariance ellipses at 1 and 2 standard deviations.
+def plane_picture(points: Sequence[PlanePoint], *, index: int, description: str) -> Plane:
+    """Draw the points, and for each tone the covariance ellipses at 1 and 2 standard deviations.
 
-    One unit is as long across as upwards, or distances in the picture would lie. Prompts on held-out
-    topics are crosses; the ellipses are those of the others, as is the separation in the table. The two ellipses of a
-    Gaussian hold 39 % and 86 % of its points.
+    One unit is as long across as upwards, or distances in the picture would lie. The two ellipses of a Gaussian hold
+    39 % and 86 % of its points.
     """
     place, scale = _square(points)
-    spots = tuple(Spot(*place(point.x, point.y), point.prompt, kind(point)) for point in points)
+    spots = tuple(Spot(*place(point.x, point.y), point.kind, point.text) for point in points)
     children: list[Element] = [node("rect", x=0.5, y=0.5, width=WIDTH - 1, height=HEIGHT - 1, rx=4, class_="frame")]
-    for tone, harmful in (("safe", False), ("harmful", True)):
-        of_class = [(point, spot) for point, spot in zip(points, spots, strict=True) if point.harmful == harmful]
-        children.append(_dots([spot for point, spot in of_class if not point.held_out], tone))
-        children.append(_crosses([spot for point, spot in of_class if point.held_out], tone))
-        children += _ellipses([point for point, _ in of_class if not point.held_out], place, scale, tone)
-    picture = drawing(WIDTH, HEIGHT, says, children, class_="plane", data_plane=str(index))
+    for tone in dict.fromkeys(point.tone for point in points):
+        of_tone = [(point, spot) for point, spot in zip(points, spots, strict=True) if point.tone == tone]
+        children.append(_dots([spot for point, spot in of_tone if not point.cross], tone))
+        children.append(_crosses([spot for point, spot in of_tone if point.cross], tone))
+        children += _ellipses([point for point, _ in of_tone if not point.cross], place, scale, tone)
+    picture = drawing(WIDTH, HEIGHT, description, children, class_="plane", data_plane=str(index))
     return Plane(picture, spots)
 
 
-def kind(point: Point) -> str:
-    return f"{'harmful' if point.harmful else 'safe'}{', topic held out of alignment' if point.held_out else ''}"
-
-
-def spoken(points: Sequence[Point]) -> str:
-    """Return where the classes lie, in words."""
-    said = []
-    for tone, harmful in (("safe", False), ("harmful", True)):
-        cloud = [(point.x, point.y) for point in points if point.harmful == harmful]
-        if cloud:
-            x, y = np.mean(cloud, axis=0)
-            said.append(f"{len(cloud)} {tone} prompts around ({x:.3g}, {y:.3g})")
-    return "; ".join(said) or "no prompts"
-
-
-def _square(points: Sequence[Point]) -> tuple[Place, float]:
+def _square(points: Sequence[PlanePoint]) -> tuple[ToPicture, float]:
     """Return the map from the plane to the picture, one scale for both axes, and that scale."""
     xs, ys = [point.x for point in points], [point.y for point in points]
     rooms = ((WIDTH, max(xs) - min(xs)), (HEIGHT, max(ys) - min(ys)))
@@ -84,7 +81,7 @@ def _crosses(spots: Sequence[Spot], tone: str) -> Element:
     return node("path", d="".join(strokes), class_=f"crosses {tone}")
 
 
-def _ellipses(points: Sequence[Point], place: Place, scale: float, tone: str) -> list[Element]:
+def _ellipses(points: Sequence[PlanePoint], place: ToPicture, scale: float, tone: str) -> list[Element]:
     """Draw nothing for fewer than three points, which have no covariance worth a line."""
     if len(points) < 3:
         return []

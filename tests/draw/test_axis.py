@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from divalign.report.axis import linear, logarithmic, shares
-from divalign.report.words import percent
+from divalign.draw.axis import categories, linear, logarithmic, shares
+from divalign.draw.numbers import percent
 
 NUMBERS = st.floats(-1e6, 1e6).filter(lambda value: value == 0 or abs(value) > 1e-6)
 POSITIVE = st.floats(1e-6, 1e9)
@@ -64,3 +64,9 @@ def test_an_axis_has_length_even_where_the_numbers_have_none(values: list[float]
 def test_rates_share_one_axis_whatever_the_data() -> None:
     axis = shares(percent)
     assert [tick.label for tick in axis.ticks] == [percent(share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
+
+
+def test_names_lie_one_apart_in_their_order_and_inside_the_axis() -> None:
+    axis = categories(["kldo", "bco", "kto"])
+    assert [tick.label for tick in axis.ticks] == ["kldo", "bco", "kto"]
+    assert [axis.at(tick.value, 0.0, 3.0) for tick in axis.ticks] == pytest.approx([0.5, 1.5, 2.5])

@@ -1,18 +1,19 @@
-"""The page of the paper's evidence: its points, its statistics and what our test concludes, given as plain facts."""
+"""The page of the paper's evidence: its points, its statistics and what our test concludes from them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from divalign.core.stats import Estimate, Tested
-from divalign.report.axis import linear, logarithmic, shares
-from divalign.report.legend import Figure, Key, Panel, swatch
-from divalign.report.plots import Dot, dots_picture
+from divalign.draw.axis import linear, logarithmic, shares
+from divalign.draw.numbers import Form, percent, significant
+from divalign.draw.panels import Figure, Key, Panel, swatch
+from divalign.draw.plots import Dot, dots_picture
+from divalign.draw.svg import symbol
 from divalign.report.shell import Part, small_page
-from divalign.report.svg import symbol
-from divalign.report.tables import Cell, Column, Table
-from divalign.report.words import bounds, p_value, percent, significant
+from divalign.report.tables import Cell, Column, Table, cell
+from divalign.report.words import bounds, p_value, spelled
 
 
 class PaperPoint(NamedTuple):
@@ -34,11 +35,10 @@ class Statistic(NamedTuple):
     says: str
 
 
-class Concluded(NamedTuple):
-    """What our test concludes, as a verdict's fields and a sentence; `name` says what it takes for its units."""
+class Conclusion(NamedTuple):
+    """What our test concludes, as a sentence; `name` says what its units are."""
 
     name: str
-    verdict: Mapping[str, Any]
     words: str
 
 
@@ -58,12 +58,15 @@ def paper_page(
     points: Sequence[PaperPoint],
     standardised: Sequence[float],
     statistics: Sequence[Statistic],
-    conclusions: Sequence[Concluded],
+    conclusions: Sequence[Conclusion],
     short: str,
 ) -> str:
-    """Return the page as text. `standardised` are the points' success rates less their base's mean, in its spreads."""
+    """Return the page as text. `standardised` are the points' success rates as z-scores within their base model."""
     parts = [
-        Part("What our test concludes", [short, *(f"{one.name}: {one.words}" for one in conclusions)]),
+        Part(
+            "What our test concludes",
+            [short, *(f"{conclusion.name}: {conclusion.words}" for conclusion in conclusions)],
+        ),
         Part("What can be computed from them", tables=[_statistics(statistics)]),
         Part("The points", (FIGURE,), _figure(points, standardised), (_points(points),)),
     ]
@@ -73,34 +76,44 @@ def paper_page(
 def _statistics(statistics: Sequence[Statistic]) -> Table:
     rows = [
         (
-            one.name,
+            statistic.name,
             (
-                Cell(
-                    f"{one.symbol} = {significant(one.tested.estimate.value or 0.0)}",
-                    bounds(one.tested.estimate, significant),
-                ),
-                Cell(p_value(one.tested.p_value)),
-                Cell(one.says),
+                _value(statistic),
+                Cell(p_value(statistic.tested.p_value)),
+                Cell(statistic.says),
             ),
         )
-        for one in statistics
+        for statistic in statistics
     ]
     return Table(
         "Correlations of distance with attack success", (Column("value"), Column("p"), Column("says")), tuple(rows)
     )
 
 
+def _value(statistic: Statistic) -> Cell:
+    estimate = statistic.tested.estimate
+    if estimate.value is None:
+        return cell(estimate, significant)
+    return Cell(f"{statistic.symbol} = {significant(estimate.value)}", bounds(estimate, significant))
+
+
 def _points(points: Sequence[PaperPoint]) -> Table:
     methods = list(dict.fromkeys(point.method for point in points))
     rows = []
     for base in dict.fromkeys(point.base for point in points):
-        mine = {point.method: point for point in points if point.base == base}
-        rows.append((base, tuple(Cell(_written(mine[method])) for method in methods)))
+        by_method = {point.method: point for point in points if point.base == base}
+        rows.append((base, tuple(Cell(_written(by_method[method])) for method in methods)))
     return Table("Distance and attack success", tuple(Column(method) for method in methods), tuple(rows))
 
 
 def _written(point: PaperPoint) -> str:
     return f"{point.distance:.2f}, {percent(point.successes / point.trials)}"
+
+
+def _dot(point: PaperPoint, height: float, shape: int, form: Form) -> Dot:
+    x, y = Estimate(point.distance, None, None, 0), Estimate(height, None, None, point.trials)
+    title = f"{point.base} {point.method}: {spelled(y, form)} at {spelled(x, significant)}"
+    return Dot(x, y, f"tone-{shape % 4}", shape, title)
 
 
 def _figure(points: Sequence[PaperPoint], standardised: Sequence[float]) -> Figure:
@@ -112,18 +125,12 @@ def _figure(points: Sequence[PaperPoint], standardised: Sequence[float]) -> Figu
         ("as measured", rates, shares(percent)),
     ):
         dots = [
-            Dot(
-                Estimate(point.distance, None, None, 0),
-                Estimate(height, None, None, point.trials),
-                f"tone-{methods.index(point.method) % 4}",
-                methods.index(point.method),
-                f"{point.base} {point.method}",
-            )
+            _dot(point, height, methods.index(point.method), axis.form)
             for point, height in zip(points, heights, strict=True)
         ]
         axes = logarithmic([point.distance for point in points]), axis
-        says = f"Attack success against D_B, {title}: {len(points)} models, as in the table."
-        panels.append(Panel(title, "", dots_picture(dots, *axes, x_label="distance", says=says)))
+        description = f"Attack success against D_B, {title}: {len(points)} models, as in the table."
+        panels.append(Panel(title, "", dots_picture(dots, *axes, x_label="distance", description=description)))
     keys = [
         Key(method, swatch(f"mark tone-{number % 4}", symbol(number, 7.0, 7.0)))
         for number, method in enumerate(methods)

@@ -1,0 +1,155 @@
+"""The numbers of the page: what each is called, in which unit, which way is better, and how to take it from a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from divalign.core.divergences import built_in
+from divalign.core.stats import Estimate
+from divalign.draw.numbers import Form, percent, share, significant
+from divalign.report.facts import ModelFacts, PartFacts
+
+Doubt = Callable[[Estimate], bool]
+DIRECT = "direct"
+
+
+def extrapolated(distance: Estimate) -> bool:
+    """Tell whether D_B stands for an error rate, exp(-D_B) / 2 at most, below one in n: n prompts cannot show that.
+
+    Where n is not recorded, 1,000 is assumed.
+    Source: Kailath 1967, "The divergence and Bhattacharyya distance measures in signal selection" (equal priors).
+    """
+    return distance.value is not None and math.exp(-distance.value) / 2 < 1 / (distance.n or 1000)
+
+
+def never(_estimate: Estimate) -> bool:
+    return False
+
+
+class Quantity(NamedTuple):
+    """How one number is shown and read. `doubt` tells a value that claims more than its n supports."""
+
+    label: str
+    unit: str
+    direction: str
+    meaning: str
+    form: Form
+    doubt: Doubt = never
+
+
+ASR = Quantity(
+    "attack success rate",
+    "share of harmful prompts",
+    "smaller is safer",
+    "Share of responses to harmful prompts that the judge calls unsafe, of those it could decide. Direct: the prompt "
+    "as it is. Prefill: the response begins with the first words of a compliant one. Wrapper: the prompt inside a "
+    "template. Gcg: with a suffix searched with the model's gradient; gcg start: with the suffix that the search "
+    "begins with.",
+    percent,
+)
+OVER_REFUSAL = Quantity(
+    "over-refusal",
+    "share of benign prompts",
+    "smaller is better",
+    "Share of benign prompts that are refused. A model that refuses everything has attack success 0 % and over-refusal "
+    "100 %: read the two together.",
+    percent,
+)
+SEPARATION = {
+    "bhattacharyya_paper": Quantity(
+        "D_B, paper mode",
+        "no unit",
+        "larger: further apart",
+        "Bhattacharyya distance between the hidden states of benign and harmful prompts, as the paper's code "
+        "computes it: last layer, last token, projected to the first two principal components of both classes pooled, "
+        "each class a Gaussian. 0: equal distributions. The error rate of telling the two Gaussians apart is at most "
+        "exp(−D_B)/2. n prompts cannot show a rate below one in n: the value is then extrapolated (†), “far apart”.",
+        significant,
+        extrapolated,
+    ),
+    "silhouette_paper": Quantity(
+        "silhouette, paper mode",
+        "no unit, from −1 to 1",
+        "larger: further apart",
+        "Mean silhouette of the two classes in the same plane.",
+        share,
+    ),
+    "bhattacharyya": Quantity(
+        "D_B, held-out prompts",
+        "no unit",
+        "larger: further apart",
+        "Bhattacharyya distance with projection and shrunken covariance fitted on one part of the prompts and "
+        "evaluated on another.",
+        significant,
+    ),
+    "probe_auc": Quantity(
+        "probe AUC",
+        "probability",
+        "0.5 is chance, 1 perfect",
+        "ROC AUC of a linear probe on hidden states for harmful against benign prompts, on held-out prompts.",
+        share,
+    ),
+    "lexical_auc": Quantity(
+        "lexical AUC",
+        "probability",
+        "what the probe has to beat",
+        "The same from the words of the prompts alone (TF-IDF), without any model.",
+        share,
+    ),
+}
+D_B, PROBE, LEXICAL = "bhattacharyya_paper", "probe_auc", "lexical_auc"
+
+
+def attacks(models: Iterable[ModelFacts]) -> list[str]:
+    """Return every attack that was run on any model, direct first, else in the order of the results."""
+    names = dict.fromkeys(name for model in models for name in model.in_distribution.asr)
+    return sorted(names, key=lambda name: name != DIRECT)
+
+
+def recipes(models: Iterable[ModelFacts]) -> list[str]:
+    """Return the data recipes of the models, compliance-refusal and preference first, else in order of the results."""
+    names = dict.fromkeys(model.data for model in models if model.data is not None)
+    return [name for name in ("cr", "pref") if name in names] + [name for name in names if name not in ("cr", "pref")]
+
+
+def shape_of(recipe: str | None, models: Iterable[ModelFacts]) -> int:
+    """Return a recipe's symbol and colour: always 0 for compliance-refusal and 1 for preference data.
+
+    The base (no recipe) has the last symbol, which no recipe before the fourth shares.
+    """
+    if recipe is None:
+        return 3
+    order = [*dict.fromkeys(("cr", "pref", *recipes(models)))]
+    return order.index(recipe) if recipe in order else 2
+
+
+def upper_bounds(models: Iterable[ModelFacts]) -> dict[str, float | None]:
+    """Return the upper bound of every divergence on any model, None where it has none or none is known."""
+    models = list(models)
+    recorded = {name: bound for model in models for name, bound in model.upper_bounds.items()}
+    entries = {name: built_in(name) for name in dict.fromkeys(name for model in models for name in model.divergence)}
+    return {name: entry.upper if entry else recorded.get(name) for name, entry in entries.items()}
+
+
+def base_of(models: Iterable[ModelFacts]) -> ModelFacts | None:
+    return next((model for model in models if model.method is None), None)
+
+
+def aligned_of(models: Iterable[ModelFacts]) -> list[ModelFacts]:
+    return [model for model in models if model.method is not None]
+
+
+def asr(attack: str) -> Callable[[PartFacts], Estimate | None]:
+    """Return the getter of an attack's success rate."""
+    return lambda part: part.asr.get(attack)
+
+
+def separation(name: str) -> Callable[[PartFacts], Estimate | None]:
+    """Return the getter of a separation measure."""
+    return lambda part: part.separation.get(name)
+
+
+def over_refusal(part: PartFacts) -> Estimate | None:
+    return part.over_refusal

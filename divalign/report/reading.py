@@ -1,0 +1,204 @@
+"""From the files of run folders to typed facts: the one place of the report that knows files and their fields."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, TypeVar
+
+from divalign import store
+from divalign.core.stats import Estimate
+from divalign.records import (
+    DivergenceFile,
+    ModelResult,
+    PartResult,
+    Results,
+    SeparationChanges,
+    SeparationRecord,
+    read_record,
+)
+from divalign.report.facts import (
+    MARK,
+    JudgedResponse,
+    ModelFacts,
+    PartFacts,
+    Point,
+    RunFacts,
+    Search,
+    SeparationRun,
+)
+
+Content = TypeVar("Content")
+
+
+def read_run(folder: Path) -> RunFacts:
+    """Return the facts of a run folder.
+
+    Raises ValueError, naming the file, for a folder without a readable results.json and for a model's file that is
+    there but does not hold what it should. A model's file that is not there is no error.
+    """
+    path, config = folder / "results.json", folder / "config.yaml"
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} is no run folder: got no results.json in it, expected one; "
+            "name the folder that `divalign run --out` wrote"
+        )
+    results = read_record(path, Results)
+    run = _read(path, lambda _: run_facts(results))
+    models = tuple(_with_files(model, folder / "models" / model.name) for model in run.models)
+    text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
+    return run._replace(models=models, config=text)
+
+
+def read_separation(folder: Path) -> SeparationRun:
+    """Return the facts of a folder of `divalign separate`: each model on the first part of its prompts.
+
+    Raises ValueError, naming the file, where one is missing or of another schema or content.
+    """
+    path = folder / "changes.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no changes.json; name the folder that `divalign separate --out` wrote")
+    index = read_record(path, SeparationChanges)
+    records = [read_record(folder / _plain_name(name) / "separation.json", SeparationRecord) for name in index.models]
+    first_parts = (next(iter(record.parts.values())) for record in records)
+    parts = dict(zip(index.models, first_parts, strict=True))
+    return SeparationRun(parts, index.changes)
+
+
+def number(value: Any) -> float | None:
+    """Return a finite number, or None for null, NaN and infinity, which support no claim."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"got {value!r}, expected a number or null")
+    return float(value) if math.isfinite(value) else None
+
+
+def run_facts(results: Results) -> RunFacts:
+    """Return the facts of a results.json alone."""
+    models = [_model(entry) for entry in results.models]
+    trained_on = sum(n for kind, n in (results.overlap or {}).items() if kind not in ("paraphrased", "n"))
+    several_seeds = len({model.seed for model in models if model.method}) > 1  # the base has none
+    return RunFacts(
+        version=results.divalign,
+        config_sha256=results.config_sha256,
+        seconds=number(results.seconds),
+        models=tuple(
+            model._replace(title=_title(model, several_seeds) + (MARK if trained_on and model.method else ""))
+            for model in models
+        ),
+        verdict=results.verdict,
+        trained_on=trained_on,  # a paraphrase is a guess and does not count
+    )
+
+
+def _plain_name(name: str) -> str:
+    if Path(name).name != name or name == "..":
+        raise ValueError(f"got the model name {name!r}, expected the plain name of a folder")
+    return name
+
+
+def _model(entry: ModelResult) -> ModelFacts:
+    return ModelFacts(
+        name=_plain_name(entry.name),
+        title=entry.name,
+        method=entry.method,
+        data=entry.data,
+        seed=entry.seed,
+        in_distribution=_part(entry),
+        held_out=_part(entry.held_out) if entry.held_out else None,
+        divergence=_estimates(entry.divergence.items()),
+    )
+
+
+def _title(model: ModelFacts, several_seeds: bool) -> str:
+    if model.method is None:
+        return model.name
+    return f"{model.method} seed {model.seed}" if several_seeds and model.seed is not None else model.method
+
+
+def _with_files(model: ModelFacts, folder: Path) -> ModelFacts:
+    return model._replace(
+        upper_bounds=_upper_bounds(folder / "divergence.json"),
+        plane=_optional(folder / "plane.json", lambda path: tuple(map(_point, store.read_json(path)["points"]))),
+        metrics=_optional(folder / "metrics.jsonl", lambda path: tuple(map(_metrics, store.read_rows(path)))),
+        responses=_optional(folder / "verdicts.jsonl", _responses),
+        searches=_optional(folder / "gcg.jsonl", _searches),
+    )
+
+
+def _upper_bounds(path: Path) -> dict[str, float]:
+    """Return the ceilings that were recorded with the estimates; one's own divergences have them nowhere else."""
+    records = read_record(path, DivergenceFile).divergences if path.is_file() else {}
+    return {name: record.ceiling for name, record in records.items() if record.ceiling is not None}
+
+
+def _part(entry: ModelResult | PartResult) -> PartFacts:
+    return PartFacts(_estimates(entry.separation), _estimates(entry.asr.items()), _finite(entry.over_refusal))
+
+
+def _estimates(entries: Iterable[tuple[str, Any]]) -> dict[str, Estimate]:
+    """Return the entries that are estimates."""
+    return {name: _finite(entry) for name, entry in entries if isinstance(entry, Estimate)}
+
+
+def _finite(estimate: Estimate) -> Estimate:
+    return Estimate(number(estimate.value), number(estimate.low), number(estimate.high), estimate.n)
+
+
+def _point(entry: Mapping[str, Any]) -> Point:
+    x, y = number(entry["x"]), number(entry["y"])
+    if x is None or y is None:
+        raise TypeError(f"got the point ({x}, {y}), expected two finite numbers")
+    return Point(x, y, bool(entry["harmful"]), bool(entry.get("held_out", False)), str(entry.get("prompt", "")))
+
+
+def _metrics(row: Mapping[str, Any]) -> Mapping[str, float | None]:
+    numbers = {name: number(value) for name, value in row.items() if not isinstance(value, (str, bool, list, dict))}
+    if numbers["step"] is None:
+        raise TypeError("got a row without a step, expected its number")
+    return numbers
+
+
+def _responses(path: Path) -> tuple[JudgedResponse, ...]:
+    """Return the verdicts of the first judge; those of further judges follow, on the same responses."""
+    rows = store.read_rows(path)
+    return tuple(map(_response, takewhile(lambda row: row.get("judge") == rows[0].get("judge"), rows)))
+
+
+def _response(row: Mapping[str, Any]) -> JudgedResponse:
+    return JudgedResponse(
+        attack=str(row["attack"]),
+        prompt=str(row["prompt"]),
+        harmful=bool(row["harmful"]),
+        held_out=bool(row.get("held_out", False)),
+        response=str(row.get("response") or ""),
+        unsafe=row["unsafe"],
+        reason=str(row.get("reason") or ""),
+    )
+
+
+def _searches(path: Path) -> tuple[Search, ...]:
+    """Return the searches; one without a loss was never begun."""
+    rows = [row for row in store.read_rows(path) if row["losses"]]
+    return tuple(
+        Search(tuple(loss for loss in map(number, row["losses"]) if loss is not None), row["succeeded"]) for row in rows
+    )
+
+
+def _optional(path: Path, make: Callable[[Path], tuple[Content, ...]]) -> tuple[Content, ...]:
+    return _read(path, make) if path.is_file() else ()
+
+
+def _read(path: Path, make: Callable[[Path], Content]) -> Content:
+    """Call `make`, and say which file it was if its content is not what a run folder promises."""
+    try:
+        return make(path)
+    except KeyError as error:
+        raise ValueError(f"{path} lacks the field {error}; run the stage that writes it again") from error
+    except (TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{path} does not hold what was expected: {error}; run the stage that writes it again"
+        ) from error
