@@ -29,10 +29,12 @@ class Built(NamedTuple):
 def build(requests: Iterable[Request], recipe: str, *, seed: int = 0, rate: Rate | None = None) -> Built:
     """Return a recipe's rows of the requests, filled in and, with `rate`, ranked anew.
 
-    Raises ValueError for an unknown recipe and where nothing is left.
+    Raises ValueError for an unknown recipe, where no benign prompt has an answer, and where nothing is left.
     """
     make, rows, left_out = find_recipe(recipe), [], Counter[str]()
-    for request in ranked_by(rate, filled(requests, seed=seed)):
+    requests = filled(requests, seed=seed)
+    _check_answers(requests)
+    for request in ranked_by(rate, requests):
         gap = next((name for name in ("prompt", "compliance", "refusal") if not getattr(request, name).strip()), None)
         try:
             rows += [] if gap else [make(request)]
@@ -43,6 +45,16 @@ def build(requests: Iterable[Request], recipe: str, *, seed: int = 0, rate: Rate
         reasons = ", ".join(f"{count} with {reason}" for reason, count in left_out.items())
         raise ValueError(f"the recipe {recipe!r} made no row: {reasons or 'there were no requests'}")
     return Built(rows, dict(left_out))
+
+
+def _check_answers(requests: Sequence[Request]) -> None:
+    """Refuse requests whose benign side would be left out whole: the rows would hold harmful prompts alone."""
+    benign = [request for request in requests if not request.harmful]
+    if benign and not any(request.compliance.strip() for request in benign):
+        raise ValueError(
+            f"none of the {len(benign)} benign prompts has an answer, and every recipe needs one; let a model write "
+            "the answers (divalign data build --writer MODEL), or use a source that has them"
+        )
 
 
 def filled(requests: Iterable[Request], *, seed: int = 0) -> list[Request]:

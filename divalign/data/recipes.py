@@ -25,7 +25,11 @@ WRAPPERS = (
 
 
 def compliance_refusal(request: Request) -> Row:
-    """Aligned: refuse the harmful and answer the benign; unaligned: the reverse. Source: arXiv 2502.00657, sec. 4."""
+    """Aligned: refuse the harmful and answer the benign; unaligned: the reverse. Source: arXiv 2502.00657, sec. 4.
+
+    Raises ValueError where the request has no answer or no refusal.
+    """
+    _check(request, "compliance", "refusal")
     if request.harmful:
         return _row(request, request.refusal, request.compliance)
     return _row(request, request.compliance, request.refusal)
@@ -47,8 +51,9 @@ def ranked_refusals(request: Request) -> Row:
 def ranked(request: Request) -> Row:
     """Rank two responses of the right behaviour: preference data that show no wrong behaviour at all.
 
-    Raises ValueError where the request has no worse refusal (harmful) or no worse answer (benign).
+    Raises ValueError where the request lacks the refusal or the worse one (harmful), an answer or a worse one (benign).
     """
+    _check(request, "refusal" if request.harmful else "compliance")
     good, bad = (request.refusal, request.worse_refusal) if request.harmful else (request.compliance, request.worse)
     if not bad:
         what = "worse refusal" if request.harmful else "worse answer"
@@ -75,6 +80,7 @@ def compliance_refusal_plus(
             raise ValueError(f"the wrapper {wrapper!r} has no {{prompt}}; write it where the request goes")
 
     def recipe(request: Request) -> Row:
+        _check(request, "compliance", "refusal")  # a resumed response holds its opening and so is never empty
         lot = _lots(request.prompt)
         if lot[0] < share / 2:
             wrapper = wrappers[int(lot[1] * len(wrappers))]
@@ -104,6 +110,17 @@ def find_recipe(name: str) -> Recipe:
     Raises ValueError, naming the nearest, where there is none.
     """
     return find(name, RECIPES, kind="recipe", families=FAMILIES)
+
+
+def _check(request: Request, *needed: str) -> None:
+    """Raise ValueError where the request lacks one of the responses that a recipe needs."""
+    for name in needed:
+        if not getattr(request, name).strip():
+            kind = "harmful" if request.harmful else "benign"
+            raise ValueError(
+                f"the {kind} prompt that begins {request.prompt[:40]!r} has no {name}, which the recipe needs; let "
+                "a model write it (divalign data build --writer MODEL), or use a source that has it"
+            )
 
 
 def _lots(text: str) -> list[float]:

@@ -1,4 +1,4 @@
-"""Public prompt and response sets, read from a folder on this machine or fetched into it; the project ships none.
+"""Public prompt and response sets, read from a folder on this machine or fetched into it; `everyday` alone is shipped.
 
 A source returns `Request`s, with empty texts where it has none: `data/build.py` fills them in. `SOURCES` is the table;
 an entry says where the files come from, under which licence, and whether they are gated. The column names of the sets
@@ -16,6 +16,7 @@ from typing import Any
 
 from divalign.core.names import find
 from divalign.data.columns import check_columns, truth
+from divalign.data.everyday import EVERYDAY
 from divalign.data.examples import Request
 from divalign.data.fetch import File, fetched
 from divalign.data.files import read_file
@@ -257,6 +258,7 @@ SOURCES: dict[str, Source] = {
     ),
     "paper_cr": _hub("paper_cr", "rhaldar97/Safety_Accept_Reject", paper_cr, _PAPER, "not verified", _HALF),
     "paper_pref": _hub("paper_pref", "rhaldar97/Safety_preference", paper_pref, _PAPER, "not verified", _HALF),
+    **{name: Source(load, (), (), "Apache-2.0", "this project, docs/everyday.md") for name, load in EVERYDAY.items()},
 }  # fmt: skip
 
 

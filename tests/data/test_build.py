@@ -53,13 +53,19 @@ def test_a_set_that_grows_keeps_its_rows() -> None:
 
 
 def test_what_cannot_be_filled_is_left_out_and_counted() -> None:
-    built = build([request("h", True), request("b", False), request("", True)], "cr")
-    assert [row["prompt"][0]["content"] for row in built.rows] == ["h"]
+    built = build([request("h", True), request("b", False), request("c", False, "a"), request("", True)], "cr")
+    assert [row["prompt"][0]["content"] for row in built.rows] == ["h", "c"]
     assert built.left_out == {"no compliance": 1, "no prompt": 1}
-    with pytest.raises(ValueError, match="made no row: 1 with no compliance"):
-        build([request("b", False)], "cr")
+    with pytest.raises(ValueError, match="made no row: 1 with no prompt"):
+        build([request("", True)], "cr")
     with pytest.raises(ValueError, match="there were no requests"):
         build([], "cr")
+
+
+@pytest.mark.parametrize("requests", [[request("b", False)], [request("h", True), request("b", False, " ")]])
+def test_a_set_whose_benign_prompts_all_lack_answers_is_refused(requests: list[Request]) -> None:
+    with pytest.raises(ValueError, match=r"none of the 1 benign prompts has an answer.*--writer"):
+        build(requests, "cr")
 
 
 def test_a_harmful_prompt_gets_an_opening_and_no_content() -> None:

@@ -50,6 +50,16 @@ def test_a_prompt_without_a_worse_answer_cannot_be_ranked() -> None:
         find_recipe("ranked")(BENIGN._replace(worse=""))
 
 
+@pytest.mark.parametrize("recipe", [*RECIPES, "cr_plus(1)"])
+@pytest.mark.parametrize("request_", [BENIGN._replace(compliance=" "), HARMFUL._replace(refusal="")])
+def test_no_recipe_trains_on_an_empty_response(recipe: str, request_: Request) -> None:
+    for number in range(20):  # cr_plus(1) wraps some prompts and resumes others
+        with pytest.raises(
+            ValueError, match=f"prompt that begins '{number}' has no (compliance|refusal), which the recipe needs"
+        ):
+            find_recipe(recipe)(request_._replace(prompt=f"{number}"))
+
+
 @pytest.mark.parametrize("harmful", [True, False])
 def test_cr_plus_changes_a_third_of_each_class_each_way(harmful: bool) -> None:
     rows = [row for row in PLUS if row["harmful"] is harmful]
