@@ -30,7 +30,7 @@ from divalign.study.measure import Subject, attacked, divergences, separations
 from divalign.study.plan import Aligned, base_key, file_name, model_source, plan, training_rows
 from divalign.study.progress import Progress, silent
 from divalign.study.searching import asked_of, check_room, options_of
-from divalign.study.verdict import ModelPoint, in_words, verdict
+from divalign.study.verdict import ModelPoint, attack_counts, in_words, log_distance, verdict
 
 SCHEMA = 1
 
@@ -152,27 +152,19 @@ def _searches(model: Aligned | None, corpus: Corpus, prompts: Sequence[Row], con
 
 
 def _verdict(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Test over the aligned models whether the seed's separation goes with fewer successes of all attacks together.
-
-    All attacks that every aligned model met: one that only some met would weigh on them alone.
-    """
-    points = []
+    """Test over the aligned models whether the seed's separation goes with fewer successes of all attacks together."""
     aligned = [entry for entry in entries if entry["method"] is not None]
-    shared = set.intersection(*(set(entry["asr"]) for entry in aligned)) if aligned else set()
-    for entry in aligned:
-        decided = [rate for name, rate in entry["asr"].items() if name in shared and rate["value"] is not None]
-        points.append(
-            ModelPoint(
-                name=entry["name"],
-                family="base",
-                recipe=f"{entry['method']} on {entry['data']}",
-                separation=entry["separation"]["bhattacharyya_paper"]["value"],
-                successes=sum(round(rate["value"] * rate["n"]) for rate in decided),
-                trials=sum(rate["n"] for rate in decided),
-            )
-        )
-    found = verdict(points)
+    counts = attack_counts([entry["asr"] for entry in aligned])
+    found = verdict([_point(entry, *count) for entry, count in zip(aligned, counts, strict=True)])
     return {**found._asdict(), "words": in_words(found)}
+
+
+def _point(entry: dict[str, Any], successes: int, trials: int) -> ModelPoint:
+    """A trained model as the verdict sees it; a distance enters by its logarithm."""
+    method, data = entry["method"], entry["data"]
+    separation = log_distance(entry["separation"]["bhattacharyya_paper"]["value"])
+    recipe = f"{method} on {data}"
+    return ModelPoint(entry["name"], "base", separation, successes, trials, recipe, data=data, method=method)
 
 
 def check_names(config: Config) -> None:
