@@ -11,7 +11,8 @@ from divalign.core.association import Association, Cells, as_cells, associate
 from divalign.core.stats import ALPHA, holm
 
 SMALLEST_EFFECT = 0.3  # the smallest correlation that matters: less explains under 9 % of the variance
-STATISTIC = "t of attack success on separation, at equal base model, data set and method"
+STATISTIC = "t of attack success on separation"
+FACTORS = {"data": "data set", "method": "method", "length": "training length"}  # of a ModelPoint, in words
 
 Conclusion = Literal["supported", "no effect", "undecided"]
 Covariates = Mapping[str, Sequence[float | None]]
@@ -102,15 +103,25 @@ def verdicts(
     p_values = {name: float(one.fit.p_value()[0]) for name, one in tested.items() if one is not None}
     corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     return {
-        name: _conclude(tested[name], corrected.get(name, 1.0), len(p_values), used[name], len(models) - used[name])
+        name: _conclude(tested[name], corrected.get(name, 1.0), len(p_values))._replace(
+            statistic=f"{STATISTIC}, {_compared(models)}", n_models=used[name], left_out=len(models) - used[name]
+        )
         for name, models in models_by_indicator.items()
     }
 
 
-def _conclude(found: Association | None, p_value: float, candidates: int, used: int, left_out: int) -> Verdict:
-    """The verdict on one of several candidates, from its corrected p-value."""
+def _compared(models: Sequence[ModelPoint]) -> str:
+    """What is equal among the models compared, in words, as far as they say it."""
+    given = [words for factor, words in FACTORS.items() if any(getattr(model, factor) for model in models)]
+    if not given:
+        return "at equal base model, recipes counted as independent"
+    return f"at equal {', '.join(['base model', *given[:-1]])} and {given[-1]}"
+
+
+def _conclude(found: Association | None, p_value: float, candidates: int) -> Verdict:
+    """The verdict on one of several candidates from its corrected p-value, models not counted."""
     if found is None:
-        return Verdict(STATISTIC, None, None, 0.0, used, "undecided", left_out=left_out)
+        return Verdict(STATISTIC, None, None, 0.0, 0, "undecided")
     level = ALPHA / candidates
     low, high = (float(end[0]) for end in found.interval(level))
     value, effect = float(found.fit.t[0]), float(found.correlation()[0])
@@ -121,12 +132,11 @@ def _conclude(found: Association | None, p_value: float, candidates: int, used: 
         value,
         p_value,
         float(found.power(-SMALLEST_EFFECT, level)[0]),
-        used,
+        0,
         _answer(value, p_value, low, high),
         low,
         high,
         None if np.isnan(effect) else effect,
-        left_out,
     )
 
 
@@ -142,13 +152,13 @@ def in_words(found: Verdict) -> str:
     if found.value is None or found.p_value is None:
         return (
             f"Undecided: {found.n_models} models allow no test. Too few recipes are left to compare, or nothing "
-            f"varies, at equal base model, data set and method.{left}"
+            f"varies, {_terms(found)}.{left}"
         )
     return f"{found.conclusion.capitalize()}: {_meaning(found, found.value, found.p_value)} ({_numbers(found)}).{left}"
 
 
 def _meaning(found: Verdict, value: float, p_value: float) -> str:
-    equal = "at equal base model, data set and method"
+    equal = _terms(found)
     if found.conclusion == "supported":
         return f"{equal}, models that separate more are attacked less successfully"
     if found.conclusion == "no effect":
@@ -156,6 +166,11 @@ def _meaning(found: Verdict, value: float, p_value: float) -> str:
     if p_value < ALPHA:
         return f"{equal}, models that separate more are attacked more successfully, which contradicts the claim"
     return f"{equal}, these models show neither that separation goes with fewer successful attacks nor that it does not"
+
+
+def _terms(found: Verdict) -> str:
+    """On which terms models were compared, from the statistic's name."""
+    return found.statistic.partition(", ")[2]
 
 
 def _numbers(found: Verdict) -> str:

@@ -65,7 +65,7 @@ def crossed(seed: int, design: Design, variance: Variance, correlation: float = 
     ]
 
 
-def share(answer: str, design: Design, variance: Variance, correlation: float = 0.0, *, count: int = 200) -> float:
+def share(answer: str, design: Design, variance: Variance, correlation: float = 0.0, *, count: int = 100) -> float:
     """Share of simulated studies with this answer."""
     found = [
         verdict(points).conclusion
@@ -246,6 +246,18 @@ def test_every_conclusion_has_words() -> None:
     assert all(sentence.startswith(start) for sentence, start in zip(sentences, starts, strict=True))
 
 
+def test_a_verdict_says_what_was_equal_among_the_models_it_compared() -> None:
+    (points, *_) = crossed(0, Design(5, 4), Variance())
+    for models, terms in (
+        (points, "at equal base model, data set and method"),
+        ([point._replace(length="short") for point in points], "data set, method and training length"),
+        ([point._replace(data=None, method=None) for point in points], "base model, recipes counted as independent"),
+    ):
+        found = verdict(models)
+        assert found.statistic.endswith(terms)
+        assert terms in in_words(found)
+
+
 @pytest.mark.parametrize(
     ("point", "message"),
     [
@@ -304,3 +316,42 @@ def test_holm_by_columns_is_holm() -> None:
     p_values = np.random.default_rng(0).uniform(size=(6, 5)) ** 3
     for column, corrected in zip(p_values.T, holm_columns(p_values).T, strict=True):
         assert corrected.tolist() == pytest.approx(holm(column.tolist()))
+
+
+def test_a_runs_own_verdict_takes_the_logarithm_of_distances_and_the_design() -> None:
+    from divalign.study.pipeline import _verdict
+
+    entries = [
+        {
+            "name": f"{method} {data}",
+            "method": method,
+            "data": data,
+            "separation": {"bhattacharyya_paper": {"value": distance}},
+            "asr": {"direct": rate(success, 100), "only here": rate(0.0, 100)}
+            if data == "cr"
+            else {"direct": rate(success, 100)},
+        }
+        for (method, data), distance, success in zip(
+            [(method, data) for method in ("kldo", "bco", "dpo") for data in ("cr", "pref", "ranked")],
+            (1000.0, 0.5, 3.0, 8.0, 0.1, 40.0, 2.0, 7.0, None),
+            (0.1, 0.7, 0.4, 0.3, 0.9, 0.2, 0.5, 0.2, 0.3),
+            strict=True,
+        )
+    ]
+    points = [
+        ModelPoint(
+            entry["name"],
+            "base",
+            log_distance(entry["separation"]["bhattacharyya_paper"]["value"]),
+            round(100 * entry["asr"]["direct"]["value"]),
+            100,
+            data=entry["data"],
+            method=entry["method"],
+        )
+        for entry in entries
+    ]
+    found = _verdict(entries)
+    words = found.pop("words")
+    assert found == verdict(points)._asdict()
+    assert (found["n_models"], found["left_out"]) == (8, 1)
+    assert "Left out: 1" in words
