@@ -34,8 +34,9 @@ PAPER_POINTS = tuple(
 )
 IN_SHORT = (
     "Two of four methods have the larger distances and the fewer successes on most bases. That is one observation "
-    "about four methods, made on five bases; whether it is the distance that makes a model hard to attack, these "
-    "points cannot tell."
+    "about four methods, made on five bases. Even if they were 20 independent models, the correlation could lie "
+    "anywhere between -1 and +0.43: one model (gemma-2-2b, kldo) holds a third of what varies within bases. Whether "
+    "it is the distance that makes a model hard to attack, these points cannot tell."
 )
 
 
