@@ -50,8 +50,8 @@ def evidence(
     `covariates` (over-refusal, distance from the reference, utility) and `placebos` (separation of two benign topics)
     hold one number per model, None where it is undecided. A covariate measured with error is not taken out in full:
     with 50 prompts a model and 120 models the type I error given over-refusal is .08, with 400 prompts .035. One
-    placebo is always there: the separations themselves, shuffled within families. Only `verdict` counts recipes once, at equal
-    data set and method; the correlations count every cell, as publications do.
+    placebo is always there: the separations themselves, shuffled within families. Only `verdict` counts recipes once,
+    at equal data set and method; the correlations count every cell, as publications do.
     """
     cells = model_cells(models)
     rates = cells.successes / cells.trials
