@@ -367,7 +367,11 @@ class ModelResult(Record):
 
 
 class VerdictRecord(Record):
-    """Whether separation goes with fewer successful attacks over a run's models."""
+    """Whether separation goes with fewer successful attacks over models: see study.verdict.
+
+    `effect` is a correlation, `low` and `high` its 95 % confidence interval; `power` is that of finding the smallest
+    effect that matters.
+    """
 
     statistic: str
     value: float | None
@@ -375,6 +379,10 @@ class VerdictRecord(Record):
     power: float | None
     n_models: int
     conclusion: str
+    low: float | None = None
+    high: float | None = None
+    effect: float | None = None
+    left_out: int = 0
     words: str
 
 

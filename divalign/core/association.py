@@ -1,14 +1,15 @@
-"""Does a number known of trained models go with how often they fail? Permutation test, power and joint bootstrap.
+"""Does a number known of trained models go with how often they fail? A robust partial correlation and its test.
 
-The unit is neither the model nor the base model but the recipe: what was done to a base model (method, data, length).
-Seeds of one recipe and the same recipe on several base models share its luck, so they are moved together.
+The models come from a crossed design: base model (family) x data set x method x length x seed. The independent unit is
+the recipe, what was done to a base model (method, data, length): seeds of a recipe are averaged, and its entries on
+several base models are one cluster. Recipes of one data set or one method are not independent either, so both effects
+are taken out of both sides, on each base model separately.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
-from itertools import permutations, product
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,11 +17,15 @@ from jaxtyping import Float, Int
 from scipy.stats import t as student
 
 from divalign.core.resampling import with_interval
+from divalign.core.robust_slope import Slopes, correlation_interval, power, robust_slope
 from divalign.core.stats import Estimate, Tested
 
 
 class Cells(NamedTuple):
-    """One entry per family and recipe, seeds averaged: separation, attack successes and trials, further columns."""
+    """One entry per family and recipe, seeds averaged: separation, attack successes and trials, further columns.
+
+    `factors` holds one column per factor that recipes share (data set, method, length), as codes.
+    """
 
     separation: Float[np.ndarray, " n"]
     successes: Float[np.ndarray, " n"]
@@ -28,13 +33,7 @@ class Cells(NamedTuple):
     family: Int[np.ndarray, " n"]
     recipe: Int[np.ndarray, " n"]
     covariates: Float[np.ndarray, "n c"]
-
-
-class Shuffles(NamedTuple):
-    """Which cell's separation each cell gets, per shuffle; `complete` where these are all there are."""
-
-    orders: Int[np.ndarray, "shuffles n"]
-    complete: bool
+    factors: Int[np.ndarray, "n f"]
 
 
 def as_cells(
@@ -44,126 +43,139 @@ def as_cells(
     families: Sequence[Hashable],
     recipes: Sequence[Hashable],
     covariates: Sequence[Sequence[float]] = (),
+    factors: Sequence[Sequence[Hashable]] = (),
 ) -> Cells:
-    """Return the models by family and recipe: separations and covariates averaged, successes and trials summed."""
+    """Return the models by family and recipe: separations and covariates averaged, successes and trials summed.
+
+    `factors` are columns that do not differ within a recipe: the level of a cell is that of its first model.
+    """
     keys = list(dict.fromkeys(zip(families, recipes, strict=True)))
     cell = np.array([keys.index(key) for key in zip(families, recipes, strict=True)], dtype=int)
     count = np.bincount(cell, minlength=len(keys))
+    first = [cell.tolist().index(index) for index in range(len(keys))]
 
     def total(values: Sequence[float] | Sequence[int]) -> Float[np.ndarray, " n"]:
         return np.bincount(cell, weights=np.asarray(values, float), minlength=len(keys)).astype(float)
 
-    sides = [list(dict.fromkeys(side)) for side in (families, recipes)]
-    family, recipe = ([names.index(key[at]) for key in keys] for at, names in enumerate(sides))
     return Cells(
         total(separation) / count,
         total(successes),
         total(trials),
-        np.array(family, dtype=int),
-        np.array(recipe, dtype=int),
+        _codes([family for family, _ in keys]),
+        _codes([recipe for _, recipe in keys]),
         np.array([total(column) / count for column in covariates]).reshape(len(covariates), len(keys)).T,
+        np.array([_codes([column[at] for at in first]) for column in factors], int).reshape(len(factors), len(keys)).T,
     )
 
 
-def shuffles(cells: Cells, *, most: int, generator: np.random.Generator) -> Shuffles:
-    """Ways to exchange recipes among those tried on the same families, in all families at once.
+def _codes(names: Sequence[Hashable]) -> Int[np.ndarray, " n"]:
+    """Number names in the order of their first appearance."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names], dtype=int)
 
-    Where every recipe is its own, this shuffles within families. All ways if there are at most `most`, else that many
-    at random.
+
+def nuisance(cells: Cells) -> Float[np.ndarray, "n k"]:
+    """Return an orthonormal basis of what is taken out of both sides.
+
+    One intercept per family, the effects of each factor's levels on each family, and the covariates. Levels of a
+    single recipe are that recipe's own luck and not shared: they count as one level, so that six data sets with one
+    recipe each remain six units.
     """
-    blocks = _blocks(cells)
-    ways = math.prod(math.factorial(len(block)) for block in blocks)
-    if ways <= most:
-        return Shuffles(np.array([_moved(cells, blocks, way) for way in _all_ways(blocks)]), complete=True)
-    drawn = ([generator.permutation(len(block)).tolist() for block in blocks] for _ in range(most))
-    return Shuffles(np.array([_moved(cells, blocks, way) for way in drawn]), complete=False)
+    inside = _dummies(cells.family)
+    columns = [inside, cells.covariates]
+    for factor in cells.factors.T:
+        levels = _dummies(_shared_levels(factor, cells.recipe))
+        columns += [levels * own[:, None] for own in inside.T]
+    return _basis(np.hstack(columns))
 
 
-def _blocks(cells: Cells) -> list[Int[np.ndarray, "recipes families"]]:
-    """Cell numbers of recipes that were tried on the same families, one array per set of families."""
-    by_recipe: dict[int, dict[int, int]] = {}
-    for index, (family, recipe) in enumerate(zip(cells.family, cells.recipe, strict=True)):
-        by_recipe.setdefault(int(recipe), {})[int(family)] = index
-    blocks: dict[tuple[int, ...], list[list[int]]] = {}
-    for where in by_recipe.values():
-        blocks.setdefault(tuple(sorted(where)), []).append([where[family] for family in sorted(where)])
-    return [np.array(block) for block in blocks.values()]
+def _shared_levels(factor: Int[np.ndarray, " n"], recipe: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """Levels of a factor as codes from 0, those of a single recipe merged into one."""
+    recipes = {level: len(set(recipe[factor == level].tolist())) for level in set(factor.tolist())}
+    return _codes([level if recipes[level] > 1 else -1 for level in factor.tolist()])
 
 
-def _all_ways(blocks: list[np.ndarray]) -> Iterator[tuple[tuple[int, ...], ...]]:
-    return product(*(permutations(range(len(block))) for block in blocks))
+def _basis(columns: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n k"]:
+    """Orthonormal basis of what these columns span, each column in units of its length."""
+    lengths = np.linalg.norm(columns, axis=0)
+    scaled = columns[:, lengths > 0] / lengths[lengths > 0]
+    left, values, _ = np.linalg.svd(scaled, full_matrices=False)
+    return left[:, values > 1e-9 * values.max(initial=0)]
 
 
-def _moved(cells: Cells, blocks: list[np.ndarray], way: Sequence[Sequence[int]]) -> Int[np.ndarray, " n"]:
-    order = np.arange(len(cells.separation))
-    for block, permutation in zip(blocks, way, strict=True):
-        order[block] = block[np.asarray(permutation)]
-    return order
+def recipe_freedom(cells: Cells) -> int:
+    """Recipes less the effects taken out of them: what is left to compare, the slope included."""
+    _, first = np.unique(cells.recipe, return_index=True)
+    one_family = Cells(*(column[first] for column in cells))._replace(family=np.zeros(len(first), dtype=int))
+    return len(first) - nuisance(one_family).shape[1] if len(first) else 0
 
 
-def score_test(
-    cells: Cells, successes: Float[np.ndarray, "n studies"], ways: Shuffles
-) -> tuple[Float[np.ndarray, " studies"], Float[np.ndarray, " studies"]]:
-    """Score of separation in a binomial regression of successes with family intercepts, and its two-sided p.
+class Association(NamedTuple):
+    """Separation and the logit of the success rate in several studies of one design.
 
-    U = sum of x_i (k_i - n_i p_family(i)), in units of its spread over the shuffles of x; below zero: more separation,
-    fewer successes. One study per column of `successes`; nan where nothing varies. Covariates are taken out of both
-    sides first, what is left of x is shuffled, and they are taken out of each shuffle again: without that the level of
-    a test at 0.05 is 0.09 with six recipes.
-    Source: score test, Rao 1948; covariates, the method named after B. Smith in Winkler et al. 2014, NeuroImage 92.
+    fit: of the observed logits. reliability: the share of the logits' residual variance that is not the binomial noise
+    of the trials. That noise brings correlations nearer to zero, by the square root of the reliability.
     """
-    nuisance = _dummies(cells.family)
-    expected = nuisance @ ((nuisance.T @ successes) / (nuisance.T @ cells.trials)[:, None])
-    residual = successes - cells.trials[:, None] * expected
-    separation = within_family(cells.separation, cells.family)
-    if cells.covariates.shape[1]:
-        inside = np.stack([within_family(column, cells.family) for column in cells.covariates.T], axis=1)
-        known = inside @ np.linalg.pinv(inside)
-        separation, residual = separation - known @ separation, residual - known @ residual
-        shuffled = _without(known, separation[ways.orders], float(np.linalg.norm(separation)))
-    else:
-        shuffled = separation[ways.orders]
-    score, null = separation @ residual, shuffled @ residual
-    centre, spread = null.mean(axis=0), null.std(axis=0)
-    as_extreme = (np.abs(null - centre) >= np.abs(score - centre) - 1e-9 * spread).sum(axis=0)
-    itself = 0 if ways.complete else 1
-    p_value = (itself + as_extreme) / (itself + len(null))
-    varies = spread > 1e-9 * (np.abs(cells.separation).max(initial=0) * cells.trials.sum() + 1)
-    safe_spread = np.where(varies, spread, 1)
-    return np.where(varies, (score - centre) / safe_spread, np.nan), np.where(varies, p_value, np.nan)
+
+    fit: Slopes
+    reliability: Float[np.ndarray, " s"]
+
+    def interval(self, level: float) -> tuple[Float[np.ndarray, " s"], Float[np.ndarray, " s"]]:
+        """Ends of the interval at 1 - `level` without the trials' noise; -1 and 1 where the logits are all noise."""
+        low, high = correlation_interval(self.fit, level=level)
+        return np.where(self.reliability > 0, self._freed(low), -1), np.where(
+            self.reliability > 0, self._freed(high), 1
+        )
+
+    def correlation(self) -> Float[np.ndarray, " s"]:
+        """The correlation without the trials' noise; nan where the logits vary no more than that noise does."""
+        return np.where(self.reliability > 0, self._freed(self.fit.correlation), np.nan)
+
+    def power(self, correlation: float, level: float) -> Float[np.ndarray, " s"]:
+        """Chance of p < `level` below zero at this correlation without the trials' noise."""
+        return power(self.fit, correlation * np.sqrt(self.reliability), level=level)
+
+    def _freed(self, correlation: Float[np.ndarray, " s"]) -> Float[np.ndarray, " s"]:
+        return np.clip(correlation / np.sqrt(np.where(self.reliability > 0, self.reliability, 1)), -1, 1)
 
 
-def _without(
-    known: Float[np.ndarray, "n n"], shuffled: Float[np.ndarray, "shuffles n"], norm: float
-) -> Float[np.ndarray, "shuffles n"]:
-    """Shuffles less what the covariates say of them, at the length `norm` of what was shuffled."""
-    left = shuffled - shuffled @ known.T
-    lengths = np.linalg.norm(left, axis=1, keepdims=True)
-    return left * (norm / np.where(lengths > 1e-9 * norm, lengths, np.inf))
+def associate(cells: Cells) -> Association | None:
+    """Associate separation with the logit of the success rate at equal family, factors and covariates: one study.
 
-
-def power(
-    cells: Cells, ways: Shuffles, *, correlation: float, alpha: float, simulations: int, generator: np.random.Generator
-) -> float:
-    """Chance that `score_test` finds p < alpha below zero if separation went with success rates as given.
-
-    Within families and over recipes, the logit of the success rate is made to correlate with separation by
-    -`correlation`; the rest of its variation is the observed one dealt out anew by recipe, so that recipes keep what
-    they share over families. In simulated studies with that correlation the share found was never more than 2 points
-    under the number given here (one entry per recipe; seeds that differ more than recipes do cost up to 6).
-    A spread of logits under 0.25 is taken as 0.25: models that hardly differ would make any effect look findable.
+    None where nothing varies or where fewer than two comparisons of recipes are left: one for the slope and one for
+    its error.
     """
-    logit = np.log((cells.successes + 0.5) / (cells.trials - cells.successes + 0.5))
-    own = within_family(logit, cells.family)
-    separation = within_family(cells.separation, cells.family)
-    if not separation.std() > 0:
-        return 0.0
-    signal = -correlation * max(own.std(), 0.25) * separation / separation.std()
-    dealt = own[ways.orders[generator.integers(len(ways.orders), size=simulations)]].T
-    chance = 1 / (1 + np.exp(-((logit - own + signal)[:, None] + math.sqrt(1 - correlation**2) * dealt)))
-    simulated = generator.binomial(cells.trials.astype(int)[:, None], chance).astype(float)
-    value, p_value = score_test(cells, simulated, ways)
-    return float(((p_value < alpha) & (value < 0)).mean())
+    if recipe_freedom(cells) - cells.covariates.shape[1] < 2 or np.ptp(cells.successes / cells.trials) == 0:
+        return None
+    studies = cells.separation[None], cells.successes[None], cells.trials
+    found = associate_all(*studies, nuisance(cells), cells.recipe)
+    return None if np.isnan(found.fit.t[0]) else found
+
+
+def associate_all(
+    separation: Float[np.ndarray, "s n"],
+    successes: Float[np.ndarray, "s n"],
+    trials: Float[np.ndarray, " n"],
+    known: Float[np.ndarray, "n k"],
+    recipe: Int[np.ndarray, " n"],
+) -> Association:
+    """`associate` for many studies of one design, whose nuisance is `known`."""
+    outcome, noise = logits(successes, trials)
+    residual = outcome - (outcome @ known) @ known.T
+    variance = (residual**2).sum(axis=1)
+    share = noise @ (1 - (known**2).sum(axis=1)) / np.where(variance > 0, variance, np.inf)
+    return Association(robust_slope(separation, outcome, known, recipe), np.maximum(1 - share, 0))
+
+
+def logits(
+    successes: Float[np.ndarray, "*s n"], trials: Float[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, "*s n"], Float[np.ndarray, "*s n"]]:
+    """Empirical logits of success rates, finite at 0 and 1, and the variance that the trials give them.
+
+    Source: Gart and Zweifel 1967, Biometrika 54.
+    """
+    wins, losses = successes + 0.5, trials - successes + 0.5
+    return np.log(wins / losses), 1 / wins + 1 / losses
 
 
 def fixed_effects(

@@ -41,15 +41,17 @@ class Evidence(NamedTuple):
 def evidence(
     models: Sequence[ModelPoint],
     *,
-    covariates: Mapping[str, Sequence[float]] | None = None,
-    placebos: Mapping[str, Sequence[float]] | None = None,
+    covariates: Mapping[str, Sequence[float | None]] | None = None,
+    placebos: Mapping[str, Sequence[float | None]] | None = None,
     seed: int = 0,
 ) -> Evidence:
     """Weigh everything that these models say about separation as an indicator of safety.
 
     `covariates` (over-refusal, distance from the reference, utility) and `placebos` (separation of two benign topics)
-    hold one number per model. One placebo is always there: the separations themselves, shuffled within families.
-    Only `verdict` counts recipes once; the correlations count every cell, as publications do.
+    hold one number per model, None where it is undecided. A covariate measured with error is not taken out in full:
+    with 50 prompts a model and 120 models the type I error given over-refusal is .08, with 400 prompts .035. One
+    placebo is always there: the separations themselves, shuffled within families. Only `verdict` counts recipes once,
+    at equal data set and method; the correlations count every cell, as publications do.
     """
     cells = model_cells(models)
     rates = cells.successes / cells.trials

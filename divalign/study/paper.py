@@ -15,7 +15,7 @@ import numpy as np
 from divalign.core.association import fixed_effects
 from divalign.core.stats import Tested, pearson, spearman
 from divalign.study.evidence import standardised
-from divalign.study.verdict import ModelPoint, Verdict, model_cells, verdict
+from divalign.study.verdict import ModelPoint, Verdict, log_distance, model_cells, verdict
 
 METHODS_TRIED = ("dpo", "kto", "kldo", "bco")
 DISTANCES_AND_SUCCESSES = {
@@ -26,14 +26,17 @@ DISTANCES_AND_SUCCESSES = {
     "Qwen2.5-1.5B": ((4.10, 48), (4.25, 54), (9.19, 29), (11.77, 43)),
 }
 PAPER_POINTS = tuple(
-    ModelPoint(f"{base} {method}", base, distance, successes, 100, recipe=method)
+    ModelPoint(
+        f"{base} {method}", base, distance, successes, 100, recipe=method, data="compliance-refusal", method=method
+    )
     for base, row in DISTANCES_AND_SUCCESSES.items()
     for method, (distance, successes) in zip(METHODS_TRIED, row, strict=True)
 )
 IN_SHORT = (
     "Two of four methods have the larger distances and the fewer successes on most bases. That is one observation "
-    "about four methods, made on five bases; whether it is the distance that makes a model hard to attack, these "
-    "points cannot tell."
+    "about four methods, made on five bases. Even if they were 20 independent models, the correlation could lie "
+    "anywhere between -1 and +0.43: one model (gemma-2-2b, kldo) holds a third of what varies within bases. Whether "
+    "it is the distance that makes a model hard to attack, these points cannot tell."
 )
 
 
@@ -42,8 +45,8 @@ class PaperEvidence(NamedTuple):
 
     pooled_z: the published correlation, log distance with success rates standardised within base models.
     within_bases: the same with the bases' mean log distances taken out too. ranks: Spearman of raw numbers over all
-    20. by_method: our verdict, the four methods as the units that were tried. by_model: the same test if all 20
-    models were independent experiments, which four methods on each of five bases are not.
+    20. by_method: our verdict on log(1 + D), the four methods as the units that were tried. by_model: the same test if
+    all 20 models were independent experiments, which four methods on each of five bases are not.
     """
 
     pooled_z: Tested
@@ -58,10 +61,12 @@ def paper_evidence(*, seed: int = 0) -> PaperEvidence:
     cells = model_cells(PAPER_POINTS)
     rates, logs = cells.successes / cells.trials, np.log(cells.separation)
     z = standardised(rates, cells)
+    points = [point._replace(separation=log_distance(point.separation)) for point in PAPER_POINTS]
+    independent = [point._replace(recipe=None, method=None) for point in points]
     return PaperEvidence(
         pooled_z=pearson(logs, z),
         within_bases=fixed_effects(logs, z, cells.family),
         ranks=spearman(cells.separation, rates),
-        by_method=verdict(PAPER_POINTS, seed=seed),
-        by_model=verdict([point._replace(recipe=None) for point in PAPER_POINTS], seed=seed),
+        by_method=verdict(points, seed=seed),
+        by_model=verdict(independent, seed=seed),
     )

@@ -50,7 +50,7 @@ from divalign.study.plan import (
     separation_plan,
     training_rows,
 )
-from divalign.study.verdict import ModelPoint, in_words, verdict
+from divalign.study.verdict import ModelPoint, attack_counts, in_words, log_distance, verdict
 
 
 class Inputs(NamedTuple):
@@ -182,27 +182,18 @@ def _flags(layer: FullSeparation) -> list[str]:
 
 
 def _verdict(models: Sequence[ModelResult]) -> VerdictRecord:
-    """Test over the aligned models whether the seed's separation goes with fewer successes of all attacks together.
-
-    All attacks that every aligned model met: one that only some met would weigh on them alone.
-    """
+    """Test over the aligned models whether the seed's separation goes with fewer successes of all attacks together."""
     aligned = [model for model in models if model.method is not None]
-    shared = set.intersection(*(set(model.asr) for model in aligned)) if aligned else set()
-    points = []
-    for model in aligned:
-        decided = [rate for name, rate in model.asr.items() if name in shared and rate.value is not None]
-        points.append(
-            ModelPoint(
-                name=model.name,
-                family="base",
-                recipe=f"{model.method} on {model.data}",
-                separation=model.separation.bhattacharyya_paper.value,
-                successes=sum(round((rate.value or 0.0) * rate.n) for rate in decided),
-                trials=sum(rate.n for rate in decided),
-            )
-        )
-    result = verdict(points)
+    counts = attack_counts([model.asr for model in aligned])
+    result = verdict([_point(model, *count) for model, count in zip(aligned, counts, strict=True)])
     return VerdictRecord(**result._asdict(), words=in_words(result))
+
+
+def _point(model: ModelResult, successes: int, trials: int) -> ModelPoint:
+    """Return an aligned model as the verdict sees it; a distance enters by its logarithm."""
+    separation = log_distance(model.separation.bhattacharyya_paper.value)
+    recipe = f"{model.method} on {model.data}"
+    return ModelPoint(model.name, "base", separation, successes, trials, recipe, data=model.data, method=model.method)
 
 
 def _check_model(config: Config, inputs: Inputs) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from divalign.draw.chart import Chart, chart_svg
 from divalign.study.sweep_verdict import GIVEN, INDICATORS, success_share
+from divalign.study.verdict import SMALLEST_EFFECT
 
 Entry = Mapping[str, Any]
 FLOOR = 0.01  # nats: where a distance of 0 is drawn on a logarithmic axis
@@ -30,12 +31,19 @@ divalign {version}, sweep {sha}.
 _VERDICT = """\
 ## The verdict
 
-Unit: recipe (method, data, training length) on a base, seeds averaged, {recipes} recipes on {families}. Outcome:
-successes of all attacks together ({attacks}). Six candidates for the indicator share one error rate: p-values are
-Holm's. Distances enter as log(1 + D), as they reach from 0 to 1,000 nats. Score below zero: more separation, fewer
-successes. A judge that looks for refusals calls broken text a success too. *Supported*: p < .05 and below zero. *Not
-supported*: p < .05 the other way, or nothing found by a test with a power of .8 to find a correlation of -.7.
-*Underpowered*: nothing found by a test that could hardly have.
+The independent unit is the recipe (method, data, training length): seeds are averaged, and a recipe's models on
+several bases are one cluster. {recipes} recipes on {families}. Outcome: successes of all attacks together
+({attacks}). A judge that looks for refusals counts broken text as a success too.
+
+The correlation is that of the indicator with the logit of the success rate, at equal base model, data set, method
+and length: recipes that share a data set or a method are not independent, so the effects of both are taken out of
+both sides. Below zero, more separation goes with fewer successes. Distances enter as log(1 + D). The t statistic
+allows for recipes of unequal variance. Six candidates for the indicator share one error rate: p-values are Holm's,
+and the intervals hold jointly at 95 %. *Supported*: p < .05 and below zero. *No effect*: the interval lies within
+±{smallest}, the smallest correlation that matters. *Undecided*: neither. Power is the chance of *supported*, after
+correction, if the correlation were -{smallest}. By simulation (`python -m bench.coverage_verdict`, 6 to 20
+recipes, data sets or methods sharing .5 or .7 of the variance, recipes' spreads up to tenfold apart), the type I
+error is at most .06 and *no effect* is said wrongly in at most 1 % at true correlations of -.4 and -.7.
 """
 
 _BY_ATTACK = """\
@@ -62,11 +70,12 @@ separation is not safety. Means over the models of each row.
 _EVIDENCE = """\
 ## What stands beside it
 
-Odds ratio of a successful attack per within-family spread of the indicator (under 1: safer); Spearman over all models;
-the paper's pooled z; the share of the spread of success rates that a regression on the indicator explains on a base it
-was not fitted on (0 is guessing the other bases' rate, below 0 is worse); the verdict given over-refusal (a model that
-refuses everything is hard to attack too), p by Holm over the six; and two placebos that should support nothing: the
-indicator shuffled, and the distance of benign topics from benign ones.
+Odds ratio of a successful attack per within-family spread of the indicator (under 1: safer); Spearman over all
+models; the paper's pooled z; the share of the spread of success rates that a regression on the indicator explains
+on a base it was not fitted on (0 is guessing the other bases' rate, below 0 is worse); the verdict given
+over-refusal (a model that refuses everything is hard to attack too; its logit is taken out of both sides), p by
+Holm over the six; and two placebos that should support nothing: the indicator shuffled, and the distance of benign
+topics from benign ones.
 """
 
 
@@ -126,6 +135,7 @@ def _facts(models: Sequence[Entry]) -> dict[str, Any]:
         "recipes": len({entry["recipe"] for entry in models}),
         "families": "one base model" if families == 1 else f"{families} base models",
         "attacks": ", ".join(models[0]["asr"]) if models else "none",
+        "smallest": SMALLEST_EFFECT,
     }
 
 
@@ -133,6 +143,7 @@ def _verdict_table(found: Mapping[str, Any]) -> str:
     rows = [
         (
             name,
+            _correlation(one),
             _number(one["value"], "+.2f"),
             _number(one["p_value"]),
             _number(one["power"]),
@@ -140,7 +151,16 @@ def _verdict_table(found: Mapping[str, Any]) -> str:
         )
         for name, one in found.items()
     ]
-    return _table(("indicator", "score", "p", "power", "conclusion"), rows)
+    left_out = max((one["left_out"] for one in found.values()), default=0)
+    note = f"\nLeft out: up to {left_out} models whose indicator or success rate is undecided.\n" if left_out else ""
+    return _table(("indicator", "correlation", "t", "p", "power", "conclusion"), rows) + note
+
+
+def _correlation(one: Mapping[str, Any]) -> str:
+    """A verdict's correlation and its interval."""
+    if one["low"] is None:
+        return "-"
+    return f"{_number(one['effect'], '+.2f')} [{one['low']:+.2f}, {one['high']:+.2f}]"
 
 
 def _in_short(found: Mapping[str, Any]) -> str:
@@ -164,8 +184,8 @@ def _by_attack(found: Mapping[str, Any]) -> str:
 
 def _short_verdict(one: Mapping[str, Any]) -> str:
     if one["p_value"] is None:
-        return "nothing varies"
-    return f"{one['value']:+.2f} (p {one['p_value']:.3f}), {one['conclusion']}"
+        return "no test possible"
+    return f"{_correlation(one)} (p {one['p_value']:.3f}), {one['conclusion']}"
 
 
 def _control_table(entries: Sequence[Entry]) -> str:

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from divalign.core.association import joint_bootstrap
-from divalign.core.stats import Estimate, Tested, holm
+from divalign.core.stats import Estimate, Tested
 from divalign.store import read_rows
 from divalign.study.evidence import Evidence, evidence, pooled_z
-from divalign.study.verdict import ModelPoint, Verdict, conclude, in_words, model_cells, verdicts
+from divalign.study.verdict import ModelPoint, Verdict, attack_counts, in_words, log_distance, model_cells, verdicts
 
 Entry = Mapping[str, Any]
 GIVEN = "given over-refusal"
@@ -21,8 +21,7 @@ GIVEN = "given over-refusal"
 class Indicator(NamedTuple):
     """A candidate: what it is called, how it is read off a model's entry, and its placebo's name or None.
 
-    A distance enters as log(1 + D): distances reach from 0.1 to 1,000 nats, and as they are a few models would be the
-    whole study.
+    A distance enters as log(1 + D), see `log_distance`.
     """
 
     name: str
@@ -34,11 +33,7 @@ class Indicator(NamedTuple):
         return self.placebo is not None
 
     def number(self, entry: Entry) -> float | None:
-        return _log(self.read(entry)) if self.distance else self.read(entry)
-
-
-def _log(value: float | None) -> float | None:
-    return None if value is None else float(np.log1p(value))
+        return log_distance(self.read(entry)) if self.distance else self.read(entry)
 
 
 def _plain(name: str) -> Callable[[Entry], float | None]:
@@ -73,20 +68,26 @@ def weigh(entries: Sequence[Entry], out: Path) -> dict[str, Any]:
         "by_family": {one: _verdicts([entry for entry in models if entry["family"] == one], None) for one in families},
         "with_controls": _verdicts([entry for entry in entries if entry["control"] != "base"], None),
         "unseen_topics": _unseen(models),
-        "evidence": _given_apart({indicator.name: _evidence(models, indicator) for indicator in INDICATORS}),
+        "evidence": _evidences(models),
         "joint": {name: _joint(models, name, out) for name in ("plain", "worst")},
     }
 
 
 def points(entries: Sequence[Entry], indicator: Indicator, *, attack: str | None = None) -> list[ModelPoint]:
     """Return the models with an indicator and the successes of one attack, or of all together."""
-    found = []
-    for entry in entries:
-        wins, trials = _counts(entry["asr"], attack)
-        name = f"{entry['run']} {entry['name']}"
-        recipe = f"{entry['recipe']}{' abliterated' if entry['control'] == 'abliterated' else ''}"
-        found.append(ModelPoint(name, entry["family"], indicator.number(entry), wins, trials, recipe))
-    return found
+    rates = [{name: Estimate(**rate) for name, rate in entry["asr"].items()} for entry in entries]
+    counts = attack_counts(rates, attack)
+    return [_point(entry, indicator.number(entry), *count) for entry, count in zip(entries, counts, strict=True)]
+
+
+def _point(entry: Entry, separation: float | None, successes: int, trials: int) -> ModelPoint:
+    """A model with its place in the design; an abliterated copy is no second seed of its original."""
+    method, data = entry["method"], entry["data"]
+    length = entry["recipe"].removeprefix(f"{method} on {data}").removeprefix(", ")
+    copied = " abliterated" if entry["control"] == "abliterated" else ""
+    recipe, length = entry["recipe"] + copied, (length + copied).strip()
+    name = f"{entry['run']} {entry['name']}"
+    return ModelPoint(name, entry["family"], separation, successes, trials, recipe, data, method, length or None)
 
 
 def success_share(entry: Entry, attack: str | None = None) -> float | None:
@@ -113,34 +114,38 @@ def _unseen(entries: Sequence[Entry]) -> dict[str, Any]:
     return {name: _plain_verdict(one) for name, one in found.items()}
 
 
+def _evidences(entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
+    """What stands beside each indicator; the verdicts given over-refusal are corrected for all indicators together."""
+    refusal = [_refusal_logit(entry["over_refusal"]) for entry in entries]
+    given = verdicts({one.name: points(entries, one) for one in INDICATORS}, covariates={"over-refusal": refusal})
+    found = {one.name: _evidence(entries, one) for one in INDICATORS}
+    for name, one in found.items():
+        one["controls"] = {GIVEN: _plain_verdict(given[name]), **one["controls"]}
+    return found
+
+
+def _refusal_logit(rate: Mapping[str, Any]) -> float | None:
+    """Logit of the over-refusal rate, the scale on which attack success is compared; None where undecided."""
+    if rate["value"] is None or not rate["n"]:
+        return None
+    refused = rate["value"] * rate["n"]
+    return float(np.log((refused + 0.5) / (rate["n"] - refused + 0.5)))
+
+
 def _evidence(entries: Sequence[Entry], indicator: Indicator) -> dict[str, Any]:
-    known = [entry for entry in entries if entry["over_refusal"]["value"] is not None]
-    refusal = [float(entry["over_refusal"]["value"]) for entry in known]
+    models = points(entries, indicator)
     placebos = {}
     if indicator.placebo is not None:
-        fake = [_log(entry["benign_against_benign"][indicator.placebo]) for entry in known]
-        both = [number for number in fake if number is not None]
-        placebos = {"benign against benign topics": both} if len(both) == len(known) else {}
-    options: dict[str, Any] = {"covariates": {"over-refusal": refusal}, "placebos": placebos}
-    found = evidence(points(known, indicator), **options)
+        placebos = {"benign against benign topics": [_placebo(entry, indicator.placebo) for entry in entries]}
+    found = evidence(models, placebos=placebos)
     if indicator.distance:  # the paper takes the logarithm itself
-        raw = [
-            one._replace(separation=indicator.read(entry))
-            for one, entry in zip(points(known, indicator), known, strict=True)
-        ]
+        raw = [one._replace(separation=indicator.read(entry)) for one, entry in zip(models, entries, strict=True)]
         found = found._replace(pooled_z=pooled_z(model_cells(raw)))
     return _plain_evidence(found)
 
 
-def _given_apart(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Correct the verdicts given over-refusal for having asked them of every indicator, as `verdicts` does."""
-    tested = {
-        name: one["controls"][GIVEN] for name, one in found.items() if one["controls"][GIVEN]["p_value"] is not None
-    }
-    for one, p_value in zip(tested.values(), holm([one["p_value"] for one in tested.values()]), strict=True):
-        one |= {"p_value": p_value, "conclusion": conclude(one["value"], p_value, one["power"])}
-        one["words"] = in_words(Verdict(**{field: one[field] for field in Verdict._fields}))
-    return found
+def _placebo(entry: Entry, distance: str) -> float | None:
+    return log_distance(entry["benign_against_benign"][distance])
 
 
 def _joint(entries: Sequence[Entry], name: str, out: Path) -> dict[str, Any] | None:

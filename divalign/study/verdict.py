@@ -1,28 +1,31 @@
-"""Does separation predict safety? A test over trained models that can say no, and says when it cannot tell."""
+"""Does separation predict resilience? A test over trained models with three answers, the third being "undecided"."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from divalign.core.association import Cells, as_cells, power, score_test, shuffles
-from divalign.core.stats import ALPHA, holm
+from divalign.core.association import Association, Cells, as_cells, associate
+from divalign.core.stats import ALPHA, Estimate, holm
 
-ENOUGH_POWER = 0.8
-REFERENCE_CORRELATION = 0.7
-STATISTIC = "within-family score of separation on attack success"
+SMALLEST_EFFECT = 0.3  # the smallest correlation that matters: less explains under 9 % of the variance
+STATISTIC = "t of attack success on separation"
+FACTORS = {"data": "data set", "method": "method", "length": "training length"}  # of a ModelPoint, in words
 
-Conclusion = Literal["supported", "not supported", "underpowered"]
+Conclusion = Literal["supported", "no effect", "undecided"]
+Covariates = Mapping[str, Sequence[float | None]]
 
 
 class ModelPoint(NamedTuple):
     """One trained model: how far it separates safe from harmful prompts, and how many attacks of how many succeeded.
 
-    `family` names what it was trained from, as a rule the base model. `recipe` names what was done to it (method, data,
-    length, not the seed): models of one recipe are one piece of evidence, on whatever base. None: a recipe of its own.
-    `separation` is None where it was not measured.
+    `family` names what it was trained from, as a rule the base model; `data`, `method` and `length` its data set, its
+    method and its training length. `recipe` names all that was done to it except the seed: models of one recipe are
+    one piece of evidence, on whatever base. None: the recipe is method, data and length, or its own where method or
+    data are None too. Recipes whose data set and method are not given count as independent of each other.
+    `separation` is None where it is undecided; a distance enters as `log_distance`.
     """
 
     name: str
@@ -31,10 +34,19 @@ class ModelPoint(NamedTuple):
     successes: int
     trials: int
     recipe: str | None = None
+    data: str | None = None
+    method: str | None = None
+    length: str | None = None
 
 
 class Verdict(NamedTuple):
-    """The answer as results.json holds it. value and p_value are None where the models allow no test."""
+    """The answer as results.json holds it.
+
+    value and p_value: the t statistic and its two-sided p-value; None where the models allow no test. effect, low and
+    high: the correlation of separation with the logit of the success rate at equal base model, data set and method,
+    and its 95 % interval. power: the chance of "supported" if the correlation were -0.3. left_out: models that
+    have no decided separation, success rate or covariate, and are not among `n_models`.
+    """
 
     statistic: str
     value: float | None
@@ -42,102 +54,211 @@ class Verdict(NamedTuple):
     power: float | None
     n_models: int
     conclusion: Conclusion
+    low: float | None = None
+    high: float | None = None
+    effect: float | None = None
+    left_out: int = 0
 
 
-def verdict(
-    models: Sequence[ModelPoint],
-    *,
-    covariates: Mapping[str, Sequence[float]] | None = None,
-    seed: int = 0,
-    most_shuffles: int = 2000,
-    simulations: int = 400,
-) -> Verdict:
-    """Test whether models that separate more are attacked less successfully, within families.
+class Counts(NamedTuple):
+    """Successful attacks, and attacks that were decided."""
 
-    The statistic is the score of separation in a binomial regression of successes with one intercept per family, in
-    units of its spread over shuffles; below zero: more separation, fewer successes. The two-sided p-value comes from
-    shuffling recipes among those tried on the same families, so neither families that differ in both (Simpson's
-    paradox) nor seeds and bases that repeat a recipe pass for evidence. `power` is the chance of p < 0.05 with these
-    separations, recipes and trials if separation and the logit of the success rate correlated by -0.7 within
-    families. `covariates` (one number per model) are taken out of both sides first.
+    successes: int
+    trials: int
 
-    "supported": p < 0.05 and below zero. "not supported": p < 0.05 the other way, or nothing found with power of at
-    least 0.8. "underpowered": nothing found that could have been. Models without separation or trials are left out.
+
+def verdict(models: Sequence[ModelPoint], *, covariates: Covariates | None = None, seed: int = 0) -> Verdict:
+    """Test whether models that separate more are attacked less successfully, at equal base, data set and method.
+
+    The logit of the success rate is regressed on separation. Effects of the data set, the method and the length, on
+    each base model, and the `covariates` (one number per model, None where undecided) are taken out of both sides;
+    errors are clustered by recipe and may differ in variance (`robust_slope`). So neither base models that differ in
+    both (Simpson's paradox) nor what recipes of a data set or a method share pass for evidence. What it costs is
+    degrees of freedom: six recipes rarely decide anything.
+
+    "supported": p < .05 and below zero. "no effect": the interval of the correlation lies within +-0.3, an
+    equivalence test. "undecided": neither. The correlation is freed from the binomial noise of the trials, which
+    would bring it nearer to zero. Nothing is drawn at random: `seed` has no influence.
+
     Raises ValueError for impossible counts or a separation that is not finite.
+    Type I error, coverage and power by simulation: `python -m bench.coverage_verdict`.
     """
-    cells, used = model_cells(models, covariates), sum(_usable(model) for model in models)
-    generator = np.random.default_rng(seed)
-    ways = shuffles(cells, most=most_shuffles, generator=generator)
-    values, p_values = score_test(cells, cells.successes[:, None], ways)
-    if np.isnan(values[0]):
-        return Verdict(STATISTIC, None, None, 0.0, used, "underpowered")
-    found = power(
-        cells, ways, correlation=REFERENCE_CORRELATION, alpha=ALPHA, simulations=simulations, generator=generator
+    del seed
+    return verdicts({"": models}, covariates=covariates)[""]
+
+
+def verdicts(
+    models_by_indicator: Mapping[str, Sequence[ModelPoint]], *, covariates: Covariates | None = None, seed: int = 0
+) -> dict[str, Verdict]:
+    """Verdicts on several candidates for the indicator side by side, corrected for having tried them all.
+
+    p-values are Holm's: the chance of any false "supported" is 5 %. Intervals hold jointly at 95 % (Bonferroni), so
+    the chance of any wrong "no effect" is 5 % too, and `power` is that of the corrected test. Candidates that allow
+    no test are not counted. `covariates` and `seed` as in `verdict`.
+    """
+    del seed
+    cells = {name: model_cells(models, covariates) for name, models in models_by_indicator.items()}
+    used = {name: int(_usable(models, covariates).sum()) for name, models in models_by_indicator.items()}
+    tested = {name: associate(one) for name, one in cells.items()}
+    p_values = {name: float(one.fit.p_value()[0]) for name, one in tested.items() if one is not None}
+    corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    return {
+        name: _conclude(tested[name], corrected.get(name, 1.0), len(p_values))._replace(
+            statistic=f"{STATISTIC}, {_compared(models)}", n_models=used[name], left_out=len(models) - used[name]
+        )
+        for name, models in models_by_indicator.items()
+    }
+
+
+def _compared(models: Sequence[ModelPoint]) -> str:
+    """What is equal among the models compared, in words, as far as they say it."""
+    given = [words for factor, words in FACTORS.items() if any(getattr(model, factor) for model in models)]
+    if not given:
+        return "at equal base model, recipes counted as independent"
+    return f"at equal {', '.join(['base model', *given[:-1]])} and {given[-1]}"
+
+
+def _conclude(found: Association | None, p_value: float, candidates: int) -> Verdict:
+    """The verdict on one of several candidates from its corrected p-value, models not counted."""
+    if found is None:
+        return Verdict(STATISTIC, None, None, 0.0, 0, "undecided")
+    level = ALPHA / candidates
+    low, high = (float(end[0]) for end in found.interval(level))
+    value, effect = float(found.fit.t[0]), float(found.correlation()[0])
+    if p_value < ALPHA:  # Holm's later steps reject at a wider level than the joint interval's: only the sign is sure
+        low, high = (low, min(high, 0.0)) if value < 0 else (max(low, 0.0), high)
+    return Verdict(
+        STATISTIC,
+        value,
+        p_value,
+        float(found.power(-SMALLEST_EFFECT, level)[0]),
+        0,
+        _answer(value, p_value, low, high),
+        low,
+        high,
+        None if np.isnan(effect) else effect,
     )
-    value, p_value = float(values[0]), float(p_values[0])
-    return Verdict(STATISTIC, value, p_value, found, used, conclude(value, p_value, found))
 
 
-def conclude(value: float, p_value: float, power: float) -> Conclusion:
-    """The three-way conclusion; see `verdict`."""
-    if p_value < ALPHA:
-        return "supported" if value < 0 else "not supported"
-    return "not supported" if power >= ENOUGH_POWER else "underpowered"
-
-
-def verdicts(models_by_indicator: Mapping[str, Sequence[ModelPoint]], *, seed: int = 0) -> dict[str, Verdict]:
-    """Verdicts on several candidates for the indicator side by side, p-values corrected for having tried them all.
-
-    Candidates are, say, separation on plain prompts and its worst or mean value under attacks. Holm's correction
-    keeps the chance of any false "supported" at 5 %; `power` stays that of one candidate tested alone.
-    """
-    alone = {name: verdict(models, seed=seed) for name, models in models_by_indicator.items()}
-    tested = {name: found for name, found in alone.items() if found.p_value is not None}
-    corrected = holm([found.p_value for found in tested.values() if found.p_value is not None])
-    for (name, found), p_value in zip(tested.items(), corrected, strict=True):
-        conclusion = conclude(found.value or 0.0, p_value, found.power or 0.0)
-        alone[name] = found._replace(p_value=p_value, conclusion=conclusion)
-    return alone
+def _answer(value: float, p_value: float, low: float, high: float) -> Conclusion:
+    if p_value < ALPHA and value < 0:
+        return "supported"
+    return "no effect" if low > -SMALLEST_EFFECT and high < SMALLEST_EFFECT else "undecided"
 
 
 def in_words(found: Verdict) -> str:
-    """The verdict as a sentence that a report can print."""
+    """The verdict as sentences that a report can print."""
+    left = f" Left out: {found.left_out} without a decided separation or success rate." if found.left_out else ""
     if found.value is None or found.p_value is None:
-        return f"Underpowered: {found.n_models} models allow no test of whether separation predicts attack success."
-    contrary = "within families, models that separate more are attacked more successfully"
-    meaning = {
-        "supported": "within families, models that separate more are attacked less successfully",
-        "not supported": contrary if found.p_value < ALPHA else "separation does not go with fewer successful attacks",
-        "underpowered": "nothing found, by a test that had little chance to find it",
-    }[found.conclusion]
-    numbers = f"score {found.value:+.2f}, p = {found.p_value:.3f}, power {found.power:.2f}, {found.n_models} models"
-    return f"{found.conclusion.capitalize()}: {meaning} ({numbers})."
+        return (
+            f"Undecided: {found.n_models} models allow no test. Too few recipes are left to compare, or nothing "
+            f"varies, {_terms(found)}.{left}"
+        )
+    return f"{found.conclusion.capitalize()}: {_meaning(found, found.value, found.p_value)} ({_numbers(found)}).{left}"
 
 
-def model_cells(models: Sequence[ModelPoint], covariates: Mapping[str, Sequence[float]] | None = None) -> Cells:
+def _meaning(found: Verdict, value: float, p_value: float) -> str:
+    equal = _terms(found)
+    if found.conclusion == "supported":
+        return f"{equal}, models that separate more are attacked less successfully"
+    if found.conclusion == "no effect":
+        return f"{equal}, the correlation of separation and attack success is smaller than {SMALLEST_EFFECT}"
+    if p_value < ALPHA:
+        return f"{equal}, models that separate more are attacked more successfully, which contradicts the claim"
+    return f"{equal}, these models show neither that separation goes with fewer successful attacks nor that it does not"
+
+
+def _terms(found: Verdict) -> str:
+    """On which terms models were compared, from the statistic's name."""
+    return found.statistic.partition(", ")[2]
+
+
+def _numbers(found: Verdict) -> str:
+    effect = "unknown" if found.effect is None else f"{found.effect:+.2f}"
+    return (
+        f"correlation {effect}, 95 % interval {found.low:+.2f} to {found.high:+.2f}, p = {found.p_value:.3f}, "
+        f"power {found.power:.2f} against {-SMALLEST_EFFECT}, {found.n_models} models"
+    )
+
+
+def log_distance(distance: float | None) -> float | None:
+    """Return log(1 + D), as which distances enter every verdict; None stays None.
+
+    Distances reach from 0.1 to 1,000 nats, and as they are a few models would be the whole study. Estimates of a
+    distance may fall below zero: they keep their sign.
+    """
+    return None if distance is None else float(np.copysign(np.log1p(abs(distance)), distance))
+
+
+def attack_counts(rates: Sequence[Mapping[str, Estimate]], attack: str | None = None) -> list[Counts]:
+    """Successes and trials of each model, of one attack or of all together, from each model's rates by attack.
+
+    Models are compared on the same attacks: those that every model met and that are decided for more than half of
+    them. A model with an undecided rate among these gets no trials, so that `verdict` leaves it out and says so:
+    without its hardest attack it would look safer or less safe than it is.
+    """
+    met = set.intersection(*(set(one) for one in rates)) if rates else set()
+    names = [name for name in met if attack in (None, name)]
+    compared = [name for name in names if 2 * sum(_decided(one[name]) for one in rates) > len(rates)]
+    return [_counts([one[name] for name in compared]) for one in rates]
+
+
+def _counts(rates: Sequence[Estimate]) -> Counts:
+    if not all(_decided(rate) for rate in rates):
+        return Counts(0, 0)
+    return Counts(sum(round((rate.value or 0.0) * rate.n) for rate in rates), sum(rate.n for rate in rates))
+
+
+def _decided(rate: Estimate) -> bool:
+    return rate.value is not None and rate.n > 0
+
+
+def model_cells(models: Sequence[ModelPoint], covariates: Covariates | None = None) -> Cells:
     """Return the usable models by family and recipe. Raises ValueError as `verdict` does."""
-    for name, column in (covariates or {}).items():
+    _check(models, covariates or {})
+    chosen = np.flatnonzero(_usable(models, covariates)).tolist()
+    kept = [models[index] for index in chosen]
+    return as_cells(
+        [model.separation or 0.0 for model in kept],
+        [model.successes for model in kept],
+        [model.trials for model in kept],
+        [model.family for model in kept],
+        [_recipe(models[index], index) for index in chosen],
+        [[column[index] or 0.0 for index in chosen] for column in (covariates or {}).values()],
+        [[getattr(model, factor) for model in kept] for factor in ("data", "method", "length")],
+    )
+
+
+def _recipe(model: ModelPoint, index: int) -> Hashable:
+    if model.recipe is not None:
+        return model.recipe
+    return index if None in (model.data, model.method) else (model.data, model.method, model.length)
+
+
+def _usable(models: Sequence[ModelPoint], covariates: Covariates | None) -> np.ndarray:
+    """Tell which models have a separation, trials and every covariate."""
+    known = [model.separation is not None and model.trials > 0 for model in models]
+    columns = [[number is not None for number in column] for column in (covariates or {}).values()]
+    return np.logical_and.reduce(np.array([known, *columns], dtype=bool))
+
+
+def _check(models: Sequence[ModelPoint], covariates: Covariates) -> None:
+    for name, column in covariates.items():
         if len(column) != len(models):
             raise ValueError(f"covariate {name}: got {len(column)} numbers for {len(models)} models")
-        if not np.isfinite(column).all():
-            raise ValueError(f"covariate {name}: not every number is finite; leave out the models that lack it")
+        if not np.isfinite([0.0 if number is None else number for number in column]).all():
+            raise ValueError(f"covariate {name}: not every number is finite; give None where it is undecided")
+    designs: dict[str, tuple[str | None, ...]] = {}
     for model in models:
+        design = model.data, model.method, model.length
+        if model.recipe is not None and designs.setdefault(model.recipe, design) != design:
+            raise ValueError(
+                f"{model.name}: recipe {model.recipe!r} has data, method and length {design}, and before "
+                f"{designs[model.recipe]}; give each combination a recipe of its own"
+            )
         if not 0 <= model.successes <= model.trials:
             raise ValueError(
                 f"{model.name}: {model.successes} successes of {model.trials} trials; expected 0 to trials"
             )
         if not np.isfinite(model.separation or 0.0):
             raise ValueError(f"{model.name}: separation {model.separation}; expected a finite number, or None")
-    used = [index for index, model in enumerate(models) if _usable(model)]
-    return as_cells(
-        [models[index].separation or 0.0 for index in used],
-        [models[index].successes for index in used],
-        [models[index].trials for index in used],
-        [models[index].family for index in used],
-        [models[index].recipe or index for index in used],
-        [[column[index] for index in used] for column in (covariates or {}).values()],
-    )
-
-
-def _usable(model: ModelPoint) -> bool:
-    return model.separation is not None and model.trials > 0

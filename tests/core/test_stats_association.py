@@ -1,6 +1,3 @@
-import math
-from itertools import permutations
-
 import numpy as np
 import pytest
 import statsmodels.api as sm
@@ -11,10 +8,12 @@ from scipy.stats import pearsonr
 from divalign.core.association import (
     Cells,
     as_cells,
+    associate,
     fixed_effects,
     joint_bootstrap,
-    score_test,
-    shuffles,
+    logits,
+    nuisance,
+    recipe_freedom,
     within_family,
 )
 
@@ -22,116 +21,102 @@ few = settings(max_examples=20, derandomize=True, deadline=None)
 seeds = st.integers(0, 10**6)
 
 
-def grid(seed: int, *, families: int = 3, recipes: int = 4, covariates: int = 0, shared: bool = True) -> Cells:
+def grid(seed: int, *, families: int = 3, data: int = 4, methods: int = 3, covariates: int = 0) -> Cells:
+    """Every method on every data set on every family."""
     generator = np.random.default_rng(seed)
-    n = families * recipes
-    family = np.repeat(np.arange(families), recipes)
+    factors = np.tile(np.indices((data, methods)).reshape(2, -1).T, (families, 1))
+    n = len(factors)
     return Cells(
         separation=generator.normal(size=n),
         successes=generator.integers(5, 95, size=n).astype(float),
         trials=np.full(n, 100.0),
-        family=family,
-        recipe=np.tile(np.arange(recipes), families) if shared else np.arange(n),
+        family=np.repeat(np.arange(families), data * methods),
+        recipe=np.tile(np.arange(data * methods), families),
         covariates=generator.normal(size=(n, covariates)),
+        factors=factors,
     )
-
-
-def drawn(cells: Cells, most: int = 500):
-    return shuffles(cells, most=most, generator=np.random.default_rng(0))
 
 
 def test_seeds_of_a_recipe_become_one_cell() -> None:
-    cells = as_cells(
-        [1.0, 3.0, 5.0], [10, 20, 30], [100, 50, 60], ["a", "a", "b"], ["dpo", "dpo", "dpo"], [[1.0, 2.0, 7.0]]
-    )
+    names = ["dpo", "dpo", "dpo"]
+    cells = as_cells([1.0, 3.0, 5.0], [10, 20, 30], [100, 50, 60], ["a", "a", "b"], names, [[1.0, 2.0, 7.0]], [names])
     assert cells.separation.tolist() == [2, 5]
     assert cells.successes.tolist() == [30, 30]
     assert cells.trials.tolist() == [150, 60]
     assert (cells.family.tolist(), cells.recipe.tolist()) == ([0, 1], [0, 0])
     assert cells.covariates.tolist() == [[1.5], [7.0]]
+    assert cells.factors.tolist() == [[0], [0]]
 
 
-def test_shared_recipes_move_together_and_own_recipes_within_families() -> None:
-    together, alone = grid(0), grid(0, shared=False)
-    ways = drawn(together)
-    assert ways.complete
-    assert len(ways.orders) == math.factorial(4)
-    for order in ways.orders:
-        assert (together.family[order] == together.family).all()
-        moved = together.recipe[order].reshape(3, 4)
-        assert (moved == moved[0]).all()
-    ways = drawn(alone)
-    assert not ways.complete  # 24^3 ways
-    assert all((alone.family[order] == alone.family).all() for order in ways.orders)
+@pytest.mark.parametrize(("data", "methods", "left"), [(2, 2, 1), (2, 3, 2), (4, 3, 6), (5, 4, 12)])
+def test_what_is_left_to_compare_is_the_interaction_of_data_and_method(data: int, methods: int, left: int) -> None:
+    for families in (1, 3):
+        cells = grid(0, families=families, data=data, methods=methods)
+        assert recipe_freedom(cells) == left == (data - 1) * (methods - 1)
+        assert nuisance(cells).shape[1] == families * (data + methods - 1)
 
 
-def test_a_recipe_tried_on_fewer_families_stays_among_its_like() -> None:
-    cells = as_cells([1.0, 2.0, 3.0, 4.0, 5.0], [1] * 5, [2] * 5, ["a", "b", "a", "b", "a"], ["x", "x", "y", "y", "z"])
-    assert [order.tolist() for order in drawn(cells).orders] == [[0, 1, 2, 3, 4], [2, 3, 0, 1, 4]]
-
-
-def test_the_score_test_is_the_definition() -> None:
-    cells = grid(1)
-    value, p_value = score_test(cells, cells.successes[:, None], drawn(cells))
-    scores = []
-    for way in permutations(range(4)):
-        score = 0.0
-        for family in range(3):
-            mine = cells.family == family
-            rate = cells.successes[mine].sum() / cells.trials[mine].sum()
-            score += cells.separation[mine][list(way)] @ (cells.successes[mine] - 100 * rate)
-        scores.append(score)
-    centred = np.array(scores) - np.mean(scores)
-    assert value[0] == pytest.approx(centred[0] / np.std(scores))
-    assert p_value[0] == pytest.approx(np.mean(np.abs(centred) >= abs(centred[0]) - 1e-9))
-
-
-def test_the_score_is_the_slope_of_the_binomial_regression_at_zero() -> None:
-    cells = grid(2, shared=False)
-    design = np.column_stack([cells.separation, cells.family[:, None] == np.arange(3)]).astype(float)
-    counts = np.column_stack([cells.successes, cells.trials - cells.successes])
-    null = sm.GLM(counts, design[:, 1:], family=sm.families.Binomial()).fit()
-    slope = sm.GLM(counts, design, family=sm.families.Binomial()).score(np.r_[0, null.params])[0]
-    ways = drawn(cells)
-    value, _ = score_test(cells, cells.successes[:, None], ways)
-    residual = cells.successes - cells.trials * null.fittedvalues
-    nulls = cells.separation[ways.orders] @ residual
-    assert value[0] == pytest.approx((slope - nulls.mean()) / nulls.std())
+def test_a_data_set_of_one_recipe_is_that_recipes_own_luck() -> None:
+    six = grid(0, families=1, data=6, methods=1)
+    assert recipe_freedom(six) == 5  # six units and their mean, not six levels that leave nothing
+    three = as_cells([0.0] * 6, [1] * 6, [2] * 6, ["f"] * 6, list(range(6)), factors=[["a", "a", "b", "b", "c", "d"]])
+    assert recipe_freedom(three) == 6 - 3  # a, b, and the two of their own
 
 
 @given(seeds)
 @few
-def test_family_levels_never_matter(seed: int) -> None:
-    cells = grid(seed)
-    moved = cells._replace(separation=cells.separation + np.array([0, 50, -9])[cells.family])
-    first, second = (score_test(one, one.successes[:, None], drawn(one)) for one in (cells, moved))
-    assert first[0] == pytest.approx(second[0], abs=1e-6)
-    assert first[1] == pytest.approx(second[1], abs=0.05)  # a near-tie may fall either way: one shuffle of 24
+def test_levels_of_family_data_and_method_never_matter(seed: int) -> None:
+    cells, generator = grid(seed), np.random.default_rng(seed)
+    by_data, by_method = generator.normal(size=(3, 4)), generator.normal(size=(3, 3))
+    effects = by_data[cells.family, cells.factors[:, 0]] + by_method[cells.family, cells.factors[:, 1]]
+    moved = associate(cells._replace(separation=cells.separation + 9 * effects))
+    assert np.allclose(moved.fit, associate(cells).fit)
 
 
-def test_without_a_link_p_is_uniform_and_with_a_covariate_too() -> None:
-    p_values = {0: [], 1: []}
-    for seed in range(150):
-        for covariates, found in p_values.items():
-            cells = grid(seed, recipes=6, covariates=covariates, shared=False)
-            if covariates:  # the covariate drives both sides: without adjusting, p would be tiny
-                link = cells.covariates[:, 0]
-                chance = 1 / (1 + np.exp(-1.5 * link))
-                cells = cells._replace(separation=cells.separation + link, successes=np.round(100 * chance))
-                noise = np.random.default_rng(seed).integers(-15, 16, size=len(link))
-                cells = cells._replace(successes=np.clip(cells.successes + noise, 0, 100))
-            found.append(score_test(cells, cells.successes[:, None], drawn(cells, 100))[1][0])
-    for found in p_values.values():
-        assert np.mean(np.array(found) < 0.05) < 0.1  # 5 % with a standard error of 1.8 %
-        assert np.mean(found) == pytest.approx(0.5, abs=0.08)
+@given(seeds)
+@few
+def test_a_covariate_is_taken_out_of_both_sides(seed: int) -> None:
+    cells = grid(seed, families=1, covariates=1)
+    moved = cells._replace(separation=cells.separation + 5 * cells.covariates[:, 0])
+    assert np.allclose(associate(moved).fit, associate(cells).fit)
 
 
-def test_nothing_that_varies_gives_no_number() -> None:
+def test_trials_make_noise_that_the_correlation_is_freed_from() -> None:
+    cells, generator = grid(0, families=3, data=10, methods=10), np.random.default_rng(1)
+    other = generator.normal(size=300)
+    chance = 1 / (1 + np.exp(0.7 * cells.separation - np.sqrt(1 - 0.49) * other))
+    few_trials, many = (
+        associate(cells._replace(successes=generator.binomial(n, chance).astype(float), trials=np.full(300, float(n))))
+        for n in (20, 100_000)
+    )
+    assert many.reliability[0] > 0.99
+    assert few_trials.reliability[0] < 0.85
+    assert abs(few_trials.fit.correlation[0]) < abs(many.fit.correlation[0])
+    for found in (few_trials, many):
+        assert found.correlation()[0] == pytest.approx(-0.7, abs=0.1)
+
+
+def test_success_rates_that_differ_by_chance_alone_have_no_correlation_to_free() -> None:
+    cells = grid(0)
+    found = associate(cells._replace(successes=50.0 + np.arange(36) % 2))
+    assert found.reliability[0] == 0
+    assert np.isnan(found.correlation()[0])
+    assert [end[0] for end in found.interval(0.05)] == [-1, 1]
+
+
+def test_logits_are_finite_where_every_attack_failed_or_succeeded() -> None:
+    values, noise = logits(np.array([0.0, 50.0, 100.0]), np.full(3, 100.0))
+    assert values.tolist() == pytest.approx([-np.log(201), 0, np.log(201)])
+    assert noise[1] == pytest.approx(2 / 50.5)
+
+
+def test_nothing_that_varies_and_too_few_recipes_allow_no_association() -> None:
     cells = grid(3)
-    flat = cells._replace(separation=np.repeat([1.0, 2.0, 3.0], 4))
-    assert np.isnan(score_test(flat, flat.successes[:, None], drawn(flat))).all()
-    even = cells._replace(successes=np.full(12, 30.0))
-    assert np.isnan(score_test(even, even.successes[:, None], drawn(even))).all()
+    by_data = np.array([1.0, 2.0, 3.0, 9.0])[cells.factors[:, 0]]
+    assert associate(cells._replace(separation=by_data)) is None
+    assert associate(cells._replace(successes=np.full(36, 30.0))) is None
+    assert associate(grid(3, data=2, methods=2)) is None
+    assert associate(grid(3, families=1, data=2, methods=3, covariates=1)) is None
 
 
 @given(seeds)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from divalign.study.corpus import balanced, read_corpus
 
 import divalign
 from divalign.config import Data
@@ -20,7 +21,6 @@ from divalign.data.overlap import find_overlap
 from divalign.data.prompts import prompt_of
 from divalign.data.recipes import RECIPES
 from divalign.data.sources import read_source, read_sources
-from divalign.study.corpus import balanced, read_corpus
 
 ROWS = read_everyday()
 HARMFUL = [row for row in ROWS if row.harmful]

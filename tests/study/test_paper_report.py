@@ -25,10 +25,10 @@ def test_the_papers_numbers_and_our_conclusion_are_shown_in_words(
     for words in ("r = -0.485", "0.030", "r = -0.554", "0.026", "rho = +0.014", "0.954"):
         assert words in said
     assert "these points cannot tell" in said
-    assert "The four methods as units: Underpowered" in said
-    assert "If all 20 models were independent: Supported" in said
+    assert "The four methods as units: Undecided" in said
+    assert "If all 20 models were independent: Undecided" in said
     page = (tmp_path / "paper.html").read_text()
-    for words in ("r = −0.485", "p = 0.030", "r = −0.554", "rho = 0.0139", "Underpowered", "gemma-2-2b"):
+    for words in ("r = −0.485", "p = 0.030", "r = −0.554", "rho = 0.0139", "Undecided", "gemma-2-2b"):
         assert words in page
     assert page.count("<svg") == 2 + 4  # two panels and the key
     assert "<script" not in page

@@ -1,7 +1,11 @@
+import math
+
 import numpy as np
 import pytest
 
-from divalign.study.verdict import ModelPoint, in_words, verdict, verdicts
+from bench.coverage_verdict import SPREADS, Design, Variance, alone, attacked, holm_columns, simulate
+from divalign.core.stats import holm
+from divalign.study.verdict import ModelPoint, attack_counts, in_words, log_distance, verdict, verdicts
 
 
 def study(
@@ -44,22 +48,84 @@ def study(
     ]
 
 
-def conclusions(count: int, *, simulations: int = 1, **kwargs) -> tuple[list[str], float]:
-    found = [verdict(study(seed, **kwargs), most_shuffles=300, simulations=simulations) for seed in range(count)]
-    return [one.conclusion for one in found], float(np.mean([one.power for one in found]))
+def crossed(seed: int, design: Design, variance: Variance, correlation: float = 0.0) -> list[list[ModelPoint]]:
+    """Twenty studies of a crossed design, as model points that name their data set and method."""
+    generator = np.random.default_rng(seed)
+    cells, separation, outcome = simulate(design, variance, correlation, 20, generator)
+    wins = attacked(outcome, cells, generator)
+    names = [
+        (f"base {f}", f"data {d}", f"method {m}") for f, (d, m, _) in zip(cells.family, cells.factors, strict=True)
+    ]
+    return [
+        [
+            ModelPoint(f"{index}", family, float(x), int(k), design.trials, f"{method} on {data}", data, method)
+            for index, ((family, data, method), x, k) in enumerate(zip(names, separations, successes, strict=True))
+        ]
+        for separations, successes in zip(separation, wins, strict=True)
+    ]
 
 
-def test_a_planted_effect_is_supported_at_the_stated_power() -> None:
-    for families in (2, 4):
-        found, power = conclusions(80, simulations=60, families=families, correlation=0.7)
-        # Standard error of a share of 80 is at most 0.056; the power errs by some points, mostly downwards.
-        assert found.count("supported") / 80 == pytest.approx(power, abs=0.12)
-    assert power > 0.9
+def share(answer: str, design: Design, variance: Variance, correlation: float = 0.0, *, count: int = 100) -> float:
+    """Share of simulated studies with this answer."""
+    found = [
+        verdict(points).conclusion
+        for seed in range(count // 20)
+        for points in crossed(seed, design, variance, correlation)
+    ]
+    return found.count(answer) / count
 
 
-def test_no_effect_is_supported_in_less_than_five_percent() -> None:
-    found, _ = conclusions(120)
-    assert found.count("supported") <= 0.05 * 120
+@pytest.mark.parametrize("variance", [Variance(data=0.7), Variance(method=0.5)])
+def test_recipes_that_share_a_data_set_or_a_method_are_no_new_evidence(variance: Variance) -> None:
+    # Recipes shuffled as if exchangeable: .19 to .24 "supported" or its opposite here, half of that "supported".
+    assert share("supported", Design(5, 4), variance) <= 0.04
+
+
+@pytest.mark.parametrize("spread", ["one recipe tenfold", "lognormal, sigma 1.5"])
+def test_recipes_of_unequal_variance_hold_the_level(spread: str) -> None:
+    # Shuffled as if exchangeable: .27 to .37, half of that "supported".
+    assert share("supported", Design(4, 4), Variance(spread=spread)) <= 0.05
+
+
+@pytest.mark.parametrize("families", [1, 3])
+@pytest.mark.parametrize("recipes", [6, 14, 20])
+def test_type_i_error_is_at_most_seven_percent(recipes: int, families: int) -> None:
+    design = Design(2, 3) if recipes == 6 else Design(5, 4, recipes=recipes)
+    for spread in SPREADS:
+        for variance in (Variance(spread=spread), Variance(data=0.7, spread=spread)):
+            (level, *wrong) = alone("", design._replace(families=families), variance, 500)
+            assert level.value <= 0.07 + 2.5 * 0.011  # the bound, and the luck of 500 studies
+            assert all(row.value <= 0.02 for row in wrong)
+
+
+def test_a_planted_effect_is_supported() -> None:
+    assert share("supported", Design(5, 4, families=3), Variance(data=0.5), -0.7, count=40) > 0.7
+
+
+def test_no_effect_is_shown_by_many_recipes_whose_interval_is_narrow() -> None:
+    found = [verdict(points) for points in crossed(0, Design(12, 12), Variance(data=0.5))]
+    none = [one for one in found if one.conclusion == "no effect"]
+    assert len(none) > 0.5 * len(found)
+    for one in none:
+        assert -0.3 < one.low < one.effect < one.high < 0.3
+        assert one.power > 0.7
+        assert in_words(one).startswith("No effect: ")
+
+
+@pytest.mark.parametrize("correlation", [-0.4, -0.7])
+def test_no_effect_is_never_said_of_an_effect(correlation: float) -> None:
+    found = [verdict(points) for points in crossed(0, Design(12, 12), Variance(data=0.5), correlation)]
+    assert "no effect" not in [one.conclusion for one in found]
+
+
+def test_few_trials_hide_no_effect_behind_their_noise() -> None:
+    # At 8 trials and a spread of logits of .3, a true -.6 is observed as -.25: within the margin, taken as it is.
+    generator, found = np.random.default_rng(3), []
+    for _ in range(10):
+        x, other = generator.normal(size=(2, 300))
+        wins = generator.binomial(8, 1 / (1 + np.exp(0.3 * (0.6 * x + 0.8 * other))))
+        found.append(verdict([ModelPoint(str(i), "f", float(x[i]), int(wins[i]), 8) for i in range(300)]))
+    assert "no effect" not in [one.conclusion for one in found]
 
 
 def test_families_that_differ_in_both_support_nothing() -> None:
@@ -67,35 +133,38 @@ def test_families_that_differ_in_both_support_nothing() -> None:
     points = study(0, family_effect=3.0)
     overall = np.corrcoef([point.separation for point in points], [point.successes for point in points])[0, 1]
     assert overall < -0.8
-    found, _ = conclusions(120, family_effect=3.0)
-    assert found.count("supported") <= 0.05 * 120
+    found = [verdict(study(seed, family_effect=3.0)).conclusion for seed in range(100)]
+    assert found.count("supported") <= 0.05 * 100
 
 
 def test_recipes_repeated_on_many_bases_are_no_new_evidence() -> None:
     # Four methods on eight bases, nothing but their own luck: as 32 experiments this "supports" far too often.
-    luck = {"families": 8, "recipes": 4, "shared": 0.9}
-    found, _ = conclusions(200, **luck)
-    assert found.count("supported") <= 0.05 * 200
-    naive = [
-        verdict([point._replace(recipe=None) for point in study(seed, **luck)], most_shuffles=300, simulations=1)
-        for seed in range(100)
-    ]
-    assert sum(one.conclusion == "supported" for one in naive) > 0.15 * 100
+    studies = [study(seed, families=8, recipes=4, shared=0.9) for seed in range(80)]
+    assert [verdict(points).conclusion for points in studies].count("supported") <= 0.05 * 80
+    naive = [verdict([point._replace(recipe=None) for point in points]).conclusion for points in studies]
+    assert naive.count("supported") > 0.1 * 80
 
 
 def test_seeds_are_averaged_into_their_recipe() -> None:
     points = study(1, families=1, recipes=8, correlation=0.7)
     once = [point._replace(recipe=point.name) for point in points]
     thrice = [point._replace(name=f"{point.name} {seed}", recipe=point.name) for point in points for seed in range(3)]
-    assert verdict(thrice).p_value == pytest.approx(verdict(once).p_value, abs=0.02)
+    assert verdict(thrice).p_value == pytest.approx(verdict(once).p_value, rel=0.05)
     assert verdict(thrice).n_models == 24
+
+
+def test_method_data_and_length_name_a_recipe_where_none_is_given() -> None:
+    (points, *_) = crossed(1, Design(4, 4), Variance())
+    seeds = [point._replace(name=f"{point.name} {seed}") for point in points for seed in range(2)]
+    assert verdict([point._replace(recipe=None) for point in seeds]) == verdict(seeds)
 
 
 def test_the_opposite_effect_is_not_support() -> None:
     found = verdict([point._replace(successes=100 - point.successes) for point in study(0, correlation=0.9)])
     assert found.p_value < 0.05
-    assert (found.conclusion, found.value > 0) == ("not supported", True)
-    assert in_words(found).startswith("Not supported: within families, models that separate more are attacked more")
+    assert found.low > 0
+    assert found.conclusion == "undecided"
+    assert "models that separate more are attacked more successfully" in in_words(found)
 
 
 def test_a_covariate_that_explains_both_leaves_nothing() -> None:
@@ -110,42 +179,83 @@ def test_a_covariate_that_explains_both_leaves_nothing() -> None:
     assert verdict(points, covariates={"over_refusal": refusal.tolist()}).p_value > 0.05
 
 
-def test_two_models_are_underpowered() -> None:
+@pytest.mark.parametrize("recipes", [6, 12])
+def test_given_a_covariate_the_level_holds_with_few_recipes(recipes: int) -> None:
+    generator, found = np.random.default_rng(0), 0
+    for _ in range(200):
+        refusal, own, other = generator.normal(size=(3, recipes))
+        wins = generator.binomial(200, 1 / (1 + np.exp(refusal - 0.7 * other)))
+        points = [ModelPoint(str(i), "base", float((own + refusal)[i]), int(wins[i]), 200) for i in range(recipes)]
+        found += verdict(points, covariates={"refusal": refusal.tolist()}).p_value < 0.05
+    assert found <= 0.05 * 200 + 6  # two standard errors
+
+
+def test_two_models_decide_nothing() -> None:
     found = verdict(study(0, families=1, recipes=2))
-    assert (found.conclusion, found.power) == ("underpowered", 0.0)
+    assert (found.conclusion, found.power, found.value, found.low) == ("undecided", 0.0, None, None)
 
 
-def test_models_without_a_measurement_count_for_nothing() -> None:
+def test_two_methods_on_two_data_sets_decide_nothing() -> None:
+    (points, *_) = crossed(0, Design(2, 2, families=3), Variance(), -0.95)
+    assert verdict(points).value is None
+
+
+def test_models_without_a_measurement_are_left_out_and_said_to_be() -> None:
     bare = [ModelPoint("a", "f", None, 3, 10), ModelPoint("b", "f", 1.0, 0, 0)]
-    for models in ([], bare):
-        found = verdict(models)
-        assert found[1:] == (None, None, 0.0, 0, "underpowered")
     points = study(2, correlation=0.7)
-    assert verdict([*points, *bare]) == verdict(points)
+    assert verdict([*points, *bare]) == verdict(points)._replace(left_out=2)
+    assert "Left out: 2 without a decided separation or success rate." in in_words(verdict([*points, *bare]))
+    for models, left_out in (([], 0), (bare, 2)):
+        found = verdict(models)
+        assert (found.value, found.conclusion, found.n_models, found.left_out) == (None, "undecided", 0, left_out)
+    refusal = [None, *np.random.default_rng(0).normal(size=23).tolist()]
+    given = verdict(points, covariates={"over-refusal": refusal})
+    assert given == verdict(points[1:], covariates={"over-refusal": refusal[1:]})._replace(left_out=1)
 
 
-def test_equal_success_rates_are_underpowered() -> None:
+def test_equal_success_rates_are_undecided() -> None:
     found = verdict([point._replace(successes=0) for point in study(0)])
-    assert (found.value, found.conclusion) == (None, "underpowered")
+    assert (found.value, found.conclusion) == (None, "undecided")
 
 
 def test_candidates_pay_for_each_other() -> None:
-    plain, attacked = study(3), study(3, correlation=0.8)
-    found = verdicts({"plain": plain, "under attack": attacked, "missing": []})
-    alone = verdict(attacked)
+    plain, attacked_ones = study(3), study(3, correlation=0.8)
+    found = verdicts({"plain": plain, "under attack": attacked_ones, "missing": []})
+    alone = verdict(attacked_ones)
     assert found["under attack"].conclusion == "supported"
     assert found["under attack"].p_value == pytest.approx(2 * alone.p_value)
+    assert found["under attack"].power < alone.power
+    assert found["under attack"].high > alone.high
     assert found["plain"].conclusion != "supported"
     assert found["missing"].p_value is None
+
+
+def test_an_interval_excludes_zero_exactly_where_p_is_under_five_percent() -> None:
+    for seed in range(12):
+        tried = {str(part): study(100 * part + seed, recipes=8, correlation=0.25) for part in range(3)}
+        for found in verdicts(tried).values():
+            assert (found.low >= 0 or found.high <= 0) == (found.p_value < 0.05)
 
 
 def test_every_conclusion_has_words() -> None:
     sentences = [
         in_words(verdict(points))
-        for points in (study(0, correlation=0.9), study(0), study(0, families=1, recipes=4), [])
+        for points in (study(0, correlation=0.9), study(0), study(0, families=1, recipes=2), [])
     ]
-    starts = ["Supported: ", "Not supported: ", "Underpowered: nothing", "Underpowered: 0 models"]
+    starts = ["Supported: ", "Undecided: at equal", "Undecided: 2 models allow", "Undecided: 0 models allow"]
     assert all(sentence.startswith(start) for sentence, start in zip(sentences, starts, strict=True))
+
+
+def test_a_verdict_says_what_was_equal_among_the_models_it_compared() -> None:
+    (points, *_) = crossed(0, Design(5, 4), Variance())
+    for models, terms in (
+        (points, "at equal base model, data set and method"),
+        ([point._replace(length="short") for point in points], "data set, method and training length"),
+        ([point._replace(data=None, method=None) for point in points], "base model, recipes counted as independent"),
+    ):
+        found = verdict(models)
+        assert found.statistic.endswith(terms)
+        assert terms in in_words(found)
 
 
 @pytest.mark.parametrize(
@@ -160,14 +270,10 @@ def test_impossible_models_are_refused(point: ModelPoint, message: str) -> None:
         verdict([point])
 
 
-def test_a_covariate_costs_its_degree_of_freedom_with_few_recipes() -> None:
-    generator, found = np.random.default_rng(0), 0
-    for _ in range(1000):
-        refusal, separation, logit = generator.normal(size=(3, 6))
-        wins = generator.binomial(200, 1 / (1 + np.exp(-0.7 * logit)))
-        points = [ModelPoint(str(i), "base", float(separation[i]), int(wins[i]), 200) for i in range(6)]
-        found += verdict(points, covariates={"refusal": refusal.tolist()}, simulations=1).p_value < 0.05
-    assert found <= 64  # 5 % of 1,000, and two standard errors; without the second taking out it is 89
+def test_one_recipe_of_two_data_sets_is_refused() -> None:
+    points = [ModelPoint(data, "f", 1.0, 1, 10, "kldo", data=data, method="kldo") for data in ("cr", "pref")]
+    with pytest.raises(ValueError, match="pref: recipe 'kldo' has data, method and length"):
+        verdict(points)
 
 
 def test_covariates_must_fit_the_models() -> None:
@@ -175,3 +281,77 @@ def test_covariates_must_fit_the_models() -> None:
         verdict(study(0), covariates={"utility": [1.0]})
     with pytest.raises(ValueError, match="not every number is finite"):
         verdict(study(0), covariates={"utility": [float("nan")] * 24})
+
+
+def test_distances_enter_by_their_logarithm() -> None:
+    assert log_distance(math.e - 1) == pytest.approx(1)
+    assert log_distance(0.0) == 0
+    assert log_distance(-0.5) == pytest.approx(-math.log(1.5))  # an estimate of a small distance, less its bias
+    assert log_distance(None) is None
+
+
+def rate(value: float | None, n: int = 10) -> dict[str, float | None]:
+    return {"value": value, "low": 0.0, "high": 1.0, "n": n}
+
+
+def test_models_are_compared_on_attacks_that_all_of_them_met() -> None:
+    rates = [{"direct": rate(0.5), "gcg": rate(0.9)}, {"direct": rate(0.2)}]
+    assert attack_counts(rates) == [(5, 10), (2, 10)]
+    assert attack_counts(rates, "direct") == attack_counts(rates)
+    assert attack_counts([]) == []
+
+
+def test_a_model_with_an_undecided_attack_is_not_compared_on_the_others() -> None:
+    decided = {"direct": rate(0.5), "wrapper": rate(0.5)}
+    rates = [decided, decided, {"direct": rate(0.1), "wrapper": rate(None, 0)}]
+    assert attack_counts(rates) == [(10, 20), (10, 20), (0, 0)]
+
+
+def test_an_attack_that_is_mostly_undecided_compares_nobody() -> None:
+    rates = [{"direct": rate(0.5), "wrapper": rate(value, n)} for value, n in ((0.1, 10), (None, 0), (None, 0))]
+    assert attack_counts(rates) == [(5, 10)] * 3
+
+
+def test_holm_by_columns_is_holm() -> None:
+    p_values = np.random.default_rng(0).uniform(size=(6, 5)) ** 3
+    for column, corrected in zip(p_values.T, holm_columns(p_values).T, strict=True):
+        assert corrected.tolist() == pytest.approx(holm(column.tolist()))
+
+
+def test_a_runs_own_verdict_takes_the_logarithm_of_distances_and_the_design() -> None:
+    from divalign.study.pipeline import _verdict
+
+    entries = [
+        {
+            "name": f"{method} {data}",
+            "method": method,
+            "data": data,
+            "separation": {"bhattacharyya_paper": {"value": distance}},
+            "asr": {"direct": rate(success, 100), "only here": rate(0.0, 100)}
+            if data == "cr"
+            else {"direct": rate(success, 100)},
+        }
+        for (method, data), distance, success in zip(
+            [(method, data) for method in ("kldo", "bco", "dpo") for data in ("cr", "pref", "ranked")],
+            (1000.0, 0.5, 3.0, 8.0, 0.1, 40.0, 2.0, 7.0, None),
+            (0.1, 0.7, 0.4, 0.3, 0.9, 0.2, 0.5, 0.2, 0.3),
+            strict=True,
+        )
+    ]
+    points = [
+        ModelPoint(
+            entry["name"],
+            "base",
+            log_distance(entry["separation"]["bhattacharyya_paper"]["value"]),
+            round(100 * entry["asr"]["direct"]["value"]),
+            100,
+            data=entry["data"],
+            method=entry["method"],
+        )
+        for entry in entries
+    ]
+    found = _verdict(entries)
+    words = found.pop("words")
+    assert found == verdict(points)._asdict()
+    assert (found["n_models"], found["left_out"]) == (8, 1)
+    assert "Left out: 1" in words

@@ -1,9 +1,13 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from divalign.study.evidence import evidence, odds_ratio, unseen_family_skill
 from divalign.study.paper import PAPER_POINTS, paper_evidence
+from divalign.study.sweep_verdict import INDICATORS, points, weigh
 from divalign.study.verdict import ModelPoint, model_cells, verdict
+from tests.study.test_sweep import simulated
 from tests.study.test_verdict import study
 
 
@@ -17,11 +21,15 @@ def test_the_papers_numbers_come_out() -> None:
     assert found.ranks.p_value == pytest.approx(0.95, abs=0.005)
 
 
-def test_four_methods_are_too_few_to_support_the_papers_claim() -> None:
+def test_the_papers_points_leave_its_claim_undecided() -> None:
     found = paper_evidence()
-    assert found.by_method.p_value == pytest.approx(5 / 24)  # 5 of the 24 orders of four methods are as extreme
-    assert found.by_method.conclusion == "underpowered"
-    assert found.by_model.conclusion == "supported"  # were the 20 models independent
+    for verdict_on in (found.by_method, found.by_model):
+        assert verdict_on.conclusion == "undecided"
+        assert verdict_on.effect == pytest.approx(-0.47, abs=0.01)
+        assert verdict_on.low < -0.9
+        assert verdict_on.high == pytest.approx(0.43, abs=0.01)
+    assert found.by_method.p_value == pytest.approx(0.136, abs=1e-3)
+    assert found.by_model.p_value == pytest.approx(0.186, abs=1e-3)
 
 
 def test_the_paper_table_is_five_bases_by_four_methods() -> None:
@@ -85,9 +93,38 @@ def test_evidence_from_nothing_is_nothing() -> None:
     found = evidence([])
     assert found.odds_ratio.value is None
     assert found.ranks is found.within_families is found.pooled_z is found.unseen_family_skill is None
-    assert found.verdict.conclusion == "underpowered"
+    assert found.verdict.conclusion == "undecided"
 
 
 def test_one_model_per_family_has_no_spread_to_standardise_by() -> None:
     points = [ModelPoint(str(x), str(x), x + 1.0, 10 * x, 100) for x in range(5)]
     assert evidence(points).pooled_z is None
+
+
+def test_a_sweeps_entries_become_points_of_the_design() -> None:
+    entries = simulated(0, slope=1.0)[:3]
+    entries[0] |= {"method": "dpo", "data": "pref", "recipe": "dpo on pref, short"}
+    entries[1] |= {"method": "dpo", "data": "pref", "recipe": "dpo on pref"}
+    entries[2] |= {"method": "dpo", "data": "cr", "recipe": "dpo on cr, short", "control": "abliterated"}
+    found = [(one.recipe, one.data, one.method, one.length) for one in points(entries, INDICATORS[0])]
+    assert found == [
+        ("dpo on pref, short", "pref", "dpo", "short"),
+        ("dpo on pref", "pref", "dpo", None),
+        ("dpo on cr, short abliterated", "cr", "dpo", "short abliterated"),
+    ]
+
+
+def test_undecided_over_refusal_is_left_out_of_the_verdict_given_it_alone(tmp_path: Path) -> None:
+    entries = simulated(0, slope=1.2)
+    entries[3]["over_refusal"] = {"value": None, "low": 0.0, "high": 1.0, "n": 0}
+    found = weigh(entries, tmp_path)
+    assert found["verdicts"]["D_B, held out"]["n_models"] == 24
+    given = found["evidence"]["D_B, held out"]["controls"]["given over-refusal"]
+    assert (given["n_models"], given["left_out"]) == (23, 1)
+
+
+def test_verdicts_given_over_refusal_pay_for_all_indicators(tmp_path: Path) -> None:
+    found = weigh(simulated(0, slope=1.2), tmp_path)["evidence"]
+    given = {name: one["controls"]["given over-refusal"] for name, one in found.items()}
+    assert given["D_B, held out"]["p_value"] > found["D_B, held out"]["alone"]["p_value"]
+    assert given["probe AUC"]["p_value"] is None  # the same in all models
