@@ -8,6 +8,7 @@ method, beta and seed over the same rows shares it.
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,21 +17,31 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import AutoTokenizer, Trainer, set_seed
+from transformers import Trainer, set_seed
 from transformers.trainer_utils import EvalPrediction
 
 from divalign.core.divergences import DIVERGENCES
-from divalign.core.losses import LogRatios, find_method
+from divalign.core.losses import LogRatios
 from divalign.lm.decoding import evaluating
-from divalign.lm.load import load_lm
 from divalign.lm.score import attach, can_share, reference_log_probs, sequence_log_probs
 from divalign.store import digest
-from divalign.train.accumulation import Step, whole_ratios
+from divalign.train.accumulation import Step, aligned_tokens, whole_ratios
+from divalign.train.adapters import activate, save_as_one
 from divalign.train.arguments import DivergenceConfig
-from divalign.train.couples import Couples, CoupleSampler, Scored, collate, encode_rows
+from divalign.train.construction import (
+    balanced_weights_hint,
+    check_arguments,
+    disable_dropout,
+    load_policy,
+    load_tokenizer,
+)
+from divalign.train.couples import Couples, CoupleSampler, RowCounts, Scored, collate, encode_rows
+from divalign.train.displacement import displacement
+from divalign.train.objective import Objective
 from divalign.train.online import OnlineNormaliser, halves
-from divalign.train.readout import Seen, held_out_metrics, reward_metrics
+from divalign.train.readout import RowScores, held_out_metrics, reward_metrics
 from divalign.train.reference import adapt
+from divalign.train.rows import as_rows
 from divalign.train.running import RunningBaseline
 from divalign.train.speed import Speed
 
@@ -43,11 +54,14 @@ class DivergenceTrainer(Trainer):
     Takes TRL's data columns, `prompt, chosen, rejected` or `prompt, completion, label`, plain or conversational, and
     logs under TRL's names. `train_dataset` and `eval_dataset` are sequences of rows (a `datasets.Dataset` is one).
 
-    `model` may be a folder or hub id; `quantization_config` then says how its weights are read (QLoRA, with
-    `peft_config`).
+    `model` may be a folder or hub id, of an adapter too; `quantization_config` then says how its weights are read
+    (QLoRA, with `peft_config`). A model that has an adapter keeps it: with `peft_config` a second one is trained beside
+    it, without, its own is trained further. `reference_progress` is called with the rows that the reference has scored
+    and with their number.
 
     Raises ValueError where rows lack columns or a class, where a paired method meets unpaired rows, where `ref_model`
-    is the model itself, and where `compute_metrics` is given: there are no predictions to compute on.
+    is the model itself, and for an argument that would be ignored, as `compute_metrics` is: there are no predictions to
+    compute on.
     """
 
     args: DivergenceConfig  # type: ignore[assignment]
@@ -67,30 +81,27 @@ class DivergenceTrainer(Trainer):
         optimizers: tuple[Any, Any] = (None, None),
         peft_config: Any = None,
         quantization_config: Any = None,
+        reference_progress: Callable[[int, int], None] | None = None,
+        **unsupported: Any,
     ) -> None:
         args = args or DivergenceConfig(f"{model if isinstance(model, str) else type(model).__name__}-divalign")
+        check_arguments(args, model, ref_model, compute_metrics, quantization_config, unsupported)
+        tokenizer = processing_class or load_tokenizer(model)
         if isinstance(model, str):
-            lm = load_lm(model, quantization_config=quantization_config)
-            model, processing_class = lm.model, processing_class or lm.tokenizer
-        if ref_model is model:
-            raise ValueError("ref_model is the model itself; leave it out: the reference is the model as handed in")
-        if compute_metrics is not None:
-            raise ValueError("compute_metrics would never be called; use held_out_ratios, or what evaluate() returns")
-        self.method = find_method(args.method)
-        tokenizer = processing_class or AutoTokenizer.from_pretrained(model.config._name_or_path)
+            model = load_policy(model, quantization_config)
+        self.objective = Objective(args)
+        self.method = self.objective.method
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        self._tokenizer, self._begun = tokenizer, False
+        self._tokenizer, self._begun, self._on_reference = tokenizer, False, reference_progress
         if peft_config is not None:
             set_seed(args.seed)  # Trainer does so later, when the adapter's start is drawn already
         model, self._reference = adapt(model, ref_model, peft_config, cached=args.reference_cache is not None)
         if args.disable_dropout:
-            _disable_dropout(model)
-        online = args.normaliser == "online"
-        self._share = args.share_prompts and not online and can_share(model)
-        if args.share_prompts and not self._share and not online:
-            logger.info("%s: prompts are not shared; every response has a row of its own", type(model).__name__)
-        self._step, self._running = Step(None, 1.0), RunningBaseline()
-        self._records: list[Seen] = []
+            disable_dropout(model)
+        self._step, self._running = Step(None, 1.0, 1.0), RunningBaseline()
+        self._records: list[RowScores] = []
+        self._displaced = False  # whether the warning was given
+        self._share = False  # until the model is where it trains
         super().__init__(
             model=attach(model),
             args=args,
@@ -98,13 +109,23 @@ class DivergenceTrainer(Trainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=tokenizer,
-            callbacks=[*(callbacks or []), self._running],
+            callbacks=[*(callbacks or []), self._running, self.objective.average],
             optimizers=optimizers,
         )
-        self.train_dataset: Any = self._couples(train_dataset)
-        named = isinstance(eval_dataset, dict)
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"{self.args.n_gpu} GPUs in one process, which would split packed batches; start one process each with "
+                "`accelerate launch` or `torchrun`, or show one GPU with CUDA_VISIBLE_DEVICES"
+            )
+        online = args.normaliser == "online"
+        self._share = args.share_prompts and not online and self._can_share()
+        self.row_counts: dict[str, RowCounts] = {}
+        self.train_dataset: Any = self._couples(train_dataset, "train_dataset")
+        named = isinstance(eval_dataset, dict) and "prompt" not in eval_dataset
         self.eval_dataset: Any = (
-            {name: self._couples(rows) for name, rows in eval_dataset.items()} if named else self._couples(eval_dataset)
+            {name: self._couples(rows, f"eval_dataset[{name!r}]") for name, rows in eval_dataset.items()}
+            if named
+            else self._couples(eval_dataset, "eval_dataset")
         )
         if online and self.args.world_size > 1:
             raise ValueError("normaliser 'online' works on one process; use 'exact', which gathers all ranks' rows")
@@ -113,15 +134,30 @@ class DivergenceTrainer(Trainer):
         self._speed = Speed(self.model)
         self.loss_is_scaled_for_ga = False  # ours is a mean over the micro-batch: Trainer divides by their number
 
-    def _couples(self, rows: Any) -> Couples | None:
+    def _can_share(self) -> bool:
+        """Try the sharing of prompts as training will compute: on this device and in this precision."""
+        with self.accelerator.autocast():
+            shares = can_share(self.model)
+        if not shares:
+            logger.info("%s: prompts are not shared; every response has a row of its own", type(self.model).__name__)
+        return shares
+
+    def _couples(self, rows: Any, name: str = "the data set") -> Couples | None:
         """Tokenise rows and put the reference's log-probabilities beside them."""
         if rows is None:
             return None
-        encoded = encode_rows(rows, self._tokenizer, max_length=self.args.max_length)
+        limits: dict[str, Any] = {"max_length": self.args.max_length, "too_long": self.args.too_long}
+        encoded = encode_rows(as_rows(rows, name), self._tokenizer, **limits)
         if self.method.paired and not encoded.paired:
             raise ValueError(
                 f"{self.method.name} compares the two responses of a pair; expected prompt, chosen, rejected"
             )
+        self.row_counts[name] = encoded.counts
+        if encoded.counts.skipped or encoded.counts.cut:
+            logger.warning("%s: of %d rows %d are skipped, their prompts filling max_length, and %d have a response "
+                           "that is cut", name, *encoded.counts)  # fmt: skip
+        if hint := balanced_weights_hint(self.args, len(encoded.aligned), len(encoded.unaligned)):
+            logger.warning("%s: %s", name, hint)
         references = encoded.references or self._reference_columns(encoded.aligned, encoded.unaligned)
         sides = [
             [Scored(*scored) for scored in zip(side, reference, clusters, strict=True)]
@@ -147,11 +183,26 @@ class DivergenceTrainer(Trainer):
                 "cache": Path(kept) if kept else None,
                 "model_digest": digest(self._reference.digest, self.accelerator.mixed_precision),
                 "batch_size": self.args.precompute_ref_batch_size or self.args.per_device_eval_batch_size,
+                "on_progress": self._reference_counter(len(aligned) + len(unaligned)),
             }
             scores = self._by_rank(
                 [*aligned, *unaligned], lambda share: reference_log_probs(model, share, self._pad_id, **options)
             ).tolist()
         return scores[: len(aligned)], scores[len(aligned) :]
+
+    def _reference_counter(self, rows: int) -> Callable[[int], None] | None:
+        """Return what counts the rows that the reference has scored; each process counts for all of them."""
+        if self._on_reference is None:
+            return None
+        report, ranks = self._on_reference, self.args.world_size
+        done = 0
+
+        def count(scored: int) -> None:
+            nonlocal done
+            done = min(rows, done + scored * ranks)
+            report(done, rows)
+
+        return count
 
     def _by_rank(self, rows: list, score: Callable[[list], np.ndarray]) -> Tensor:
         """Return the score of every row; each process scores its share of them."""
@@ -186,16 +237,25 @@ class DivergenceTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, None]:
         """Fetch the micro-batches of one update and, where the loss depends on all of them, look at them first."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        sizes = [len(batch["reference"]) / 2 for batch in batches]
-        self._step, self._left = Step(self._baseline(batches), sum(sizes) / max(len(sizes), 1)), len(batches)
+        count = max(len(batches), 1)
+        couples = sum(len(batch["reference"]) / 2 for batch in batches)
+        self._step = Step(self._baseline(batches), couples / count, self._aligned_tokens(batches) / count)
+        self._left = len(batches)
         return batches, None
+
+    def _aligned_tokens(self, batches: list) -> float:
+        """Return the tokens of an update's aligned responses, the mean over processes."""
+        tokens = sum((aligned_tokens(batch).sum() for batch in batches), torch.tensor(0))
+        if not self.objective.sft_weight or self.args.world_size == 1:
+            return float(tokens)
+        return float(self._gather(tokens[None].to(self.args.device)).double().mean())
 
     def _baseline(self, batches: list) -> Tensor | None:
         """Return the baseline of a step's micro-batches; None where each can take its own, being all there is."""
         alone = len(batches) == 1 and self.args.world_size == 1
         normaliser = self.args.normaliser
         if (
-            not (batches and self.method.has_baseline)
+            not (batches and self.objective.needs_step_baseline)
             or normaliser in ("microbatch", "online")
             or (alone and normaliser == "exact")
         ):
@@ -218,27 +278,29 @@ class DivergenceTrainer(Trainer):
 
     def _log_ratios(self, model: Any, inputs: dict[str, Any]) -> LogRatios:
         """Return r = beta (log pi - log pi_ref) of a batch whose aligned rows stand above its unaligned rows."""
-        return LogRatios(*self._r(model, inputs).chunk(2))
+        return LogRatios(*self._r(self._log_probs(model, inputs), inputs).chunk(2))
 
-    def _r(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        inputs = dict(inputs)
-        reference = inputs.pop("reference")
-        log_probs = model(**inputs).log_probs
-        return self.args.beta * (log_probs - reference.to(log_probs))
+    def _log_probs(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        return model(**{name: value for name, value in inputs.items() if name != "reference"}).log_probs
+
+    def _r(self, log_probs: Tensor, inputs: dict[str, Any]) -> Tensor:
+        return self.args.beta * (log_probs - inputs["reference"].to(log_probs))
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the method's loss of a micro-batch, at the baseline of the whole step."""
-        ratios = self._log_ratios(model, inputs)
-        weights = {}
-        if not self.method.paired:
-            names = ("desirable_weight", "undesirable_weight")
-            weights = {name: getattr(self.args, name) for name in names}
-        self._speed.add(int(inputs["attention_mask"].sum()), len(inputs["targets"]))
-        loss = self.method.loss(ratios, self._step.baseline, **weights) * self._step.weight(len(ratios.aligned))
-        self._records.append(Seen(ratios.aligned.detach(), ratios.unaligned.detach(), *inputs["reference"].chunk(2)))
+        """Return the objective of a micro-batch, at the baseline and the token count of the whole step."""
+        log_probs = self._log_probs(model, inputs)
+        ratios = LogRatios(*self._r(log_probs, inputs).chunk(2))
+        loss = self.objective.loss(ratios, log_probs.chunk(2)[0], self._step)
+        self._record(ratios, inputs)
         return (loss, ratios) if return_outputs else loss
+
+    def _record(self, ratios: LogRatios, inputs: dict[str, Any]) -> None:
+        """Keep a micro-batch's r and counts for the next log."""
+        self._speed.add(int(inputs["attention_mask"].sum()), len(inputs["targets"]))
+        references, tokens = inputs["reference"].chunk(2), aligned_tokens(inputs)
+        self._records.append(RowScores(ratios.aligned.detach(), ratios.unaligned.detach(), *references, tokens))
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Do what Trainer does, but for the online normaliser, whose two classes go backward apart."""
@@ -248,28 +310,62 @@ class DivergenceTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         parts, steps = halves(inputs), self.current_gradient_accumulation_steps
         with self.compute_loss_context_manager():
-            aligned = self._r(model, parts[0])
-        loss = -self.args.desirable_weight * aligned.mean() * self._step.weight(len(aligned)) / steps
+            log_probs = self._log_probs(model, parts[0])
+        aligned = self._r(log_probs, parts[0])
+        loss = -self.args.desirable_weight * aligned.mean() * self._step.weight(len(aligned))
+        if self.objective.sft_weight:
+            loss = loss + self.objective.anchor(log_probs, self._step)
+        loss = loss / steps
         self.accelerator.backward(loss)
         with self.compute_loss_context_manager():
-            unaligned = self._r(model, parts[1])
+            unaligned = self._r(self._log_probs(model, parts[1]), parts[1])
         self._online.add(unaligned, self.accelerator.backward)
         self._left -= 1
         value = loss.detach()
         if not self._left:
             value = value + self.args.desirable_weight * self._online.finish(self.args.undesirable_weight)
-        self._speed.add(int(inputs["attention_mask"].sum()), len(inputs["targets"]))
-        self._records.append(Seen(aligned.detach(), unaligned.detach(), *(part["reference"] for part in parts)))
+        self._record(LogRatios(aligned, unaligned), inputs)
         return value
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add to a training log the rewards since the last one, over all rows and ranks, and this process's speed."""
+        """Add to a training log the rewards since the last one, over all rows and ranks, and this process's speed.
+
+        The first row that shows displacement is followed by a warning.
+        """
         if self._records and "loss" in logs:
-            seen = Seen(*(self._gather(torch.cat(column)) for column in zip(*self._records, strict=True)))
-            rewards = reward_metrics(seen, beta=self.args.beta, paired=self.train_dataset.paired)
+            scores = RowScores(*(self._gather(torch.cat(column)) for column in zip(*self._records, strict=True)))
+            rewards = reward_metrics(scores, beta=self.args.beta, paired=self.train_dataset.paired)
             logs = {**logs, **rewards, **self._speed.metrics()}
             self._records = []
+        sign = displacement(logs, beta=self.args.beta)
+        if sign and not self._displaced:
+            self._displaced = True
+            logger.warning(
+                "displacement: %s; the model unlearns what it should learn: raise sft_weight or beta, or stop earlier",
+                sign,
+            )
         super().log(logs, start_time)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Do what Trainer does; an adapter that was trained beside the model's own is saved as one with it."""
+        super().save_model(output_dir, _internal_call)
+        if self._reference.own and not _internal_call and self.args.should_save:
+            folder, names = Path(output_dir or self.args.output_dir), list(self.model.active_adapters)
+            save_as_one(self.model, names, folder)
+            for name in names[1:]:
+                shutil.rmtree(folder / name, ignore_errors=True)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Do what Trainer does, which leaves one adapter active where ours are several."""
+        names = list(self.model.active_adapters) if self._reference.own else []
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if names:
+            activate(self.model, names)
+
+    def _load_best_model(self) -> None:
+        if not self._reference.own:
+            return super()._load_best_model()
+        return self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -284,15 +380,16 @@ class DivergenceTrainer(Trainer):
             parts = [self.evaluate(rows, ignore_keys, f"{metric_key_prefix}_{name}") for name, rows in couples.items()]
             return {name: value for part in parts for name, value in part.items()}
         if not isinstance(couples, Couples):
-            couples = self._couples(couples)
+            couples = self._couples(couples, "eval_dataset")
         if couples is None:
             raise ValueError("nothing to evaluate on; give eval_dataset to the trainer or to evaluate()")
         ratios = self.held_out_ratios(couples)
         clusters = [[row.cluster for row in side] for side in (couples.aligned, couples.unaligned)]
         references = (torch.tensor([row.reference for row in side]) for side in (couples.aligned, couples.unaligned))
+        tokens = torch.tensor([len(row.row.response_ids) for row in couples.aligned])
         found = held_out_metrics(
             self.method,
-            Seen(ratios.aligned, ratios.unaligned, *references),
+            RowScores(ratios.aligned, ratios.unaligned, *references, tokens),
             *clusters,
             beta=self.args.beta,
             paired=couples.paired,
@@ -331,12 +428,3 @@ class DivergenceTrainer(Trainer):
             )
         r = self.args.beta * (scores - torch.tensor([row.reference for row in rows]).double())
         return LogRatios(r[: len(couples.aligned)], r[len(couples.aligned) :])
-
-
-def _disable_dropout(model: nn.Module) -> None:
-    """Zero the dropout modules, adapters' too, and the rates that attention keeps as plain numbers."""
-    for module in model.modules():
-        for name, value in vars(module).items():
-            rate = "dropout" in name or (name == "p" and "Dropout" in type(module).__name__)
-            if rate and isinstance(value, float):
-                setattr(module, name, 0.0)

@@ -1,0 +1,71 @@
+"""What DivergenceTrainer does before it is a Trainer: check its arguments, load what was named, still the dropout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import AutoTokenizer
+
+from divalign.lm.load import load_lm
+from divalign.train.arguments import DivergenceConfig
+from divalign.train.unsupported import TRAINER_ARGUMENTS, refuse_arguments
+
+
+def check_arguments(
+    args: Any, model: Any, ref_model: Any, compute_metrics: Any, quantization_config: Any, unsupported: dict[str, Any]
+) -> None:
+    """Raise ValueError for an argument of the trainer that would be ignored, TypeError for one that nobody knows."""
+    refuse_arguments(unsupported, TRAINER_ARGUMENTS, "DivergenceTrainer")
+    if unsupported:
+        raise TypeError(f"DivergenceTrainer takes no argument {next(iter(unsupported))!r}")
+    if not isinstance(args, DivergenceConfig):
+        raise ValueError(
+            f"args is a {type(args).__name__}, expected a DivergenceConfig, which takes the same names and method"
+        )
+    if ref_model is not None and ref_model is model and not isinstance(model, str):
+        raise ValueError("ref_model is the model itself; leave it out: the reference is the model as handed in")
+    if compute_metrics is not None:
+        raise ValueError("compute_metrics would never be called; use held_out_ratios, or what evaluate() returns")
+    if quantization_config is not None and not isinstance(model, str):
+        raise ValueError(
+            "quantization_config has no effect on a model that is loaded already; give the folder or hub id as model"
+        )
+
+
+def load_tokenizer(model: Any) -> Any:
+    """Return the tokenizer of a model or of a folder; an adapter's folder may leave it to the base's."""
+    source = model if isinstance(model, str) else model.config._name_or_path
+    config = Path(source) / "adapter_config.json"
+    if config.is_file() and not any(Path(source).glob("tokenizer*")):
+        source = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    return AutoTokenizer.from_pretrained(source)
+
+
+def load_policy(source: str, quantization_config: Any) -> Any:
+    """Return the model of a folder or hub id. Whether its tokenizer has a chat template matters to the rows alone."""
+    return load_lm(source, quantization_config=quantization_config, chat_template="plain").model
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Zero the dropout modules, adapters' too, and the rates that attention keeps as plain numbers."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            rate = "dropout" in name or (name == "p" and "Dropout" in type(module).__name__)
+            if rate and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+def balanced_weights_hint(args: DivergenceConfig, aligned: int, unaligned: int) -> str | None:
+    """Return a warning where class weights meet classes of unequal size, as TRL's users set them to even these out."""
+    weights = args.desirable_weight, args.undesirable_weight
+    if weights == (1, 1) or aligned == unaligned:
+        return None
+    here = [weight * size / (aligned + unaligned) for weight, size in zip(weights, (aligned, unaligned), strict=True)]
+    return (
+        f"desirable_weight {weights[0]:g} and undesirable_weight {weights[1]:g} on {aligned} aligned and {unaligned} "
+        "unaligned rows: classes count alike whatever their size, so weights of 1 need no correction; TRL's weights of "
+        f"these values are {here[0]:.3g} and {here[1]:.3g} here"
+    )
