@@ -14,8 +14,8 @@ For study: `variant="paper_code"` of the trainer reproduces a published run's ob
 
 What is not reproduced: sums over rows where we average classes (bco; another learning rate), updates of the averages by
 evaluation batches, statistics of a batch that lacks a class (our batches have both), the learning rate that never
-decays, clipping at every micro-batch, the same batches every epoch, and parameters and optimiser states in bfloat16. kto,
-dpo and hdo are computed there as in the paper, up to sums for means.
+decays, clipping at every micro-batch, the same batches every epoch, and parameters and optimiser states in bfloat16.
+kto, dpo and hdo are computed there as in the paper, up to sums for means.
 
 The released trainers keep averages as attributes; here the average is passed in and comes back, and None stands for the
 start of an epoch.

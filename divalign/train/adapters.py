@@ -6,6 +6,7 @@ frozen and stays active; what is saved is one LoRA adapter for the bare base, eq
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -42,11 +43,13 @@ def as_peft_model(model: Any) -> Any:
             "load the one to train with peft.PeftModel.from_pretrained"
         )
     config, weights = model.peft_config[names[0]], get_peft_model_state_dict(model, adapter_name=names[0])
-    weights = {name: value.clone() for name, value in weights.items()}
+    weights = {f"base_model.model.{name}": value.clone() for name, value in weights.items()}
     del model.peft_config
     model._hf_peft_config_loaded = False
     wrapped = PeftModelForCausalLM(model, config, adapter_name=names[0])
-    set_peft_model_state_dict(wrapped, weights, adapter_name=names[0])
+    lost = set_peft_model_state_dict(wrapped, weights, adapter_name=names[0]).unexpected_keys
+    if lost:
+        raise ValueError(f"the adapter's weights {lost[0]} and {len(lost) - 1} more have no place; load it with peft")
     return wrapped.eval()
 
 
@@ -55,15 +58,16 @@ def make_trainable(model: Any) -> None:
 
     Raises ValueError where nothing can learn.
     """
+    tuner: Any = getattr(model, "base_model", None)
     if isinstance(model, PeftModel) and not any(parameter.requires_grad for parameter in model.parameters()):
-        model.base_model.set_adapter(list(model.active_adapters))
+        tuner.set_adapter(list(model.active_adapters))
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
-            "no parameter of the model can learn: all have requires_grad=False; set it, or give peft_config"
+            "no parameter of the model can learn, all have requires_grad=False; set it or give peft_config"
         )
 
 
-def add_second(model: PeftModel, config: Any) -> None:
+def add_second(model: Any, config: Any) -> None:
     """Put another LoRA adapter beside the model's own, all of them active, only the new one trainable.
 
     Raises ValueError where either is not a plain LoRA, so that the two could not be saved as one.
@@ -81,7 +85,7 @@ def add_second(model: PeftModel, config: Any) -> None:
     activate(model, [*own, name])
 
 
-def activate(model: PeftModel, names: list[str]) -> None:
+def activate(model: Any, names: list[str]) -> None:
     """Make the adapters active, of which the last learns."""
     model.base_model.set_adapter(names)
     for name, parameter in model.named_parameters():
@@ -89,7 +93,7 @@ def activate(model: PeftModel, names: list[str]) -> None:
 
 
 @contextmanager
-def only_active(model: PeftModel, names: list[str]) -> Iterator[None]:
+def only_active(model: Any, names: list[str]) -> Iterator[None]:
     """Let only these adapters take part for a while; what learns is as before afterwards."""
     active, learning = list(model.active_adapters), [parameter.requires_grad for parameter in model.parameters()]
     model.base_model.set_adapter(names)
@@ -101,8 +105,9 @@ def only_active(model: PeftModel, names: list[str]) -> Iterator[None]:
             parameter.requires_grad_(learns)
 
 
-def save_as_one(model: PeftModel, names: list[str], folder: Path) -> None:
-    """Write the sum of the active LoRA adapters as one adapter of the bare base: ranks add up, scale 1."""
+def save_as_one(model: Any, folder: Path) -> None:
+    """Write the sum of the active LoRA adapters as one adapter of the bare base, in place of each: ranks add up."""
+    names = list(model.active_adapters)
     first = model.peft_config[names[0]]
     layers = {name: part for name, part in model.base_model.model.named_modules() if isinstance(part, LoraLayer)}
     rank = sum(model.peft_config[name].r for name in names)
@@ -118,6 +123,8 @@ def save_as_one(model: PeftModel, names: list[str], folder: Path) -> None:
     )  # fmt: skip
     config.save_pretrained(str(folder))
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    for name in names:
+        shutil.rmtree(folder / name, ignore_errors=True)  # where save_pretrained puts any but the first
 
 
 def _joined(layer: Any, names: list[str], rank: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from transformers import AutoTokenizer
 
+from divalign.core.losses import find_method
 from divalign.lm.load import load_lm
 from divalign.train.arguments import DivergenceConfig
+from divalign.train.couples import EncodedRows, encode_rows
+from divalign.train.rows import as_rows
 from divalign.train.unsupported import TRAINER_ARGUMENTS, refuse_arguments
+
+logger = logging.getLogger(__name__)
 
 
 def check_arguments(
@@ -47,6 +53,25 @@ def load_tokenizer(model: Any) -> Any:
 def load_policy(source: str, quantization_config: Any) -> Any:
     """Return the model of a folder or hub id. Whether its tokenizer has a chat template matters to the rows alone."""
     return load_lm(source, quantization_config=quantization_config, chat_template="plain").model
+
+
+def encode_data(rows: Any, name: str, tokenizer: Any, args: DivergenceConfig) -> EncodedRows:
+    """Tokenise a data set for the method of `args`; the log says how many rows are skipped or cut.
+
+    Raises ValueError where a paired method meets unpaired rows, and for what `as_rows` and `encode_rows` refuse.
+    """
+    encoded = encode_rows(as_rows(rows, name), tokenizer, max_length=args.max_length, too_long=args.too_long)
+    if find_method(args.method).paired and not encoded.paired:
+        raise ValueError(f"{args.method} compares the two responses of a pair; expected prompt, chosen, rejected")
+    counts = encoded.counts
+    if counts.skipped:
+        logger.warning("%s: %d of %d rows skipped: prompts fill max_length", name, counts.skipped, counts.rows)
+    if counts.cut:
+        logger.warning("%s: %d of %d rows have responses cut at max_length", name, counts.cut, counts.rows)
+    hint = balanced_weights_hint(args, len(encoded.aligned), len(encoded.unaligned))
+    if hint:
+        logger.warning("%s: %s", name, hint)
+    return encoded
 
 
 def disable_dropout(model: nn.Module) -> None:

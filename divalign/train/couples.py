@@ -112,7 +112,7 @@ def encode_rows(
     """
     checked = [dict(row) for row in checked_rows(rows)]
     limit = sys.maxsize if max_length is None else max_length
-    paired = PAIRED <= set(checked[0])
+    paired = set(checked[0]) >= PAIRED
     sides = [[(row, _encode(row, tokenizer)) for row in side] for side in _sides(checked, paired=paired)]
     skipped = {row["number"]: len(text.prompt_ids) for side in sides for row, text in side if _fills(text, limit)}
     if skipped and too_long == "refuse":
@@ -132,6 +132,17 @@ def encode_rows(
     references = None if any(value is None for side in known for value in side) else (known[0], known[1])
     counts = RowCounts(len(checked), len(skipped), len(cut))
     return EncodedRows(aligned, unaligned, (clusters[0], clusters[1]), references, paired, counts)  # type: ignore[arg-type]
+
+
+def scored_couples(encoded: EncodedRows, references: tuple[list[float], list[float]]) -> Couples:
+    """Return the rows with their reference log-probabilities beside them."""
+    aligned, unaligned = (
+        [Scored(*row) for row in zip(side, column, clusters, strict=True)]
+        for side, column, clusters in zip(
+            (encoded.aligned, encoded.unaligned), references, encoded.clusters, strict=True
+        )
+    )
+    return Couples(aligned, unaligned, paired=encoded.paired)
 
 
 def collate(items: Sequence[tuple[Scored, Scored]], pad_id: int, *, share: bool = False) -> dict[str, Any]:

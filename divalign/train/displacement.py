@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 FLOOR = -5.0  # nats of log(pi / pi_ref) of a whole aligned response: it has become 150 times less likely
+REMEDY = "the model unlearns what it should learn: raise sft_weight or beta, or stop earlier"
 ROUNDING = 0.01  # nats per token: half precision moves a mean by less
 
 

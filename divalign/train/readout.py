@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from divalign.core.divergences import DIVERGENCES
 from divalign.core.estimate import Clusters, effective_size, evaluate_critic
 from divalign.core.losses import LogRatios, Method
+from divalign.train.couples import Couples
 
 FEWEST = 10  # prompts, below which no 95 % interval exists
 DRAWS = 500  # of the bootstrap: an end's own error is then a tenth of the interval's half width
@@ -45,6 +46,27 @@ def reward_metrics(scores: RowScores, *, beta: float, paired: bool) -> dict[str,
         "nll/chosen": -((aligned / beta + references[0]).sum() / tokens.sum()).item(),
         "divergence/ess": effective_size(unaligned),
     }
+
+
+def held_out_scores(couples: Couples, ratios: LogRatios) -> tuple[RowScores, list[str], list[str]]:
+    """Return the scores of a held-out set with the clusters of its aligned and of its unaligned rows."""
+    references = [torch.tensor([row.reference for row in side]) for side in (couples.aligned, couples.unaligned)]
+    tokens = torch.tensor([len(row.row.response_ids) for row in couples.aligned])
+    scores = RowScores(ratios.aligned, ratios.unaligned, references[0], references[1], tokens)
+    return scores, [row.cluster for row in couples.aligned], [row.cluster for row in couples.unaligned]
+
+
+def is_supported(name: str, metrics: Mapping[str, float]) -> bool:
+    """Tell whether an evaluation has the metric, with or without its prefix, or left it out as a divergence may be.
+
+    Raises ValueError, with those there are, for a name that no evaluation has.
+    """
+    wanted = f"eval_{name.removeprefix('eval_')}"
+    divergence = wanted.rpartition("divergence/")[2].removesuffix("_low").removesuffix("_high")
+    if wanted not in metrics and divergence not in DIVERGENCES:
+        known = ", ".join(sorted(known.removeprefix("eval_") for known in metrics))
+        raise ValueError(f"metric_for_best_model is {name!r}, expected one of {known}")
+    return wanted in metrics
 
 
 def held_out_metrics(

@@ -17,6 +17,8 @@ def as_rows(data: Any, name: str) -> Any:
     Raises ValueError, with what to give instead, for a path, several sets, columns in a dict, and a stream, whose end
     nobody knows: the reference is scored before training, so every row is needed.
     """
+    if data is None:
+        return None
     if isinstance(data, (str, bytes)) or hasattr(data, "__fspath__"):
         raise ValueError(
             f"{name} is the path {str(data)!r}, expected rows; read it: datasets.load_dataset('json', data_files=PATH, "

@@ -8,19 +8,16 @@ method, beta and seed over the same rows shares it.
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, set_seed
 from transformers.trainer_utils import EvalPrediction
 
-from divalign.core.divergences import DIVERGENCES
 from divalign.core.losses import LogRatios
 from divalign.lm.decoding import evaluating
 from divalign.lm.score import attach, can_share, reference_log_probs, sequence_log_probs
@@ -28,22 +25,17 @@ from divalign.store import digest
 from divalign.train.accumulation import Step, aligned_tokens, whole_ratios
 from divalign.train.adapters import activate, save_as_one
 from divalign.train.arguments import DivergenceConfig
-from divalign.train.construction import (
-    balanced_weights_hint,
-    check_arguments,
-    disable_dropout,
-    load_policy,
-    load_tokenizer,
-)
-from divalign.train.couples import Couples, CoupleSampler, RowCounts, Scored, collate, encode_rows
-from divalign.train.displacement import displacement
+from divalign.train.construction import check_arguments, disable_dropout, encode_data, load_policy, load_tokenizer
+from divalign.train.couples import Couples, CoupleSampler, RowCounts, collate, scored_couples
+from divalign.train.displacement import REMEDY, displacement
 from divalign.train.objective import Objective
 from divalign.train.online import OnlineNormaliser, halves
-from divalign.train.readout import RowScores, held_out_metrics, reward_metrics
+from divalign.train.ranks import Ranks
+from divalign.train.readout import held_out_metrics, held_out_scores, is_supported
+from divalign.train.recording import Recorder
 from divalign.train.reference import adapt
 from divalign.train.rows import as_rows
 from divalign.train.running import RunningBaseline
-from divalign.train.speed import Speed
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +78,7 @@ class DivergenceTrainer(Trainer):
     ) -> None:
         args = args or DivergenceConfig(f"{model if isinstance(model, str) else type(model).__name__}-divalign")
         check_arguments(args, model, ref_model, compute_metrics, quantization_config, unsupported)
+        train_dataset = as_rows(train_dataset, "train_dataset")
         tokenizer = processing_class or load_tokenizer(model)
         if isinstance(model, str):
             model = load_policy(model, quantization_config)
@@ -99,7 +92,6 @@ class DivergenceTrainer(Trainer):
         if args.disable_dropout:
             disable_dropout(model)
         self._step, self._running = Step(None, 1.0, 1.0), RunningBaseline()
-        self._records: list[RowScores] = []
         self._displaced = False  # whether the warning was given
         self._share = False  # until the model is where it trains
         super().__init__(
@@ -112,27 +104,24 @@ class DivergenceTrainer(Trainer):
             callbacks=[*(callbacks or []), self._running, self.objective.average],
             optimizers=optimizers,
         )
+        self._check_processes()
+        self._share = args.share_prompts and args.normaliser != "online" and self._can_share()
+        self.row_counts: dict[str, RowCounts] = {}
+        self.train_dataset: Any = self._couples(train_dataset, "train_dataset")
+        self.eval_dataset: Any = self._named_couples(eval_dataset)
+        self._online = OnlineNormaliser(self.model.parameters()) if args.normaliser == "online" else None
+        self._left = 0  # micro-batches of the update that are to come
+        self._recorder = Recorder(self.model)
+        self.loss_is_scaled_for_ga = False  # ours is a mean over the micro-batch: Trainer divides by their number
+
+    def _check_processes(self) -> None:
         if self.args.n_gpu > 1:
             raise ValueError(
                 f"{self.args.n_gpu} GPUs in one process, which would split packed batches; start one process each with "
                 "`accelerate launch` or `torchrun`, or show one GPU with CUDA_VISIBLE_DEVICES"
             )
-        online = args.normaliser == "online"
-        self._share = args.share_prompts and not online and self._can_share()
-        self.row_counts: dict[str, RowCounts] = {}
-        self.train_dataset: Any = self._couples(train_dataset, "train_dataset")
-        named = isinstance(eval_dataset, dict) and "prompt" not in eval_dataset
-        self.eval_dataset: Any = (
-            {name: self._couples(rows, f"eval_dataset[{name!r}]") for name, rows in eval_dataset.items()}
-            if named
-            else self._couples(eval_dataset, "eval_dataset")
-        )
-        if online and self.args.world_size > 1:
+        if self.args.normaliser == "online" and self.args.world_size > 1:
             raise ValueError("normaliser 'online' works on one process; use 'exact', which gathers all ranks' rows")
-        self._online = OnlineNormaliser(self.model.parameters()) if online else None
-        self._left = 0  # micro-batches of the update that are to come
-        self._speed = Speed(self.model)
-        self.loss_is_scaled_for_ga = False  # ours is a mean over the micro-batch: Trainer divides by their number
 
     def _can_share(self) -> bool:
         """Try the sharing of prompts as training will compute: on this device and in this precision."""
@@ -142,30 +131,19 @@ class DivergenceTrainer(Trainer):
             logger.info("%s: prompts are not shared; every response has a row of its own", type(self.model).__name__)
         return shares
 
+    def _named_couples(self, rows: Any) -> Any:
+        if isinstance(rows, dict) and "prompt" not in rows:  # several sets, and not the columns of one
+            return {name: self._couples(part, f"eval_dataset[{name!r}]") for name, part in rows.items()}
+        return self._couples(rows, "eval_dataset")
+
     def _couples(self, rows: Any, name: str = "the data set") -> Couples | None:
         """Tokenise rows and put the reference's log-probabilities beside them."""
         if rows is None:
             return None
-        limits: dict[str, Any] = {"max_length": self.args.max_length, "too_long": self.args.too_long}
-        encoded = encode_rows(as_rows(rows, name), self._tokenizer, **limits)
-        if self.method.paired and not encoded.paired:
-            raise ValueError(
-                f"{self.method.name} compares the two responses of a pair; expected prompt, chosen, rejected"
-            )
+        encoded = encode_data(rows, name, self._tokenizer, self.args)
         self.row_counts[name] = encoded.counts
-        if encoded.counts.skipped or encoded.counts.cut:
-            logger.warning("%s: of %d rows %d are skipped, their prompts filling max_length, and %d have a response "
-                           "that is cut", name, *encoded.counts)  # fmt: skip
-        if hint := balanced_weights_hint(self.args, len(encoded.aligned), len(encoded.unaligned)):
-            logger.warning("%s: %s", name, hint)
         references = encoded.references or self._reference_columns(encoded.aligned, encoded.unaligned)
-        sides = [
-            [Scored(*scored) for scored in zip(side, reference, clusters, strict=True)]
-            for side, reference, clusters in zip(
-                (encoded.aligned, encoded.unaligned), references, encoded.clusters, strict=True
-            )
-        ]
-        return Couples(sides[0], sides[1], paired=encoded.paired)
+        return scored_couples(encoded, references)
 
     def _reference_columns(self, aligned: list, unaligned: list) -> tuple[list, list]:
         """Score rows with the reference as the policy is scored: same device, same precision, same layout.
@@ -183,35 +161,12 @@ class DivergenceTrainer(Trainer):
                 "cache": Path(kept) if kept else None,
                 "model_digest": digest(self._reference.digest, self.accelerator.mixed_precision),
                 "batch_size": self.args.precompute_ref_batch_size or self.args.per_device_eval_batch_size,
-                "on_progress": self._reference_counter(len(aligned) + len(unaligned)),
+                "on_progress": self._ranks.counter(self._on_reference, len(aligned) + len(unaligned)),
             }
-            scores = self._by_rank(
+            scores = self._ranks.score(
                 [*aligned, *unaligned], lambda share: reference_log_probs(model, share, self._pad_id, **options)
             ).tolist()
         return scores[: len(aligned)], scores[len(aligned) :]
-
-    def _reference_counter(self, rows: int) -> Callable[[int], None] | None:
-        """Return what counts the rows that the reference has scored; each process counts for all of them."""
-        if self._on_reference is None:
-            return None
-        report, ranks = self._on_reference, self.args.world_size
-        done = 0
-
-        def count(scored: int) -> None:
-            nonlocal done
-            done = min(rows, done + scored * ranks)
-            report(done, rows)
-
-        return count
-
-    def _by_rank(self, rows: list, score: Callable[[list], np.ndarray]) -> Tensor:
-        """Return the score of every row; each process scores its share of them."""
-        ranks = self.args.world_size
-        share = rows[self.args.process_index :: ranks]
-        share += rows[:1] * (-(-len(rows) // ranks) - len(share))  # as many for all, or one would wait for ever
-        local = torch.from_numpy(score(share)).to(self.args.device)
-        every = self._gather(local).cpu().unflatten(0, (ranks, -1))
-        return every.T.flatten()[: len(rows)]  # row i was the (i // ranks)-th of process i % ranks
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Do what Trainer does, and remember that the model is no longer the one that was handed in."""
@@ -239,16 +194,11 @@ class DivergenceTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         count = max(len(batches), 1)
         couples = sum(len(batch["reference"]) / 2 for batch in batches)
-        self._step = Step(self._baseline(batches), couples / count, self._aligned_tokens(batches) / count)
-        self._left = len(batches)
+        tokens = float(sum(int(aligned_tokens(batch).sum()) for batch in batches))
+        if self.objective.sft_weight:
+            tokens = self._ranks.mean(tokens)
+        self._step, self._left = Step(self._baseline(batches), couples / count, tokens / count), len(batches)
         return batches, None
-
-    def _aligned_tokens(self, batches: list) -> float:
-        """Return the tokens of an update's aligned responses, the mean over processes."""
-        tokens = sum((aligned_tokens(batch).sum() for batch in batches), torch.tensor(0))
-        if not self.objective.sft_weight or self.args.world_size == 1:
-            return float(tokens)
-        return float(self._gather(tokens[None].to(self.args.device)).double().mean())
 
     def _baseline(self, batches: list) -> Tensor | None:
         """Return the baseline of a step's micro-batches; None where each can take its own, being all there is."""
@@ -263,18 +213,14 @@ class DivergenceTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             self.model.train()
             parts = [self._log_ratios(self.model_wrapped, self._prepare_inputs(batch)) for batch in batches]
-        ratios = whole_ratios(parts, self._gather)
+        ratios = whole_ratios(parts, self._ranks.gather)
         if normaliser == "ema":
             return self._running.update(self.method, ratios, self.args.ema_rate)
         return self.method.baseline(ratios)
 
-    def _gather(self, rows: Tensor) -> Tensor:
-        """Return the rows of all ranks, which may hold unequal numbers of them."""
-        size = torch.tensor([len(rows)], device=rows.device)
-        sizes: Any = self.accelerator.gather(size)
-        padded: Any = self.accelerator.pad_across_processes(rows)
-        parts: Any = self.accelerator.gather(padded)
-        return torch.cat([part[:n] for part, n in zip(parts.chunk(len(sizes)), sizes.tolist(), strict=True)])
+    @property
+    def _ranks(self) -> Ranks:
+        return Ranks(self.accelerator, self.args.process_index, self.args.world_size, self.args.device)
 
     def _log_ratios(self, model: Any, inputs: dict[str, Any]) -> LogRatios:
         """Return r = beta (log pi - log pi_ref) of a batch whose aligned rows stand above its unaligned rows."""
@@ -293,14 +239,8 @@ class DivergenceTrainer(Trainer):
         log_probs = self._log_probs(model, inputs)
         ratios = LogRatios(*self._r(log_probs, inputs).chunk(2))
         loss = self.objective.loss(ratios, log_probs.chunk(2)[0], self._step)
-        self._record(ratios, inputs)
+        self._recorder.add(ratios, inputs)
         return (loss, ratios) if return_outputs else loss
-
-    def _record(self, ratios: LogRatios, inputs: dict[str, Any]) -> None:
-        """Keep a micro-batch's r and counts for the next log."""
-        self._speed.add(int(inputs["attention_mask"].sum()), len(inputs["targets"]))
-        references, tokens = inputs["reference"].chunk(2), aligned_tokens(inputs)
-        self._records.append(RowScores(ratios.aligned.detach(), ratios.unaligned.detach(), *references, tokens))
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Do what Trainer does, but for the online normaliser, whose two classes go backward apart."""
@@ -324,7 +264,7 @@ class DivergenceTrainer(Trainer):
         value = loss.detach()
         if not self._left:
             value = value + self.args.desirable_weight * self._online.finish(self.args.undesirable_weight)
-        self._record(LogRatios(aligned, unaligned), inputs)
+        self._recorder.add(LogRatios(aligned, unaligned), inputs)
         return value
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -332,28 +272,20 @@ class DivergenceTrainer(Trainer):
 
         The first row that shows displacement is followed by a warning.
         """
-        if self._records and "loss" in logs:
-            scores = RowScores(*(self._gather(torch.cat(column)) for column in zip(*self._records, strict=True)))
-            rewards = reward_metrics(scores, beta=self.args.beta, paired=self.train_dataset.paired)
-            logs = {**logs, **rewards, **self._speed.metrics()}
-            self._records = []
+        if "loss" in logs:
+            paired = self.train_dataset.paired
+            logs = {**logs, **self._recorder.metrics(self._ranks.gather, beta=self.args.beta, paired=paired)}
         sign = displacement(logs, beta=self.args.beta)
-        if sign and not self._displaced:
+        if sign and not self._displaced and self.is_world_process_zero():
             self._displaced = True
-            logger.warning(
-                "displacement: %s; the model unlearns what it should learn: raise sft_weight or beta, or stop earlier",
-                sign,
-            )
+            logger.warning("displacement: %s; %s", sign, REMEDY)
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Do what Trainer does; an adapter that was trained beside the model's own is saved as one with it."""
         super().save_model(output_dir, _internal_call)
         if self._reference.own and not _internal_call and self.args.should_save:
-            folder, names = Path(output_dir or self.args.output_dir), list(self.model.active_adapters)
-            save_as_one(self.model, names, folder)
-            for name in names[1:]:
-                shutil.rmtree(folder / name, ignore_errors=True)
+            save_as_one(self.model, Path(output_dir or str(self.args.output_dir)))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Do what Trainer does, which leaves one adapter active where ours are several."""
@@ -384,17 +316,8 @@ class DivergenceTrainer(Trainer):
         if couples is None:
             raise ValueError("nothing to evaluate on; give eval_dataset to the trainer or to evaluate()")
         ratios = self.held_out_ratios(couples)
-        clusters = [[row.cluster for row in side] for side in (couples.aligned, couples.unaligned)]
-        references = (torch.tensor([row.reference for row in side]) for side in (couples.aligned, couples.unaligned))
-        tokens = torch.tensor([len(row.row.response_ids) for row in couples.aligned])
-        found = held_out_metrics(
-            self.method,
-            RowScores(ratios.aligned, ratios.unaligned, *references, tokens),
-            *clusters,
-            beta=self.args.beta,
-            paired=couples.paired,
-            seed=self.args.seed,
-        )
+        options: dict[str, Any] = {"beta": self.args.beta, "paired": couples.paired, "seed": self.args.seed}
+        found = held_out_metrics(self.method, *held_out_scores(couples, ratios), **options)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -406,21 +329,16 @@ class DivergenceTrainer(Trainer):
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Do what Trainer does, but for a divergence that these rows do not support: that is no new best."""
         name = self.args.metric_for_best_model
-        wanted = f"eval_{(name or '').removeprefix('eval_')}"
-        if name is None or wanted in metrics:
+        if name is None or is_supported(name, metrics):
             return super()._determine_best_metric(metrics, trial)
-        divergence = wanted.rpartition("divergence/")[2].removesuffix("_low").removesuffix("_high")
-        if divergence not in DIVERGENCES:
-            known = ", ".join(sorted(known.removeprefix("eval_") for known in metrics))
-            raise ValueError(f"metric_for_best_model is {name!r}, expected one of {known}")
-        logger.warning("%s is left out: the held-out rows support no such number; this is no new best model", wanted)
+        logger.warning("eval_%s is left out: the held-out rows support no such number; no new best model", name)
         return False
 
     def held_out_ratios(self, couples: Couples) -> LogRatios:
         """Return r of every row of a held-out set, aligned and unaligned."""
         rows = [*couples.aligned, *couples.unaligned]
         with evaluating(self.model), self.accelerator.autocast():
-            scores = self._by_rank(
+            scores = self._ranks.score(
                 [row.row for row in rows],
                 lambda share: sequence_log_probs(
                     self.model, share, self._pad_id, batch_size=self.args.per_device_eval_batch_size
