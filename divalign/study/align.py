@@ -11,7 +11,7 @@ from divalign.lm.load import LM
 from divalign.store import cached_folder, digest, forget, intact, jsonl, seal
 from divalign.study.plan import Aligned
 from divalign.study.progress import Progress
-from divalign.train.run import train_and_save
+from divalign.train.run import Watch, train_and_save
 from divalign.train.speed import TIMES
 
 
@@ -27,8 +27,9 @@ def align(
     def make(draft: Path) -> None:
         with progress(f"train {model.name}", model.updates, "updates") as advance:
             told = settings(config, method=model.method, seed=model.seed, updates=model.updates)
-            history = train_and_save(base(), model.rows, draft, advance=advance, cache=cache, **told)
-        rows = [{name: value for name, value in row.items() if name not in TIMES} for row in history]
+            watch = Watch(advance=advance)
+            trained = train_and_save(base(), model.rows, draft, watch=watch, reference_cache=str(cache), **told)
+        rows = [{name: value for name, value in row.items() if name not in TIMES} for row in trained.log]
         seal(metrics, jsonl(rows), key)
 
     if not intact(metrics, key):
@@ -50,7 +51,7 @@ def settings(config: Config, *, method: str, seed: int, updates: int, ranks: int
         )
     return {
         "lora": train.lora.model_dump() if train.lora else None,
-        "on_cpu": config.model.device == "cpu",
+        "use_cpu": config.model.device == "cpu",
         "method": method,
         "seed": seed,
         "beta": train.beta,

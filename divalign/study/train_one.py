@@ -15,7 +15,7 @@ from divalign.study.align import settings
 from divalign.study.corpus import read_corpus
 from divalign.study.plan import model_source, training_rows
 from divalign.study.progress import Progress
-from divalign.train.run import train_and_save
+from divalign.train.run import Watch, train_and_save
 
 
 def train_one(
@@ -54,17 +54,17 @@ def train_one(
         shutil.rmtree(draft, ignore_errors=True)
     updates = config.train.updates_on.get(recipe, config.train.updates)
     with progress(f"train {method}", updates, "updates") as advance:
-        history = train_and_save(
+        trained = train_and_save(
             lm,
             rows,
             draft,
-            advance=advance,
+            watch=Watch(advance=advance),
             held_out=held_out,
             work=work,
             **settings(config, method=method, seed=seed, updates=updates, ranks=ranks),
         )
     if leader:
-        write_rows(out / "metrics.jsonl", history)
+        write_rows(out / "metrics.jsonl", trained.log)
         draft.rename(folder)  # after all else: a checkpoint that is there is whole, and has its metrics
         shutil.rmtree(work)
     return folder

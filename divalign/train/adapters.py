@@ -24,6 +24,11 @@ SECOND = "policy"  # the name of the adapter that is trained beside the model's 
 FRESH_STARTS = (True, False, "gaussian", "orthogonal", "eva")  # the other LoRA starts rewrite the base's weights
 
 
+def has_adapter(model: Any) -> bool:
+    """Tell whether a model carries an adapter that can be trained further."""
+    return isinstance(model, PeftModel) or getattr(model, "_hf_peft_config_loaded", False)
+
+
 def as_peft_model(model: Any) -> Any:
     """Return a model that transformers loaded from an adapter folder as a PeftModel; any other as it is.
 

@@ -6,11 +6,9 @@ from typing import Any
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from divalign import DivergenceConfig, DivergenceTrainer
-from divalign.lm.load import load_lm
-from divalign.train.run import train_and_save
 from tests.tiny import save_tiny, tiny_model
 
 PAIRS = [{"prompt": f"Say {i}", "chosen": f" yes {i}" * (1 + i % 3), "rejected": f" no no {i}"} for i in range(8)]
@@ -117,9 +115,7 @@ def test_rows_that_come_after_training_meet_the_first_adapter(tmp_path: Path, ad
 def test_a_stopped_training_of_a_second_adapter_resumes_where_it_was(tmp_path: Path, adapter: Path) -> None:
     def made(folder: str) -> DivergenceTrainer:
         options: dict[str, Any] = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2.0}
-        return trainer(
-            tmp_path / folder, handed_in(adapter, "PeftModel"), peft_config=LoraConfig(**LORA), **options
-        )
+        return trainer(tmp_path / folder, handed_in(adapter, "PeftModel"), peft_config=LoraConfig(**LORA), **options)
 
     whole, again = made("whole"), made("again")
     whole.train()
