@@ -7,7 +7,7 @@ through once and the smaller one is repeated, so that a class can be missing fro
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -99,7 +99,7 @@ class EncodedRows(NamedTuple):
 
 
 def encode_rows(
-    rows: Iterable[Mapping[str, Any]], tokenizer: Any, *, max_length: int | None, too_long: str = "refuse"
+    rows: Iterable[Any], tokenizer: Any, *, max_length: int | None, too_long: str = "refuse"
 ) -> EncodedRows:
     """Tokenise TRL's paired or unpaired rows. Columns `ref_chosen_logps` and the like are taken over if present,
     and `prefill` is an opening of the response that is shown and not scored.

@@ -64,7 +64,7 @@ class DivergenceTrainer(Trainer):
         self,
         model: Any,
         ref_model: Any = None,
-        args: DivergenceConfig | None = None,
+        args: Any = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
         processing_class: Any = None,
