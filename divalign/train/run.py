@@ -34,7 +34,7 @@ NOT_DECIDING = (
 )
 
 
-def _ignore(*counts: int) -> None:
+def _ignore(*progress: Any) -> None:
     """Take no notice of progress."""
 
 
@@ -48,7 +48,7 @@ class Watch(NamedTuple):
     reference: Callable[[int, int], None] = _ignore
     start: Callable[[int], None] = _ignore
     advance: Callable[[int], None] = _ignore
-    evaluated: Callable[[Mapping[str, float]], None] = _ignore  # type: ignore[assignment]
+    evaluated: Callable[[Mapping[str, float]], None] = _ignore
 
 
 class Trained(NamedTuple):
@@ -158,25 +158,27 @@ def _result(trainer: DivergenceTrainer, *, measured: bool) -> Trained:
 
 
 def _arguments(folder: Path, settings: dict[str, Any], *, saves: bool) -> DivergenceConfig:
-    lengths = [name for name in ("max_steps", "num_train_epochs") if settings.get(name) is not None]
+    lengths = [name for name in LENGTHS if settings.get(name) is not None]
     if len(lengths) != 1:
-        given = f"both {settings['max_steps']} and {settings['num_train_epochs']}" if lengths else "neither"
-        raise ValueError(
-            f"max_steps and num_train_epochs: {given} given, expected one, updates or passes over the rows"
-        )
-    every = float(max(1, settings["max_steps"] // 10)) if lengths == ["max_steps"] else 0.1  # a share of all updates
+        given = "both" if lengths else "neither"
+        raise ValueError(f"{given} of max_steps (updates) and num_train_epochs (passes over the rows), expected one")
+    length: dict[str, Any]
+    if lengths == ["max_steps"]:
+        length = {"max_steps": settings["max_steps"], "save_steps": float(max(1, settings["max_steps"] // 10))}
+    else:
+        length = {"num_train_epochs": float(settings["num_train_epochs"]), "save_steps": 0.1}  # of all updates
     return DivergenceConfig(
         output_dir=str(folder),
         lr_scheduler_type="cosine",
         weight_decay=0.0,
         save_strategy="steps" if saves else "no",
-        save_steps=every,
         save_total_limit=1,
         report_to="none",
         gradient_checkpointing=False,
         disable_tqdm=True,
         logging_first_step=True,
-        **{name: value for name, value in settings.items() if name in lengths or name not in LENGTHS},
+        **{name: value for name, value in settings.items() if name not in LENGTHS},
+        **length,
     )
 
 
