@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from divalign.core.losses import find_method
 from divalign.lm.load import load_lm
 from divalign.train.arguments import DivergenceConfig
-from divalign.train.couples import EncodedRows, encode_rows
+from divalign.train.couples import EncodedRows, TooLongError, encode_rows
 from divalign.train.rows import as_rows
 from divalign.train.unsupported import TRAINER_ARGUMENTS, refuse_arguments
 
@@ -60,7 +60,10 @@ def encode_data(rows: Any, name: str, tokenizer: Any, args: DivergenceConfig) ->
 
     Raises ValueError where a paired method meets unpaired rows, and for what `as_rows` and `encode_rows` refuse.
     """
-    encoded = encode_rows(as_rows(rows, name), tokenizer, max_length=args.max_length, too_long=args.too_long)
+    try:
+        encoded = encode_rows(as_rows(rows, name), tokenizer, max_length=args.max_length, too_long=args.too_long)
+    except TooLongError as error:
+        raise ValueError(f"{error}; too_long='skip' leaves out and counts all such rows") from error
     if find_method(args.method).paired and not encoded.paired:
         raise ValueError(f"{args.method} compares the two responses of a pair; expected prompt, chosen, rejected")
     counts = encoded.counts

@@ -79,6 +79,10 @@ class CoupleSampler(Sampler):
             yield from sorted(order[start : start + self.window], key=self.couples.length, reverse=True)
 
 
+class TooLongError(ValueError):
+    """A prompt that leaves no room for a response."""
+
+
 class RowCounts(NamedTuple):
     """What became of a data set's rows: how many there are, were skipped as too long, have a response that was cut."""
 
@@ -107,8 +111,8 @@ def encode_rows(
     Responses are cut at `max_length` tokens of prompt and response (None: no limit). Rows whose prompt leaves no room
     are left out and counted where `too_long` is `skip`.
 
-    Raises ValueError, with the row's number, where a column is missing or empty, a label is neither true nor false, a
-    conversation cannot be rendered or a prompt is too long; and where the set is empty or a class has no row.
+    Raises ValueError, with the row's number from 0, where a column is missing or empty, a label is neither true nor
+    false, a conversation cannot be rendered or a prompt is too long; and where the set is empty or a class has no row.
     """
     checked = [dict(row) for row in checked_rows(rows)]
     limit = sys.maxsize if max_length is None else max_length
@@ -116,9 +120,9 @@ def encode_rows(
     sides = [[(row, _encode(row, tokenizer)) for row in side] for side in _sides(checked, paired=paired)]
     skipped = {row["number"]: len(text.prompt_ids) for side in sides for row, text in side if _fills(text, limit)}
     if skipped and too_long == "refuse":
-        raise ValueError(
+        raise TooLongError(
             f"row {min(skipped)}: a prompt of {skipped[min(skipped)]} tokens leaves no room for a response within "
-            f"max_length {limit}; shorten it, raise max_length, or leave such rows out: too_long='skip'"
+            f"max_length {limit}; shorten it, leave the row out or raise max_length"
         )
     kept = [[(row, text) for row, text in side if row["number"] not in skipped] for side in sides]
     _check_classes(kept, len(checked), len(skipped), limit)
