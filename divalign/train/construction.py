@@ -44,15 +44,24 @@ def check_arguments(
 def load_tokenizer(model: Any) -> Any:
     """Return the tokenizer of a model or of a folder; an adapter's folder may leave it to the base's."""
     source = model if isinstance(model, str) else model.config._name_or_path
-    config = Path(source) / "adapter_config.json"
-    if config.is_file() and not any(Path(source).glob("tokenizer*")):
-        source = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    return AutoTokenizer.from_pretrained(source)
+    base = _base_of_adapter(source)
+    return AutoTokenizer.from_pretrained(base if base and not any(Path(source).glob("tokenizer*")) else source)
 
 
 def load_policy(source: str, quantization_config: Any) -> Any:
-    """Return the model of a folder or hub id. Whether its tokenizer has a chat template matters to the rows alone."""
-    return load_lm(source, quantization_config=quantization_config, chat_template="plain").model
+    """Return the model of a folder, of an adapter's too, or of a hub id.
+
+    Whether its tokenizer has a chat template matters to the rows alone, so none is asked for.
+    """
+    base = _base_of_adapter(source)
+    adapter = Path(source) if base else None
+    options: dict[str, Any] = {"quantization_config": quantization_config, "chat_template": "plain"}
+    return load_lm(base or source, adapter=adapter, **options).model
+
+
+def _base_of_adapter(source: str) -> str | None:
+    config = Path(source) / "adapter_config.json"
+    return json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"] if config.is_file() else None
 
 
 def encode_data(rows: Any, name: str, tokenizer: Any, args: DivergenceConfig) -> EncodedRows:

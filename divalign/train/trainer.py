@@ -194,9 +194,9 @@ class DivergenceTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         count = max(len(batches), 1)
         couples = sum(len(batch["reference"]) / 2 for batch in batches)
-        tokens = float(sum(int(aligned_tokens(batch).sum()) for batch in batches))
+        tokens = 0.0  # which the anchor alone asks for
         if self.objective.sft_weight:
-            tokens = self._ranks.mean(tokens)
+            tokens = self._ranks.mean(float(sum(int(aligned_tokens(batch).sum()) for batch in batches)))
         self._step, self._left = Step(self._baseline(batches), couples / count, tokens / count), len(batches)
         return batches, None
 

@@ -1,5 +1,6 @@
 """A model that has an adapter: the reference is the model as handed in, whatever is put on it afterwards."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,15 @@ def base(adapter: Path) -> Any:
 def handed_in(adapter: Path, kind: str) -> Any:
     if kind == "folder":
         return str(adapter)
+    if kind == "folder without tokenizer":
+        return str(shutil.copytree(adapter, adapter.parent / "bare", ignore=shutil.ignore_patterns("token*"),
+                                   dirs_exist_ok=True))  # fmt: skip
     if kind == "loaded by transformers":
         return AutoModelForCausalLM.from_pretrained(adapter)
     return PeftModel.from_pretrained(base(adapter), str(adapter), is_trainable=kind == "trainable PeftModel")
 
 
-KINDS = ("folder", "loaded by transformers", "PeftModel", "trainable PeftModel")
+KINDS = ("folder", "folder without tokenizer", "loaded by transformers", "PeftModel", "trainable PeftModel")
 
 
 def trainer(folder: Path, model: Any, **options: Any) -> DivergenceTrainer:
@@ -49,7 +53,8 @@ def trainer(folder: Path, model: Any, **options: Any) -> DivergenceTrainer:
         str(folder / "out"), report_to="none", use_cpu=True, disable_tqdm=True, gradient_checkpointing=False,
         per_device_train_batch_size=8, **{"save_strategy": "no", **settings},
     )  # fmt: skip
-    return DivergenceTrainer(model, args=args, train_dataset=PAIRS, processing_class=tiny_model()[1], **other)
+    tokenizer = None if isinstance(model, str) else tiny_model()[1]
+    return DivergenceTrainer(model, args=args, train_dataset=PAIRS, processing_class=tokenizer, **other)
 
 
 @torch.no_grad()
