@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from divalign.data.batching import Encoded, encode_row
+from divalign.data.batching import Encoded
+from divalign.data.rendering import encode_training_row, warn_of_alike
+from divalign.data.training_rows import training_row
 from divalign.lm.layout import lay_out
 
 
@@ -93,14 +95,12 @@ def encode_rows(rows: Iterable[Mapping[str, Any]], tokenizer: Any, *, max_length
     Raises ValueError where columns are missing, a label is neither true nor false, the set is empty, or a class has no
     row.
     """
-    split = _split([dict(row) for row in rows])
+    split = _split([_numbered(number, row) for number, row in enumerate(rows)])
     sides = [
-        [
-            encode_row(tokenizer, row["prompt"], row["text"], max_length=max_length, prefill=row.get("prefill") or "")
-            for row in side
-        ]
-        for side in split[:2]
+        [encode_training_row(tokenizer, row, row["side"], max_length=max_length) for row in side] for side in split[:2]
     ]
+    if split[2]:
+        warn_of_alike(sides[0], sides[1])
     clusters = tuple([str(row.get("cluster", row["prompt"])) for row in side] for side in split[:2])
     known = [[row.get("reference") for row in side] for side in split[:2]]
     references = None if any(value is None for side in known for value in side) else (known[0], known[1])
@@ -114,6 +114,13 @@ def collate(items: Sequence[tuple[Scored, Scored]], pad_id: int, *, share: bool 
     return {**batch, "reference": torch.tensor([row.reference for row in rows], dtype=torch.float64)}
 
 
+def _numbered(number: int, row: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return training_row(row)
+    except ValueError as error:
+        raise ValueError(f"row {number}: {error}") from error
+
+
 def _split(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], bool]:
     if not rows:
         raise ValueError(
@@ -122,7 +129,7 @@ def _split(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[
     columns = set(rows[0])
     if {"prompt", "chosen", "rejected"} <= columns:
         sides = [
-            [{**row, "text": row[name], "reference": row.get(f"ref_{name}_logps")} for row in rows]
+            [{**row, "side": name, "reference": row.get(f"ref_{name}_logps")} for row in rows]
             for name in ("chosen", "rejected")
         ]
         return sides[0], sides[1], True
@@ -134,7 +141,7 @@ def _split(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[
     for number, row in enumerate(rows):
         if row["label"] not in (0, 1):
             raise ValueError(f"row {number} has the label {row['label']!r}, expected true or false (1 or 0)")
-    texts = [{**row, "text": row["completion"], "reference": row.get("ref_logps")} for row in rows]
+    texts = [{**row, "side": "completion", "reference": row.get("ref_logps")} for row in rows]
     sides = [[row for row in texts if bool(row["label"]) is label] for label in (True, False)]
     for side, name in zip(sides, ("aligned (label true)", "unaligned (label false)"), strict=True):
         if not side:
