@@ -100,7 +100,10 @@ def _message(message: Any, column: str) -> Message:
         )
     if content is not None and not isinstance(content, (str, list)):
         kind = type(content).__name__
-        raise ValueError(f"the column {column!r} holds a turn of {role} whose content is {kind}, expected text")
+        raise ValueError(
+            f"the column {column!r} holds a turn of {role} whose content is {kind}; expected text, in one piece or in "
+            "parts"
+        )
     known = ROLES.get(role, role)
     return message if known == role and isinstance(message, dict) else {**message, "role": known}  # type: ignore[return-value]
 
@@ -146,3 +149,12 @@ def _is_turns(value: Any) -> bool:
 
 def refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object of these columns. Raises ValueError where one stands twice, with two values perhaps."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        twice = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
+        raise ValueError(f"the column {twice!r} stands twice")
+    return row

@@ -11,9 +11,10 @@ from itertools import chain
 from divalign.core.names import find
 from divalign.data.columns import SIDES, nearest, truth
 from divalign.data.examples import Row
-from divalign.data.files import Notes, Rejected
 from divalign.data.formats import FORMATS, Format
+from divalign.data.notes import Notes, Rejected
 from divalign.data.sides import check_pair, labelled
+from divalign.data.training_rows import training_row
 from divalign.store import digest
 
 OPTIONAL = ("harmful", "cluster", "prefill")
@@ -65,6 +66,8 @@ def detect_format(row: Mapping) -> str:
     columns = ", ".join(map(str, row)) or "(none)"
     if empty := [name for name in KNOWN_COLUMNS if name in row and row[name] is None]:
         raise ValueError(f"{' and '.join(empty)} is null in the columns {columns}; fill it in or leave the row out")
+    if {"chosen", "rejected"} <= row.keys() or "completion" in row:
+        training_row(row)  # says what is wrong with it
     meant = [(name, near) for name in map(str, row) if (near := nearest(name, KNOWN_COLUMNS)) and near != name]
     guess = "".join(f"; is {name!r} meant to be {near!r}?" for name, near in meant)
     raise ValueError(

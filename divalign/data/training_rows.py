@@ -14,7 +14,6 @@ from divalign.data.examples import Message, Row
 from divalign.data.sides import check_pair, labelled, side_columns
 from divalign.data.words import words_of
 
-RESPONSES = (*SIDES, "completion")
 # Where files keep the prompt under another name, what chosen and rejected happen to share is not the prompt.
 OTHER_PROMPTS = ("question", "instruction", "query", "goal", "behavior", "input", "problem")
 SHORTEST_REPEATED = 4  # words: "Hi" also begins "Hi there", which is no repetition
@@ -46,16 +45,15 @@ def training_row(row: Mapping[str, Any]) -> Row:
         raise ValueError(f"it has the columns {', '.join(plain) or '(none)'}; expected {EXPECTED}")
     elif set(side_columns(plain)) != {"label"}:  # whether a plain label is one of two, its reader decides
         plain = labelled(plain)
-    return _with_system(separate_prompt(plain))
+    return _with_system(separate_prompt(plain, SIDES if paired else ("completion",)))
 
 
-def separate_prompt(row: Row) -> Row:
-    """Return a row with its prompt in `prompt` and nothing of it in its responses.
+def separate_prompt(row: Row, names: Sequence[str]) -> Row:
+    """Return a row with its prompt in `prompt` and nothing of it in its responses, the columns `names`.
 
     Plain text stays plain; where one text is messages, all are. Raises ValueError where there is no prompt, where
     plain responses begin with the whole prompt, and where a response is not one turn of the assistant.
     """
-    names = [name for name in RESPONSES if name in row and not _is_flag(row[name])]
     for name in names:
         if not isinstance(row[name], str):
             turns_of(row[name], "assistant", name)
@@ -73,6 +71,10 @@ def _separate_text(row: Row, names: Sequence[str]) -> Row:
     if (prompt := row.get("prompt")) is None:
         if len(names) < 2:
             raise ValueError("it lacks the column 'prompt'; add it")
+        if "prompt" in row:
+            raise ValueError(
+                "the column 'prompt' is null; fill it in, or drop the column where the texts begin with it"
+            )
         shared = shared_text(row["chosen"], row["rejected"])
         cut = {name: row[name][len(shared) :] for name in names}
         return {**rest_of(row, "prompt"), "prompt": shared, **cut, SHARED_TEXT: True}

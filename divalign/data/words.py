@@ -70,9 +70,10 @@ def text_of(turns: Any, role: str = "user") -> str:
     """
     if isinstance(turns, str):
         return turns
+    if isinstance(turns, list):  # a turn without content says nothing
+        turns = [turn for turn in turns if not (isinstance(turn, dict) and turn.get("content", "") is None)]
     messages = turns_of(turns, role, "messages") if turns else []
-    said = [message["content"] for message in messages if message["role"] == role]
-    return "\n".join(plain_content(content) for content in said if content is not None)
+    return "\n".join(plain_content(message["content"]) for message in messages if message["role"] == role)
 
 
 def words_of(text: str) -> list[str]:

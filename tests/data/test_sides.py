@@ -88,7 +88,9 @@ def test_a_pair_whose_own_column_denies_it_is_refused(name: str, column: str, va
 
 def test_an_index_under_chosen_is_no_text() -> None:
     row = {"prompt": "q", "responses": ["a", "u"], "chosen": 1, "rejected": 0}
-    with pytest.raises(ValueError, match="no known format has the columns prompt, responses, chosen, rejected"):
+    with pytest.raises(
+        ValueError, match="row 1: it has the columns prompt, responses, chosen, rejected; expected prompt"
+    ):
         list(read_rows([row]))
 
 
