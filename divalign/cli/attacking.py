@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 import typer
 
 from divalign.cli.app import Quiet, app, console, drawn, printed, to_file, to_folder
-from divalign.cli.files import read_jsonl
 
 Device = Annotated[str, typer.Option(help="torch device: cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Type of the weights.")]
@@ -30,7 +29,8 @@ def attack(
     prompts: Annotated[
         str,
         typer.Option(
-            help="JSON lines with prompt and, if you like, id, harmful (true if left out), target for gcg; or 'toy'."
+            help="A file of rows (.jsonl, .json, .csv, .parquet, .txt) with prompt or goal and, if you like, id, "
+            "harmful (true if left out), target for gcg; or 'toy'."
         ),
     ] = "toy",
     attacks: Annotated[
@@ -137,6 +137,7 @@ def judge(
     Nothing is generated, except the answers of judges that are models, and those only once.
     """
     from divalign.cli.verdicts import show
+    from divalign.data.files import load_rows
     from divalign.study.judgement import exported, judge_all
     from divalign.study.sitting import parse_questions
     from divalign.study.writers import Loading
@@ -148,7 +149,7 @@ def judge(
             out or folder,
             compare=compare,
             questions=parse_questions(question or []),
-            labelled=read_jsonl(labelled) if labelled else None,
+            labelled=load_rows(labelled) if labelled else None,
             errors=_errors(sensitivity, specificity),
             loading=Loading(dtype, device, chat_template=chat_template),
         )
@@ -170,9 +171,10 @@ def _failing() -> Iterator[None]:
 
 def _prompts(name: str) -> list[dict[str, Any]]:
     from divalign.config import Data
+    from divalign.data.prompts import load_prompts
     from divalign.study.corpus import prompt_rows, read_corpus
 
-    return prompt_rows(read_corpus(Data(), seed=0)) if name == "toy" else read_jsonl(Path(name))
+    return prompt_rows(read_corpus(Data(), seed=0)) if name == "toy" else load_prompts(Path(name))
 
 
 def _errors(sensitivity: str | None, specificity: str | None) -> Any:

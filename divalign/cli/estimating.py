@@ -10,7 +10,6 @@ import typer
 from rich.table import Table
 
 from divalign.cli.app import app, console, drawn, printed, to_file
-from divalign.cli.files import read_jsonl
 
 Names = Annotated[list[str] | None, typer.Option("--divergence", help="A name of DIVERGENCES; may be repeated.")]
 Device = Annotated[str, typer.Option(help="torch device: cpu, cuda, cuda:1, mps.")]
@@ -44,6 +43,8 @@ def estimate(
     """
     from divalign.core.divergences import find_divergence
     from divalign.core.measure import Protocol
+    from divalign.data.files import load_rows
+    from divalign.data.loading import load_training_rows
     from divalign.lm.load import LM, load_lm
     from divalign.store import write_json
     from divalign.study import estimates
@@ -61,7 +62,7 @@ def estimate(
         raise ValueError(f"--beta is {beta:g}, expected a number above 0: r = beta log(policy / reference)")
     sizes = estimates.Sizes(max_length, batch_size)
     if sampled:
-        prompts = estimates.read_prompts(read_jsonl(rows))
+        prompts = estimates.read_prompts(load_rows(rows))
         models = load(policy, "--policy"), load(reference, "--reference")
         kl = estimates.kl_by_sampling(
             prompts,
@@ -76,7 +77,9 @@ def estimate(
         found: dict[str, Any] = {"kl": kl._asdict()}
         printed().print(f"KL(policy, reference) = {_number(found['kl'])} nats a response, {kl.n} prompts")
     else:
-        content = read_jsonl(rows) if unaligned is None else estimates.labelled(read_jsonl(rows), read_jsonl(unaligned))
+        content = (
+            load_training_rows(rows) if unaligned is None else estimates.labelled(load_rows(rows), load_rows(unaligned))
+        )
         protocol = Protocol(confidence=confidence, seed=seed)
         names = divergence or list(HEADLINES)
         for name in names:

@@ -55,8 +55,8 @@ def separate(
 
     Exit 2 where anchors stand in the training rows: a model may separate what it has memorised.
     """
-    from divalign.cli.files import read_jsonl
     from divalign.data.anchors import seen_in_training
+    from divalign.data.files import load_rows
     from divalign.lm.hidden import POSITIONS
     from divalign.report import write_separation
     from divalign.safety.attacks import find_attack
@@ -69,7 +69,7 @@ def separate(
 
     anchors = anchors_of(prompts)
     for file in trained_on or []:
-        refuse_trained(seen_in_training(anchors, read_jsonl(file)), prompts)
+        refuse_trained(seen_in_training(anchors, load_rows(file)), prompts)
     options: dict[str, Any] = {"dtype": dtype, "device": device, "chat_template": chat_template}
     asked = Asked(
         anchors,

@@ -11,8 +11,13 @@ import typer
 from divalign.cli.app import Overrides, Quiet, app, console, drawn
 
 Config = Annotated[Path | None, typer.Argument(help="YAML configuration; the embedded world's if left out.")]
-Rows = Annotated[Path | None, typer.Option(help="JSON lines of TRL rows, in place of the config's data.")]
-HeldOut = Annotated[Path | None, typer.Option(help="TRL rows that are measured, not trained on.")]
+Rows = Annotated[
+    Path | None,
+    typer.Option(
+        help="Training rows (.jsonl, .json, .csv, .parquet) of any known format, in place of the config's data."
+    ),
+]
+HeldOut = Annotated[Path | None, typer.Option(help="Rows that are measured, not trained on.")]
 
 
 @app.command()
@@ -30,9 +35,9 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Align one model with one method and save it, without measuring what it did."""
-    from divalign.cli.files import read_jsonl
     from divalign.config import load_config
     from divalign.core.losses import find_method
+    from divalign.data.loading import load_training_rows
     from divalign.study.progress import silent
     from divalign.study.train_one import train_one
 
@@ -43,8 +48,8 @@ def train(
         out,
         method=method,
         recipe=recipe,
-        rows=read_jsonl(rows) if rows else None,
-        held_out=read_jsonl(held_out) if held_out else None,
+        rows=load_training_rows(rows) if rows else None,
+        held_out=load_training_rows(held_out) if held_out else None,
         seed=seed,
         progress=silent if silently else drawn,
     )

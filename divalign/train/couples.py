@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jinja2 import TemplateError
 from torch.utils.data import Dataset, Sampler
 
-from divalign.data.batching import Encoded, encode_row
+from divalign.data.batching import Encoded
+from divalign.data.rendering import encode_training_row, warn_of_alike
 from divalign.lm.layout import lay_out
 from divalign.train.rows import PAIRED, checked_rows
 
@@ -114,7 +114,7 @@ def encode_rows(
     Raises ValueError, with the row's number from 0, where a column is missing or empty, a label is neither true nor
     false, a conversation cannot be rendered or a prompt is too long; and where the set is empty or a class has no row.
     """
-    checked = [dict(row) for row in checked_rows(rows)]
+    checked = checked_rows(rows)
     limit = sys.maxsize if max_length is None else max_length
     paired = set(checked[0]) >= PAIRED
     sides = [[(row, _encode(row, tokenizer)) for row in side] for side in _sides(checked, paired=paired)]
@@ -131,6 +131,8 @@ def encode_rows(
         [Encoded(text.prompt_ids, text.response_ids[: limit - len(text.prompt_ids)]) for _, text in side]
         for side in kept
     )
+    if paired:
+        warn_of_alike(aligned, unaligned)
     clusters = tuple([str(row.get("cluster", row["prompt"])) for row, _ in side] for side in kept)
     known = [[row.get("reference") for row, _ in side] for side in kept]
     references = None if any(value is None for side in known for value in side) else (known[0], known[1])
@@ -157,17 +159,17 @@ def collate(items: Sequence[tuple[Scored, Scored]], pad_id: int, *, share: bool 
 
 
 def _sides(rows: list[dict[str, Any]], *, paired: bool) -> list[list[dict[str, Any]]]:
-    """Return the aligned and the unaligned rows, each with its `text`, its `number` and the `reference` it brings."""
+    """Return the aligned and the unaligned rows, each with its `side`, its `number` and the `reference` it brings."""
     if paired:
         return [
             [
-                {**row, "text": row[name], "reference": row.get(f"ref_{name}_logps"), "number": number, "side": name}
+                {**row, "reference": row.get(f"ref_{name}_logps"), "number": number, "side": name}
                 for number, row in enumerate(rows)
             ]
             for name in ("chosen", "rejected")
         ]
     texts = [
-        {**row, "text": row["completion"], "reference": row.get("ref_logps"), "number": number, "side": "completion"}
+        {**row, "reference": row.get("ref_logps"), "number": number, "side": "completion"}
         for number, row in enumerate(rows)
     ]
     return [[row for row in texts if bool(row["label"]) is label] for label in (True, False)]
@@ -175,10 +177,8 @@ def _sides(rows: list[dict[str, Any]], *, paired: bool) -> list[list[dict[str, A
 
 def _encode(row: dict[str, Any], tokenizer: Any) -> Encoded:
     try:
-        return encode_row(
-            tokenizer, row["prompt"], row["text"], max_length=sys.maxsize, prefill=row.get("prefill") or ""
-        )
-    except (ValueError, TemplateError) as error:
+        return encode_training_row(tokenizer, row, row["side"], max_length=sys.maxsize)
+    except ValueError as error:
         raise ValueError(f"row {row['number']}, {row['side']}: {error}") from error
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from divalign.data.training_rows import training_row
 
 PAIRED = {"prompt", "chosen", "rejected"}
 UNPAIRED = {"prompt", "completion", "label"}
@@ -39,59 +40,32 @@ def as_rows(data: Any, name: str) -> Any:
     return data
 
 
-def checked_rows(rows: Iterable[Any]) -> list[Mapping[str, Any]]:
-    """Return the rows as a list, each of which has the columns of the first and text in them.
+def checked_rows(rows: Iterable[Any]) -> list[dict[str, Any]]:
+    """Return the rows as `training_row` brings them to one form, all paired or all unpaired as the first one is.
 
-    Raises ValueError, with the row's number, where one has not.
+    Raises ValueError, with the row's number from 0, where one is not.
     """
     listed = list(rows)
     if not listed:
         raise ValueError(
             "the data set is empty; expected rows with prompt, chosen, rejected or prompt, completion, label"
         )
-    for number, row in enumerate(listed):
-        if not isinstance(row, Mapping):
-            raise ValueError(f"row {number} is a {type(row).__name__}, expected a mapping with the columns {EXPECTED}")
-    columns = next((kind for kind in (PAIRED, UNPAIRED) if kind <= set(listed[0])), None)
-    if columns is None:
-        raise ValueError(f"the data set has the columns {', '.join(sorted(listed[0]))}; expected {EXPECTED}")
-    for number, row in enumerate(listed):
-        _check_row(row, number, columns)
-    return listed
+    return [_checked(row, number, paired="chosen" in listed[0]) for number, row in enumerate(listed)]
 
 
-def _check_row(row: Mapping[str, Any], number: int, columns: set[str]) -> None:
-    for name in sorted(columns - {"label"}):
-        if name not in row:
-            raise ValueError(f"row {number} has no {name}, which row 0 has; add it or leave the row out")
-        fault = _fault(row[name])
-        if fault:
-            raise ValueError(f"row {number}: {name} {fault}; mend the row or leave it out")
-    if "label" in columns and row.get("label") not in (0, 1):
-        raise ValueError(f"row {number} has the label {row.get('label')!r}, expected true or false (1 or 0)")
-
-
-def _fault(value: Any) -> str | None:
-    """Return what is wrong with a text or a list of messages, None where nothing is."""
-    if isinstance(value, str):
-        return None
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return f"is {'null' if value is None else 'NaN'}, expected text or messages"
-    if isinstance(value, Mapping):
-        return "is an object, expected text or a list of messages, each with role and content"
-    if not isinstance(value, Iterable):
-        return f"is {value!r}, expected text or messages"
-    messages = list(value)
-    if not messages:
-        return "is an empty list, expected at least one message"
-    for index, message in enumerate(messages):
-        if not isinstance(message, Mapping) or "role" not in message:
-            return f"has a message {index} without role, expected role and content"
-        content = message.get("content")
-        if not isinstance(content, str):
-            kind = "null" if content is None else f"a {type(content).__name__}"
-            return f"has a message {index} whose content is {kind}, expected text"
-    return None
+def _checked(row: Any, number: int, *, paired: bool) -> dict[str, Any]:
+    if not isinstance(row, Mapping):
+        raise ValueError(f"row {number} is a {type(row).__name__}, expected a mapping with the columns {EXPECTED}")
+    try:
+        plain = training_row(row)
+    except ValueError as error:
+        raise ValueError(f"row {number}: {error}") from error
+    lacking = (PAIRED if paired else UNPAIRED) - set(plain)
+    if lacking:
+        raise ValueError(f"row {number} has no {min(lacking)}, which row 0 has; add it or leave the row out")
+    if not paired and plain["label"] not in (0, 1):
+        raise ValueError(f"row {number} has the label {plain['label']!r}, expected true or false (1 or 0)")
+    return plain
 
 
 def _not_one_set(data: Mapping[str, Any], name: str) -> str:

@@ -93,7 +93,7 @@ def stream() -> Iterator[dict]:
         (datasets.IterableDataset.from_generator(stream), "is a stream .IterableDataset., which has no length"),
         (stream(), "is a stream .generator., which has no length.*stream.take"),
         (["a", "b"], "row 0 is a str, expected a mapping with the columns"),
-        ([{}], "the data set has the columns ; expected prompt, chosen, rejected"),
+        ([{}], "row 0: it has the columns .none.; expected prompt, chosen, rejected"),
     ],
 )
 def test_what_is_no_set_of_rows_is_refused_with_how_to_make_it_one(tmp_path: Path, rows: Any, sentence: str) -> None:
@@ -109,7 +109,7 @@ def test_data_frames_tables_and_named_sets_are_taken(tmp_path: Path) -> None:
     made = trainer(tmp_path, frame, eval_dataset=datasets.DatasetDict(test=datasets.Dataset.from_list(PAIRS)))
     assert len(made.train_dataset) == len(made.eval_dataset["test"]) == len(PAIRS)
     frame.loc[2, "chosen"] = np.nan
-    with pytest.raises(ValueError, match=r"row 2: chosen is (NaN|null), expected text or messages"):
+    with pytest.raises(ValueError, match=r"row 2: the column .chosen. is (NaN|null), expected text or messages"):
         trainer(tmp_path, frame)
 
 
@@ -119,19 +119,14 @@ MESSAGE = [{"role": "user", "content": "Hi"}]
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
-        ({"chosen": None}, "row 3: chosen is null, expected text or messages; mend the row or leave it out"),
-        ({"prompt": None}, "row 3: prompt is null"),
-        ({"rejected": 7}, "row 3: rejected is 7, expected text or messages"),
-        (
-            {"rejected": [{"role": "assistant", "content": None}]},
-            "rejected has a message 0 whose content is null",
-        ),
-        ({"chosen": [{"from": "gpt", "value": "a"}]}, "row 3: chosen has a message 0 without role"),
-        ({"chosen": {"role": ["assistant"], "content": ["a"]}}, "row 3: chosen is an object"),
-        ({"chosen": []}, "row 3: chosen is an empty list"),
-        ({"prompt": MESSAGE, "chosen": [{"role": "assistant", "content": [{"type": "text"}]}]}, "content is a list"),
+        ({"chosen": None}, "row 3: the column 'chosen' is null, expected text or messages"),
+        ({"prompt": None}, "row 3: the column 'prompt' is null"),
+        ({"rejected": 7}, "row 3: .*rejected"),
+        ({"rejected": [{"role": "assistant", "content": None}]}, "row 3: .*'rejected' .* content is null"),
+        ({"chosen": [{"text": "a"}]}, "row 3: the column 'chosen' holds a message without role and content"),
+        ({"chosen": []}, "row 3: the column 'chosen' holds an empty list"),
         ({"prefill": "no such opening"}, "row 3, chosen: .* does not open with its prefill"),
-        ({"rejected": "ABSENT"}, "row 3 has no rejected, which row 0 has"),
+        ({"rejected": "ABSENT"}, "row 3: it lacks the column 'rejected'"),
     ],
 )
 def test_a_faulty_row_is_named_by_its_number(tmp_path: Path, fault: dict, sentence: str) -> None:
@@ -141,7 +136,7 @@ def test_a_faulty_row_is_named_by_its_number(tmp_path: Path, fault: dict, senten
 
 
 def test_a_first_row_that_is_empty_is_named_too(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="row 0: completion is null"):
+    with pytest.raises(ValueError, match="row 0: the column 'completion' is null"):
         trainer(tmp_path, [{**UNPAIRED[0], "completion": None}, *UNPAIRED[1:]])
 
 
@@ -149,7 +144,7 @@ def test_a_conversation_that_the_template_refuses_is_named_by_its_row() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
     rows = [{"prompt": MESSAGE, "chosen": "a", "rejected": "b"}]
-    with pytest.raises(ValueError, match="row 0, chosen: System role not supported"):
+    with pytest.raises(ValueError, match=r"row 0, chosen: .*System role not supported"):
         encode_rows(rows, tokenizer, max_length=64)
 
 
