@@ -159,11 +159,11 @@ def test_a_training_that_unlearns_the_aligned_responses_warns_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     alike = [{"prompt": f"q {n}", "chosen": f"aaaa {n}", "rejected": f"aaab {n} bbbbb"} for n in range(8)]
-    run = trainer(tmp_path, alike, beta=0.1, max_steps=40, learning_rate=2.0, max_grad_norm=1.0)
+    run = trainer(tmp_path, alike, beta=0.1, max_steps=12, learning_rate=2.0, max_grad_norm=1.0)
     with caplog.at_level(logging.WARNING):
         run.train()
     assert caplog.text.count("displacement: log(pi / pi_ref) of the aligned responses is") == 1
-    calm = trainer(tmp_path, alike, beta=0.1, max_steps=40, learning_rate=0.1, max_grad_norm=1.0, sft_weight=5.0)
+    calm = trainer(tmp_path, alike, beta=0.1, max_steps=12, learning_rate=0.1, max_grad_norm=1.0, sft_weight=5.0)
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         calm.train()

@@ -101,6 +101,12 @@ def test_what_is_no_set_of_rows_is_refused_with_how_to_make_it_one(tmp_path: Pat
         trainer(tmp_path, rows)
 
 
+@pytest.mark.parametrize("rows", ["rows.jsonl", stream(), {"one": stream()}], ids=["path", "stream", "named"])
+def test_held_out_data_that_are_no_rows_are_refused_too(tmp_path: Path, rows: Any) -> None:
+    with pytest.raises(ValueError, match=r"^eval_dataset(\['one'\])? is (the path|a stream)"):
+        trainer(tmp_path, eval_dataset=rows)
+
+
 def test_data_frames_tables_and_named_sets_are_taken(tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     frame = pandas.DataFrame(PAIRS)
