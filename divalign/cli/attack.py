@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from divalign.cli.app import Quiet, Running, app, console, failing, progress_of, to_folder, with_options
-from divalign.cli.files import read_jsonl
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,8 @@ def attack(
     prompts: Annotated[
         str,
         typer.Option(
-            help="JSON lines with prompt and, if you like, id, harmful (true if left out), target for gcg; or 'toy'."
+            help="A file of rows (.jsonl, .json, .csv, .parquet, .txt) with prompt or goal and, if you like, id, "
+            "harmful (true if left out), target for gcg; or 'toy'."
         ),
     ] = "toy",
     server: Annotated[str | None, typer.Option(help="An OpenAI-compatible server, as http://host:8000/v1.")] = None,
@@ -108,6 +108,7 @@ def attack(
 
 
 def _prompts(name: str) -> list[dict[str, Any]]:
+    from divalign.data.prompts import load_prompts
     from divalign.stages.corpus import CorpusSpec, prompt_rows, read_corpus
 
-    return prompt_rows(read_corpus(CorpusSpec(), seed=0)) if name == "toy" else read_jsonl(Path(name))
+    return prompt_rows(read_corpus(CorpusSpec(), seed=0)) if name == "toy" else load_prompts(Path(name))

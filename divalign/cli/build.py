@@ -51,8 +51,9 @@ def build(
         max_new_tokens=max_new_tokens,
         rater=_rater(rater, writer) if rater else None,
     )
-    left = "".join(f", {count} left out with {reason}" for reason, count in card["left_out"].items())
-    console.print(f"{out}: {card['rows']} rows{left}", highlight=False)
+    console.print(f"{out}: {card['rows']} rows", highlight=False)
+    for reason, count in card["left_out"].items():
+        console.print(f"left out: {count} with {reason}", highlight=False)
 
 
 def _rater(spec: str, writer: str | None) -> Callable[[Any], Any]:

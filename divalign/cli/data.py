@@ -41,7 +41,8 @@ def audit_file(
     from divalign.data.audit.checks import audit
     from divalign.data.audit.facts import gather
     from divalign.data.convert import Conversion, read_rows
-    from divalign.data.files import Notes, stream_file
+    from divalign.data.files import stream_file
+    from divalign.data.notes import Notes
     from divalign.report.data_card import write_data_card
     from divalign.store import file_digest, write_json
 
@@ -85,7 +86,8 @@ def convert_file(
 ) -> None:
     """Write rows in another trainer's format and say what it cannot hold."""
     from divalign.data.convert import Conversion, convert, find_format
-    from divalign.data.files import Notes, set_aside, stream_file
+    from divalign.data.files import stream_file
+    from divalign.data.notes import Notes, set_aside
     from divalign.data.writing import write_file
 
     _keep(file, out)
@@ -151,7 +153,8 @@ def split_file(
     seed: Annotated[int, typer.Option(help="Another seed is another split.")] = 0,
 ) -> None:
     """Split rows by prompt cluster; rows that are added later move none of the others."""
-    from divalign.data.files import Notes, stream_file
+    from divalign.data.files import stream_file
+    from divalign.data.notes import Notes
     from divalign.data.overlap import find_overlap
     from divalign.data.prompts import prompt_of
     from divalign.data.split import SHARES, check_shares, side_of
@@ -219,7 +222,8 @@ class Asked(NamedTuple):
 def _asked(path: Path, source: str | None = None) -> Asked:
     """Return the prompts of a file, whichever side of a comparison it is on."""
     from divalign.data.convert import Conversion
-    from divalign.data.files import Notes, stream_file
+    from divalign.data.files import stream_file
+    from divalign.data.notes import Notes
     from divalign.data.prompts import read_prompts
 
     done, lines = Conversion(notes=(notes := Notes())), []
@@ -256,7 +260,13 @@ def _card_of(file: Path) -> Mapping[str, Any]:
     from divalign.store import read_json
 
     path = file.with_name(f"{file.name}.card.json")
-    return read_json(path) if path.is_file() else {}
+    try:
+        card = read_json(path) if path.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}); mend it, or move it away") from error
+    if not isinstance(card, dict):
+        raise ValueError(f"{path} holds a {type(card).__name__}, expected an object with source and licence")
+    return card
 
 
 def _counter(path: Path) -> Callable[[list[str]], list[int]]:
@@ -267,6 +277,9 @@ def _counter(path: Path) -> Callable[[list[str]], list[int]]:
         raise ValueError(f"no file {file}; expected a tokenizer.json, as tokenizers are saved beside their models")
     inner = Tokenizer.from_file(str(file))
     inner.no_truncation()
+    inner.no_padding()  # a tokenizer saved with padding would count the longest text for all
+    if getattr(inner.model, "dropout", None):
+        inner.model.dropout = None  # or the counts would be a draw
     return lambda texts: [len(one.ids) for one in inner.encode_batch(texts, add_special_tokens=False)]
 
 

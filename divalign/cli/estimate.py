@@ -12,7 +12,6 @@ from rich.table import Table
 
 from divalign.cli import show
 from divalign.cli.app import Running, app, console, printed, progress_of, to_file, with_options
-from divalign.cli.files import read_jsonl
 
 
 @dataclass(frozen=True)
@@ -59,13 +58,15 @@ def estimate(
 
     Half of the prompts fit the critic, the other half are measured once. `toy` names the embedded model.
     """
+    from divalign.data.files import load_rows
+    from divalign.data.loading import load_training_rows
     from divalign.stages.estimate import labelled
 
     _refuse_unread(critic, numbers, unaligned)
     if critic.sampled:
-        _kl(read_jsonl(rows), critic, numbers, running, out)
+        _kl(load_rows(rows), critic, numbers, running, out)
         return
-    content = read_jsonl(rows) if unaligned is None else labelled(read_jsonl(rows), read_jsonl(unaligned))
+    content = load_training_rows(rows) if unaligned is None else labelled(load_rows(rows), load_rows(unaligned))
     _divergences(content, critic, numbers, running, out)
 
 

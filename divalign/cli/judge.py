@@ -14,7 +14,6 @@ from rich.table import Table
 
 from divalign.cli import show
 from divalign.cli.app import Loading, Quiet, app, console, failing, printed, to_file, to_folder, with_options
-from divalign.cli.files import read_jsonl
 
 MOST = 20  # disagreements shown; rates.json lists all
 
@@ -82,6 +81,7 @@ def judge(
     Nothing is generated, except the answers of judges that are models, and those only once. Verdicts of other judges
     in the folder stay.
     """
+    from divalign.data.files import load_rows
     from divalign.stages.export import export
     from divalign.stages.judge import JudgePlan
     from divalign.stages.judge import judge as run_stage
@@ -90,7 +90,7 @@ def judge(
     plan = JudgePlan(
         names=judges or ["refusal_strings"],
         questions=parse_questions(question or []),
-        labelled=read_jsonl(calibration.labelled) if calibration.labelled else None,
+        labelled=load_rows(calibration.labelled) if calibration.labelled else None,
         errors=calibration.errors(),
         options=loading.options(),
     )

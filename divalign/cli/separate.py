@@ -78,14 +78,14 @@ def separate(
 
     Exit 2 where prompts stand in the training rows: a model may separate what it has memorised.
     """
-    from divalign.cli.files import read_jsonl
     from divalign.data.anchors import seen_in_training
+    from divalign.data.files import load_rows
     from divalign.report import write_separation
     from divalign.stages.separate import prompts_of, refuse_trained, separate_models
 
     rows = prompts_of(prompts)
     for file in trained_on or []:
-        refuse_trained(seen_in_training(rows, read_jsonl(file)), prompts)
+        refuse_trained(seen_in_training(rows, load_rows(file)), prompts)
     plan = where.plan(running.batch_size)
     with tempfile.TemporaryDirectory() as scratch:
         folder, progress = out or Path(scratch), progress_of(quiet=quiet)

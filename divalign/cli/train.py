@@ -19,8 +19,13 @@ class Rows:
     """What is trained on and what is measured."""
 
     recipe: Annotated[str, typer.Option(help="A name of RECIPES, for the config's own data.")] = "cr"
-    rows: Annotated[Path | None, typer.Option(help="JSON lines of TRL rows, in place of the config's data.")] = None
-    held_out: Annotated[Path | None, typer.Option(help="TRL rows that are measured, not trained on.")] = None
+    rows: Annotated[
+        Path | None,
+        typer.Option(
+            help="Training rows (.jsonl, .json, .csv, .parquet) of any known format, in place of the config's data."
+        ),
+    ] = None
+    held_out: Annotated[Path | None, typer.Option(help="Rows that are measured, not trained on.")] = None
 
 
 @app.command(epilog="Example: divalign train --method dpo --set train.updates=20 --out runs/dpo")
@@ -40,8 +45,8 @@ def train(
 
     OUT can be named as a model by the other verbs.
     """
-    from divalign.cli.files import read_jsonl
     from divalign.config import load_config
+    from divalign.data.loading import load_training_rows
     from divalign.stages.corpus import read_corpus
     from divalign.stages.train import train as run_stage
     from divalign.study.plan import corpus_of, model_of, train_plan, training_rows
@@ -49,10 +54,10 @@ def train(
     resolved = load_config(config, overrides or [])
     plan = train_plan(resolved, method=method, recipe=data.recipe, seed=seed)
     if data.rows:
-        rows = read_jsonl(data.rows)
+        rows = load_training_rows(data.rows)
     else:
         rows = training_rows(read_corpus(corpus_of(resolved.data), seed=seed).train, data.recipe)
-    held_out = read_jsonl(data.held_out) if data.held_out else None
+    held_out = load_training_rows(data.held_out) if data.held_out else None
     silently = quiet or os.environ.get("RANK", "0") != "0"
     run_stage(model_of(resolved.model), rows, plan, out, held_out=held_out, progress=progress_of(quiet=silently))
     if not silently:

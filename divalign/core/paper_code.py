@@ -1,7 +1,24 @@
-"""What the code released with arXiv 2502.00657 does where it departs from the paper: for study only.
+"""The losses that the code released with arXiv 2502.00657 computes where they differ from the paper's formulas.
 
-Not methods to train with. The released trainers keep averages as attributes; here the average is passed in and comes
-back, and None stands for the start of an epoch, where that code forgets it. Class means replace that code's sums.
+For study: `variant="paper_code"` of the trainer reproduces a published run's objective. What is reproduced:
+
+* **kldo, gradient**: e^r of the unaligned rows is divided by a moving average of mean e^r (rate 0.1) instead of the
+  batch's own mean, as in MINE; the value shown stays the batch's log-mean-exp.
+* **kldo, guard**: 1e-6 is added to that average, so unaligned rows lose their gradient once the average is below it
+  (r below about -14).
+* **kldo, `normalize`**: on by default; the unaligned term is multiplied by min(A, U) / (U + 1e-9), see below.
+* **kldo, average**: forgotten at the start of every epoch.
+* **bco, baseline**: the moving average is updated with itself and stays at the epoch's first mean reward that is not 0.
+* **both**: every micro-batch of every process is on its own. The mean over micro-batches of a log-mean-exp is not the
+  log-mean-exp of the update, and is lower.
+
+What is not reproduced: sums over rows where we average classes (bco; another learning rate), updates of the averages by
+evaluation batches, statistics of a batch that lacks a class (our batches have both), the learning rate that never
+decays, clipping at every micro-batch, the same batches every epoch, and parameters and optimiser states in bfloat16.
+kto, dpo and hdo are computed there as in the paper, up to sums for means.
+
+The released trainers keep averages as attributes; here the average is passed in and comes back, and None stands for the
+start of an epoch.
 Source: github.com/rhaldarpurdue/KLDO, train/trainers.py at 526c247; behaviour restated, no code copied.
 """
 
@@ -57,7 +74,4 @@ def bco_paper_code(ratios: LogRatios, average: Float[Tensor, ""] | None = None) 
     return PaperStep(METHODS["bco"].loss(ratios, average), average)
 
 
-PAPER_CODE: dict[str, Callable[..., PaperStep]] = {
-    "kldo_paper_code": kldo_paper_code,
-    "bco_paper_code": bco_paper_code,
-}
+PAPER_CODE: dict[str, Callable[..., PaperStep]] = {"kldo": kldo_paper_code, "bco": bco_paper_code}

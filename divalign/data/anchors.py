@@ -1,4 +1,4 @@
-"""Anchor sets: safe and harmful prompts to read hidden states at, from files on this machine.
+"""Anchors: safe and harmful prompts to read hidden states at, from a source or from a file of one's own.
 
 An anchor is a row {"prompt", "harmful", "cluster"}; a cluster is what must stay on one side of a split. Sets whose two
 sides share topic and wording are worth most: words alone do not tell those apart.
@@ -6,18 +6,18 @@ sides share topic and wording are worth most: words alone do not tell those apar
 
 from __future__ import annotations
 
-import csv
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from divalign.core.names import find
-from divalign.data.examples import Row, as_messages
-from divalign.store import read_rows
-
-AnchorSet = Callable[[Path], list[Row]]
-YES, NO = {"1", "true", "yes", "harmful", "unsafe"}, {"0", "false", "no", "safe", "benign"}
+from divalign.data.columns import check_columns, plain_content, turns_of
+from divalign.data.convert import format_of
+from divalign.data.examples import Row
+from divalign.data.files import load_rows
+from divalign.data.prompts import prompt_of, prompt_row
+from divalign.data.sources import SOURCES, find_source, read_source
 
 
 class Seen(NamedTuple):
@@ -27,72 +27,55 @@ class Seen(NamedTuple):
     first: str
 
 
-def jailbreakbench(folder: Path) -> list[Row]:
-    """Return JailbreakBench's hundred pairs: a harmful goal and a benign one on the same theme; a pair is a cluster.
-
-    Reads `harmful-behaviors.csv` and `benign-goals.csv` (column Goal), paired row by row.
-    Source: Chao et al. 2024, arXiv 2404.01318.
-    """
-    sides = {True: folder / "harmful-behaviors.csv", False: folder / "benign-goals.csv"}
-    goals = {harmful: [row["Goal"] for row in _csv(path, ("Goal",))] for harmful, path in sides.items()}
-    if len(goals[True]) != len(goals[False]):
-        raise ValueError(f"{folder} holds {len(goals[True])} harmful and {len(goals[False])} benign goals, not pairs")
-    return [
-        {"prompt": goal, "harmful": harmful, "cluster": f"pair {number}"}
-        for harmful in (False, True)
-        for number, goal in enumerate(goals[harmful])
-    ]
-
-
-def xstest(folder: Path) -> list[Row]:
-    """Return XSTest's 250 safe prompts that sound unsafe and 200 unsafe ones; a focus word is a cluster.
-
-    Reads `xstest_prompts.csv` (columns prompt, label, focus). Source: Roettger et al. 2024, arXiv 2308.01263.
-    """
-    path = folder / "xstest_prompts.csv"
-    return [
-        {
-            "prompt": row["prompt"],
-            "harmful": _flag(row["label"], path, number),
-            "cluster": row["focus"].strip().casefold() or row["prompt"],
-        }
-        for number, row in enumerate(_csv(path, ("prompt", "label", "focus")), 2)
-    ]
-
-
-ANCHOR_SETS: dict[str, AnchorSet] = {"jailbreakbench": jailbreakbench, "xstest": xstest}
-
-
 def read_anchors(source: str) -> list[Row]:
-    """Return the anchors that `source` names: NAME:FOLDER of `ANCHOR_SETS`, or a .csv or JSON lines file of one's own.
+    """Return the anchors that `source` names: a data source as NAME:FOLDER, or a file of one's own.
 
-    A file has the columns prompt (text), harmful (true or false), if prompts belong together cluster, and response
-    where states of given responses are to be read.
+    NAME is one of `SOURCES` or "pkg.module:thing" and has prompts of both classes, such as jailbreakbench (a pair of
+    goals is a cluster) and xstest (a focus word is one). A file has the columns prompt (text, or one of the names that
+    prompts have elsewhere), harmful (true or false), if prompts belong together cluster, and response where states of
+    given responses are to be read.
+
     Raises ValueError where a file, a column or a class is missing, and for a prompt that stands twice.
     """
-    name, _, folder = source.partition(":")
-    if name in ANCHOR_SETS and folder:
-        anchors = ANCHOR_SETS[name](Path(folder))
-    elif Path(source).is_file():
-        anchors = read_anchor_file(Path(source))
+    path = Path(source.removeprefix("file:"))
+    name, _, folder = source.rpartition(":")
+    if path.is_file():
+        anchors = read_anchor_file(path)
+    elif name and (name in SOURCES or ":" in name) and find_source(name):
+        anchors = source_anchors(name, Path(folder))
     else:
-        find(name, {entry: None for entry in (*ANCHOR_SETS, "toy")}, kind="prompt set")
+        name = source.partition(":")[0]
+        find(name, dict.fromkeys((*SOURCES, "toy")), kind="prompt set")
         raise ValueError(f"the prompt set {name!r} needs its files: write {name}:FOLDER")
     return checked(anchors, source)
 
 
+def source_anchors(name: str, folder: Path) -> list[Row]:
+    """Return the prompts of a source as anchors, the safe ones first."""
+    requests = sorted(read_source(name, folder), key=lambda request: request.harmful)
+    return [{"prompt": one.prompt, "harmful": one.harmful, "cluster": one.cluster} for one in requests]
+
+
 def read_anchor_file(path: Path) -> list[Row]:
-    """Return the anchors of a .csv file, or of JSON lines."""
-    rows = _csv(path, ("prompt", "harmful")) if path.suffix == ".csv" else _json_lines(path)
-    return [
-        {
-            "prompt": str(row["prompt"]),
-            "harmful": _flag(row["harmful"], path, number),
-            "cluster": str(row.get("cluster") or row["prompt"]),
-            **({"response": str(row["response"])} if row.get("response") is not None else {}),
-        }
-        for number, row in enumerate(rows, 1)
-    ]
+    """Return the anchors of a file of rows, of any kind that `load_rows` reads."""
+    rows = load_rows(path)
+    check_columns(rows[0], ("harmful",), path)
+    return [_anchor(row, path, number) for number, row in enumerate(rows, 1)]
+
+
+def _anchor(row: Row, path: Path, number: int) -> Row:
+    try:
+        found = prompt_row(row)
+    except ValueError as error:
+        raise ValueError(f"{path}, row {number}: {error}") from error
+    if "harmful" not in found:
+        raise ValueError(f"{path}, row {number}: harmful is {row.get('harmful')!r}; expected true or false")
+    anchor = {
+        "prompt": found["prompt"],
+        "harmful": found["harmful"],
+        "cluster": str(found.get("cluster", found["prompt"])),
+    }
+    return {**anchor, "response": str(found["response"])} if "response" in found else anchor
 
 
 def checked(anchors: Sequence[Row], source: str) -> list[Row]:
@@ -127,45 +110,8 @@ def normalised(text: str) -> str:
 
 
 def _texts(row: Mapping[str, Any], number: int) -> list[str]:
-    if "prompt" not in row:
+    if row.get("prompt") is not None:
+        return [plain_content(message["content"]) for message in turns_of(row["prompt"], "user", "prompt")]
+    if format_of(row) is None:
         raise ValueError(f"training row {number} has the columns {', '.join(map(str, row))}; expected prompt")
-    return [message["content"] for message in as_messages(row["prompt"], "user")]
-
-
-def _csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    with _existing(path).open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        _check_columns(path, reader.fieldnames or (), columns)
-        return list(reader)
-
-
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        rows = read_rows(path)
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON lines: {error}") from error
-    for row in rows:
-        _check_columns(path, row, ("prompt", "harmful"))
-    return rows
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise ValueError(f"no file {path}; name the folder that holds {path.name}")
-    return path
-
-
-def _check_columns(path: Path, found: Iterable[str], expected: Sequence[str]) -> None:
-    names = list(found)
-    missing = [column for column in expected if column not in names]
-    if missing:
-        raise ValueError(f"{path} lacks the column {missing[0]!r}; it has {', '.join(names)}")
-
-
-def _flag(value: object, path: Path, number: int) -> bool:
-    if isinstance(value, bool):
-        return value
-    word = str(value).strip().casefold()
-    if word not in YES | NO:
-        raise ValueError(f"{path}, row {number}: harmful is {value!r}; expected true or false")
-    return word in YES
+    return [prompt_of(dict(row))]

@@ -5,13 +5,15 @@ The tokenizer is an argument everywhere; any object with the four members of `Ch
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
+from jinja2 import TemplateError
 from torch import Tensor
 
+from divalign.data.columns import plain_content
 from divalign.data.examples import Conversation, Message, as_messages
 
 
@@ -54,43 +56,59 @@ def encode_row(
     *,
     max_length: int,
     prefill: str = "",
+    options: Mapping[str, Any] | None = None,
+    beside: str | None = None,
 ) -> Encoded:
     """Split a training row into prompt and response tokens.
 
     Two strings are taken as they are and closed with the end-of-sequence token, if they do not end in it. As in TRL a
     response is tokenised where it stands, after its prompt; where that would change the prompt's last tokens TRL drops
-    them, and here the response is tokenised apart, so that both responses keep one whole prompt. Messages go through
-    the chat template twice, as the prompt with its generation prompt and as the whole conversation, and are split
-    where the two first differ (some templates rewrite the end of the prompt). A response's opening `prefill` counts as
-    prompt: it is shown and not scored. An empty prompt becomes the token that begins a text, or else the one that ends
-    the text before, since the response's first token is predicted from something. A response is cut at `max_length`
-    tokens of both together.
+    them, and here the response is tokenised apart, so that both responses keep one whole prompt. Where the prompt is
+    what a pair of texts share, `beside` is the other response: then, as in TRL, the prompt ends at the last token that
+    neither response changes. Messages go through the chat template twice, with its variables `options` (such as tools),
+    as the prompt with its generation prompt and as the whole conversation, and are split where the two first differ
+    (some templates rewrite the end of the prompt). A response's opening `prefill` counts as prompt: it is shown and not
+    scored. An empty prompt becomes the token that begins a text, or else the one that ends the text before, since the
+    response's first token is predicted from something. A response is cut at `max_length` tokens of both together.
 
     Raises ValueError where the prompt alone fills `max_length`, where it is empty and the tokenizer has neither of
     those tokens, where the response is empty, and where it does not open with `prefill`.
     """
-    said = as_messages(response, "assistant")[-1]["content"]
+    said = plain_content(as_messages(response, "assistant")[-1]["content"])
     if not said.startswith(prefill):
         raise ValueError(f"the response that begins {said[:40]!r} does not open with its prefill {prefill!r}")
     if isinstance(prompt, str) and isinstance(response, str):
-        prompt_ids = _continued(tokenizer, prompt, list(tokenizer(prompt)["input_ids"]), prefill)
-        whole_ids = _continued(tokenizer, prompt + prefill, prompt_ids, closed(tokenizer, said)[len(prefill) :])
-        response_ids = whole_ids[len(prompt_ids) :]
+        split = _split_text(tokenizer, prompt, said, prefill=prefill, beside=beside)
     else:
-        turns = as_messages(prompt, "user")
-        prompt_ids = _ids(tokenizer, _template(tokenizer, turns, generation=True) + prefill)
-        whole_ids = _ids(tokenizer, _template(tokenizer, turns + as_messages(response, "assistant"), generation=False))
-        shared = _common_prefix(prompt_ids, whole_ids)
-        prompt_ids, response_ids = whole_ids[:shared], whole_ids[shared:]
-    prompt_ids = prompt_ids or _first_token(tokenizer)
+        turns, answer = as_messages(prompt, "user"), as_messages(response, "assistant")
+        shown = _template(tokenizer, turns, generation=True, options=options) + prefill
+        whole = _template(tokenizer, turns + answer, generation=False, options=options)
+        split = _split_at(_ids(tokenizer, whole), _ids(tokenizer, shown))
+    prompt_ids = split.prompt_ids or _first_token(tokenizer)
     if len(prompt_ids) >= max_length:
         raise ValueError(
             f"a prompt of {len(prompt_ids)} tokens leaves no room for a response within max_length {max_length}: "
             f"it begins {_beginning(prompt)!r}; shorten it, leave it out or raise max_length"
         )
-    if not response_ids:
+    if not split.response_ids:
         raise ValueError(f"an empty response to the prompt that begins {_beginning(prompt)!r}; leave the row out")
-    return Encoded(prompt_ids, response_ids[: max_length - len(prompt_ids)])
+    return Encoded(prompt_ids, split.response_ids[: max_length - len(prompt_ids)])
+
+
+def _split_text(tokenizer: ChatTokenizer, prompt: str, response: str, *, prefill: str, beside: str | None) -> Encoded:
+    shown = prompt + prefill
+    if beside is not None:
+        wholes = [_text_ids(tokenizer, prompt + closed(tokenizer, text)) for text in (response, beside)]
+        shared = min(_common_prefix(_text_ids(tokenizer, shown), whole) for whole in wholes)
+        return Encoded(wholes[0][:shared], wholes[0][shared:])
+    prompt_ids = _continued(tokenizer, prompt, _text_ids(tokenizer, prompt), prefill)
+    whole_ids = _continued(tokenizer, shown, prompt_ids, closed(tokenizer, response)[len(prefill) :])
+    return Encoded(prompt_ids, whole_ids[len(prompt_ids) :])
+
+
+def _split_at(whole: list[int], shown: list[int]) -> Encoded:
+    shared = _common_prefix(shown, whole)
+    return Encoded(whole[:shared], whole[shared:])
 
 
 def closed(tokenizer: ChatTokenizer, text: str) -> str:
@@ -118,17 +136,58 @@ def by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
         yield order[start : start + size]
 
 
-def _template(tokenizer: ChatTokenizer, messages: list[Message], *, generation: bool) -> str:
+def _template(
+    tokenizer: ChatTokenizer, messages: list[Message], *, generation: bool, options: Mapping[str, Any] | None = None
+) -> str:
+    """Return the rendered turns. Raises ValueError where there is no template and where it refuses the turns."""
     if not tokenizer.chat_template:
         raise ValueError(
             "the tokenizer has no chat template, which says how turns are written; "
             "set model.chat_template to a jinja file, or to 'plain' for the built-in one"
         )
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
+    turns = [_as_text(message) for message in messages]
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation, **(options or {}))
+    except (TemplateError, TypeError) as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise ValueError(
+            f"the chat template refuses the turns {roles}: {error}; rewrite the row, or take another template "
+            "(model.chat_template)"
+        ) from error
+
+
+def _as_text(message: Message) -> Message:
+    """Return a message whose content is one text where it stands in parts, which many templates would print as code."""
+    content: Any = message["content"]
+    return message if content is None or isinstance(content, str) else {**message, "content": plain_content(content)}
 
 
 def _ids(tokenizer: ChatTokenizer, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    """Return a text's tokens, without those that the tokenizer puts around texts, the same ones at every call.
+
+    What a tokenizer was saved with is not asked: special tokens are never taken apart (`split_special_tokens`), and no
+    merges of a BPE are left out at random (`dropout`).
+    """
+    whole = {"split_special_tokens": False} if getattr(tokenizer, "split_special_tokens", False) else {}
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    dropout = getattr(model, "dropout", None)
+    if model is None or not dropout:
+        return list(tokenizer(text, add_special_tokens=False, **whole)["input_ids"])
+    model.dropout = None
+    try:
+        return list(tokenizer(text, add_special_tokens=False, **whole)["input_ids"])
+    finally:
+        model.dropout = dropout
+
+
+def _text_ids(tokenizer: ChatTokenizer, text: str) -> list[int]:
+    """Return the tokens of a text that begins a sequence: behind what the tokenizer puts before texts (BOS).
+
+    What it puts behind them (`add_eos_token`) would end a prompt before its response.
+    """
+    bare, around = _ids(tokenizer, "a"), list(tokenizer("a")["input_ids"])
+    before = next((n for n in range(len(around)) if around[n : n + len(bare)] == bare), 0)
+    return [*around[:before], *_ids(tokenizer, text)]
 
 
 def _first_token(tokenizer: ChatTokenizer) -> list[int]:
@@ -143,7 +202,7 @@ def _first_token(tokenizer: ChatTokenizer) -> list[int]:
 
 def _continued(tokenizer: ChatTokenizer, text: str, ids: list[int], more: str) -> list[int]:
     """Return the tokens of `text` and `more` in one, or, where these do not begin with the text's `ids`, of each."""
-    whole = list(tokenizer(text + more)["input_ids"])
+    whole = _text_ids(tokenizer, text + more)
     return whole if whole[: len(ids)] == ids else [*ids, *_ids(tokenizer, more)]
 
 
@@ -152,4 +211,4 @@ def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def _beginning(prompt: str | list[Message]) -> str:
-    return as_messages(prompt, "user")[-1]["content"][:40]
+    return plain_content(as_messages(prompt, "user")[-1]["content"])[:40]

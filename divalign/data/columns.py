@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from math import isnan
 from typing import Any
 
 from divalign.data.examples import Message, Row, as_messages
@@ -13,6 +14,8 @@ SIDES = ("chosen", "rejected")
 # Columns of known formats that hold lists of something else than turns.
 LISTS = ("history", "acc_responses", "rej_responses", "tools")
 TURNS = ({"role", "content"}, {"from", "value"})
+# What other tools call the three roles.
+ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant"}
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
@@ -43,11 +46,9 @@ def one_turn(messages: list[Message], role: str, where: str) -> str:
     if [message["role"] for message in messages] != [role]:
         roles = ", ".join(message["role"] for message in messages) or "nothing"
         raise ValueError(f"{where} is {roles}; this format holds one {role} turn there; use a conversational format")
-    if not isinstance(text := messages[0]["content"], str):
-        raise ValueError(
-            f"{where} holds {type(text).__name__}, expected text; pictures and tool calls have no place here"
-        )
-    return text
+    if messages[0].get("tool_calls"):
+        raise ValueError(f"{where} calls a tool, which this format cannot hold; use a conversational format")
+    return plain_content(messages[0]["content"])
 
 
 def rest_of(row: Mapping[str, Any], *own: str) -> Row:
@@ -55,17 +56,72 @@ def rest_of(row: Mapping[str, Any], *own: str) -> Row:
 
 
 def turns_of(value: Any, role: str, column: str) -> list[Message]:
-    """Return a column as messages; raise ValueError where it is neither text nor messages."""
-    if isinstance(value, Mapping):
-        value = [value]
+    """Return a column as a list of messages with role and content; text is one turn of `role`.
+
+    Also read: a single message, a dict of the lists `role` and `content` (what `datasets` makes of a sequence of
+    messages), and LLaMA-Factory's `from` and `value`. Raises ValueError for null, an empty list, anything else, and a
+    message without content (null is allowed where it calls a tool instead).
+    """
     if isinstance(value, str):
         return as_messages(value, role)
-    if not isinstance(value, list) or not value:
-        raise ValueError(f"the column {column!r} holds {type(value).__name__}, expected text or a list of messages")
-    for message in value:
-        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
-            raise ValueError(f"the column {column!r} holds a message without role and content: {str(message)[:60]}")
-    return value
+    if value is None or (isinstance(value, float) and isnan(value)):
+        kind = "null" if value is None else "NaN"
+        raise ValueError(f"the column {column!r} is {kind}, expected text or messages; fill it in or leave the row out")
+    if isinstance(value, Mapping):
+        value = _transposed(value, column)
+    if not isinstance(value, Sequence) or isinstance(value, bytes) or not value:
+        kind = "an empty list" if isinstance(value, Sequence) else type(value).__name__
+        raise ValueError(f"the column {column!r} holds {kind}, expected text or a list of messages")
+    return [_message(message, column) for message in value]
+
+
+def _transposed(value: Mapping[str, Any], column: str) -> list[Any]:
+    """Return one message as a list of it, and a dict of lists as a list of messages."""
+    lists = {name: items for name, items in value.items() if isinstance(items, list)}
+    if not any(names <= lists.keys() for names in TURNS) or isinstance(value.get("role", value.get("from")), str):
+        return [value]
+    if len({len(items) for items in lists.values()}) > 1:
+        lengths = ", ".join(f"{len(items)} of {name}" for name, items in lists.items())
+        raise ValueError(f"the column {column!r} is a dict of lists of different lengths: {lengths}")
+    return [dict(zip(lists, items, strict=True)) for items in zip(*lists.values(), strict=True)]
+
+
+def _message(message: Any, column: str) -> Message:
+    if isinstance(message, Mapping) and {"from", "value"} <= message.keys() and "role" not in message:
+        message = {"role": message["from"], "content": message["value"], **rest_of(message, "from", "value")}
+    if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+        raise ValueError(f"the column {column!r} holds a message without role and content: {str(message)[:60]}")
+    role, content = message["role"], message["content"]
+    if not isinstance(role, str):
+        raise ValueError(f"the column {column!r} holds a message whose role is {role!r}, expected a name such as user")
+    if content is None and not message.get("tool_calls"):
+        raise ValueError(
+            f"the column {column!r} holds a turn of {role} whose content is null; fill it in or leave the row out"
+        )
+    if content is not None and not isinstance(content, (str, list)):
+        kind = type(content).__name__
+        raise ValueError(
+            f"the column {column!r} holds a turn of {role} whose content is {kind}; expected text, in one piece or in "
+            "parts"
+        )
+    known = ROLES.get(role, role)
+    return message if known == role and isinstance(message, dict) else {**message, "role": known}  # type: ignore[return-value]
+
+
+def plain_content(content: Any) -> str:
+    """Return a message's content as text: parts of text are put together, null is empty.
+
+    Raises ValueError for what is no text, such as a picture.
+    """
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts = []
+    for part in content if isinstance(content, list) else [content]:
+        kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+        if kind != "text" or not isinstance(part.get("text"), str):
+            raise ValueError(f"a message holds {kind}; expected text, in one piece or in parts of type text")
+        texts.append(part["text"])
+    return "".join(texts)
 
 
 def value_of(name: str, text: str) -> Any:
@@ -93,3 +149,12 @@ def _is_turns(value: Any) -> bool:
 
 def refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object of these columns. Raises ValueError where one stands twice, with two values perhaps."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        twice = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
+        raise ValueError(f"the column {twice!r} stands twice")
+    return row

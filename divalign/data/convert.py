@@ -11,12 +11,15 @@ from itertools import chain
 from divalign.core.names import find
 from divalign.data.columns import SIDES, nearest, truth
 from divalign.data.examples import Row
-from divalign.data.files import Notes, Rejected
 from divalign.data.formats import FORMATS, Format
+from divalign.data.notes import Notes, Rejected
+from divalign.data.sides import check_pair, labelled
+from divalign.data.training_rows import training_row
 from divalign.store import digest
 
 OPTIONAL = ("harmful", "cluster", "prefill")
 KNOWN_COLUMNS = ("prompt", "chosen", "rejected", "completion", "label")
+ROWS_TRIED = 100  # in search of one that a format knows
 
 
 @dataclass
@@ -60,26 +63,35 @@ def detect_format(row: Mapping) -> str:
     """Return the name of the first format that knows this row; raise ValueError where none does."""
     if name := format_of(row):
         return name
+    columns = ", ".join(map(str, row)) or "(none)"
+    if empty := [name for name in KNOWN_COLUMNS if name in row and row[name] is None]:
+        raise ValueError(f"{' and '.join(empty)} is null in the columns {columns}; fill it in or leave the row out")
+    if {"chosen", "rejected"} <= row.keys() or "completion" in row:
+        training_row(row)  # says what is wrong with it
     meant = [(name, near) for name in map(str, row) if (near := nearest(name, KNOWN_COLUMNS)) and near != name]
     guess = "".join(f"; is {name!r} meant to be {near!r}?" for name, near in meant)
     raise ValueError(
-        f"no known format has the columns {', '.join(map(str, row)) or '(none)'}{guess or ';'} expected prompt, chosen "
-        f"and rejected, or prompt, completion and label, or the columns of one of {', '.join(FORMATS)}"
+        f"no known format has the columns {columns}{guess or ';'} expected prompt, chosen and rejected, or prompt, "
+        f"completion and label, or the columns of one of {', '.join(FORMATS)}"
     )
 
 
 def read_rows(rows: Iterable[Row], source: str | None = None, done: Conversion | None = None) -> Iterator[Row]:
-    """Yield our rows, read from rows of the format `source`; of the format that the first row is in, if not given.
+    """Yield our rows, read from rows of the format `source`; of the format of the first known row, if not given.
 
-    A row that cannot be read is refused in `done`.
+    A row that cannot be read is refused in `done`. Raises ValueError where none of the first rows is known.
     """
     done = done or Conversion()
     stream = iter(rows)
+    for row in stream if source is None else ():
+        if source := format_of(row):
+            stream = chain([row], stream)
+            break
+        _refuse_unknown(row, done)
     if source is None:
-        first = next(stream, None)
-        if first is None:
-            return
-        source, stream = detect_format(first), chain([first], stream)
+        if done.refused:
+            raise ValueError(f"row {done.refused[0].line}: {done.refused[0].reason}")
+        return
     form, done.source = find_format(source), source
     for row in stream:
         done.read += 1
@@ -89,14 +101,35 @@ def read_rows(rows: Iterable[Row], source: str | None = None, done: Conversion |
             done.refuse(done.number, error, row)
 
 
+def _refuse_unknown(row: Row, done: Conversion) -> None:
+    """Refuse a row that no format knows. Raises ValueError where it is one of too many: then it is no bad first row."""
+    done.read += 1
+    try:
+        detect_format(row)
+    except ValueError as error:
+        done.refuse(done.number, error, row)
+        if done.read >= ROWS_TRIED:
+            raise ValueError(
+                f"none of the first {ROWS_TRIED} rows is known; row 1: {done.refused[0].reason}"
+            ) from error
+
+
 def read_row(row: Row, form: Format) -> list[Row]:
     """Return our rows for one row of a format; raise ValueError for a row that it cannot read, whatever the fault."""
     try:
-        return [_plain_truth(one) for one in form.reads(row)]
+        return [_agreed(_plain_truth(one)) for one in form.reads(row)]
     except KeyError as error:
         raise ValueError(f"it lacks the column {error}") from error
     except (TypeError, AttributeError) as error:
         raise ValueError(str(error)) from error
+
+
+def _agreed(row: Row) -> Row:
+    """Return the row; raise ValueError where a column that was passed through denies which side a response is on."""
+    if "completion" in row:
+        return labelled(row)
+    check_pair(row)
+    return row
 
 
 def convert(

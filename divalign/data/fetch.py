@@ -1,14 +1,13 @@
-"""The files behind a source: in a folder of the user's, or fetched into it from the hub or the web, and checked."""
+"""The files behind a source: in a folder of the user's, or fetched into it by pooch and checked."""
 
 from __future__ import annotations
 
-import hashlib
-import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from divalign.store import jsonl, write_bytes
+from divalign.store import file_digest, jsonl
 
 TIMEOUT = 60.0  # seconds
 
@@ -32,17 +31,20 @@ class File:
 
 
 def fetched(file: File, folder: Path, *, download: bool = False) -> Path:
-    """Return the file's place in `folder`; with `download`, fetch it where it is missing.
+    """Return the file's place: in `folder`, as the set's own folder or as one that holds many sets.
 
-    Raises ValueError where it is missing, cannot be had, needs a token that is not there, or is another version.
+    With `download`, it is fetched where it is missing. A file that is there is never replaced. Raises ValueError where
+    it is missing, cannot be had, needs a token that is not there, or is another version.
     """
-    path = folder / file.path
-    if not path.is_file():
+    places = [folder / Path(file.path).name, folder / file.path]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
         if not download:
-            raise ValueError(f"no file {path}; set the folder to one that holds {file.path}, or allow the download")
-        write_bytes(path, _download(file))
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if file.sha256 and found != file.sha256:
+            raise ValueError(
+                f"no file {places[0]}, nor {file.path} there; name the folder that holds it, or allow the download"
+            )
+        return _download(file, places[1])
+    if file.sha256 and (found := file_digest(path)) != file.sha256:
         raise ValueError(
             f"{path} is not the version this source was written for (sha256 {found[:12]}, expected "
             f"{file.sha256[:12]}); delete it to fetch it again, or name the file as file:{path}"
@@ -50,28 +52,45 @@ def fetched(file: File, folder: Path, *, download: bool = False) -> Path:
     return path
 
 
-def _download(file: File) -> bytes:
-    if file.hub:
-        return _from_hub(file)
+def _download(file: File, path: Path) -> Path:
+    """Fetch a file to `path`, which then holds all of it or nothing, or raise ValueError in a sentence."""
+    import pooch  # with requests behind it: a tenth of a second that only a download needs
+
+    downloader: Any = _from_hub(file) if file.hub else pooch.HTTPDownloader(timeout=TIMEOUT)
     try:
-        with urllib.request.urlopen(file.url, timeout=TIMEOUT) as answer:
-            return answer.read()
-    except OSError as error:  # URLError and TimeoutError are such
-        raise ValueError(f"{file.url} cannot be fetched ({error}); fetch it by hand to {file.path}") from error
+        pooch.retrieve(
+            file.url or f"https://huggingface.co/datasets/{file.hub}",
+            f"sha256:{file.sha256}" if file.sha256 else None,
+            fname=path.name,
+            path=path.parent,
+            downloader=downloader,
+        )
+    except OSError as error:  # requests' errors are such
+        raise ValueError(f"{file.url} cannot be fetched ({error}); fetch it by hand to {path}") from error
+    except ValueError as error:
+        if "hash" not in str(error):
+            raise
+        raise ValueError(f"what {file.url} gives is not the version this source was written for ({error})") from error
+    path.chmod(0o644)  # pooch leaves it to its owner alone, and folders of sets are shared
+    return path
 
 
-def _from_hub(file: File) -> bytes:
+def _from_hub(file: File) -> Callable[[str, Any, Any], None]:
+    """Return a downloader, as pooch calls it, that writes a split of a data set as JSON lines."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub import get_token
 
-    if file.gated and not get_token():
-        raise ValueError(f"{file.hub} is gated: accept its terms on the hub, then log in with `hf auth login`")
-    try:
-        found: Any = load_dataset(file.hub, file.config, split=file.split, revision=file.revision)
-    except (DatasetNotFoundError, OSError) as error:
-        raise ValueError(
-            f"{file.hub} cannot be fetched from the hub ({type(error).__name__}); put its {file.split} split, as JSON "
-            f"lines, at {file.path} in the folder"
-        ) from error
-    return jsonl(dict(row) for row in found)
+    def write(url: str, output: Any, registry: Any) -> None:
+        if file.gated and not get_token():
+            raise ValueError(f"{file.hub} is gated: accept its terms on the hub, then log in with `hf auth login`")
+        try:
+            found: Any = load_dataset(file.hub, file.config, split=file.split, revision=file.revision)
+        except (DatasetNotFoundError, OSError) as error:
+            raise ValueError(
+                f"{file.hub} cannot be fetched from the hub ({type(error).__name__}); put its {file.split} split, as "
+                f"JSON lines, at {file.path} in the folder"
+            ) from error
+        Path(output).write_bytes(jsonl(dict(row) for row in found))
+
+    return write

@@ -10,64 +10,26 @@ import csv
 import difflib
 import gzip
 import json
+import logging
 import re
 import sys
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
-from divalign.data.columns import refuse_constant, value_of
+from divalign.data.columns import TURNS, once, refuse_constant, value_of
 from divalign.data.examples import Row
 from divalign.data.lines import ended_anyhow, lines_of
-from divalign.store import jsonl, write_rows
+from divalign.data.notes import Notes, aside_of, counted, set_aside
+from divalign.store import jsonl
 
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 BATCH = 4096
-
-
-class Rejected(NamedTuple):
-    """A line that is no row: where it stands, why, and what it says."""
-
-    line: int
-    reason: str
-    text: str
-
-
-@dataclass
-class Notes:
-    """What was met while reading: filled as the rows go by, complete when the last one has.
-
-    `line` says where the last row stands: in which line of a text file it begins, or which record it is of a JSON array
-    or a Parquet file, from 1.
-    """
-
-    rows: int = 0
-    line: int = 0
-    rejected: list[Rejected] = field(default_factory=list)
-    encodings: Counter[str] = field(default_factory=Counter)
-
-    def reject(self, line: int, reason: str, text: str) -> None:
-        self.rejected.append(Rejected(line, reason, text))
-
-    def sentences(self, path: Path) -> list[str]:
-        """Return what a user must be told of the file, one sentence each."""
-        said = []
-        if self.rejected:
-            first = self.rejected[0]
-            said.append(
-                f"{path}: {_counted(len(self.rejected), 'line')} of {len(self.rejected) + self.rows} set aside in "
-                f"{aside_of(path).name}; the first is line {first.line}: {first.reason}"
-            )
-        if others := {name: count for name, count in self.encodings.items() if name != "utf-8"}:
-            parts = ", ".join(f"{_counted(count, 'line')} in {name}" for name, count in others.items())
-            said.append(f"{path} is not all UTF-8: {parts}")
-        return said
+logger = logging.getLogger(__name__)
 
 
 class Reading(NamedTuple):
@@ -89,38 +51,62 @@ def read_file(path: Path) -> Reading:
     return Reading(list(stream_file(path, notes)), notes)
 
 
+def load_rows(path: Path) -> list[Row]:
+    """Return all rows of a file of which each line must be one; log what else was met, a warning each.
+
+    Raises ValueError, as `read_file` does and where a line is no row: with the first one, the fault and the remedy.
+    """
+    notes = Notes()
+    return list(stream_whole(path, notes))
+
+
+def stream_whole(path: Path, notes: Notes) -> Iterator[Row]:
+    """Yield the rows of a file one at a time, as `load_rows` returns them, and raise ValueError where it does."""
+    for row in _rows_of(path, notes):
+        if notes.rejected:
+            break
+        yield row
+    if notes.rejected:
+        first = notes.rejected[0]
+        raise ValueError(f"{path}, line {first.line}: {first.reason}; mend the line, or delete it")
+    _refuse_empty(path, notes)
+    warn_of(notes, path)
+
+
+def warn_of(notes: Notes, path: Path) -> None:
+    """Log what a user must be told of a file that was read."""
+    for sentence in notes.sentences(path):
+        logger.warning(sentence)
+
+
 def stream_file(path: Path, notes: Notes | None = None) -> Iterator[Row]:
     """Yield the rows of a file one at a time, and set lines aside as `read_file` does when the last one has gone by."""
     notes = Notes() if notes is None else notes
+    yield from _rows_of(path, notes)
+    if set_aside(aside_of(path), notes.rejected):
+        notes.removed = aside_of(path)
+    _refuse_empty(path, notes)
+
+
+def _rows_of(path: Path, notes: Notes) -> Iterator[Row]:
     try:
         for row in _reader(path)(path, notes):
             notes.rows += 1
             yield row
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is a damaged .gz file after {_counted(notes.rows, 'row')}: {error}") from error
-    set_aside(aside_of(path), notes.rejected)
+        raise ValueError(f"{path} is a damaged .gz file after {counted(notes.rows, 'row')}: {error}") from error
+
+
+def _refuse_empty(path: Path, notes: Notes) -> None:
     if not notes.rows:
         first = f"; line {notes.rejected[0].line}: {notes.rejected[0].reason}" if notes.rejected else ""
         raise ValueError(f"{path} holds no rows{first}")
 
 
-def aside_of(path: Path) -> Path:
-    """Return where the lines of `path` go that are no rows."""
-    return path.with_name(f"{path.name}.rejected.jsonl")
-
-
-def set_aside(path: Path, rejected: Sequence[Rejected]) -> None:
-    """Write what was rejected to `path`; take away what stands there from before where nothing was."""
-    if rejected:
-        write_rows(path, (one._asdict() for one in rejected))
-    elif path.is_file():
-        path.unlink()
-
-
 def _reader(path: Path) -> Callable[[Path, Notes], Iterator[Row]]:
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
-        raise ValueError(f"no file {path}" + (f"; did you mean {near[0]}?" if near else ""))
+        raise ValueError(f"no file at {path}" + (f"; did you mean {near[0]}?" if near else ""))
     return entry_for(READERS, path)
 
 
@@ -134,7 +120,7 @@ def entry_for(table: Mapping[str, Any], path: Path) -> Any:
 def _json_lines(path: Path, notes: Notes) -> Iterator[Row]:
     for number, line in enumerate(lines_of(path, notes.encodings), 1):
         if line.strip():
-            row, reason = _parsed(line)
+            row, reason = _parsed(line.rstrip("\r\n"))
             if row is None:
                 notes.reject(number, reason, line.rstrip("\r\n"))
             else:
@@ -153,7 +139,9 @@ def _text_lines(path: Path, notes: Notes) -> Iterator[Row]:
 def _parsed(text: str) -> tuple[Row | None, str]:
     """Return the row that a line of JSON holds, or None and why there is none."""
     try:
-        row = json.loads(text, parse_constant=refuse_constant)
+        row = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=once)
+    except json.JSONDecodeError as error:
+        return None, f"not JSON ({error.msg.removesuffix(' at')} at character {error.colno})"
     except (ValueError, RecursionError) as error:
         return None, f"not JSON ({error})"
     return _checked(row, text)
@@ -174,21 +162,37 @@ def _json(path: Path, notes: Notes) -> Iterator[Row]:
     """Yield the rows of a JSON array, of the one list in an object, or of JSON lines under the name .json."""
     text = "".join(lines_of(path, notes.encodings))
     try:
-        content = json.loads(text, parse_constant=refuse_constant)
-    except (ValueError, RecursionError):
+        content = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        if text.lstrip().startswith("["):  # the lines of an array are no rows
+            raise ValueError(f"{path} is a JSON array that cannot be read: {error}") from error
         notes.encodings.clear()
         yield from _json_lines(path, notes)
         return
-    if isinstance(content, dict):
-        lists = [value for value in content.values() if isinstance(value, list)]
-        content = lists[0] if len(lists) == 1 else [content]
-    for number, item in enumerate(content if isinstance(content, list) else [content], 1):
+    for number, item in enumerate(_items(content, path), 1):
         row, reason = _checked(item, text)
         if row is None:
             notes.reject(number, reason, json.dumps(item))
         else:
             notes.line = number
             yield row
+
+
+def _items(content: Any, path: Path) -> list[Any]:
+    """Return an array's items, those of the one list of rows in an object, or the object, which is then a row."""
+    if not isinstance(content, dict):
+        return content if isinstance(content, list) else [content]
+    lists = {name: value for name, value in content.items() if isinstance(value, list)}
+    if lists.keys() == content.keys() and len(lists) == 1 and not any(lists.values()):
+        return []
+    rows = {name: value for name, value in lists.items() if value and all(map(_is_row, value))}
+    if len(rows) > 1:
+        raise ValueError(f"{path} holds the lists {', '.join(rows)}; expected one: give each a file of its own")
+    return next(iter(rows.values())) if rows and len(lists) == 1 else [content]
+
+
+def _is_row(item: Any) -> bool:
+    return isinstance(item, dict) and not any(names <= item.keys() for names in TURNS)
 
 
 def _separated(delimiter: str) -> Callable[[Path, Notes], Iterator[Row]]:
@@ -204,7 +208,7 @@ def _separated(delimiter: str) -> Callable[[Path, Notes], Iterator[Row]]:
             if len(cells) == len(header):
                 yield {name: value_of(name, cell) for name, cell in zip(header, cells, strict=True)}
             else:
-                reason = f"{_counted(len(cells), 'cell')} under {_counted(len(header), 'column')}"
+                reason = f"{counted(len(cells), 'cell')} under {counted(len(header), 'column')}"
                 notes.reject(notes.line, reason, delimiter.join(cells))
 
     return read
@@ -217,7 +221,7 @@ def _records(path: Path, notes: Notes, delimiter: str) -> Iterator[list[str]]:
     """
     csv.field_size_limit(sys.maxsize)
     held: list[str] = []
-    lines = (held.append(line) or line.replace("\0", "") for line in ended_anyhow(lines_of(path, notes.encodings)))
+    lines = (held.append(line) or line for line in ended_anyhow(lines_of(path, notes.encodings)))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         notes.line = reader.line_num + 1
@@ -242,19 +246,30 @@ def _parquet(path: Path, notes: Notes) -> Iterator[Row]:
         raise ValueError(f"{path} is no Parquet file: {error}") from error
     with file:
         schema = pa.schema([field.with_type(_as_text(field.type)) for field in file.schema_arrow])
+        floats = [field.name for field in schema if "float" in str(field.type) or "double" in str(field.type)]
         for batch in file.iter_batches(batch_size=BATCH):
             for row in batch.cast(schema).to_pylist():
                 notes.line += 1
+                for name in floats:
+                    row[name] = _without_nan(row[name], name, notes)
                 yield row
+
+
+def _without_nan(value: Any, column: str, notes: Notes) -> Any:
+    """Return a value with null for NaN, which is how data frames write a missing number and JSON cannot."""
+    if isinstance(value, float) and value != value:
+        notes.missing[column] += 1
+        return None
+    if isinstance(value, list):
+        return [_without_nan(item, column, notes) for item in value]
+    if isinstance(value, dict):
+        return {name: _without_nan(item, column, notes) for name, item in value.items()}
+    return value
 
 
 def _as_text(kind: pa.DataType) -> pa.DataType:
     """Return text for what JSON has no numbers for: times and decimals."""
     return pa.string() if pa.types.is_temporal(kind) or pa.types.is_decimal(kind) else kind
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 Reader = Callable[[Path, Notes], Iterator[Row]]

@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from divalign.data.columns import SIDES, nearest, one_turn, rest_of, truth, turns_of
+from divalign.data.columns import SIDES, one_turn, rest_of, truth, turns_of
 from divalign.data.examples import Row
 from divalign.data.llama_factory import read_alpaca, read_kto, read_sharegpt, write_alpaca, write_kto, write_sharegpt
+from divalign.data.sides import labelled, side_columns
+from divalign.data.training_rows import SHARED_TEXT, training_row
 from divalign.store import digest
 
 
@@ -38,33 +40,19 @@ def has(*columns: str) -> Callable[[Row], bool]:
 
 
 def _trl(row: Row) -> list[Row]:
-    """TRL's pairs, plain or conversational; without a prompt, it is what both conversations share (TRL's rule)."""
-    if row.get("prompt") is None:
-        if near := nearest("prompt", row):
-            raise ValueError(f"it lacks the column 'prompt'; is it {near!r}?")
-        row = {**rest_of(row, "prompt"), **_shared_prompt(row["chosen"], row["rejected"])}
-    sides = {side: turns_of(row[side], "assistant", side) for side in SIDES}
-    return [{**row, "prompt": turns_of(row["prompt"], "user", "prompt"), **sides}]
-
-
-def _shared_prompt(chosen: Any, rejected: Any) -> Row:
-    if isinstance(chosen, str) != isinstance(rejected, str):
-        raise ValueError("chosen and rejected are text and messages; expected the same of both")
-    pairs = zip(chosen, rejected, strict=False)
-    shared = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(chosen), len(rejected)))
-    if isinstance(chosen, str):
-        shared = max(chosen[:shared].rfind(end) for end in " \n\t") + 1
-    elif shared == min(len(chosen), len(rejected)):
-        shared -= 1
-    if shared < 1:
-        raise ValueError("there is no prompt, and chosen and rejected share no beginning; add the column 'prompt'")
-    return {"prompt": chosen[:shared], "chosen": chosen[shared:], "rejected": rejected[shared:]}
+    """TRL's pairs, plain or conversational; without a prompt, it is what both responses share (TRL's rule)."""
+    return [_as_turns(training_row(row))]
 
 
 def _trl_unpaired(row: Row) -> list[Row]:
-    turns = {"prompt": turns_of(row["prompt"], "user", "prompt")}
-    turns["completion"] = turns_of(row["completion"], "assistant", "completion")
-    return [{**row, **turns, "label": truth(row["label"], "label")}]
+    found = _as_turns(training_row(row))
+    return [{**found, "label": truth(found["label"], "label")}]
+
+
+def _as_turns(row: Row) -> Row:
+    names = [name for name in (*SIDES, "completion") if name in row]
+    sides = {name: turns_of(row[name], "assistant", name) for name in names}
+    return {**rest_of(row, SHARED_TEXT), "prompt": turns_of(row["prompt"], "user", "prompt"), **sides}
 
 
 def _write_plain(row: Row, number: int) -> Row:
@@ -125,13 +113,14 @@ def _without_own_id(row: Row) -> Row:
 
 
 def _openai_pair(row: Row) -> list[Row]:
-    asked = row["input"] if isinstance(row["input"], Mapping) else {"messages": row["input"]}
+    given = row["input"] if isinstance(row["input"], Mapping) else {"messages": row["input"]}
     sides = {
         side: turns_of(row[f"{word}_output"], "assistant", f"{word}_output")
         for side, word in zip(SIDES, ("preferred", "non_preferred"), strict=True)
     }
-    rest = {name: asked[name] for name in OPENAI if asked.get(name) is not None}
-    return [{**rest, "prompt": turns_of(asked["messages"], "user", "input"), **sides}]
+    own = ("input", "preferred_output", "non_preferred_output")
+    rest = {name: given[name] for name in given if name != "messages" and given[name] is not None}
+    return [{**rest_of(row, *own), **rest, "prompt": turns_of(given["messages"], "user", "input"), **sides}]
 
 
 def _write_openai_pair(row: Row, number: int) -> Row:
@@ -144,7 +133,9 @@ def _openai_messages(row: Row) -> list[Row]:
     *prompt, said = turns_of(row["messages"], "user", "messages")
     if not prompt or said["role"] != "assistant":
         raise ValueError("the messages hold no prompt or do not end with the assistant's; nothing can be trained on")
-    return [{**rest_of(row, "messages"), "prompt": prompt, "completion": [said], "label": True}]
+    if said.get("weight") in (0, "0"):
+        raise ValueError("the last message has the weight 0, which says that it is not to be learnt; leave the row out")
+    return [{**labelled(rest_of(row, "messages"), default=True), "prompt": prompt, "completion": [said]}]
 
 
 def _write_openai_messages(row: Row, number: int) -> Row:
@@ -192,12 +183,22 @@ def _write_paper(row: Row, number: int) -> Row:
 
 
 def _is(*types: type) -> Callable[[Row], bool]:
-    """Tell pairs (or completions) whose response is of these types."""
-    return lambda row: isinstance(row.get("chosen", row.get("completion")), types)
+    """Tell pairs (or completions) whose response is of these types; a flag under `chosen` is none."""
+
+    def test(row: Row) -> bool:
+        texts = (row.get(name) for name in ("chosen", "completion", "response"))
+        return isinstance(next((text for text in texts if isinstance(text, (str, list))), None), types)
+
+    return test
 
 
 def _both(*tests: Callable[[Row], bool]) -> Callable[[Row], bool]:
     return lambda row: all(test(row) for test in tests)
+
+
+def _labelled(row: Row) -> bool:
+    """Tell a prompt with a single response, under either name, and a column that says which side it is on."""
+    return has("prompt")(row) and bool(side_columns(row)) and ("completion" in row or "response" in row)
 
 
 def _as_it_is(row: Row, number: int) -> Row:
@@ -205,7 +206,7 @@ def _as_it_is(row: Row, number: int) -> Row:
 
 
 OPENAI = ("tools", "parallel_tool_calls")
-_PAIRS, _LABELLED = has("chosen", "rejected"), has("prompt", "completion", "label")
+_PAIRS = has("chosen", "rejected")
 _ENTRY = 'register it in dataset_info.json with {"ranking": true, "columns": '
 # The order is that of detection: the first that knows a row has it.
 FORMATS: dict[str, Format] = {
@@ -249,6 +250,6 @@ FORMATS: dict[str, Format] = {
     ),
     "trl": Format("paired", _both(_PAIRS, _is(list)), _trl, _as_it_is),
     "trl_plain": Format("paired", _both(_PAIRS, _is(str)), _trl, _write_plain),
-    "trl_unpaired": Format("unpaired", _both(_LABELLED, _is(list)), _trl_unpaired, _as_it_is),
-    "trl_unpaired_plain": Format("unpaired", _both(_LABELLED, _is(str)), _trl_unpaired, _write_plain),
+    "trl_unpaired": Format("unpaired", _both(_labelled, _is(list)), _trl_unpaired, _as_it_is),
+    "trl_unpaired_plain": Format("unpaired", _both(_labelled, _is(str)), _trl_unpaired, _write_plain),
 }

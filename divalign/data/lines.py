@@ -24,9 +24,9 @@ def lines_of(path: Path, encodings: Counter[str]) -> Iterator[str]:
         start = file.read(4096)
         file.seek(0)
         if encoding := _wide(start):
-            text = file.read().decode(encoding, errors="replace")
+            text, name = _decoded(file.read(), encoding)
             lines = text.removesuffix("\n").split("\n")
-            encodings[encoding] += len(lines)
+            encodings[name] += len(lines)
             yield from (f"{line}\n" for line in lines)
             return
         for number, raw in enumerate(file):
@@ -34,8 +34,17 @@ def lines_of(path: Path, encodings: Counter[str]) -> Iterator[str]:
             try:
                 yield line.decode("utf-8")
             except UnicodeDecodeError:
-                encodings["windows-1252"] += 1
-                yield line.decode("cp1252", errors="replace")
+                text, name = _decoded(line, "windows-1252")
+                encodings[name] += 1
+                yield text
+
+
+def _decoded(raw: bytes, encoding: str) -> tuple[str, str]:
+    """Return the text and its encoding; where bytes are none of its characters, the name says so."""
+    try:
+        return raw.decode(encoding), encoding
+    except UnicodeDecodeError:
+        return raw.decode(encoding, errors="replace"), f"{encoding} with bytes that are no character"
 
 
 def _wide(start: bytes) -> str | None:

@@ -5,8 +5,9 @@ Source: hiyouga/LLaMA-Factory, data/README.md.
 
 from __future__ import annotations
 
-from divalign.data.columns import SIDES, one_turn, rest_of, truth, turns_of
+from divalign.data.columns import SIDES, one_turn, rest_of, turns_of
 from divalign.data.examples import Message, Row, as_messages
+from divalign.data.sides import labelled
 
 ALPACA = ("instruction", "input", "system", "history")
 SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt"}
@@ -14,7 +15,7 @@ SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt"}
 
 def _prompt(row: Row) -> list[Message]:
     """Return system, history, and instruction with input, joined by a line break as LLaMA-Factory joins them."""
-    turns = as_messages(row["system"], "system") if row.get("system") else []
+    turns = _system(row)
     for asked, answered in row.get("history") or []:
         turns += [*as_messages(asked, "user"), *as_messages(answered, "assistant")]
     parts = [row["instruction"], row["input"]] if row.get("input") else [row["instruction"]]
@@ -44,13 +45,12 @@ def write_alpaca(row: Row, number: int) -> Row:
 
 
 def read_kto(row: Row) -> list[Row]:
-    label = truth(row["kto_tag"], "kto_tag")
     if "conversations" in row:
         *prompt, said = _from_sharegpt(row["conversations"])
-        return [{**rest_of(row, "conversations", "kto_tag"), "prompt": prompt, "completion": [said], "label": label}]
+        rest = labelled(rest_of(row, "conversations", "system"))
+        return [{**rest, "prompt": [*_system(row), *prompt], "completion": _response(said)}]
     completion = turns_of(row["output"], "assistant", "output")
-    own = (*ALPACA, "output", "kto_tag")
-    return [{**rest_of(row, *own), "prompt": _prompt(row), "completion": completion, "label": label}]
+    return [{**labelled(rest_of(row, *ALPACA, "output")), "prompt": _prompt(row), "completion": completion}]
 
 
 def write_kto(row: Row, number: int) -> Row:
@@ -61,16 +61,24 @@ def write_kto(row: Row, number: int) -> Row:
 
 def read_sharegpt(row: Row) -> list[Row]:
     sides = {side: _from_sharegpt([row[side]]) for side in SIDES}
-    system = as_messages(row["system"], "system") if row.get("system") else []
-    return [
-        {**rest_of(row, "conversations", "system"), "prompt": system + _from_sharegpt(row["conversations"]), **sides}
-    ]
+    prompt = [*_system(row), *_from_sharegpt(row["conversations"])]
+    return [{**rest_of(row, "conversations", "system"), "prompt": prompt, **sides}]
 
 
 def write_sharegpt(row: Row, number: int) -> Row:
     sides = {side: as_messages(one_turn(row[side], "assistant", side), "assistant") for side in SIDES}
     said = {side: _to_sharegpt(messages)[0] for side, messages in sides.items()}
     return {**rest_of(row, "prompt"), "conversations": _to_sharegpt(row["prompt"]), **said}
+
+
+def _system(row: Row) -> list[Message]:
+    return as_messages(row["system"], "system") if row.get("system") else []
+
+
+def _response(message: Message) -> list[Message]:
+    if message["role"] != "assistant":
+        raise ValueError(f"the conversation ends with a turn of {message['role']}; expected one of the assistant")
+    return [message]
 
 
 def _from_sharegpt(turns: list[dict[str, str]]) -> list[Message]:

@@ -8,11 +8,13 @@ limits that docs/data.md spells out.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt64
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from divalign.core.stats import Estimate, rate
 from divalign.data.words import ARTICLES, Words, codes, number_words, rarity, restrict, stem, sums, text_of
@@ -128,8 +130,24 @@ def _powers(base: np.uint64, exponents: Int[np.ndarray, " n"]) -> UInt64[np.ndar
 
 def contained(train: Side, evaluation: Side) -> Found:
     """Match by rolling codes: the words of every window of a prompt's length that begins with its first word."""
-    wanted, found = _sequence_codes(evaluation), np.full(len(evaluation.texts), -1)
-    words, owners = train.words, train.words.owners
+    found = np.full(len(evaluation.texts), -1)
+    for members, wanted, windows, owners in _windows(train, evaluation):
+        hits = _lookup(wanted, windows)
+        found[members[hits >= 0]] = owners[hits[hits >= 0]]
+    return found
+
+
+class Windows(NamedTuple):
+    """Evaluation prompts of one length with the codes of their words, and the windows of that length with theirs."""
+
+    members: Int[np.ndarray, " members"]
+    wanted: UInt64[np.ndarray, " members"]
+    windows: UInt64[np.ndarray, " windows"]
+    owners: Int[np.ndarray, " windows"]
+
+
+def _windows(train: Side, evaluation: Side) -> Iterator[Windows]:
+    wanted, words, owners = _sequence_codes(evaluation), train.words, train.words.owners
     terms = train.codes * _powers(_BASE, np.arange(len(words.ids)))
     running = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(terms, dtype=np.uint64)])
     for length in np.unique(evaluation.words.lengths[evaluation.words.lengths >= SHORTEST_CONTAINED]):
@@ -137,9 +155,7 @@ def contained(train: Side, evaluation: Side) -> Found:
         places = np.flatnonzero(np.isin(words.ids, evaluation.words.ids[evaluation.words.starts[members]]))
         places = places[places + length <= words.starts[owners[places] + 1]]
         windows = (running[places + length] - running[places]) * _powers(_inverse(_BASE), places)
-        hits = _lookup(wanted[members], windows)
-        found[members[hits >= 0]] = owners[places[hits[hits >= 0]]]
-    return found
+        yield Windows(members, wanted[members], windows, owners[places])
 
 
 def _inverse(base: np.uint64) -> np.uint64:
@@ -205,6 +221,53 @@ def _lookup(wanted: UInt64[np.ndarray, " n"], among: UInt64[np.ndarray, " m"]) -
     order = np.argsort(among, kind="stable")
     places = np.minimum(np.searchsorted(among, wanted, sorter=order), len(among) - 1)
     return np.where(among[order[places]] == wanted, order[places], -1)
+
+
+def near_duplicates_share(texts: Sequence[Any]) -> Int[np.ndarray, " texts"]:
+    """Return for each text the number of its cluster: texts that `find_overlap` would call the same share one.
+
+    So do texts that are joined by a chain of such pairs. Time grows with the number of words.
+    """
+    (side,) = _sides([text_of(one) for one in texts])
+    count = len(side.texts)
+    edges = [_equal(np.unique(np.array(side.texts, dtype=object).astype(str), return_inverse=True)[1])]
+    edges.append(_equal(_sequence_codes(side), side.words.lengths > 0))
+    edges += [_inside(part) for part in _windows(side, side)]
+    edges.append(_one_word_apart(side))
+    one, other = np.concatenate(edges, axis=1) if count else np.zeros((2, 0), dtype=int)
+    graph = coo_array((np.ones(len(one)), (one, other)), shape=(count, count))
+    return connected_components(graph, directed=False)[1]
+
+
+Edges = Int[np.ndarray, "2 edges"]
+
+
+def _equal(codes_of_texts: np.ndarray, counted: Bool[np.ndarray, " texts"] | None = None) -> Edges:
+    """Join each text with the first one of the same code."""
+    _, first, bucket = np.unique(codes_of_texts, return_index=True, return_inverse=True)
+    edges = np.stack([np.arange(len(bucket)), first[bucket]])
+    return edges if counted is None else edges[:, counted]
+
+
+def _inside(part: Windows) -> Edges:
+    hits = _lookup(part.windows, part.wanted)
+    return np.stack([part.owners[hits >= 0], part.members[hits[hits >= 0]]])
+
+
+def _one_word_apart(side: Side) -> Edges:
+    """Join as `paraphrased` matches: of the texts with one code, all with one whose word left out is light, if any."""
+    variants, lengths = _variants(side), side.telling.lengths
+    everyone = np.arange(len(side.texts))
+    owners = np.concatenate([variants.owners, everyone])
+    found = np.concatenate([variants.rest, variants.whole])
+    kinds = np.concatenate([np.where(variants.light, 2, 0), np.ones(len(everyone), dtype=int)])
+    order = np.lexsort((-kinds, found))
+    owners, found, kinds = owners[order], found[order], kinds[order]
+    _, first, bucket = np.unique(found, return_index=True, return_inverse=True)
+    hub = first[bucket]
+    joined = (kinds[hub] == 2) | ((kinds[hub] == 1) & (kinds == 1))
+    joined &= np.maximum(lengths[owners], lengths[owners[hub]]) > 2
+    return np.stack([owners[joined], owners[hub][joined]])
 
 
 KINDS: dict[str, Matcher] = {

@@ -7,13 +7,20 @@ a file would not even leak into itself.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
+from divalign.data.columns import turns_of
 from divalign.data.convert import Conversion, find_format, format_of, read_row
 from divalign.data.examples import Row
+from divalign.data.files import stream_whole
 from divalign.data.formats import Format
+from divalign.data.notes import Notes
 from divalign.data.words import text_of
 
 PROMPT_COLUMNS = ("prompt", "goal", "behavior", "forbidden_prompt", "instruction", "question", "messages", "text")
+HARMFUL, BENIGN = {"1", "1.0", "true", "yes", "harmful", "unsafe"}, {"0", "0.0", "false", "no", "safe", "benign"}
+OPTIONAL = ("harmful", "target", "id", "cluster", "response")  # whose absence and null are one
 
 
 def prompt_of(row: Row, source: Format | None = None, *, empty: bool = False) -> str:
@@ -46,8 +53,61 @@ def _by_name(row: Row) -> str:
         columns = ", ".join(map(str, row))
         raise ValueError(f"a row has the columns {columns}; expected one of {', '.join(PROMPT_COLUMNS)}")
     name = next((name for name in names if named[name]), names[0])
-    parts = [named[name], named.get("input") if name == "instruction" else None]
-    return "\n".join(text_of(part) for part in parts if part)
+    if name == "behavior":  # HarmBench: what some behaviors are about stands beside them
+        parts, between = [named.get("contextstring"), named[name]], "\n\n"
+    else:
+        parts, between = [named[name], named.get("input") if name == "instruction" else None], "\n"
+    return between.join(text_of(part) for part in parts if part)
+
+
+def load_prompts(path: Path) -> list[Row]:
+    """Return the rows of a file of prompts, each with its `prompt` as text, as an attack asks them.
+
+    The prompt is read as everywhere: from `prompt`, or from `goal` (AdvBench, JailbreakBench), `Behavior` (HarmBench,
+    behind its context) and the other usual columns, in any case. `harmful` becomes true or false where a row says it,
+    in that column or as a `label` of "safe" or "unsafe"; `target` is read in any case. Other columns pass through.
+
+    Raises ValueError, with the file and the line, for a row without a prompt, a conversation of several turns, and a
+    class that is neither.
+    """
+    notes, rows = Notes(), []
+    for row in stream_whole(path, notes):
+        try:
+            rows.append(prompt_row(row))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {notes.line}: {error}") from error
+    return rows
+
+
+def prompt_row(row: Row) -> Row:
+    """Return the row with `prompt`, and where it says them `harmful` and `target`; null ones are left out."""
+    prompt = row.get("prompt")
+    turns = turns_of(prompt, "user", "prompt") if isinstance(prompt, (list, dict)) else []
+    if [turn["role"] for turn in turns] not in ([], ["user"]):
+        roles = ", ".join(turn["role"] for turn in turns)
+        raise ValueError(f"its prompt is a conversation ({roles}); expected the text of one turn of the user")
+    named = {str(name).strip().lower(): value for name, value in row.items()}
+    found = {**row, "prompt": prompt if isinstance(prompt, str) and prompt.strip() else prompt_of(row)}
+    if (harmful := _harmful(named)) is not None:
+        found["harmful"] = harmful
+    if named.get("target"):
+        found["target"] = named["target"]
+    return {name: value for name, value in found.items() if not (name in OPTIONAL and value in (None, ""))}
+
+
+def _harmful(named: Row) -> bool | None:
+    if named.get("harmful") not in (None, ""):
+        return class_of(named["harmful"])
+    label = str(named.get("label")).strip().lower()
+    return label == "unsafe" if label in ("safe", "unsafe") else None
+
+
+def class_of(value: Any) -> bool:
+    """Return whether a prompt is harmful: true or false, 1 or 0, or a word for either. Raises ValueError for others."""
+    word = str(value).strip().casefold()
+    if word not in HARMFUL | BENIGN:
+        raise ValueError(f"harmful is {value!r}; expected true or false")
+    return word in HARMFUL
 
 
 def read_prompts(rows: Iterable[Row], source: str | None = None, done: Conversion | None = None) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Public prompt and response sets, read from a folder on this machine or fetched into it; `everyday` alone is shipped.
+"""Public prompt and response sets, read from a folder on this machine or fetched into it; the project ships none.
 
 A source returns `Request`s, with empty texts where it has none: `data/build.py` fills them in. `SOURCES` is the table;
 an entry says where the files come from, under which licence, and whether they are gated. The column names of the sets
@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from divalign.core.names import find
-from divalign.data.columns import check_columns, truth
+from divalign.data.columns import check_columns
 from divalign.data.everyday import EVERYDAY
 from divalign.data.examples import Request
 from divalign.data.fetch import File, fetched
-from divalign.data.files import read_file
+from divalign.data.files import read_file, warn_of
+from divalign.data.own import own
+from divalign.data.prompts import class_of
+from divalign.data.split import share_clusters
 
 Rows = list[dict[str, Any]]
 Load = Callable[..., list[Request]]  # a table per file, in order
@@ -76,7 +80,11 @@ def malicious_instruct(lines: Rows) -> list[Request]:
 
 def xstest(prompts: Rows) -> list[Request]:
     """Safe prompts that sound unsafe, and their unsafe contrasts; a cluster is the word that they play on."""
-    return [Request(row["prompt"], row["label"] == "unsafe", "", "", "", f"xstest {row['focus']}") for row in prompts]
+    words = (str(row["focus"]).strip().casefold() for row in prompts)
+    return [
+        Request(row["prompt"], class_of(row["label"]), "", "", "", f"xstest {word}" if word else "")
+        for row, word in zip(prompts, words, strict=True)
+    ]
 
 
 def safealigner(rows: Rows) -> list[Request]:
@@ -146,35 +154,6 @@ def paper_pref(rows: Rows) -> list[Request]:
         request if request.harmful else request._replace(worse=request.refusal, refusal="")
         for request in paper_cr(rows)
     ]
-
-
-def own(rows: Rows) -> list[Request]:
-    """One's own file: columns prompt and harmful, and of compliance, refusal, worse and cluster what there is.
-
-    Raises ValueError for a column of text that holds something else, with the row.
-    """
-    return [
-        Request(
-            _said(row, "prompt", number),
-            truth(row["harmful"], "harmful"),
-            *(_said(row, name, number, gap=True) for name in ("compliance", "refusal", "worse")),
-            cluster=_said(row, "cluster", number, gap=True),
-            worse_refusal=_said(row, "worse_refusal", number, gap=True),
-        )
-        for number, row in enumerate(rows, start=1)
-    ]
-
-
-def _said(row: dict[str, Any], name: str, number: int, *, gap: bool = False) -> str:
-    """Return a row's text; where a `gap` is allowed, an absent one or None is empty. Clusters may be numbered."""
-    text = row.get(name)
-    if name == "cluster" and isinstance(text, int):
-        return str(text)
-    if gap and text is None:
-        return ""
-    if not isinstance(text, str):
-        raise ValueError(f"row {number} has {name}={text!r}, expected a text" + (", or nothing" if gap else ""))
-    return text
 
 
 def _web(load: Load, path: str, url: str, sha256: str, columns: Sequence[str], licence: str, source: str) -> Source:
@@ -265,16 +244,24 @@ SOURCES: dict[str, Source] = {
 def read_source(name: str, folder: Path | None, *, download: bool = False) -> list[Request]:
     """Return the requests of the source `name`: an entry of `SOURCES`, file:PATH of one's own, or "pkg.module:thing".
 
-    Raises ValueError, naming the nearest, for an unknown name, and for files that are missing or another's.
+    `folder` is the set's own or one that holds many sets. Raises ValueError, naming the nearest, for an unknown name,
+    and for files that are missing or another's.
     """
+    return _read(name, folder, download=download)[0]
+
+
+def _read(name: str, folder: Path | None, *, download: bool) -> tuple[list[Request], int]:
+    """Return the requests of a source, and how many rows of its files gave none."""
     if name.startswith("file:"):
-        return _clustered("own", own(_table(Path(name.removeprefix("file:")), ("prompt", "harmful"))))
+        rows = _table(Path(name.removeprefix("file:")), ("prompt", "harmful"))
+        return _clustered("own", own(rows)), 0
     source = find_source(name)
     if source.files and folder is None:
         raise ValueError(f"the source {name!r} needs its files: name the folder that holds {source.files[0].path}")
     places = [fetched(file, folder, download=download) for file in source.files if folder]
     tables = [_table(path, columns) for path, columns in zip(places, source.columns, strict=True)]
-    return _clustered(name, source.load(*tables))
+    requests = _clustered(name, source.load(*tables))
+    return requests, max(0, sum(map(len, tables)) - len(requests))
 
 
 def find_source(name: str) -> Source:
@@ -282,28 +269,48 @@ def find_source(name: str) -> Source:
     return find(name, SOURCES, kind="source", of=Source)
 
 
-def read_sources(names: str, folder: Path | None, *, seed: int = 0, download: bool = False) -> list[Request]:
+class Gathered(NamedTuple):
+    """The requests of some sources, and how many rows and prompts were left out, by reason."""
+
+    requests: list[Request]
+    left_out: dict[str, int]
+
+
+def gather_requests(names: str, folder: Path | None, *, seed: int = 0, download: bool = False) -> Gathered:
     """Return the requests of several sources, "advbench+alpaca", the larger class cut to the size of the smaller.
 
-    Which are left out is a draw of `seed`. Prompts that occur twice are kept once.
+    Which are left out is a draw of `seed`. Prompts that occur twice are kept once. Near-duplicates share a cluster,
+    across sources too, with all others of their clusters.
     """
     found: dict[str, Request] = {}
+    left_out: Counter[str] = Counter()
     for name in names.split("+"):
-        for request in read_source(name, folder, download=download):
+        requests, dropped = _read(name, folder, download=download)
+        left_out[f"no use for this in a row of {name}"] += dropped
+        for request in requests:
+            left_out["a prompt that occurs twice"] += request.prompt in found
             found.setdefault(request.prompt, request)
-    sides = [[request for request in found.values() if request.harmful is bad] for bad in (True, False)]
+    sides = [[request for request in share_clusters(list(found.values())) if request.harmful is bad]
+             for bad in (True, False)]  # fmt: skip
     size = min(map(len, sides)) or max(map(len, sides))
     rng = random.Random(seed)
-    return [request for side in sides for request in (rng.sample(side, size) if len(side) > size else side)]
+    drawn = [request for side in sides for request in (rng.sample(side, size) if len(side) > size else side)]
+    left_out["a class that has more prompts than the other"] += len(found) - len(drawn)
+    return Gathered(drawn, dict(+left_out))
+
+
+def read_sources(names: str, folder: Path | None, *, seed: int = 0, download: bool = False) -> list[Request]:
+    """Return the requests of `gather_requests`, and log what was left out, a line each."""
+    found = gather_requests(names, folder, seed=seed, download=download)
+    for reason, count in found.left_out.items():
+        logger.info("%s: %d left out with %s", names, count, reason)
+    return found.requests
 
 
 def _table(path: Path, columns: Sequence[str]) -> Rows:
-    """Return a file's rows, or its lines where it is text; lines set aside are said in the log."""
-    if path.suffix == ".txt":
-        return [{"text": line.strip()} for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    """Return a file's rows, the lines of a .txt under `text`; lines set aside are said in the log."""
     rows, notes = read_file(path)
-    for sentence in notes.sentences(path):
-        logger.warning(sentence)
+    warn_of(notes, path)
     for row in rows:
         check_columns(row, columns, path)
     return rows

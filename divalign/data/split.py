@@ -7,11 +7,16 @@ their case, punctuation, articles, endings and word order.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import accumulate
 from math import inf
 
-from divalign.data.examples import Row
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from divalign.data.examples import Request, Row
+from divalign.data.overlap import near_duplicates_share
 from divalign.data.prompts import prompt_of
 from divalign.data.words import ARTICLES, stem, words_of
 
@@ -46,9 +51,19 @@ def check_shares(shares: Mapping[str, float]) -> None:
         raise ValueError(f"the shares are {dict(shares)}; expected at least one side, each above 0")
 
 
-def split_rows(rows: Iterable[Row], shares: Mapping[str, float] = SHARES, *, seed: int = 0) -> dict[str, list[Row]]:
-    """Return the rows of each side, in their order."""
-    sides: dict[str, list[Row]] = {name: [] for name in shares}
-    for row in rows:
-        sides[side_of(row, shares, seed=seed)].append(row)
-    return sides
+def share_clusters(requests: list[Request]) -> list[Request]:
+    """Return the requests with one cluster, that of the first of them, for all that are near-duplicates or share one.
+
+    Two prompts of different clusters that differ in case only would else come to both sides of a split.
+    """
+    if not requests:
+        return []
+    alike = near_duplicates_share([request.prompt for request in requests])
+    named = np.unique([request.cluster for request in requests], return_inverse=True)[1] + alike.max() + 1
+    size = int(named.max()) + 1
+    part = connected_components(coo_array((np.ones(len(alike)), (alike, named)), shape=(size, size)), directed=False)[1]
+    first: dict[int, str] = {}
+    return [
+        request._replace(cluster=first.setdefault(int(part[number]), request.cluster))
+        for number, request in zip(alike, requests, strict=True)
+    ]

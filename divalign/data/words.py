@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt64
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-from divalign.data.columns import turns_of
+from divalign.data.columns import plain_content, turns_of
 
 # Chinese and Japanese write no spaces: each of their characters counts as a word.
 _IDEOGRAPHS = "\u3040-\u30ff\u3400-\u9fff"
@@ -70,21 +70,10 @@ def text_of(turns: Any, role: str = "user") -> str:
     """
     if isinstance(turns, str):
         return turns
+    if isinstance(turns, list):  # a turn without content says nothing
+        turns = [turn for turn in turns if not (isinstance(turn, dict) and turn.get("content", "") is None)]
     messages = turns_of(turns, role, "messages") if turns else []
-    said = [message["content"] for message in messages if message["role"] == role]
-    return "\n".join(_text(content) for content in said if content is not None)
-
-
-def _text(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    texts = []
-    for part in content if isinstance(content, list) else [content]:
-        kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-        if kind != "text" or not isinstance(part.get("text"), str):
-            raise ValueError(f"a message holds {kind}; expected text, in one piece or in parts of type text")
-        texts.append(part["text"])
-    return "".join(texts)
+    return "\n".join(plain_content(message["content"]) for message in messages if message["role"] == role)
 
 
 def words_of(text: str) -> list[str]:

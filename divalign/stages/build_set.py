@@ -14,7 +14,7 @@ from divalign.data.build import answered_by, build
 from divalign.data.examples import user_says
 from divalign.data.files import entry_for
 from divalign.data.rating import Rate
-from divalign.data.sources import find_source, read_sources
+from divalign.data.sources import Gathered, find_source, gather_requests
 from divalign.data.writing import WRITERS, write_file
 from divalign.safety.journal import Journal
 from divalign.stages.corpus import balanced
@@ -51,10 +51,10 @@ def build_set(
     if what.n is not None and what.n < 2:
         raise ValueError(f"n is {what.n}, expected at least 2, a row of each class; leave it out for all rows")
     if what.sources == "toy":
-        requests = world.requests("train", held_out=False, seed=what.seed)
+        gathered = Gathered(world.requests("train", held_out=False, seed=what.seed), {})
     else:
-        requests = read_sources(what.sources, folder, seed=what.seed, download=download)
-    requests = balanced(requests, what.n) if what.n is not None else requests
+        gathered = gather_requests(what.sources, folder, seed=what.seed, download=download)
+    requests = gathered.requests if what.n is None else balanced(gathered.requests, what.n)
     journal = out.with_suffix(".journal")
     if writer is None:
         built = build(requests, what.name, seed=what.seed, rate=rater(None) if rater else None)
@@ -69,7 +69,7 @@ def build_set(
             built = build(requests, what.name, seed=what.seed, rate=rater(write) if rater else None)
     write_file(out, built.rows)
     card = {
-        **_card(what, len(built.rows), built.left_out),
+        **_card(what, len(built.rows), {**gathered.left_out, **built.left_out}),
         "written_by": writer.name if writer else None,
         "sha256": file_digest(out),
     }

@@ -2,16 +2,17 @@
 
 With the baseline of the whole step, the mean of the micro-batch losses has the value and the gradient of one large
 batch, KLDO's log-mean-exp included (THEORY.md, "Log-mean-exp, exactly"). The price is one forward without gradients
-over the step, paid only where a step has more than one micro-batch or rank and the method has a baseline at all.
+over the step, paid only where a step has more than one micro-batch or rank and the method has a baseline at all. The
+anchor on the aligned responses needs the step's number of tokens, which takes no forward.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from divalign.core.losses import LogRatios
@@ -20,14 +21,24 @@ Gather = Callable[[Tensor], Tensor]
 
 
 class Step(NamedTuple):
-    """The baseline of an optimizer step (None: each micro-batch takes its own) and its couples per micro-batch."""
+    """An optimizer step: its baseline (None: each micro-batch takes its own) and the means over its micro-batches.
+
+    `mean_size` counts couples, `mean_tokens` the tokens of aligned responses, over all micro-batches and ranks.
+    """
 
     baseline: Float[Tensor, ""] | None
     mean_size: float
+    mean_tokens: float
 
     def weight(self, size: int) -> float:
         """Return the factor that makes a mean over micro-batches a mean over the step's rows, also for a short one."""
         return size / self.mean_size
+
+
+def aligned_tokens(inputs: dict[str, Any]) -> Int[Tensor, " a"]:
+    """Return the scored tokens of each aligned response of a micro-batch, whose rows stand above the unaligned ones."""
+    responses = int(inputs["responses"])
+    return torch.bincount(inputs["owners"], minlength=responses)[: responses // 2]
 
 
 def whole_ratios(parts: list[LogRatios], gather: Gather) -> LogRatios:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from transformers import TrainingArguments
 
-from divalign.core.losses import find_method
+from divalign.core.losses import Method, find_method
+from divalign.core.paper_code import PAPER_CODE
+from divalign.train.unsupported import TRL_ARGUMENTS, refuse_arguments, refuse_without_effect
 
 NORMALISERS = ("exact", "online", "ema", "microbatch")
+VARIANTS = ("paper", "paper_code")
+TOO_LONG = ("refuse", "skip")
 
 
 @dataclass
@@ -17,17 +22,46 @@ class DivergenceConfig(TrainingArguments):
 
     `per_device_train_batch_size` counts pairs for paired data (prompt, chosen, rejected) and rows for unpaired data
     (prompt, completion, label), of which every micro-batch holds half aligned and half unaligned.
+
+    Raises ValueError for a value out of range, and for an option that would have no effect or that only TRL has, with
+    what to set instead.
     """
 
     method: str = field(
         default="kldo", metadata={"help": "A name of divalign.METHODS, `fdo:<divergence>`, `pkg:thing`."}
     )
     beta: float = field(default=0.1, metadata={"help": "r = beta log pi/pi_ref. Larger stays closer to the reference."})
-    max_length: int = field(
-        default=1024, metadata={"help": "Tokens of prompt and response together; responses are cut."}
+    max_length: int | None = field(
+        default=1024, metadata={"help": "Tokens of prompt and response; longer responses are cut. None: no limit."}
     )
-    desirable_weight: float = field(default=1.0, metadata={"help": "Weight of the aligned class mean."})
-    undesirable_weight: float = field(default=1.0, metadata={"help": "Weight of the unaligned class mean."})
+    too_long: str = field(
+        default="refuse",
+        metadata={
+            "help": "Rows whose prompt leaves no room for a response within max_length: `refuse` the data set, or "
+            "`skip` and count them."
+        },
+    )
+    desirable_weight: float = field(
+        default=1.0,
+        metadata={
+            "help": "Weight of the mean loss of the aligned rows. Classes count alike whatever their size; TRL's "
+            "weight w is w n_desirable / (n_desirable + n_undesirable) here."
+        },
+    )
+    undesirable_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the mean loss of the unaligned rows; see desirable_weight."}
+    )
+    sft_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the mean negative log-likelihood per token of the aligned responses, added to the loss "
+            "of every method (TRL: loss_type 'sft', rpo_alpha). 0: the paper's objective."
+        },
+    )
+    variant: str = field(
+        default="paper",
+        metadata={"help": "`paper`: the formulas; `paper_code`: what the code released with the paper computes."},
+    )
     normaliser: str = field(
         default="exact",
         metadata={
@@ -55,17 +89,64 @@ class DivergenceConfig(TrainingArguments):
     gradient_checkpointing: bool | None = field(default=True, metadata={"help": "Trade compute for memory."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Off: the trainer reads the columns itself."})
 
+    def __new__(cls, *args: Any, **options: Any) -> DivergenceConfig:
+        """Refuse TRL's arguments before `__init__` can only say that it does not know them."""
+        known = {one.name for one in fields(cls)}
+        refuse_arguments((name for name in options if name not in known), TRL_ARGUMENTS, cls.__name__)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         """Check the fields of our own before transformers checks the rest."""
-        find_method(self.method)
-        if self.beta <= 0:
-            raise ValueError(f"beta is {self.beta}, expected a number above 0; the usual value is 0.1")
-        if self.normaliser not in NORMALISERS:
-            raise ValueError(f"normaliser is {self.normaliser!r}, expected one of {', '.join(NORMALISERS)}")
-        if self.normaliser == "online" and not find_method(self.method).log_mean_exp_baseline:
-            raise ValueError(f"normaliser 'online' is for kldo, got {self.method}; its baseline needs 'exact'")
-        if not 0 < self.ema_rate <= 1:
-            raise ValueError(f"ema_rate is {self.ema_rate}, expected above 0 and at most 1; the usual value is 0.1")
+        method = find_method(self.method)
+        _check_values(self)
+        _check_effects(self, method)
+        if self.variant == "paper_code":
+            _check_paper_code(self)
+        refuse_without_effect(self)
         if getattr(self, "activation_checkpointing", False) is None:  # the name since 5.23, which warns of the old one
             self.activation_checkpointing = self.gradient_checkpointing
         super().__post_init__()
+
+
+def _check_values(args: DivergenceConfig) -> None:
+    if args.beta <= 0:
+        raise ValueError(f"beta is {args.beta}, expected a number above 0; the usual value is 0.1")
+    if not 0 < args.ema_rate <= 1:
+        raise ValueError(f"ema_rate is {args.ema_rate}, expected above 0 and at most 1; the usual value is 0.1")
+    if args.max_length is not None and args.max_length < 2:
+        raise ValueError(f"max_length is {args.max_length}, expected at least 2 tokens, or None for no limit")
+    for name in ("sft_weight", "desirable_weight", "undesirable_weight"):
+        value = getattr(args, name)
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{name} is {value}, expected a number of at least 0")
+    for name, choices in (("normaliser", NORMALISERS), ("variant", VARIANTS), ("too_long", TOO_LONG)):
+        if getattr(args, name) not in choices:
+            raise ValueError(f"{name} is {getattr(args, name)!r}, expected one of {', '.join(choices)}")
+
+
+def _check_effects(args: DivergenceConfig, method: Method) -> None:
+    """Raise ValueError for an option of our own that this method would ignore."""
+    if args.normaliser == "online" and not method.log_mean_exp_baseline:
+        raise ValueError(f"normaliser 'online' is for kldo, got {args.method}; its baseline needs 'exact'")
+    if args.normaliser != "exact" and not method.has_baseline:
+        raise ValueError(f"normaliser {args.normaliser!r} has no effect: {args.method} has no baseline; leave it out")
+    if args.ema_rate != 0.1 and args.normaliser != "ema":
+        raise ValueError(f"ema_rate is {args.ema_rate}, which has no effect; set normaliser='ema' or leave it out")
+    if method.paired and (args.desirable_weight, args.undesirable_weight) != (1, 1):
+        raise ValueError(
+            f"desirable_weight and undesirable_weight have no effect on {args.method}, which compares the two "
+            "responses of a pair; leave both at 1, or use an unpaired method such as kto"
+        )
+
+
+def _check_paper_code(args: DivergenceConfig) -> None:
+    if args.method not in PAPER_CODE:
+        raise ValueError(
+            f"variant 'paper_code' is for {' and '.join(PAPER_CODE)}, got {args.method}, for which the released code "
+            "computes the paper's loss; leave variant out"
+        )
+    if args.normaliser != "exact" or (args.desirable_weight, args.undesirable_weight) != (1, 1):
+        raise ValueError(
+            "variant 'paper_code' has its own moving average and no class weights; leave normaliser, desirable_weight "
+            "and undesirable_weight out"
+        )

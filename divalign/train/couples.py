@@ -6,14 +6,17 @@ through once and the smaller one is repeated, so that a class can be missing fro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from divalign.data.batching import Encoded, encode_row
+from divalign.data.batching import Encoded
+from divalign.data.rendering import encode_training_row, warn_of_alike
 from divalign.lm.layout import lay_out
+from divalign.train.rows import PAIRED, checked_rows
 
 
 class Scored(NamedTuple):
@@ -76,6 +79,18 @@ class CoupleSampler(Sampler):
             yield from sorted(order[start : start + self.window], key=self.couples.length, reverse=True)
 
 
+class TooLongError(ValueError):
+    """A prompt that leaves no room for a response."""
+
+
+class RowCounts(NamedTuple):
+    """What became of a data set's rows: how many there are, were skipped as too long, have a response that was cut."""
+
+    rows: int
+    skipped: int = 0
+    cut: int = 0
+
+
 class EncodedRows(NamedTuple):
     """Tokenised rows by class, their clusters and, where the data brought them, reference log-probabilities."""
 
@@ -84,27 +99,56 @@ class EncodedRows(NamedTuple):
     clusters: tuple[list[str], list[str]]
     references: tuple[list[float], list[float]] | None
     paired: bool
+    counts: RowCounts = RowCounts(0)
 
 
-def encode_rows(rows: Iterable[Mapping[str, Any]], tokenizer: Any, *, max_length: int) -> EncodedRows:
+def encode_rows(
+    rows: Iterable[Any], tokenizer: Any, *, max_length: int | None, too_long: str = "refuse"
+) -> EncodedRows:
     """Tokenise TRL's paired or unpaired rows. Columns `ref_chosen_logps` and the like are taken over if present,
     and `prefill` is an opening of the response that is shown and not scored.
 
-    Raises ValueError where columns are missing, a label is neither true nor false, the set is empty, or a class has no
-    row.
+    Responses are cut at `max_length` tokens of prompt and response (None: no limit). Rows whose prompt leaves no room
+    are left out and counted where `too_long` is `skip`.
+
+    Raises ValueError, with the row's number from 0, where a column is missing or empty, a label is neither true nor
+    false, a conversation cannot be rendered or a prompt is too long; and where the set is empty or a class has no row.
     """
-    split = _split([dict(row) for row in rows])
-    sides = [
-        [
-            encode_row(tokenizer, row["prompt"], row["text"], max_length=max_length, prefill=row.get("prefill") or "")
-            for row in side
-        ]
-        for side in split[:2]
-    ]
-    clusters = tuple([str(row.get("cluster", row["prompt"])) for row in side] for side in split[:2])
-    known = [[row.get("reference") for row in side] for side in split[:2]]
+    checked = checked_rows(rows)
+    limit = sys.maxsize if max_length is None else max_length
+    paired = set(checked[0]) >= PAIRED
+    sides = [[(row, _encode(row, tokenizer)) for row in side] for side in _sides(checked, paired=paired)]
+    skipped = {row["number"]: len(text.prompt_ids) for side in sides for row, text in side if _fills(text, limit)}
+    if skipped and too_long == "refuse":
+        raise TooLongError(
+            f"row {min(skipped)}: a prompt of {skipped[min(skipped)]} tokens leaves no room for a response within "
+            f"max_length {limit}; shorten it, leave the row out or raise max_length"
+        )
+    kept = [[(row, text) for row, text in side if row["number"] not in skipped] for side in sides]
+    _check_classes(kept, len(checked), len(skipped), limit)
+    cut = {row["number"] for side in kept for row, text in side if sum(map(len, text)) > limit}
+    aligned, unaligned = (
+        [Encoded(text.prompt_ids, text.response_ids[: limit - len(text.prompt_ids)]) for _, text in side]
+        for side in kept
+    )
+    if paired:
+        warn_of_alike(aligned, unaligned)
+    clusters = tuple([str(row.get("cluster", row["prompt"])) for row, _ in side] for side in kept)
+    known = [[row.get("reference") for row, _ in side] for side in kept]
     references = None if any(value is None for side in known for value in side) else (known[0], known[1])
-    return EncodedRows(sides[0], sides[1], (clusters[0], clusters[1]), references, split[2])  # type: ignore[arg-type]
+    counts = RowCounts(len(checked), len(skipped), len(cut))
+    return EncodedRows(aligned, unaligned, (clusters[0], clusters[1]), references, paired, counts)  # type: ignore[arg-type]
+
+
+def scored_couples(encoded: EncodedRows, references: tuple[list[float], list[float]]) -> Couples:
+    """Return the rows with their reference log-probabilities beside them."""
+    aligned, unaligned = (
+        [Scored(*row) for row in zip(side, column, clusters, strict=True)]
+        for side, column, clusters in zip(
+            (encoded.aligned, encoded.unaligned), references, encoded.clusters, strict=True
+        )
+    )
+    return Couples(aligned, unaligned, paired=encoded.paired)
 
 
 def collate(items: Sequence[tuple[Scored, Scored]], pad_id: int, *, share: bool = False) -> dict[str, Any]:
@@ -114,32 +158,41 @@ def collate(items: Sequence[tuple[Scored, Scored]], pad_id: int, *, share: bool 
     return {**batch, "reference": torch.tensor([row.reference for row in rows], dtype=torch.float64)}
 
 
-def _split(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], bool]:
-    if not rows:
-        raise ValueError(
-            "the data set is empty; expected rows with prompt, chosen, rejected or prompt, completion, label"
-        )
-    columns = set(rows[0])
-    if {"prompt", "chosen", "rejected"} <= columns:
-        sides = [
-            [{**row, "text": row[name], "reference": row.get(f"ref_{name}_logps")} for row in rows]
+def _sides(rows: list[dict[str, Any]], *, paired: bool) -> list[list[dict[str, Any]]]:
+    """Return the aligned and the unaligned rows, each with its `side`, its `number` and the `reference` it brings."""
+    if paired:
+        return [
+            [
+                {**row, "reference": row.get(f"ref_{name}_logps"), "number": number, "side": name}
+                for number, row in enumerate(rows)
+            ]
             for name in ("chosen", "rejected")
         ]
-        return sides[0], sides[1], True
-    if not {"prompt", "completion", "label"} <= columns:
-        raise ValueError(
-            f"the data set has the columns {', '.join(sorted(columns))}; "
-            "expected prompt, chosen, rejected (paired) or prompt, completion, label (unpaired)"
-        )
-    for number, row in enumerate(rows):
-        if row["label"] not in (0, 1):
-            raise ValueError(f"row {number} has the label {row['label']!r}, expected true or false (1 or 0)")
-    texts = [{**row, "text": row["completion"], "reference": row.get("ref_logps")} for row in rows]
-    sides = [[row for row in texts if bool(row["label"]) is label] for label in (True, False)]
+    texts = [
+        {**row, "reference": row.get("ref_logps"), "number": number, "side": "completion"}
+        for number, row in enumerate(rows)
+    ]
+    return [[row for row in texts if bool(row["label"]) is label] for label in (True, False)]
+
+
+def _encode(row: dict[str, Any], tokenizer: Any) -> Encoded:
+    try:
+        return encode_training_row(tokenizer, row, row["side"], max_length=sys.maxsize)
+    except ValueError as error:
+        raise ValueError(f"row {row['number']}, {row['side']}: {error}") from error
+
+
+def _fills(text: Encoded, limit: int) -> bool:
+    return len(text.prompt_ids) >= limit
+
+
+def _check_classes(sides: list[list], rows: int, skipped: int, limit: int) -> None:
+    if skipped == rows:
+        raise ValueError(f"all {rows} rows are too long for max_length {limit}; raise it")
     for side, name in zip(sides, ("aligned (label true)", "unaligned (label false)"), strict=True):
         if not side:
-            raise ValueError(f"no {name} row among {len(rows)}; a divergence needs both classes")
-    return sides[0], sides[1], False
+            left_out = f", {skipped} of them skipped as too long" if skipped else ""
+            raise ValueError(f"no {name} row among {rows}{left_out}; a divergence needs both classes")
 
 
 def _permutations(size: int, n: int, generator: torch.Generator) -> list[int]:

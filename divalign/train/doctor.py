@@ -147,7 +147,7 @@ class _Tokens:
 class _Prepared(DivergenceTrainer):
     """The trainer on rows that are tokens already."""
 
-    def _couples(self, rows: Any) -> Couples | None:
+    def _couples(self, rows: Any, name: str = "") -> Couples | None:
         if rows is None:
             return None
         aligned, unaligned = rows[::2], rows[1::2]

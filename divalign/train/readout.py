@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
 from divalign.core.divergences import DIVERGENCES
 from divalign.core.estimate import Clusters, effective_size, evaluate_critic
 from divalign.core.losses import LogRatios, Method
+from divalign.train.couples import Couples
 
 FEWEST = 10  # prompts, below which no 95 % interval exists
 DRAWS = 500  # of the bootstrap: an end's own error is then a tenth of the interval's half width
 
 
-class Seen(NamedTuple):
-    """Rows of both classes: r of each, and the reference's log-probability that it was taken from."""
+class RowScores(NamedTuple):
+    """Rows of both classes: r of each, the reference's log-probability behind it, and the aligned ones' tokens."""
 
     aligned: Float[Tensor, " n"]
     unaligned: Float[Tensor, " m"]
     reference_aligned: Float[Tensor, " n"]
     reference_unaligned: Float[Tensor, " m"]
+    aligned_tokens: Num[Tensor, " n"]
 
 
-def reward_metrics(seen: Seen, *, beta: float, paired: bool) -> dict[str, float]:
+def reward_metrics(scores: RowScores, *, beta: float, paired: bool) -> dict[str, float]:
     """Return rewards and log-probabilities of both classes, how often aligned beats unaligned, the sample behind e^r.
 
     `rewards/accuracies` is the share of pairs whose aligned response has the larger r, as in TRL; of unpaired rows the
     share of all (aligned, unaligned) couples, ties counted half: the area under the ROC curve of r. `divergence/ess`
     is the effective number of unaligned rows under the weights e^r: near 1, a single row decides KLDO's log-mean-exp.
     """
-    aligned, unaligned, *references = (side.double() for side in seen)
+    aligned, unaligned, *references, tokens = (side.double() for side in scores)
     return {
         "rewards/chosen": aligned.mean().item(),
         "rewards/rejected": unaligned.mean().item(),
@@ -41,13 +43,35 @@ def reward_metrics(seen: Seen, *, beta: float, paired: bool) -> dict[str, float]
         "rewards/accuracies": (aligned > unaligned).double().mean().item() if paired else auc(aligned, unaligned),
         "logps/chosen": (aligned / beta + references[0]).mean().item(),
         "logps/rejected": (unaligned / beta + references[1]).mean().item(),
+        "nll/chosen": -((aligned / beta + references[0]).sum() / tokens.sum()).item(),
         "divergence/ess": effective_size(unaligned),
     }
 
 
+def held_out_scores(couples: Couples, ratios: LogRatios) -> tuple[RowScores, list[str], list[str]]:
+    """Return the scores of a held-out set with the clusters of its aligned and of its unaligned rows."""
+    references = [torch.tensor([row.reference for row in side]) for side in (couples.aligned, couples.unaligned)]
+    tokens = torch.tensor([len(row.row.response_ids) for row in couples.aligned])
+    scores = RowScores(ratios.aligned, ratios.unaligned, references[0], references[1], tokens)
+    return scores, [row.cluster for row in couples.aligned], [row.cluster for row in couples.unaligned]
+
+
+def is_supported(name: str, metrics: Mapping[str, float]) -> bool:
+    """Tell whether an evaluation has the metric, with or without its prefix, or left it out as a divergence may be.
+
+    Raises ValueError, with those there are, for a name that no evaluation has.
+    """
+    wanted = f"eval_{name.removeprefix('eval_')}"
+    divergence = wanted.rpartition("divergence/")[2].removesuffix("_low").removesuffix("_high")
+    if wanted not in metrics and divergence not in DIVERGENCES:
+        known = ", ".join(sorted(known.removeprefix("eval_") for known in metrics))
+        raise ValueError(f"metric_for_best_model is {name!r}, expected one of {known}")
+    return wanted in metrics
+
+
 def held_out_metrics(
     method: Method,
-    seen: Seen,
+    scores: RowScores,
     aligned_clusters: Sequence[str],
     unaligned_clusters: Sequence[str],
     *,
@@ -60,16 +84,22 @@ def held_out_metrics(
     `divergence/<name>` is not below 0 and not above what the rows can show, and left out where they support no number.
     Bounded ones have `_low` and `_high`, 95 %, prompts being the units. `divergence/saturated` and `divergence/capped`
     count the divergences, bounded and unbounded, that are as large as these rows can show: such numbers measure
-    training, not data. With fewer than ten prompts there are plain bounds and nothing else.
+    training, not data. With fewer than ten prompts there are plain bounds and nothing else. `loss` is the method's own,
+    without class weights and anchor; `nll/chosen_reference` is the reference's `nll/chosen`.
     """
-    ratios = LogRatios(seen.aligned, seen.unaligned)
+    ratios = LogRatios(scores.aligned, scores.unaligned)
+    nll_of_reference = -(scores.reference_aligned.double().sum() / scores.aligned_tokens.sum()).item()
     same = set(aligned_clusters) == set(unaligned_clusters)
     units = len(set(aligned_clusters)) if same else min(map(len, ratios[:2]))
     clusters = (aligned_clusters, unaligned_clusters) if same else None
-    found = {"loss": method.loss(ratios).item(), **reward_metrics(seen, beta=beta, paired=paired)}
+    metrics = {
+        "loss": method.loss(ratios).item(),
+        **reward_metrics(scores, beta=beta, paired=paired),
+        "nll/chosen_reference": nll_of_reference,
+    }
     if units < FEWEST:
-        return {**found, **{f"divergence/{name}": float(row.bound(*ratios[:2])) for name, row in DIVERGENCES.items()}}
-    return {**found, **_measured(ratios, clusters, seed)}
+        return {**metrics, **{f"divergence/{name}": float(row.bound(*ratios[:2])) for name, row in DIVERGENCES.items()}}
+    return {**metrics, **_measured(ratios, clusters, seed)}
 
 
 def _measured(ratios: LogRatios, clusters: Clusters | None, seed: int) -> dict[str, float]:

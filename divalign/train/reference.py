@@ -1,4 +1,4 @@
-"""Who the reference is: another model, the model under our adapter, or the model itself until training moves it."""
+"""What the reference is: another model, the model under our adapter, or the model itself until training moves it."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ import torch
 from peft import PeftModel, get_peft_model
 
 from divalign.lm.decoding import evaluating
+from divalign.lm.load import load_lm
 from divalign.store import digest
+from divalign.train.adapters import FRESH_STARTS, add_second, as_peft_model, make_trainable, only_active
 
-FRESH_ADAPTERS = (True, False, "gaussian", "orthogonal", "eva")  # the other LoRA starts rewrite the base's weights
 NO_CONTENT = ("_name_or_path", "use_cache")  # of a configuration: where it came from and what Trainer sets
 
 
 class Reference(NamedTuple):
-    """The model that scores the reference, and how. `digest` is of its weights, "" where nothing is cached."""
+    """The model that scores the reference, and how. `digest` is of its weights, "" where nothing is cached.
+
+    `under_adapter` says that the policy is an adapter on it; `own` names the adapters that are part of it.
+    """
 
     model: Any
     digest: str
     another: bool
     under_adapter: bool
+    own: tuple[str, ...] = ()
 
     @property
     def lasts(self) -> bool:
@@ -39,23 +44,39 @@ class Reference(NamedTuple):
         if moved:
             self.model.to(device)
         try:
-            with evaluating(self.model), self.model.disable_adapter() if self.under_adapter else nullcontext():
+            with evaluating(self.model), self._without_policy():
                 yield self.model
         finally:
             if moved:
                 self.model.to(home)
 
+    def _without_policy(self) -> Any:
+        if not self.under_adapter:
+            return nullcontext()
+        return only_active(self.model, list(self.own)) if self.own else self.model.disable_adapter()
+
 
 def adapt(model: Any, ref_model: Any, peft_config: Any, *, cached: bool) -> tuple[Any, Reference]:
-    """Put the adapter on the model, if there is one; return the model and its reference, with a digest if `cached`."""
-    under = ref_model is None and peft_config is not None and _keeps_base(model, peft_config)
+    """Put the adapter on the model, if there is one; return the model and its reference, with a digest if `cached`.
+
+    A model that has an adapter keeps it, in the reference too: a new one is a second one, and without a new one its own
+    is trained. A `ref_model` may be a folder or a hub id.
+    """
+    model = as_peft_model(model)
+    if isinstance(ref_model, str):
+        ref_model = load_lm(ref_model, chat_template="plain").model  # of which only the weights are used
+    own = tuple(model.active_adapters) if isinstance(model, PeftModel) and peft_config is not None else ()
+    under = ref_model is None and peft_config is not None and (bool(own) or _keeps_base(peft_config))
     key = weights_digest(model) if cached and under else ""  # before the adapter, whose weights are drawn at random
-    if peft_config is not None:
+    if own:
+        add_second(model, peft_config)
+    elif peft_config is not None:
         model = get_peft_model(model, peft_config)
+    make_trainable(model)
     scorer = model if ref_model is None else ref_model
     if cached and not under:
         key = weights_digest(scorer)
-    return model, Reference(scorer, key, ref_model is not None, under)
+    return model, Reference(scorer, key, ref_model is not None, under, own)
 
 
 def weights_digest(model: Any) -> str:
@@ -74,12 +95,10 @@ def weights_digest(model: Any) -> str:
     return digest("weights", settings, json.dumps(adapters, sort_keys=True, default=_text), content.hexdigest())
 
 
-def _keeps_base(model: Any, peft_config: Any) -> bool:
+def _keeps_base(peft_config: Any) -> bool:
     """Tell whether the model with this adapter off is the model before it was put on, during training too."""
     start = getattr(peft_config, "init_lora_weights", True)
-    return (
-        not isinstance(model, PeftModel) and getattr(peft_config, "bias", "none") == "none" and start in FRESH_ADAPTERS
-    )
+    return getattr(peft_config, "bias", "none") == "none" and start in FRESH_STARTS
 
 
 def _text(value: Any) -> Any:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from peft import LoraConfig
 from transformers import TrainerCallback
@@ -15,24 +15,78 @@ from transformers.trainer_callback import PrinterCallback
 from divalign.data.examples import Row
 from divalign.lm.load import LM, quietly
 from divalign.store import digest, write_json
+from divalign.train.adapters import has_adapter
 from divalign.train.arguments import DivergenceConfig
+from divalign.train.couples import RowCounts
+from divalign.train.displacement import first_displacement
 from divalign.train.resume import SETTINGS, go_on
 from divalign.train.trainer import DivergenceTrainer
 
+LENGTHS = ("max_steps", "num_train_epochs")
+# Settings that do not decide the weights, so that a stopped training may go on with others.
+NOT_DECIDING = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "per_device_eval_batch_size",
+    "precompute_ref_batch_size",
+    "reference_cache",
+    "use_cpu",
+)
 
-class _Steps(TrainerCallback):
-    """Tell a function of every finished update, and keep no checkpoint of the last: the result is saved then."""
 
-    def __init__(self, advance: Callable[[int], None]) -> None:
-        self.advance = advance
+def _ignore(*progress: Any) -> None:
+    """Take no notice of progress."""
+
+
+class Watch(NamedTuple):
+    """Who is told how far a training is.
+
+    `reference` gets the rows scored by the reference and their number, `start` the updates there will be, `advance` the
+    updates just done (on resumption those done before), `evaluated` every evaluation's metrics.
+    """
+
+    reference: Callable[[int, int], None] = _ignore
+    start: Callable[[int], None] = _ignore
+    advance: Callable[[int], None] = _ignore
+    evaluated: Callable[[Mapping[str, float]], None] = _ignore
+
+
+class Trained(NamedTuple):
+    """What a training leaves besides its weights.
+
+    Args:
+        log: the rows of metrics.jsonl, training and evaluation; a number that is not finite is None.
+        updates: optimizer steps done.
+        rows: the training rows, those skipped as too long and those whose response was cut.
+        held_out: the last row's metrics on the held-out rows; None without them.
+        displacement: the first sign that the aligned responses were unlearned, in a sentence; None without one.
+
+    """
+
+    log: list[dict[str, float | None]]
+    updates: int
+    rows: RowCounts
+    held_out: dict[str, float | None] | None
+    displacement: str | None
+
+
+class _Watching(TrainerCallback):
+    """Report progress, and keep no checkpoint of the last update: the result is saved then."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.advance(state.global_step)  # a resumed run has done some already
+        self.watch.start(state.max_steps)
+        self.watch.advance(state.global_step)  # a resumed run has done some already
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:
             control.should_save = False  # Trainer, resumed at the last update, would make one more
-        self.advance(1)
+        self.watch.advance(1)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        self.watch.evaluated(metrics)
 
 
 def train_and_save(
@@ -40,37 +94,40 @@ def train_and_save(
     rows: Sequence[Row],
     folder: Path,
     *,
-    advance: Callable[[int], None] = lambda done: None,
-    cache: Path | None = None,
-    lora: dict[str, Any] | None = None,
-    on_cpu: bool = False,
     held_out: Sequence[Row] | None = None,
+    lora: dict[str, Any] | None = None,
     work: Path | None = None,
+    watch: Watch | None = None,
     **settings: Any,
-) -> list[dict[str, float | None]]:
-    """Train `lm` on TRL rows, write its weights (with `lora`, the adapter) and tokenizer to `folder`; return the log.
+) -> Trained:
+    """Train `lm` on TRL rows and write its weights (of an adapter, those alone) and tokenizer to `folder`.
 
-    `settings` are fields of `DivergenceConfig`. The learning rate warms up linearly and ends at 0 on a cosine;
-    gradients are clipped at norm 1; no weight decay. `cache` keeps reference log-probabilities for other methods,
-    betas and seeds. With `work`, checkpoints are kept there ten times a run, training goes on from the last whole one,
-    and `folder` gets a training.json of what was trained; whoever gave `work` removes it when the result is safe.
-    The log's last row measures the `held_out` rows; a number that is not finite is None in it. The model handed in is
-    changed.
+    `settings` are fields of `DivergenceConfig`, among them either `max_steps` or `num_train_epochs`. The learning rate
+    warms up linearly and ends at 0 on a cosine; gradients are clipped at norm 1; no weight decay. With `work`,
+    checkpoints are kept there ten times a run, training goes on from the last whole one, and `folder` gets a
+    training.json of what was trained; whoever gave `work` removes it when the result is safe. The log's last row
+    measures the `held_out` rows. The model handed in is changed.
 
-    Raises ValueError where `work` holds checkpoints of another model, other rows or other settings.
+    `lora` holds rank and alpha. A model that has an adapter keeps it: `lora` adds a second one, and without `lora`, or
+    with `lora["continue"]`, its own is trained further.
+
+    Raises ValueError where `work` holds checkpoints of another model, other rows or other settings, where the length
+    of training is not given once, and where an adapter is to be continued that the model has not.
     """
+    watch = watch or Watch()
     with tempfile.TemporaryDirectory() as scratch, quietly():
-        arguments = _arguments(work or Path(scratch), settings, saves=work is not None, on_cpu=on_cpu, cache=cache)
-        told = _identity(lm, rows, lora, arguments, settings)
-        last = go_on(work, told, leader=arguments.process_index == 0) if work else None
+        arguments = _arguments(work or Path(scratch), settings, saves=work is not None)
+        identity = _identity(lm, rows, lora, arguments, settings)
+        last = go_on(work, identity, leader=arguments.process_index == 0) if work else None
         trainer = DivergenceTrainer(
             lm.model,
             args=arguments,
             train_dataset=rows,
             eval_dataset=held_out,
             processing_class=lm.tokenizer,
-            callbacks=[_Steps(advance)],
-            peft_config=_lora(lora) if lora else None,
+            callbacks=[_Watching(watch)],
+            peft_config=_lora(lm.model, lora),
+            reference_progress=watch.reference,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=last)
@@ -80,42 +137,70 @@ def train_and_save(
         if trainer.is_world_process_zero():
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nothing here reads
             if work:
-                write_json(folder / SETTINGS, told)
-    rows_of = [row for row in trainer.state.log_history if "loss" in row or "eval_loss" in row]
-    return [{name: value if math.isfinite(value) else None for name, value in row.items()} for row in rows_of]
+                write_json(folder / SETTINGS, identity)
+    return _result(trainer, measured=held_out is not None)
 
 
-def _arguments(
-    folder: Path, settings: dict[str, Any], *, saves: bool, on_cpu: bool, cache: Path | None
-) -> DivergenceConfig:
+def _result(trainer: DivergenceTrainer, *, measured: bool) -> Trained:
+    history = trainer.state.log_history
+    log = [
+        {name: value if math.isfinite(value) else None for name, value in row.items()}
+        for row in history
+        if "loss" in row or "eval_loss" in row
+    ]
+    return Trained(
+        log,
+        trainer.state.global_step,
+        trainer.row_counts["train_dataset"],
+        log[-1] if measured else None,
+        first_displacement(history, beta=trainer.args.beta),
+    )
+
+
+def _arguments(folder: Path, settings: dict[str, Any], *, saves: bool) -> DivergenceConfig:
+    lengths = [name for name in LENGTHS if settings.get(name) is not None]
+    if len(lengths) != 1:
+        given = "both" if lengths else "neither"
+        raise ValueError(f"{given} of max_steps (updates) and num_train_epochs (passes over the rows), expected one")
+    length: dict[str, Any]
+    if lengths == ["max_steps"]:
+        length = {"max_steps": settings["max_steps"], "save_steps": float(max(1, settings["max_steps"] // 10))}
+    else:
+        length = {"num_train_epochs": float(settings["num_train_epochs"]), "save_steps": 0.1}  # of all updates
     return DivergenceConfig(
         output_dir=str(folder),
         lr_scheduler_type="cosine",
         weight_decay=0.0,
         save_strategy="steps" if saves else "no",
-        save_steps=float(max(1, settings["max_steps"] // 10)),
         save_total_limit=1,
         report_to="none",
-        use_cpu=on_cpu,
         gradient_checkpointing=False,
         disable_tqdm=True,
         logging_first_step=True,
-        reference_cache=str(cache) if cache else None,
-        **settings,
+        **{name: value for name, value in settings.items() if name not in LENGTHS},
+        **length,
     )
 
 
 def _identity(
     lm: LM, rows: Sequence[Row], lora: Any, arguments: DivergenceConfig, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return what decides the weights: the model, the rows and the settings, however an update is split."""
-    split = ("per_device_train_batch_size", "gradient_accumulation_steps", "per_device_eval_batch_size")
+    """Return what decides the weights: the model, the rows and the settings, however and where they are computed."""
     update = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    told = {name: value for name, value in settings.items() if name not in split}
-    return {"model": lm.digest, "rows": digest(list(rows)), "lora": lora, "rows_per_update": update, **told}
+    deciding = {name: value for name, value in settings.items() if name not in NOT_DECIDING}
+    return {"model": lm.digest, "rows": digest(list(rows)), "lora": lora, "rows_per_update": update, **deciding}
 
 
-def _lora(options: dict[str, Any]) -> LoraConfig:
+def _lora(model: Any, options: dict[str, Any] | None) -> LoraConfig | None:
+    if options is None:
+        return None
+    if options.get("continue"):
+        if not has_adapter(model):
+            raise ValueError(
+                "lora.continue is true, and the model has no adapter; give the adapter's folder as the model, or leave "
+                "lora.continue out to start one"
+            )
+        return None
     return LoraConfig(
         r=options["rank"],
         lora_alpha=options["alpha"],

@@ -12,27 +12,30 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import AutoTokenizer, Trainer, set_seed
+from transformers import Trainer, set_seed
 from transformers.trainer_utils import EvalPrediction
 
-from divalign.core.divergences import DIVERGENCES
-from divalign.core.losses import LogRatios, find_method
+from divalign.core.losses import LogRatios
 from divalign.lm.decoding import evaluating
-from divalign.lm.load import load_lm
 from divalign.lm.score import attach, can_share, reference_log_probs, sequence_log_probs
 from divalign.store import digest
-from divalign.train.accumulation import Step, whole_ratios
+from divalign.train.accumulation import Step, aligned_tokens, whole_ratios
+from divalign.train.adapters import activate, save_as_one
 from divalign.train.arguments import DivergenceConfig
-from divalign.train.couples import Couples, CoupleSampler, Scored, collate, encode_rows
+from divalign.train.construction import check_arguments, disable_dropout, encode_data, load_policy, load_tokenizer
+from divalign.train.couples import Couples, CoupleSampler, RowCounts, collate, scored_couples
+from divalign.train.displacement import REMEDY, displacement
+from divalign.train.objective import Objective
 from divalign.train.online import OnlineNormaliser, halves
-from divalign.train.readout import Seen, held_out_metrics, reward_metrics
+from divalign.train.ranks import Ranks
+from divalign.train.readout import held_out_metrics, held_out_scores, is_supported
+from divalign.train.recording import Recorder
 from divalign.train.reference import adapt
+from divalign.train.rows import as_rows
 from divalign.train.running import RunningBaseline
-from divalign.train.speed import Speed
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +46,14 @@ class DivergenceTrainer(Trainer):
     Takes TRL's data columns, `prompt, chosen, rejected` or `prompt, completion, label`, plain or conversational, and
     logs under TRL's names. `train_dataset` and `eval_dataset` are sequences of rows (a `datasets.Dataset` is one).
 
-    `model` may be a folder or hub id; `quantization_config` then says how its weights are read (QLoRA, with
-    `peft_config`).
+    `model` may be a folder or hub id, of an adapter too; `quantization_config` then says how its weights are read
+    (QLoRA, with `peft_config`). A model that has an adapter keeps it: with `peft_config` a second one is trained beside
+    it, without, its own is trained further. `reference_progress` is called with the rows that the reference has scored
+    and with their number.
 
     Raises ValueError where rows lack columns or a class, where a paired method meets unpaired rows, where `ref_model`
-    is the model itself, and where `compute_metrics` is given: there are no predictions to compute on.
+    is the model itself, and for an argument that would be ignored, as `compute_metrics` is: there are no predictions to
+    compute on.
     """
 
     args: DivergenceConfig  # type: ignore[assignment]
@@ -58,7 +64,7 @@ class DivergenceTrainer(Trainer):
         self,
         model: Any,
         ref_model: Any = None,
-        args: DivergenceConfig | None = None,
+        args: Any = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
         processing_class: Any = None,
@@ -67,30 +73,27 @@ class DivergenceTrainer(Trainer):
         optimizers: tuple[Any, Any] = (None, None),
         peft_config: Any = None,
         quantization_config: Any = None,
+        reference_progress: Callable[[int, int], None] | None = None,
+        **unsupported: Any,
     ) -> None:
         args = args or DivergenceConfig(f"{model if isinstance(model, str) else type(model).__name__}-divalign")
+        check_arguments(args, model, ref_model, compute_metrics, quantization_config, unsupported)
+        train_dataset = as_rows(train_dataset, "train_dataset")
+        tokenizer = processing_class or load_tokenizer(model)
         if isinstance(model, str):
-            lm = load_lm(model, quantization_config=quantization_config)
-            model, processing_class = lm.model, processing_class or lm.tokenizer
-        if ref_model is model:
-            raise ValueError("ref_model is the model itself; leave it out: the reference is the model as handed in")
-        if compute_metrics is not None:
-            raise ValueError("compute_metrics would never be called; use held_out_ratios, or what evaluate() returns")
-        self.method = find_method(args.method)
-        tokenizer = processing_class or AutoTokenizer.from_pretrained(model.config._name_or_path)
+            model = load_policy(model, quantization_config)
+        self.objective = Objective(args)
+        self.method = self.objective.method
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        self._tokenizer, self._begun = tokenizer, False
+        self._tokenizer, self._begun, self._on_reference = tokenizer, False, reference_progress
         if peft_config is not None:
             set_seed(args.seed)  # Trainer does so later, when the adapter's start is drawn already
         model, self._reference = adapt(model, ref_model, peft_config, cached=args.reference_cache is not None)
         if args.disable_dropout:
-            _disable_dropout(model)
-        online = args.normaliser == "online"
-        self._share = args.share_prompts and not online and can_share(model)
-        if args.share_prompts and not self._share and not online:
-            logger.info("%s: prompts are not shared; every response has a row of its own", type(model).__name__)
-        self._step, self._running = Step(None, 1.0), RunningBaseline()
-        self._records: list[Seen] = []
+            disable_dropout(model)
+        self._step, self._running = Step(None, 1.0, 1.0), RunningBaseline()
+        self._displaced = False  # whether the warning was given
+        self._share = False  # until the model is where it trains
         super().__init__(
             model=attach(model),
             args=args,
@@ -98,38 +101,49 @@ class DivergenceTrainer(Trainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=tokenizer,
-            callbacks=[*(callbacks or []), self._running],
+            callbacks=[*(callbacks or []), self._running, self.objective.average],
             optimizers=optimizers,
         )
-        self.train_dataset: Any = self._couples(train_dataset)
-        named = isinstance(eval_dataset, dict)
-        self.eval_dataset: Any = (
-            {name: self._couples(rows) for name, rows in eval_dataset.items()} if named else self._couples(eval_dataset)
-        )
-        if online and self.args.world_size > 1:
-            raise ValueError("normaliser 'online' works on one process; use 'exact', which gathers all ranks' rows")
-        self._online = OnlineNormaliser(self.model.parameters()) if online else None
+        self._check_processes()
+        self._share = args.share_prompts and args.normaliser != "online" and self._can_share()
+        self.row_counts: dict[str, RowCounts] = {}
+        self.train_dataset: Any = self._couples(train_dataset, "train_dataset")
+        self.eval_dataset: Any = self._named_couples(eval_dataset)
+        self._online = OnlineNormaliser(self.model.parameters()) if args.normaliser == "online" else None
         self._left = 0  # micro-batches of the update that are to come
-        self._speed = Speed(self.model)
+        self._recorder = Recorder(self.model)
         self.loss_is_scaled_for_ga = False  # ours is a mean over the micro-batch: Trainer divides by their number
 
-    def _couples(self, rows: Any) -> Couples | None:
+    def _check_processes(self) -> None:
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"{self.args.n_gpu} GPUs in one process, which would split packed batches; start one process each with "
+                "`accelerate launch` or `torchrun`, or show one GPU with CUDA_VISIBLE_DEVICES"
+            )
+        if self.args.normaliser == "online" and self.args.world_size > 1:
+            raise ValueError("normaliser 'online' works on one process; use 'exact', which gathers all ranks' rows")
+
+    def _can_share(self) -> bool:
+        """Try the sharing of prompts as training will compute: on this device and in this precision."""
+        with self.accelerator.autocast():
+            shares = can_share(self.model)
+        if not shares:
+            logger.info("%s: prompts are not shared; every response has a row of its own", type(self.model).__name__)
+        return shares
+
+    def _named_couples(self, rows: Any) -> Any:
+        if isinstance(rows, dict) and "prompt" not in rows:  # several sets, and not the columns of one
+            return {name: self._couples(part, f"eval_dataset[{name!r}]") for name, part in rows.items()}
+        return self._couples(rows, "eval_dataset")
+
+    def _couples(self, rows: Any, name: str = "the data set") -> Couples | None:
         """Tokenise rows and put the reference's log-probabilities beside them."""
         if rows is None:
             return None
-        encoded = encode_rows(rows, self._tokenizer, max_length=self.args.max_length)
-        if self.method.paired and not encoded.paired:
-            raise ValueError(
-                f"{self.method.name} compares the two responses of a pair; expected prompt, chosen, rejected"
-            )
+        encoded = encode_data(rows, name, self._tokenizer, self.args)
+        self.row_counts[name] = encoded.counts
         references = encoded.references or self._reference_columns(encoded.aligned, encoded.unaligned)
-        sides = [
-            [Scored(*scored) for scored in zip(side, reference, clusters, strict=True)]
-            for side, reference, clusters in zip(
-                (encoded.aligned, encoded.unaligned), references, encoded.clusters, strict=True
-            )
-        ]
-        return Couples(sides[0], sides[1], paired=encoded.paired)
+        return scored_couples(encoded, references)
 
     def _reference_columns(self, aligned: list, unaligned: list) -> tuple[list, list]:
         """Score rows with the reference as the policy is scored: same device, same precision, same layout.
@@ -147,20 +161,12 @@ class DivergenceTrainer(Trainer):
                 "cache": Path(kept) if kept else None,
                 "model_digest": digest(self._reference.digest, self.accelerator.mixed_precision),
                 "batch_size": self.args.precompute_ref_batch_size or self.args.per_device_eval_batch_size,
+                "on_progress": self._ranks.counter(self._on_reference, len(aligned) + len(unaligned)),
             }
-            scores = self._by_rank(
+            scores = self._ranks.score(
                 [*aligned, *unaligned], lambda share: reference_log_probs(model, share, self._pad_id, **options)
             ).tolist()
         return scores[: len(aligned)], scores[len(aligned) :]
-
-    def _by_rank(self, rows: list, score: Callable[[list], np.ndarray]) -> Tensor:
-        """Return the score of every row; each process scores its share of them."""
-        ranks = self.args.world_size
-        share = rows[self.args.process_index :: ranks]
-        share += rows[:1] * (-(-len(rows) // ranks) - len(share))  # as many for all, or one would wait for ever
-        local = torch.from_numpy(score(share)).to(self.args.device)
-        every = self._gather(local).cpu().unflatten(0, (ranks, -1))
-        return every.T.flatten()[: len(rows)]  # row i was the (i // ranks)-th of process i % ranks
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Do what Trainer does, and remember that the model is no longer the one that was handed in."""
@@ -186,8 +192,12 @@ class DivergenceTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, None]:
         """Fetch the micro-batches of one update and, where the loss depends on all of them, look at them first."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        sizes = [len(batch["reference"]) / 2 for batch in batches]
-        self._step, self._left = Step(self._baseline(batches), sum(sizes) / max(len(sizes), 1)), len(batches)
+        count = max(len(batches), 1)
+        couples = sum(len(batch["reference"]) / 2 for batch in batches)
+        tokens = 0.0  # which the anchor alone asks for
+        if self.objective.sft_weight:
+            tokens = self._ranks.mean(float(sum(int(aligned_tokens(batch).sum()) for batch in batches)))
+        self._step, self._left = Step(self._baseline(batches), couples / count, tokens / count), len(batches)
         return batches, None
 
     def _baseline(self, batches: list) -> Tensor | None:
@@ -195,7 +205,7 @@ class DivergenceTrainer(Trainer):
         alone = len(batches) == 1 and self.args.world_size == 1
         normaliser = self.args.normaliser
         if (
-            not (batches and self.method.has_baseline)
+            not (batches and self.objective.needs_step_baseline)
             or normaliser in ("microbatch", "online")
             or (alone and normaliser == "exact")
         ):
@@ -203,41 +213,33 @@ class DivergenceTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             self.model.train()
             parts = [self._log_ratios(self.model_wrapped, self._prepare_inputs(batch)) for batch in batches]
-        ratios = whole_ratios(parts, self._gather)
+        ratios = whole_ratios(parts, self._ranks.gather)
         if normaliser == "ema":
             return self._running.update(self.method, ratios, self.args.ema_rate)
         return self.method.baseline(ratios)
 
-    def _gather(self, rows: Tensor) -> Tensor:
-        """Return the rows of all ranks, which may hold unequal numbers of them."""
-        size = torch.tensor([len(rows)], device=rows.device)
-        sizes: Any = self.accelerator.gather(size)
-        padded: Any = self.accelerator.pad_across_processes(rows)
-        parts: Any = self.accelerator.gather(padded)
-        return torch.cat([part[:n] for part, n in zip(parts.chunk(len(sizes)), sizes.tolist(), strict=True)])
+    @property
+    def _ranks(self) -> Ranks:
+        return Ranks(self.accelerator, self.args.process_index, self.args.world_size, self.args.device)
 
     def _log_ratios(self, model: Any, inputs: dict[str, Any]) -> LogRatios:
         """Return r = beta (log pi - log pi_ref) of a batch whose aligned rows stand above its unaligned rows."""
-        return LogRatios(*self._r(model, inputs).chunk(2))
+        return LogRatios(*self._r(self._log_probs(model, inputs), inputs).chunk(2))
 
-    def _r(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        inputs = dict(inputs)
-        reference = inputs.pop("reference")
-        log_probs = model(**inputs).log_probs
-        return self.args.beta * (log_probs - reference.to(log_probs))
+    def _log_probs(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        return model(**{name: value for name, value in inputs.items() if name != "reference"}).log_probs
+
+    def _r(self, log_probs: Tensor, inputs: dict[str, Any]) -> Tensor:
+        return self.args.beta * (log_probs - inputs["reference"].to(log_probs))
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the method's loss of a micro-batch, at the baseline of the whole step."""
-        ratios = self._log_ratios(model, inputs)
-        weights = {}
-        if not self.method.paired:
-            names = ("desirable_weight", "undesirable_weight")
-            weights = {name: getattr(self.args, name) for name in names}
-        self._speed.add(int(inputs["attention_mask"].sum()), len(inputs["targets"]))
-        loss = self.method.loss(ratios, self._step.baseline, **weights) * self._step.weight(len(ratios.aligned))
-        self._records.append(Seen(ratios.aligned.detach(), ratios.unaligned.detach(), *inputs["reference"].chunk(2)))
+        """Return the objective of a micro-batch, at the baseline and the token count of the whole step."""
+        log_probs = self._log_probs(model, inputs)
+        ratios = LogRatios(*self._r(log_probs, inputs).chunk(2))
+        loss = self.objective.loss(ratios, log_probs.chunk(2)[0], self._step)
+        self._recorder.add(ratios, inputs)
         return (loss, ratios) if return_outputs else loss
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
@@ -248,28 +250,54 @@ class DivergenceTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         parts, steps = halves(inputs), self.current_gradient_accumulation_steps
         with self.compute_loss_context_manager():
-            aligned = self._r(model, parts[0])
-        loss = -self.args.desirable_weight * aligned.mean() * self._step.weight(len(aligned)) / steps
+            log_probs = self._log_probs(model, parts[0])
+        aligned = self._r(log_probs, parts[0])
+        loss = -self.args.desirable_weight * aligned.mean() * self._step.weight(len(aligned))
+        if self.objective.sft_weight:
+            loss = loss + self.objective.anchor(log_probs, self._step)
+        loss = loss / steps
         self.accelerator.backward(loss)
         with self.compute_loss_context_manager():
-            unaligned = self._r(model, parts[1])
+            unaligned = self._r(self._log_probs(model, parts[1]), parts[1])
         self._online.add(unaligned, self.accelerator.backward)
         self._left -= 1
         value = loss.detach()
         if not self._left:
             value = value + self.args.desirable_weight * self._online.finish(self.args.undesirable_weight)
-        self._speed.add(int(inputs["attention_mask"].sum()), len(inputs["targets"]))
-        self._records.append(Seen(aligned.detach(), unaligned.detach(), *(part["reference"] for part in parts)))
+        self._recorder.add(LogRatios(aligned, unaligned), inputs)
         return value
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add to a training log the rewards since the last one, over all rows and ranks, and this process's speed."""
-        if self._records and "loss" in logs:
-            seen = Seen(*(self._gather(torch.cat(column)) for column in zip(*self._records, strict=True)))
-            rewards = reward_metrics(seen, beta=self.args.beta, paired=self.train_dataset.paired)
-            logs = {**logs, **rewards, **self._speed.metrics()}
-            self._records = []
+        """Add to a training log the rewards since the last one, over all rows and ranks, and this process's speed.
+
+        The first row that shows displacement is followed by a warning.
+        """
+        if "loss" in logs:
+            paired = self.train_dataset.paired
+            logs = {**logs, **self._recorder.metrics(self._ranks.gather, beta=self.args.beta, paired=paired)}
+        sign = displacement(logs, beta=self.args.beta)
+        if sign and not self._displaced and self.is_world_process_zero():
+            self._displaced = True
+            logger.warning("displacement: %s; %s", sign, REMEDY)
         super().log(logs, start_time)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Do what Trainer does; an adapter that was trained beside the model's own is saved as one with it."""
+        super().save_model(output_dir, _internal_call)
+        if self._reference.own and not _internal_call and self.args.should_save:
+            save_as_one(self.model, Path(output_dir or str(self.args.output_dir)))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Do what Trainer does, which leaves one adapter active where ours are several."""
+        names = list(self.model.active_adapters) if self._reference.own else []
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if names:
+            activate(self.model, names)
+
+    def _load_best_model(self) -> None:
+        if not self._reference.own:
+            return super()._load_best_model()
+        return self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -284,20 +312,12 @@ class DivergenceTrainer(Trainer):
             parts = [self.evaluate(rows, ignore_keys, f"{metric_key_prefix}_{name}") for name, rows in couples.items()]
             return {name: value for part in parts for name, value in part.items()}
         if not isinstance(couples, Couples):
-            couples = self._couples(couples)
+            couples = self._couples(couples, "eval_dataset")
         if couples is None:
             raise ValueError("nothing to evaluate on; give eval_dataset to the trainer or to evaluate()")
         ratios = self.held_out_ratios(couples)
-        clusters = [[row.cluster for row in side] for side in (couples.aligned, couples.unaligned)]
-        references = (torch.tensor([row.reference for row in side]) for side in (couples.aligned, couples.unaligned))
-        found = held_out_metrics(
-            self.method,
-            Seen(ratios.aligned, ratios.unaligned, *references),
-            *clusters,
-            beta=self.args.beta,
-            paired=couples.paired,
-            seed=self.args.seed,
-        )
+        options: dict[str, Any] = {"beta": self.args.beta, "paired": couples.paired, "seed": self.args.seed}
+        found = held_out_metrics(self.method, *held_out_scores(couples, ratios), **options)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -309,21 +329,16 @@ class DivergenceTrainer(Trainer):
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Do what Trainer does, but for a divergence that these rows do not support: that is no new best."""
         name = self.args.metric_for_best_model
-        wanted = f"eval_{(name or '').removeprefix('eval_')}"
-        if name is None or wanted in metrics:
+        if name is None or is_supported(name, metrics):
             return super()._determine_best_metric(metrics, trial)
-        divergence = wanted.rpartition("divergence/")[2].removesuffix("_low").removesuffix("_high")
-        if divergence not in DIVERGENCES:
-            known = ", ".join(sorted(known.removeprefix("eval_") for known in metrics))
-            raise ValueError(f"metric_for_best_model is {name!r}, expected one of {known}")
-        logger.warning("%s is left out: the held-out rows support no such number; this is no new best model", wanted)
+        logger.warning("eval_%s is left out: the held-out rows support no such number; no new best model", name)
         return False
 
     def held_out_ratios(self, couples: Couples) -> LogRatios:
         """Return r of every row of a held-out set, aligned and unaligned."""
         rows = [*couples.aligned, *couples.unaligned]
         with evaluating(self.model), self.accelerator.autocast():
-            scores = self._by_rank(
+            scores = self._ranks.score(
                 [row.row for row in rows],
                 lambda share: sequence_log_probs(
                     self.model, share, self._pad_id, batch_size=self.args.per_device_eval_batch_size
@@ -331,12 +346,3 @@ class DivergenceTrainer(Trainer):
             )
         r = self.args.beta * (scores - torch.tensor([row.reference for row in rows]).double())
         return LogRatios(r[: len(couples.aligned)], r[len(couples.aligned) :])
-
-
-def _disable_dropout(model: nn.Module) -> None:
-    """Zero the dropout modules, adapters' too, and the rates that attention keeps as plain numbers."""
-    for module in model.modules():
-        for name, value in vars(module).items():
-            rate = "dropout" in name or (name == "p" and "Dropout" in type(module).__name__)
-            if rate and isinstance(value, float):
-                setattr(module, name, 0.0)

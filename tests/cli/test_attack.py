@@ -24,7 +24,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
         (("--device", "cuda:99"), "there is no device 'cuda:99'"),
         (("--gcg-width", 0), "gcg's width is 0, expected at least 1"),
         (("--gcg-steps", -1), "gcg's steps is -1"),
-        (("--prompts", "lists.jsonl"), "lists.jsonl is not JSON lines: row 2 is a list, expected an object"),
+        (("--prompts", "lists.jsonl"), "lists.jsonl, line 2: expected an object with columns, got list; mend the line"),
     ],
 )
 def test_an_attack_that_cannot_be_is_refused(
@@ -48,7 +48,7 @@ def test_an_attack_that_cannot_be_is_refused(
         ("--csv", "a", "a is a folder, expected a file"),
         ("--card", "a", "a is a folder, expected a file"),
         ("--inspect-log", "a", "a is a folder, expected a file"),
-        ("--labelled", "lists.jsonl", "lists.jsonl is not JSON lines: row 1 is a list"),
+        ("--labelled", "lists.jsonl", "lists.jsonl, line 1: expected an object with columns, got list"),
     ],
 )
 def test_a_place_that_cannot_be_written_or_read_is_refused_before_the_judging(

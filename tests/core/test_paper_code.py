@@ -51,5 +51,6 @@ def test_bcos_average_stays_at_its_first_value_that_is_not_zero() -> None:
     assert later.loss.item() == pytest.approx(METHODS["bco"].loss(rows([9.0], [5.0]), 0.2).item())
 
 
-def test_the_table_names_its_functions() -> None:
-    assert all(name == step.__name__ for name, step in PAPER_CODE.items())
+def test_the_table_is_keyed_by_method() -> None:
+    assert all(step.__name__ == f"{name}_paper_code" for name, step in PAPER_CODE.items())
+    assert set(PAPER_CODE) <= set(METHODS)

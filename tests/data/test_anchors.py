@@ -4,6 +4,9 @@ from pathlib import Path
 import pytest
 
 from divalign.data.anchors import normalised, read_anchors, seen_in_training
+from divalign.data.examples import Request
+from divalign.data.fetch import File
+from divalign.data.sources import SOURCES, Source
 from divalign.store import write_rows
 
 DATA = os.environ.get("DIVALIGN_DATA")
@@ -30,6 +33,29 @@ def test_a_file_of_ones_own_is_read_from_csv_and_json_lines(tmp_path: Path) -> N
     write_rows(tmp_path / "a.jsonl", [rows[0], {"prompt": "c", "harmful": False}])
     (tmp_path / "a.csv").write_text('prompt,harmful,cluster\n"a, b",true,x\nc,0,\n')
     assert read_anchors(str(tmp_path / "a.jsonl")) == read_anchors(str(tmp_path / "a.csv")) == rows
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_of_ones_own_is_read_in_any_encoding_kind_and_wording(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.tsv").write_bytes("goal\tharmful\tresponse\nBrûle\tunsafe\tNo.\nc\tBENIGN\t\n".encode(encoding))
+    found = read_anchors(f"file:{tmp_path / 'a.tsv'}")
+    assert found == [
+        {"prompt": "Brûle", "harmful": True, "cluster": "Brûle", "response": "No."},
+        {"prompt": "c", "harmful": False, "cluster": "c"},
+    ]
+
+
+def test_any_source_with_both_classes_serves_for_anchors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = lambda rows: [Request(row["q"], row["bad"], "", "", "", "") for row in rows]  # noqa: E731
+    monkeypatch.setitem(SOURCES, "made", Source(load, (File("made/it.jsonl"),), (("q", "bad"),), "CC0", "here"))
+    write_rows(tmp_path / "it.jsonl", [{"q": "h", "bad": True}, {"q": "b", "bad": False}])
+    assert read_anchors(f"made:{tmp_path}") == [
+        {"prompt": "b", "harmful": False, "cluster": "made 1"},
+        {"prompt": "h", "harmful": True, "cluster": "made 0"},
+    ]
+    write_rows(tmp_path / "it.jsonl", [{"q": "h", "bad": True}])
+    with pytest.raises(ValueError, match="holds no safe prompt among 1; separation needs both classes"):
+        read_anchors(f"made:{tmp_path}")
 
 
 @pytest.mark.parametrize(
@@ -62,5 +88,10 @@ def test_a_training_prompt_is_known_again_in_other_dress() -> None:
     assert seen_in_training(anchors, rows) == (1, "Fold a paper  crane!")
     assert seen_in_training(anchors, rows[1:]) is None
     assert normalised("?!") != normalised("...")
+    dialogue = {"chosen": "Human: fly a kite\n\nAssistant: a", "rejected": "Human: fly a kite\n\nAssistant: b"}
+    alpaca = {"instruction": "Fly a kite", "chosen": "a", "rejected": "b"}
+    parts = {"prompt": [{"role": "user", "content": [{"type": "text", "text": "fly a kite"}]}]}
+    assert seen_in_training(anchors, [alpaca]) == seen_in_training(anchors, [parts]) == (1, "Fly a kite.")
+    assert seen_in_training(anchors, [dialogue]) is None  # its prompt is all of the dialogue
     with pytest.raises(ValueError, match="training row 0 has the columns text; expected prompt"):
         seen_in_training(anchors, [{"text": "x"}])

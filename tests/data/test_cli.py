@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -17,6 +18,7 @@ from divalign.cli.app import app
 from divalign.data.writing import write_file
 from divalign.store import read_json, read_rows
 from divalign.toy.world import ASSETS
+from tests.tiny import tiny_tokenizer
 
 HERE = str(Path(__file__).parents[2])
 
@@ -327,3 +329,58 @@ def test_a_spreadsheets_yes_and_no_are_understood(tmp_path: Path) -> None:
         csv.writer(file).writerows([["prompt", "completion", "label", "harmful"], ["q", "a", "TRUE", "0"]])
     data("convert", tmp_path / "rows.csv", "--to", "trl_unpaired_plain", "--out", tmp_path / "out.jsonl")
     assert read_rows(tmp_path / "out.jsonl") == [{"prompt": "q", "completion": "a", "label": True, "harmful": False}]
+
+
+def test_a_built_set_is_split_without_leaks_though_prompts_differ_in_case(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": text, "harmful": n % 2 == 0, "compliance": f"Sure {n}.", "refusal": f"No {n}."}
+        for n, row in enumerate(world_rows()[:60])
+        for text in (row["prompt"][0]["content"], row["prompt"][0]["content"].upper())
+    ]
+    write_file(tmp_path / "own.jsonl", rows)
+    data("build", f"file:{tmp_path / 'own.jsonl'}", "--out", tmp_path / "set.jsonl")
+    _, said = data(
+        "split", tmp_path / "set.jsonl", "--out", tmp_path / "parts", "--share", "train=1", "--share", "test=1"
+    )
+    assert "test: 0 rows" not in said
+    assert "0 of them also in train" in said
+
+
+@pytest.mark.parametrize("licence", ["not stated", "Unknown", "n/a", "MIT, not verified", ["none"], ""])
+def test_a_card_that_states_no_licence_is_no_licence(tmp_path: Path, licence: Any) -> None:
+    write_file(tmp_path / "some.jsonl", [{**row, "license": "unknown"} for row in world_rows()[:40]])
+    card = tmp_path / "some.jsonl.card.json"
+    for text, verdict in ((licence, "look"), ("MIT, Apache-2.0", "fine"), (["cc-by-4.0"], "fine")):
+        card.write_text(json.dumps({"licence": text, "source": "somewhere"}))
+        data("audit", tmp_path / "some.jsonl", "--json", tmp_path / "found.json")
+        found = next(one for one in read_json(tmp_path / "found.json")["findings"] if one["check"] == "licences")
+        assert found["verdict"] == verdict
+    for text in ("{", "[1]"):
+        card.write_text(text)
+        with pytest.raises(ValueError, match=r"some\.jsonl\.card\.json (is no JSON|holds a list)"):
+            data("audit", tmp_path / "some.jsonl")
+
+
+def test_a_tokenizer_saved_with_padding_and_truncation_counts_the_same(tmp_path: Path) -> None:
+    inner = tiny_tokenizer().backend_tokenizer
+    inner.save(str(tmp_path / "plain.json"))
+    inner.enable_padding(length=64)
+    inner.enable_truncation(3)
+    inner.save(str(tmp_path / "stateful.json"))
+    texts = ["a", "abcdefgh"]
+    assert verbs._counter(tmp_path / "stateful.json")(texts) == verbs._counter(tmp_path / "plain.json")(texts) == [1, 8]
+
+
+def test_the_prompt_that_responses_repeat_is_taken_off_in_conversion_and_audit(tmp_path: Path) -> None:
+    turn = {"role": "user", "content": "Describe the sea to me."}
+    row = {"prompt": turn["content"]} | {
+        side: [turn, {"role": "assistant", "content": f"{side} words"}] for side in ("chosen", "rejected")
+    }
+    plain = {"prompt": turn["content"], "chosen": f"{turn['content']} a", "rejected": f"{turn['content']} b"}
+    write_file(tmp_path / "rows.jsonl", [row, plain])
+    data("convert", tmp_path / "rows.jsonl", "--to", "trl_plain", "--out", tmp_path / "out.jsonl")
+    expected = {"prompt": turn["content"], "chosen": "chosen words", "rejected": "rejected words"}
+    assert read_rows(tmp_path / "out.jsonl") == [expected]
+    assert "which would count twice" in read_rows(tmp_path / "out.jsonl.left_out.jsonl")[0]["reason"]
+    data("audit", tmp_path / "rows.jsonl", "--json", tmp_path / "found.json")
+    assert read_json(tmp_path / "found.json")["findings"][0]["numbers"]["unreadable"] == 1

@@ -192,8 +192,8 @@ def test_without_a_prompt_it_is_what_the_two_conversations_share() -> None:
     assert next(read_rows([both])) == {"prompt": Q, "chosen": said("a"), "rejected": said("u")}
     same = {"chosen": Q + said("a"), "rejected": Q + said("a")}
     assert next(read_rows([same]))["prompt"] == Q
-    text = next(read_rows([{"chosen": "Human: hi Bot: yes", "rejected": "Human: hi Bot: yea"}]))
-    assert text["prompt"] == said("Human: hi Bot: ", "user")
+    text = next(read_rows([{"chosen": "Human: hi Bot: yes", "rejected": "Human: hi Bot: no"}]))
+    assert (text["prompt"], text["chosen"]) == (said("Human: hi Bot:", "user"), said(" yes"))
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_without_a_prompt_it_is_what_the_two_conversations_share() -> None:
         (
             {"prompt": Q, "completion": [{"role": "assistant", "content": None}], "label": True},
             "trl_unpaired_plain",
-            "holds NoneType, expected text",
+            "a turn of assistant whose content is null",
         ),
         ({"prompt": ["q"], "completion": said("u"), "label": True}, "trl_unpaired", "without role and content"),
     ],

@@ -10,7 +10,8 @@ import pyarrow.parquet as parquet
 import pytest
 
 from divalign.data.columns import check_columns
-from divalign.data.files import Notes, aside_of, read_file, stream_file
+from divalign.data.files import read_file, stream_file
+from divalign.data.notes import Notes, aside_of
 from divalign.data.writing import write_file
 from divalign.store import read_rows
 

@@ -1,16 +1,21 @@
 """Sources read files of each set's schema; what is wrong with a file is said."""
 
 import csv
+import hashlib
 import json
 import os
 import re
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from divalign.data.examples import Request
 from divalign.data.fetch import File, fetched
-from divalign.data.sources import SOURCES, Source, find_source, read_source, read_sources
+from divalign.data.sources import SOURCES, Source, find_source, gather_requests, read_source, read_sources
 
 ROWS = {
     "safealigner": [{"prompt": "p", "harmful_response": "yes", "safe_response": "no"}],
@@ -180,17 +185,42 @@ def test_a_missing_file_an_unknown_source_and_another_version_are_said(tmp_path:
         read_source("advbench", tmp_path)
 
 
-def test_a_download_lands_in_the_folder_and_is_checked(tmp_path: Path) -> None:
-    origin = tmp_path / "origin.txt"
-    origin.write_text("hello\n")
-    file = File("set/it.txt", origin.as_uri())
-    assert fetched(file, tmp_path / "new", download=True).read_text() == "hello\n"
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[str]:
+    """Serve a folder with one file on a port of this machine; yield its address."""
+    (tmp_path / "www").mkdir()
+    (tmp_path / "www" / "it.txt").write_text("hello\n")
+    quiet = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(quiet, directory=str(tmp_path / "www")))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_download_lands_in_the_folder_and_is_checked(tmp_path: Path, served: str) -> None:
+    file = File("set/it.txt", f"{served}/it.txt")
+    place = fetched(file, tmp_path / "new", download=True)
+    assert place == tmp_path / "new" / "set" / "it.txt"
+    assert place.read_text() == "hello\n"
+    assert place.stat().st_mode & 0o777 == 0o644
+    assert fetched(file, tmp_path / "new" / "set") == place
     with pytest.raises(ValueError, match="allow the download"):
         fetched(file, tmp_path / "other")
     with pytest.raises(ValueError, match="is not the version"):
-        fetched(File("set/it.txt", origin.as_uri(), sha256="0" * 64), tmp_path / "third", download=True)
-    with pytest.raises(ValueError, match="cannot be fetched"):
-        fetched(File("x.txt", (tmp_path / "nothing").as_uri()), tmp_path, download=True)
+        fetched(File("set/it.txt", file.url, sha256="0" * 64), tmp_path / "third", download=True)
+    assert list((tmp_path / "third" / "set").iterdir()) == []
+    with pytest.raises(ValueError, match=r"cannot be fetched .*404.*; fetch it by hand to"):
+        fetched(File("x.txt", f"{served}/nothing"), tmp_path, download=True)
+
+
+def test_a_file_of_another_version_is_kept_though_it_could_be_fetched(tmp_path: Path, served: str) -> None:
+    (tmp_path / "it.txt").write_text("mine\n")
+    right = hashlib.sha256(b"hello\n").hexdigest()
+    with pytest.raises(ValueError, match="is not the version this source was written for"):
+        fetched(File("set/it.txt", f"{served}/it.txt", sha256=right), tmp_path, download=True)
+    assert (tmp_path / "it.txt").read_text() == "mine\n"
 
 
 def test_a_gated_set_without_a_token_says_how_to_log_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,3 +229,31 @@ def test_a_gated_set_without_a_token_says_how_to_log_in(tmp_path: Path, monkeypa
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ValueError, match="hf auth login"):
         fetched(File("x.jsonl", hub="someone/gated", gated=True), tmp_path, download=True)
+
+
+def test_what_is_left_out_of_sources_is_counted(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n // 2}", "harmful": n > 6} for n in range(10)]  # 4 stands twice, 3 in both classes
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "alpaca_sample.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS["alpaca"]))
+    found = gather_requests(f"file:{tmp_path / 'own.jsonl'}+alpaca", tmp_path)
+    assert found.left_out == {
+        "a prompt that occurs twice": 5,
+        "no use for this in a row of alpaca": 1,
+        "a class that has more prompts than the other": 4,
+    }
+    assert len(found.requests) == 2
+
+
+def test_prompts_that_differ_in_case_share_a_cluster_across_sources(tmp_path: Path) -> None:
+    for name, text in (("one", "Describe the sea at night."), ("two", "describe THE sea at night")):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"prompt": text, "harmful": True, "cluster": name}) + "\n")
+    found = read_sources(f"file:{tmp_path / 'one.jsonl'}+file:{tmp_path / 'two.jsonl'}", None)
+    assert [request.cluster for request in found] == ["one", "one"]
+
+
+def test_a_text_file_of_another_encoding_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = Source(lambda rows: [Request(row["text"], True, "", "", "", "") for row in rows],
+                   (File("set/it.txt"),), (("text",),), "CC0", "here")  # fmt: skip
+    monkeypatch.setitem(SOURCES, "made", lines)
+    (tmp_path / "it.txt").write_bytes("Où est la mer ?\nAnd the sky?\n".encode("utf-16"))
+    assert [request.prompt for request in read_source("made", tmp_path)] == ["Où est la mer ?", "And the sky?"]

@@ -7,9 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from divalign.data.examples import Request
+from divalign.data.overlap import find_overlap, near_duplicates_share
 from divalign.data.recipes import RECIPES
-from divalign.data.split import SHARES, cluster_of, side_of, split_rows
+from divalign.data.split import SHARES, cluster_of, share_clusters, side_of
 from divalign.toy.world import requests
+
+
+def split_rows(rows: list[dict]) -> dict[str, list[dict]]:
+    return {name: [row for row in rows if side_of(row) == name] for name in SHARES}
+
 
 ROWS = [{"prompt": f"Describe number {n} of {n % 7} things", "n": n} for n in range(5000)]
 
@@ -60,3 +67,48 @@ def test_a_side_of_no_size_and_a_row_without_a_prompt_are_refused() -> None:
         side_of(ROWS[0], {"train": float("inf")})
     with pytest.raises(ValueError, match="expected one of prompt"):
         side_of({"query": "Describe the sea."})
+
+
+SEA = "Describe the sea at night to a child."
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        SEA.upper(),
+        "describe, the sea; at night: to a child",
+        f"You are a poet. {SEA} Begin.",
+        "Explain the sea at night to a child.",
+        "Please describe the sea at night to a child.",
+    ],
+    ids=["case", "punctuation", "wrapper", "request word", "added word"],
+)
+def test_near_duplicates_share_a_cluster(other: str) -> None:
+    far = "How do I bake a loaf of rye bread?"
+    for texts in ([SEA, far, other], [other, far, SEA]):
+        one, apart, same = near_duplicates_share(texts)
+        assert one == same != apart
+    requests = [Request(text, False, "", "", "", f"set {n}") for n, text in enumerate([SEA, far, other])]
+    assert [request.cluster for request in share_clusters(requests)] == ["set 0", "set 1", "set 0"]
+
+
+def test_clusters_that_near_duplicates_join_become_one() -> None:
+    named = [
+        ("Bake rye bread slowly.", "a"),
+        ("Name a river.", "a"),
+        ("bake RYE bread slowly", "b"),
+        ("Draw owls.", "b"),
+    ]
+    requests = [Request(text, False, "", "", "", cluster) for text, cluster in named]
+    assert {request.cluster for request in share_clusters(requests)} == {"a"}
+    assert share_clusters([]) == []
+
+
+@given(st.lists(st.sampled_from(["sea", "night", "describe", "the", "a", "bread", "rye"]), min_size=0, max_size=60))
+def test_no_leak_is_left_between_clusters(words: list[str]) -> None:
+    texts = [" ".join(words[start : start + 4]) for start in range(0, len(words), 4)]
+    clusters = near_duplicates_share(texts)
+    for number in set(clusters.tolist()):
+        inside = [text for text, cluster in zip(texts, clusters, strict=True) if cluster == number]
+        outside = [text for text, cluster in zip(texts, clusters, strict=True) if cluster != number]
+        assert find_overlap(outside, inside).leaks == ()

@@ -92,7 +92,7 @@ def test_a_training_stopped_while_it_writes_its_result_is_finished_by_the_next(
     train()
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3]
     names = {path.name for path in tmp_path.iterdir() if path.name[0] != "."}
-    assert names == {"checkpoint", "metrics.jsonl", "model.json", "speed.json"}
+    assert names == {"checkpoint", "metrics.jsonl", "model.json", "training.json"}
     assert all(value.equal(stopped[name]) for name, value in weights(tmp_path).items())
     before = (tmp_path / "checkpoint" / "model.safetensors").stat().st_mtime_ns
     train()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bench.coverage_verdict import SPREADS, Design, Variance, alone, attacked, holm_columns, simulate
-from divalign.core.stats import holm
+from divalign.core.stats import Estimate, holm
 from divalign.study.verdict import ModelPoint, attack_counts, in_words, log_distance, verdict, verdicts
 
 
@@ -290,8 +290,8 @@ def test_distances_enter_by_their_logarithm() -> None:
     assert log_distance(None) is None
 
 
-def rate(value: float | None, n: int = 10) -> dict[str, float | None]:
-    return {"value": value, "low": 0.0, "high": 1.0, "n": n}
+def rate(value: float | None, n: int = 10) -> Estimate:
+    return Estimate(value, 0.0, 1.0, n)
 
 
 def test_models_are_compared_on_attacks_that_all_of_them_met() -> None:

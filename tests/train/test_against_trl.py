@@ -1,5 +1,6 @@
 """TRL's own trainers, run beside ours on the same batch; and a TRL script with two imports changed."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,52 @@ def test_a_kto_update_is_twice_trls_which_averages_rows_where_we_average_classes
     ours = moved(DivergenceTrainer, DivergenceConfig, UNPAIRED, tmp_path, batch=16, reference=None, method="kto")
     assert apart(2 * theirs, ours) < 1e-5
     assert ours.norm() > 1e-3
+
+
+def test_an_anchored_dpo_update_and_its_loss_are_trls_with_loss_type_sft(tmp_path: Path) -> None:
+    found, losses = [], []
+    for make, config, extra in (
+        (trl.DPOTrainer, trl.DPOConfig, {"bf16": False, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.6]}),
+        (DivergenceTrainer, DivergenceConfig, {"method": "dpo", "sft_weight": 0.6}),
+    ):
+        reference, kept = tiny_model("Llama", seed=1)[0], []
+
+        class Keeping(make):  # type: ignore[valid-type, misc]
+            def log(self, logs: dict[str, float], *args: Any, kept: list = kept) -> None:
+                kept.append(logs.get("loss"))
+                super().log(logs, *args)
+
+        found.append(moved(Keeping, config, PAIRS, tmp_path, batch=8, reference=reference, logging_steps=1.0, **extra))
+        losses.append(kept[0])
+    assert apart(*found) < 1e-5
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (4.0, 1.0), (0.5, 3.0)])
+def test_class_weights_are_trls_times_the_share_of_the_class(tmp_path: Path, weights: tuple[float, float]) -> None:
+    """Two aligned and eight unaligned rows: TRL averages ten rows, we average each class."""
+    rows = [*UNPAIRED[:4:2], *UNPAIRED[1::2]]
+    names, share = ("desirable_weight", "undesirable_weight"), (2 / 10, 8 / 10)
+    theirs = moved(
+        trl.KTOTrainer, trl.KTOConfig, rows, tmp_path, batch=10, reference=tiny_model("Llama", seed=0)[0], bf16=False,
+        **dict(zip(names, weights, strict=True)),
+    )  # fmt: skip
+    here = [weight * part for weight, part in zip(weights, share, strict=True)]
+    ours = moved(
+        DivergenceTrainer, DivergenceConfig, rows, tmp_path, batch=16, reference=None, method="kto",
+        **dict(zip(names, here, strict=True)),
+    )  # fmt: skip
+    assert apart(theirs, ours) < 1e-5
+    assert ours.norm() > 1e-3
+
+
+@pytest.mark.parametrize("config", ["DPOConfig", "KTOConfig"])
+def test_every_argument_that_only_trl_has_is_refused_with_what_to_do_instead(config: str) -> None:
+    theirs, ours = getattr(trl, config), {field.name for field in fields(DivergenceConfig)}
+    for field in fields(theirs):
+        if field.name not in ours:
+            with pytest.raises(ValueError, match=f"DivergenceConfig does not take {field.name}: .+"):
+                DivergenceConfig("out", **{field.name: True})
 
 
 @pytest.mark.parametrize("library", ["trl", "divalign"])

@@ -112,8 +112,8 @@ def test_a_model_trained_twice_is_its_own_reference_the_second_time(
     for cache in (None, tmp_path / "cache"):
         lm = load_lm(folder)
         for turn in range(2):
-            run.train_and_save(lm, TRAINED, tmp_path / f"out{turn}", cache=cache, max_steps=2, learning_rate=1e-2,
-                               on_cpu=True, per_device_train_batch_size=4)  # fmt: skip
+            run.train_and_save(lm, TRAINED, tmp_path / f"out{turn}", reference_cache=cache and str(cache), max_steps=2,
+                               learning_rate=1e-2, use_cpu=True, per_device_train_batch_size=4)  # fmt: skip
     assert seen[0] != seen[1]
     assert seen[2:] == seen[:2]
 

@@ -10,7 +10,7 @@ import pytest
 
 from divalign.lm.load import load_lm
 from divalign.train.resume import go_on
-from divalign.train.run import train_and_save
+from divalign.train.run import Watch, train_and_save
 from tests.tiny import save_tiny
 
 PAIRS = [{"prompt": f"Say {i}", "chosen": f" yes {i}" * (1 + i % 3), "rejected": f" no {i}"} for i in range(8)]
@@ -32,7 +32,8 @@ def train(model: str, out: Path, *, stop: int = 99, rows: Any = PAIRS, **changes
 
     settings = {"method": "kldo", "seed": 0, "max_steps": 6, "per_device_train_batch_size": 4, **changes}
     with contextlib.suppress(KeyboardInterrupt):
-        train_and_save(load_lm(model), rows, out / "model", work=out / "work", advance=advance, on_cpu=True, **settings)
+        watch = Watch(advance=advance)
+        train_and_save(load_lm(model), rows, out / "model", work=out / "work", watch=watch, use_cpu=True, **settings)
     return done
 
 

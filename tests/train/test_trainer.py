@@ -114,9 +114,9 @@ def test_an_update_that_overflows_leaves_the_weights_finite_and_the_log_readable
     poisoned[0]["ref_chosen_logps"] = 1e6
     model, tokenizer = tiny_model("Llama")
     rows = train_and_save(
-        LM(model, tokenizer, "tiny", "tiny"), poisoned, tmp_path / "out", on_cpu=True, method="hdo", max_steps=2,
+        LM(model, tokenizer, "tiny", "tiny"), poisoned, tmp_path / "out", use_cpu=True, method="hdo", max_steps=2,
         per_device_train_batch_size=4, learning_rate=1e-3, max_length=64, logging_steps=1.0,
-    )  # fmt: skip
+    ).log  # fmt: skip
     assert [row["grad_norm"] for row in rows].count(None) == 1
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
     json.dumps(rows, allow_nan=False)
@@ -280,5 +280,6 @@ def test_speed_is_logged_and_counts_prompts_once(tmp_path: Path) -> None:
     logged = run.state.log_history[0]
     assert logged["tokens_per_second"] > 0
     assert 0 < logged["mfu"] < 1
-    run._speed.add(10, 4)
-    assert (run._speed.tokens, run._speed.scored) == (10, 4)
+    speed = run._recorder.speed
+    speed.add(10, 4)
+    assert (speed.tokens, speed.scored) == (10, 4)

@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from divalign.data.audit.facts import Facts
 from divalign.data.audit.finding import Found, percent, share, shown
@@ -34,6 +35,11 @@ _GROUPED = re.compile(r"\+\d[\d ().-]{7,17}\d|(?:\(\d{2,4}\) ?|\d{3}[ .-])\d{3,4
 _INVENTED_PHONE = re.compile(r"\b555[ .-]?01\d\d$|123[ .-]?456[ .-]?7890$")
 _IP = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]\d|\w)")
 NON_COMMERCIAL = re.compile(r"\bnc\b|non-?commercial|research[- ]only", re.IGNORECASE)
+NO_LICENCE = re.compile(
+    r"|not?[ _-]?(?:stated|specified|given|verified|known|licen[cs]ed?|provided|available)|un(?:known|specified|stated|"
+    r"verified|licensed)|none|null|nan|n/?a|todo|tbd|missing|[?.-]+",
+    re.IGNORECASE,
+)
 
 
 def chat_markers(facts: Facts) -> Found:
@@ -138,13 +144,25 @@ def too_long(facts: Facts) -> Found:
 
 def licences(facts: Facts) -> Found:
     """Say where rows come from and under which licence; a card beside the file speaks for rows that do not."""
-    card = str(facts.card.get("licence") or facts.card.get("license") or "")
+    card = stated_licence(facts.card.get("licence") or facts.card.get("license"))
     source = str(facts.card.get("source") or "")
-    counts = Counter((said or source or "unknown source", licence or card or "unknown licence") for said, licence in
-                     facts.provenance)  # fmt: skip
+    counts = Counter(
+        (said or source or "unknown source", stated_licence(licence) or card or "unknown licence")
+        for said, licence in facts.provenance
+    )
     unknown = sum(n for (_, licence), n in counts.items() if licence == "unknown licence")
     bound = sum(n for (_, licence), n in counts.items() if NON_COMMERCIAL.search(licence))
     numbers = {f"{said}: {licence}": count for (said, licence), count in counts.most_common(20)}
     value = share(unknown + bound, len(facts))
     words = f"{percent(share(unknown, len(facts)))} of rows have no licence, {percent(share(bound, len(facts)))} one "
     return Found(value, words + "that forbids commercial use", numbers)
+
+
+def stated_licence(value: Any) -> str:
+    """Return a licence as text; empty where none is stated, or for one of several sources none is.
+
+    "not stated" and its like are no licence: they say that nobody knows.
+    """
+    parts = [str(part).strip() for part in value] if isinstance(value, (list, tuple)) else str(value or "").split(",")
+    stated = [part.strip() for part in parts]
+    return "" if any(NO_LICENCE.fullmatch(part) for part in stated) else ", ".join(stated)

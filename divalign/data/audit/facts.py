@@ -14,7 +14,6 @@ from divalign.data.words import text_of
 
 LIMIT = 500_000  # rows that are looked at: about 2 GB of text of usual length
 ROWS_KEPT = 1000  # whole rows, for what needs more than text
-SIDE_NAMES = ("aligned", "unaligned")
 
 
 class Responses(NamedTuple):

@@ -1,0 +1,44 @@
+"""Training rows from a file: of any known format, each one usable, or the first that is not in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from divalign.data.columns import truth
+from divalign.data.convert import detect_format, find_format, read_row
+from divalign.data.examples import Row
+from divalign.data.files import stream_whole
+from divalign.data.notes import Notes
+from divalign.data.rendering import template_options
+from divalign.data.training_rows import training_row
+
+
+def load_training_rows(path: Path) -> list[Row]:
+    """Return the rows of a file as TRL has them, for training and for estimates.
+
+    TRL's own rows stay as they are, plain or conversational; rows of other formats become conversational. Raises
+    ValueError where a line is no row, and where a row cannot be trained on: with the file, the line, fault and remedy
+    of the first such row, and how many there are.
+    """
+    notes, rows, faults = Notes(), [], []
+    for row in stream_whole(path, notes):
+        try:
+            rows += as_training_rows(row)
+        except ValueError as error:
+            faults.append((notes.line, error))
+    if faults:
+        (line, error), count = faults[0], len(faults)
+        others = f" ({count} rows of {notes.rows} cannot be trained on)" if count > 1 else ""
+        raise ValueError(f"{path}, line {line}: {error}{others}")
+    return rows
+
+
+def as_training_rows(row: Mapping) -> list[Row]:
+    """Return the row as TRL's rows. Raises ValueError for a row that no format knows or that cannot be trained on."""
+    name = detect_format(row)
+    if not name.startswith("trl"):
+        return [training_row(one) for one in read_row(dict(row), find_format(name))]
+    template_options(training_row(row))
+    label = {"label": truth(row["label"], "label")} if row.get("label") is not None else {}
+    return [{**row, **label}]

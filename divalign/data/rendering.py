@@ -1,0 +1,120 @@
+"""Training rows as tokens: what the chat template reads of a row is rendered, and what it would drop is refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from divalign.data.batching import ChatTokenizer, Encoded, encode_row
+from divalign.data.columns import SIDES
+from divalign.data.examples import Message
+from divalign.data.training_rows import SHARED_TEXT
+
+logger = logging.getLogger(__name__)
+PICTURES = ("images", "image", "videos", "video", "audios", "audio")
+# What a message may hold beside role and content that a model must see.
+SPOKEN = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "refusal", *PICTURES)
+OURS = ("conversation", "tokenize", "add_generation_prompt", "continue_final_message", "return_dict", "return_tensors")
+
+
+def encode_training_row(tokenizer: ChatTokenizer, row: Mapping[str, Any], side: str, *, max_length: int) -> Encoded:
+    """Split a row of `training_row` into the tokens of its prompt and those of its response `side`.
+
+    The columns `tools`, `documents` and `chat_template_kwargs` are given to the chat template, as in TRL, and `prefill`
+    is an opening of the response that is shown and not scored. Of a plain pair without a prompt of its own the
+    boundary is TRL's: prompt and response are tokenised in one, and the prompt ends where either response begins to
+    change its tokens.
+
+    Raises ValueError where the template does not read such a column, or a part of a message such as
+    `reasoning_content`, where plain text has any, and what `encode_row` raises.
+    """
+    options = template_options(row)
+    prompt, response = row["prompt"], row[side]
+    if isinstance(prompt, str) and isinstance(response, str):
+        if options:
+            raise ValueError(
+                f"plain text is not rendered by the chat template, so its {', '.join(options)} would not be seen; "
+                "write the row as messages, or drop the column"
+            )
+    else:
+        _refuse_unseen(tokenizer, options, [*_turns(prompt), *_turns(response)])
+    beside = row[SIDES[1 - SIDES.index(side)]] if row.get(SHARED_TEXT) and side in SIDES else None
+    return encode_row(
+        tokenizer,
+        prompt,
+        response,
+        max_length=max_length,
+        prefill=row.get("prefill") or "",
+        options=options,
+        beside=beside,
+    )
+
+
+def template_options(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a row tells the chat template beside its turns; columns that are empty tell nothing.
+
+    Raises ValueError for a value that is no JSON, of another kind, or an argument that decides what is scored, and for
+    pictures and sound, which a language model of text cannot see.
+    """
+    if seen := [name for name in PICTURES if row.get(name) not in (None, [], "")]:
+        raise ValueError(f"it holds {', '.join(seen)}, which a model of text cannot see; leave the row out")
+    found = {name: _parsed(row.get(name), name, list) for name in ("tools", "documents")}
+    options = {name: value for name, value in found.items() if value}
+    for name, value in (_parsed(row.get("chat_template_kwargs"), "chat_template_kwargs", dict) or {}).items():
+        if name in OURS or name in options:
+            raise ValueError(f"chat_template_kwargs holds {name!r}, which is not a row's to decide; take it out")
+        if value is not None:  # a table of many rows holds null where one has no such argument
+            options[name] = value
+    return options
+
+
+def alike(aligned: Sequence[Encoded], unaligned: Sequence[Encoded]) -> list[int]:
+    """Return the numbers of the pairs whose two responses are the same tokens, from which nothing can be learnt."""
+    return [number for number, (one, other) in enumerate(zip(aligned, unaligned, strict=True)) if one == other]
+
+
+def warn_of_alike(aligned: Sequence[Encoded], unaligned: Sequence[Encoded]) -> int:
+    """Log how many pairs render alike, and return their number."""
+    if found := alike(aligned, unaligned):
+        logger.warning(
+            "%d of %d pairs render alike, the first is row %d: their texts are the same, or differ only in what the "
+            "chat template drops or max_length cuts; nothing is learnt from them",
+            len(found),
+            len(aligned),
+            found[0],
+        )
+    return len(found)
+
+
+def _parsed(value: Any, name: str, kind: type) -> Any:
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"its {name} is no JSON ({error}); expected a {kind.__name__}") from error
+    if value in (None, "", [], {}):
+        return None
+    if not isinstance(value, kind):
+        raise ValueError(f"its {name} is a {type(value).__name__}, expected a {kind.__name__}")
+    return value
+
+
+def _refuse_unseen(tokenizer: ChatTokenizer, options: Mapping[str, Any], turns: Sequence[Message]) -> None:
+    parts = {name for turn in turns for name in SPOKEN if turn.get(name) not in (None, "", [])}
+    if not (options or parts):
+        return
+    template = tokenizer.chat_template
+    text = template if isinstance(template, str) else json.dumps(template)
+    for name in (*options, *sorted(parts)):
+        if not re.search(rf"\b{re.escape(name)}\b", text):
+            raise ValueError(
+                f"the chat template does not read {name!r}, so the model would not see it; take another template "
+                "(model.chat_template), or drop it from the rows"
+            )
+
+
+def _turns(value: str | list[Message]) -> list[Message]:
+    return [] if isinstance(value, str) else value

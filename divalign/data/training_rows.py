@@ -1,0 +1,189 @@
+"""Training rows as files and libraries hold them, brought to one form: the prompt in `prompt` alone, responses apart.
+
+What is scored follows from where the prompt ends. A prompt that is repeated in front of the responses, or that stands
+only there, is found here, in the same way for training, conversion and audit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from divalign.data.columns import SIDES, nearest, plain_content, rest_of, turns_of
+from divalign.data.examples import Message, Row
+from divalign.data.sides import check_pair, labelled, side_columns
+from divalign.data.words import words_of
+
+# Where files keep the prompt under another name, what chosen and rejected happen to share is not the prompt.
+OTHER_PROMPTS = ("question", "instruction", "query", "goal", "behavior", "input", "problem")
+SHORTEST_REPEATED = 4  # words: "Hi" also begins "Hi there", which is no repetition
+SHARED_TEXT = "prompt_is_shared_text"
+EXPECTED = "prompt, chosen, rejected (paired) or prompt, completion, label (unpaired)"
+
+
+def training_row(row: Mapping[str, Any]) -> Row:
+    """Return one of TRL's rows with its prompt apart from its responses, each text a string or a list of messages.
+
+    Pairs without `prompt` are split as TRL's `extract_prompt` splits them; a plain one is marked by the column
+    `prompt_is_shared_text`, because its tokens are then those of prompt and response in one. A response's label may
+    stand in any column of `sides`. `tools` and `chat_template_kwargs` may be JSON; a `system` column becomes the
+    conversation's first turn. Other columns pass through.
+
+    Raises ValueError for a row that is none of TRL's, holds null, has a response of several turns, or says in one
+    column what another denies.
+    """
+    plain = {str(name): value for name, value in row.items()}
+    paired = any(name in plain and not _is_flag(plain[name]) for name in SIDES)
+    if not paired and "completion" not in plain and isinstance(plain.get("response"), (str, list, Mapping)):
+        plain = {**rest_of(plain, "response"), "completion": plain["response"]}
+    if paired:
+        for side in SIDES:
+            if side not in plain:
+                raise ValueError(f"it lacks the column {side!r}{_meant(side, plain)}")
+        check_pair(plain)
+    elif "completion" not in plain:
+        raise ValueError(f"it has the columns {', '.join(plain) or '(none)'}; expected {EXPECTED}")
+    elif set(side_columns(plain)) != {"label"}:  # whether a plain label is one of two, its reader decides
+        plain = labelled(plain)
+    return _with_system(separate_prompt(plain, SIDES if paired else ("completion",)))
+
+
+def separate_prompt(row: Row, names: Sequence[str]) -> Row:
+    """Return a row with its prompt in `prompt` and nothing of it in its responses, the columns `names`.
+
+    Plain text stays plain; where one text is messages, all are. Raises ValueError where there is no prompt, where
+    plain responses begin with the whole prompt, and where a response is not one turn of the assistant.
+    """
+    for name in names:
+        if not isinstance(row[name], str):
+            turns_of(row[name], "assistant", name)
+    if (prompt := row.get("prompt")) is None:
+        _refuse_renamed(row)
+    texts = [isinstance(row[name], str) for name in names]
+    if all(texts) and (prompt is None or isinstance(prompt, str)):
+        return _separate_text(row, names)
+    if prompt is None and any(texts):
+        raise ValueError("chosen and rejected are text and messages; expected the same of both")
+    return _separate_turns(row, names)
+
+
+def _separate_text(row: Row, names: Sequence[str]) -> Row:
+    if (prompt := row.get("prompt")) is None:
+        if len(names) < 2:
+            raise ValueError("it lacks the column 'prompt'; add it")
+        if "prompt" in row:
+            raise ValueError(
+                "the column 'prompt' is null; fill it in, or drop the column where the texts begin with it"
+            )
+        shared = shared_text(row["chosen"], row["rejected"])
+        cut = {name: row[name][len(shared) :] for name in names}
+        return {**rest_of(row, "prompt"), "prompt": shared, **cut, SHARED_TEXT: True}
+    repeated = all(row[name].startswith(prompt) and len(row[name]) > len(prompt) for name in names)
+    if repeated and len(words_of(prompt)) >= SHORTEST_REPEATED:
+        raise ValueError(
+            f"{' and '.join(names)} begin with the whole prompt ({prompt[:40]!r}), which would count twice; take it "
+            "off them" + (", or leave the column 'prompt' out" if len(names) > 1 else "")
+        )
+    return row
+
+
+def shared_text(chosen: str, rejected: str) -> str:
+    """Return the prompt that both texts begin with, without its last character where that is a space.
+
+    Source: `extract_prompt` of TRL 1.16, to the letter, its rule for texts of which one begins with the other (the last
+    character of the shorter one is left to the response) included. Raises ValueError where they share no beginning.
+    """
+    shorter = min(len(chosen), len(rejected))
+    shared = next((n for n in range(shorter) if chosen[n] != rejected[n]), shorter - 1)
+    if shared > 0 and chosen[:shorter] != rejected[:shorter] and chosen[shared - 1] == " ":
+        shared -= 1
+    if shared < 1 or not chosen[:shared].strip():
+        raise ValueError("there is no prompt, and chosen and rejected share no beginning; add the column 'prompt'")
+    return chosen[:shared]
+
+
+def _separate_turns(row: Row, names: Sequence[str]) -> Row:
+    """Take the prompt's turns off the responses, or, where there is no prompt, the turns that the responses share."""
+    sides = {name: turns_of(row[name], "assistant", name) for name in names}
+    given = None if row.get("prompt") is None else turns_of(row["prompt"], "user", "prompt")
+    if given is None:
+        shared = _shared_turns(list(sides.values()))
+        if not shared:
+            raise ValueError("there is no prompt, and chosen and rejected share no beginning; add the column 'prompt'")
+        prompt = shared
+    else:
+        prompt = next((turns[:-1] for turns in sides.values() if _repeats(turns[:-1], given)), given)
+    for name, turns in sides.items():
+        rest = turns[len(prompt) :] if _same(turns[: len(prompt)], prompt) and len(turns) > len(prompt) else turns
+        if [message["role"] for message in rest] != ["assistant"]:
+            roles = ", ".join(message["role"] for message in rest)
+            raise ValueError(
+                f"{name} holds the turns {roles}; one turn of the assistant can be scored; put the others into prompt"
+            )
+        sides[name] = rest
+    return {**row, "prompt": prompt, **sides}
+
+
+def _shared_turns(sides: Sequence[Sequence[Message]]) -> list[Message]:
+    most = min(map(len, sides)) - 1
+    first = sides[0]
+    shared = next((n for n in range(most) if any(not _same([first[n]], [side[n]]) for side in sides[1:])), most)
+    return list(first[:shared])
+
+
+def _repeats(lead: Sequence[Message], given: Sequence[Message]) -> bool:
+    """Tell whether the turns before a response are the prompt, perhaps with a system turn that it lacks."""
+    own = [message for message in lead if message["role"] != "system"]
+    bare = [message for message in given if message["role"] != "system"]
+    return bool(lead) and (_same(lead, given) or (bool(bare) and bare == list(given) and _same(own, bare)))
+
+
+def _same(one: Sequence[Message], other: Sequence[Message]) -> bool:
+    return [_content(message) for message in one] == [_content(message) for message in other]
+
+
+def _content(message: Message) -> Row:
+    """Return what a turn says, however it is written down: columns that are null here are absent there."""
+    said = {name: value for name, value in message.items() if value not in (None, "", [])}
+    content = message["content"]
+    text = content if isinstance(content, str) else content and _text_or_parts(content)
+    return {**said, "content": text}
+
+
+def _text_or_parts(content: Any) -> Any:
+    try:
+        return plain_content(content)
+    except ValueError:
+        return content
+
+
+def _with_system(row: Row) -> Row:
+    """Put the text of a `system` column before a conversation; plain text has no place for it."""
+    system = row.get("system")
+    if not isinstance(system, str) or not system.strip():
+        return row
+    if isinstance(row["prompt"], str):
+        raise ValueError("it has a system text beside plain text, which would not be seen; write the row as messages")
+    first = row["prompt"][0]
+    if first["role"] == "system":
+        if plain_content(first["content"]) != system:
+            raise ValueError("its column 'system' is not the prompt's system turn; keep one of the two")
+        return rest_of(row, "system")
+    return {**rest_of(row, "system"), "prompt": [Message(role="system", content=system), *row["prompt"]]}
+
+
+def _refuse_renamed(row: Row) -> None:
+    if near := nearest("prompt", [name for name in row if name != "prompt"]):
+        raise ValueError(f"it lacks the column 'prompt'; is it {near!r}?")
+    for name in row:
+        if str(name).strip().lower() in OTHER_PROMPTS and row[name]:
+            raise ValueError(f"it lacks the column 'prompt'; is it {name!r}? rename it")
+
+
+def _meant(name: str, row: Row) -> str:
+    near = nearest(name, row)
+    return f"; is it {near!r}?" if near else ""
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, (bool, int))

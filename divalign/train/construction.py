@@ -1,0 +1,108 @@
+"""What DivergenceTrainer does before it is a Trainer: check its arguments, load what was named, still the dropout."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import AutoTokenizer
+
+from divalign.core.losses import find_method
+from divalign.lm.load import load_lm
+from divalign.train.arguments import DivergenceConfig
+from divalign.train.couples import EncodedRows, TooLongError, encode_rows
+from divalign.train.rows import as_rows
+from divalign.train.unsupported import TRAINER_ARGUMENTS, refuse_arguments
+
+logger = logging.getLogger(__name__)
+
+
+def check_arguments(
+    args: Any, model: Any, ref_model: Any, compute_metrics: Any, quantization_config: Any, unsupported: dict[str, Any]
+) -> None:
+    """Raise ValueError for an argument of the trainer that would be ignored, TypeError for one that nobody knows."""
+    refuse_arguments(unsupported, TRAINER_ARGUMENTS, "DivergenceTrainer")
+    if unsupported:
+        raise TypeError(f"DivergenceTrainer takes no argument {next(iter(unsupported))!r}")
+    if not isinstance(args, DivergenceConfig):
+        raise ValueError(
+            f"args is a {type(args).__name__}, expected a DivergenceConfig, which takes the same names and method"
+        )
+    if ref_model is not None and ref_model is model and not isinstance(model, str):
+        raise ValueError("ref_model is the model itself; leave it out: the reference is the model as handed in")
+    if compute_metrics is not None:
+        raise ValueError("compute_metrics would never be called; use held_out_ratios, or what evaluate() returns")
+    if quantization_config is not None and not isinstance(model, str):
+        raise ValueError(
+            "quantization_config has no effect on a model that is loaded already; give the folder or hub id as model"
+        )
+
+
+def load_tokenizer(model: Any) -> Any:
+    """Return the tokenizer of a model or of a folder; an adapter's folder may leave it to the base's."""
+    source = model if isinstance(model, str) else model.config._name_or_path
+    base = _base_of_adapter(source)
+    return AutoTokenizer.from_pretrained(base if base and not any(Path(source).glob("tokenizer*")) else source)
+
+
+def load_policy(source: str, quantization_config: Any) -> Any:
+    """Return the model of a folder, of an adapter's too, or of a hub id.
+
+    Whether its tokenizer has a chat template matters to the rows alone, so none is asked for.
+    """
+    base = _base_of_adapter(source)
+    adapter = Path(source) if base else None
+    options: dict[str, Any] = {"quantization_config": quantization_config, "chat_template": "plain"}
+    return load_lm(base or source, adapter=adapter, **options).model
+
+
+def _base_of_adapter(source: str) -> str | None:
+    config = Path(source) / "adapter_config.json"
+    return json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"] if config.is_file() else None
+
+
+def encode_data(rows: Any, name: str, tokenizer: Any, args: DivergenceConfig) -> EncodedRows:
+    """Tokenise a data set for the method of `args`; the log says how many rows are skipped or cut.
+
+    Raises ValueError where a paired method meets unpaired rows, and for what `as_rows` and `encode_rows` refuse.
+    """
+    try:
+        encoded = encode_rows(as_rows(rows, name), tokenizer, max_length=args.max_length, too_long=args.too_long)
+    except TooLongError as error:
+        raise ValueError(f"{error}; too_long='skip' leaves out and counts all such rows") from error
+    if find_method(args.method).paired and not encoded.paired:
+        raise ValueError(f"{args.method} compares the two responses of a pair; expected prompt, chosen, rejected")
+    counts = encoded.counts
+    if counts.skipped:
+        logger.warning("%s: %d of %d rows skipped: prompts fill max_length", name, counts.skipped, counts.rows)
+    if counts.cut:
+        logger.warning("%s: %d of %d rows have responses cut at max_length", name, counts.cut, counts.rows)
+    hint = balanced_weights_hint(args, len(encoded.aligned), len(encoded.unaligned))
+    if hint:
+        logger.warning("%s: %s", name, hint)
+    return encoded
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Zero the dropout modules, adapters' too, and the rates that attention keeps as plain numbers."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            rate = "dropout" in name or (name == "p" and "Dropout" in type(module).__name__)
+            if rate and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+def balanced_weights_hint(args: DivergenceConfig, aligned: int, unaligned: int) -> str | None:
+    """Return a warning where class weights meet classes of unequal size, as TRL's users set them to even these out."""
+    weights = args.desirable_weight, args.undesirable_weight
+    if weights == (1, 1) or aligned == unaligned:
+        return None
+    here = [weight * size / (aligned + unaligned) for weight, size in zip(weights, (aligned, unaligned), strict=True)]
+    return (
+        f"desirable_weight {weights[0]:g} and undesirable_weight {weights[1]:g} on {aligned} aligned and {unaligned} "
+        "unaligned rows: classes count alike whatever their size, so weights of 1 need no correction; TRL's weights of "
+        f"these values are {here[0]:.3g} and {here[1]:.3g} here"
+    )

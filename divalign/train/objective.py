@@ -1,0 +1,82 @@
+"""What an update minimises: the method's loss, and the anchor on the aligned responses beside it.
+
+    loss = method(r) + sft_weight * (- sum of log pi over the tokens of aligned responses) / (number of those tokens)
+
+The anchor is that of RPO and of TRL's `loss_type=["sigmoid", "sft"]`: the mean negative log-likelihood per token. Its
+mean is over all aligned tokens of the optimizer step, over micro-batches and ranks, so that a step is the same however
+it is split (TRL takes the mean of the micro-batches' means). It knows nothing of the method.
+Source: Iterative RPO, Pang et al. 2024, arXiv 2404.19733, eq. 1.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from divalign.core.losses import LogRatios, find_method
+from divalign.core.paper_code import PAPER_CODE
+from divalign.train.accumulation import Step
+from divalign.train.arguments import DivergenceConfig
+
+
+class ReleasedAverage(TrainerCallback, ExportableState):
+    """The moving average of `variant: paper_code`, forgotten at the start of an epoch; it travels in the checkpoint."""
+
+    def __init__(self) -> None:
+        self.value: float | None = None
+        self.epoch = 0
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"value": self.value, "epoch": self.epoch}}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Continue from the checkpoint's average, if training resumes from a checkpoint."""
+        saved = state.stateful_callbacks.get(type(self).__name__)
+        attributes = saved["attributes"] if saved else {"value": None, "epoch": 0}
+        self.value, self.epoch = attributes["value"], attributes["epoch"]
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        epoch = math.floor((state.epoch or 0.0) + 1e-6)  # a resumed epoch begins a second time
+        if epoch != self.epoch:
+            self.value, self.epoch = None, epoch
+
+
+class Objective:
+    """The loss of micro-batches under a `DivergenceConfig`: the one place where its parts are put together."""
+
+    def __init__(self, args: DivergenceConfig) -> None:
+        self.method = find_method(args.method)
+        self.sft_weight = args.sft_weight
+        self.weights: dict[str, float] = {}
+        if not self.method.paired:
+            names = ("desirable_weight", "undesirable_weight")
+            self.weights = {name: getattr(args, name) for name in names}
+        self.released = PAPER_CODE[args.method] if args.variant == "paper_code" else None
+        self.average = ReleasedAverage()
+
+    @property
+    def needs_step_baseline(self) -> bool:
+        """Whether a micro-batch's loss depends on the other rows of the optimizer step."""
+        return self.method.has_baseline and self.released is None
+
+    def loss(self, ratios: LogRatios, aligned: Float[Tensor, " a"], step: Step) -> Float[Tensor, ""]:
+        """Return a micro-batch's loss from its r and the log-probabilities of its aligned responses, in nats."""
+        loss = self._divergence(ratios, step) * step.weight(len(aligned))
+        return loss + self.anchor(aligned, step) if self.sft_weight else loss
+
+    def anchor(self, aligned: Float[Tensor, " a"], step: Step) -> Float[Tensor, ""]:
+        """Return the micro-batch's share of the weighted negative log-likelihood per token."""
+        return -self.sft_weight * aligned.sum() / step.mean_tokens
+
+    def _divergence(self, ratios: LogRatios, step: Step) -> Tensor:
+        if self.released is None:
+            return self.method.loss(ratios, step.baseline, **self.weights)
+        average = None if self.average.value is None else ratios.aligned.new_tensor(self.average.value)
+        loss, average = self.released(ratios, average)
+        self.average.value = float(average)
+        return loss

@@ -1,0 +1,175 @@
+"""One reader for training rows, prompts and labelled responses: a file, a line, a fault and a remedy."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+
+from divalign.data.files import load_rows, read_file
+from divalign.data.loading import load_training_rows
+from divalign.data.notes import aside_of
+from divalign.data.prompts import load_prompts
+from divalign.data.writing import write_file
+
+GOOD = {"prompt": "q", "chosen": "a", "rejected": "u"}
+TURNS = {
+    "prompt": [{"role": "user", "content": "q"}],
+    "chosen": [{"role": "assistant", "content": "a"}],
+    "rejected": [{"role": "assistant", "content": "u"}],
+}
+
+
+def lines(path: Path, *rows: Any) -> Path:
+    path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("bad", "sentence"),
+    [
+        ({**GOOD, "chosen": None}, "chosen is null in the columns prompt, chosen, rejected; fill it in or leave"),
+        ({**GOOD, "chosen": 3}, "the column 'chosen' holds int, expected text or a list of messages"),
+        ({"prompt": "q", "chosen": "a"}, "no known format has the columns prompt, chosen;"),
+        ({"prompt": "q", "chosen": "a", "rejcted": "u"}, "is 'rejcted' meant to be 'rejected'"),
+        ({**TURNS, "chosen": [{"role": "assistant", "content": None}]}, "a turn of assistant whose content is null"),
+        ({**TURNS, "tools": "{"}, "its tools is no JSON"),
+        ({**GOOD, "label": False}, "label=False says that the response is unaligned"),
+        ({"prompt": "q", "completion": "a", "label": "x"}, "'label' holds 'x', expected true or false"),
+        ({"messages": [{"role": "user", "content": "q"}]}, "the messages hold no prompt or do not end with"),
+        ('{"prompt": "q", "chosen": "a', r"not JSON \(Unterminated string starting at character 27\); mend"),
+        ('{"prompt": "q", "prompt": "p", "chosen": "a", "rejected": "u"}', "the column 'prompt' stands twice"),
+        ("[1]", "expected an object with columns, got list"),
+    ],
+)
+def test_a_bad_training_row_is_a_sentence_with_file_line_and_remedy(tmp_path: Path, bad: Any, sentence: str) -> None:
+    path = lines(tmp_path / "rows.jsonl", GOOD, "", bad)
+    with pytest.raises(ValueError, match=rf"rows\.jsonl, line 3: .*{sentence}"):
+        load_training_rows(path)
+    assert not aside_of(path).exists()
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 1: "):
+        load_training_rows(lines(path, bad, GOOD))
+
+
+def test_all_rows_that_cannot_be_trained_on_are_counted(tmp_path: Path) -> None:
+    path = lines(tmp_path / "rows.jsonl", GOOD, {**GOOD, "chosen": None}, {**GOOD, "rejected": None})
+    with pytest.raises(ValueError, match=r"line 2: .*\(2 rows of 3 cannot be trained on\)"):
+        load_training_rows(path)
+
+
+def test_rows_of_trl_stay_as_they_are_and_others_become_conversations(tmp_path: Path) -> None:
+    dialogue = {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: u"}
+    assert load_training_rows(lines(tmp_path / "a.jsonl", GOOD, TURNS, dialogue)) == [GOOD, TURNS, dialogue]
+    alpaca = {"instruction": "q", "chosen": "a", "rejected": "u"}
+    assert load_training_rows(lines(tmp_path / "b.jsonl", alpaca)) == [TURNS]
+    paper = {"id": 1, "safety": 0, "prompt": "q", "acc_responses": ["u"], "rej_responses": ["a"]}
+    assert load_training_rows(lines(tmp_path / "c.jsonl", paper)) == [{**TURNS, "id": 1, "harmful": True}]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32", "cp1252"])
+@pytest.mark.parametrize("load", [load_training_rows, load_prompts, load_rows])
+def test_every_reader_knows_the_encodings(tmp_path: Path, encoding: str, load: Any) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(f"{json.dumps({**GOOD, 'prompt': 'café'}, ensure_ascii=False)}\n".encode(encoding))
+    assert load(path) == [{**GOOD, "prompt": "café"}]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "json", "parquet", "jsonl.gz"])
+def test_every_kind_of_file_can_be_trained_on(tmp_path: Path, kind: str) -> None:
+    rows = [{"prompt": TURNS["prompt"], "completion": TURNS["chosen"], "label": flag} for flag in (True, False)]
+    write_file(tmp_path / f"rows.{kind}", rows)
+    assert load_training_rows(tmp_path / f"rows.{kind}") == rows
+
+
+def test_missing_numbers_of_a_data_frame_are_null_and_counted(tmp_path: Path) -> None:
+    columns = {"prompt": ["q", "p"], "chosen": ["a", None], "rejected": ["u", "u"], "score": [math.nan, 1.0]}
+    parquet.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    reading = read_file(tmp_path / "rows.parquet")
+    assert [row["score"] for row in reading.rows] == [None, 1.0]
+    assert reading.notes.sentences(tmp_path / "rows.parquet")[0].endswith(
+        "1 value of the column 'score' not a number (NaN), read as null"
+    )
+    write_file(tmp_path / "out.jsonl", reading.rows)
+    with pytest.raises(ValueError, match=r"rows\.parquet, line 2: chosen is null"):
+        load_training_rows(tmp_path / "rows.parquet")
+    nested = pa.table({"a": [[1.0, math.nan]], "b": [{"c": math.nan, "d": 1}]})
+    parquet.write_table(nested, tmp_path / "nested.parquet")
+    assert read_file(tmp_path / "nested.parquet").rows == [{"a": [1.0, None], "b": {"c": None, "d": 1}}]
+
+
+def test_a_json_file_of_one_row_of_several_sets_and_a_torn_array(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(TURNS, indent=1))
+    assert load_training_rows(path) == [TURNS]
+    path.write_text(json.dumps({"train": [GOOD], "test": [GOOD]}))
+    with pytest.raises(ValueError, match=r"holds the lists train, test; expected one"):
+        load_rows(path)
+    path.write_text(f"[{json.dumps(GOOD)},\n{{")
+    with pytest.raises(ValueError, match=r"is a JSON array that cannot be read: .* line 2 column 2"):
+        load_rows(path)
+
+
+def test_a_list_of_rejected_lines_is_removed_in_words_and_another_file_is_left(tmp_path: Path) -> None:
+    path = lines(tmp_path / "rows.jsonl", GOOD, "{")
+    read_file(path)
+    lines(path, GOOD)
+    assert "rows.jsonl.rejected.jsonl of an earlier reading was removed" in read_file(path).notes.sentences(path)[0]
+    aside_of(path).write_text('{"my": "own"}\n')
+    assert read_file(path).notes.sentences(path) == []
+    assert aside_of(path).exists()
+    lines(path, GOOD, "{")
+    with pytest.raises(ValueError, match="holds something else, and rejected lines would replace it"):
+        read_file(path)
+    assert aside_of(path).read_text() == '{"my": "own"}\n'
+
+
+def test_bytes_that_are_no_character_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"a": "\x81"}\n')
+    assert read_file(path).notes.sentences(path) == [
+        f"{path} is not all UTF-8: 1 line in windows-1252 with bytes that are no character"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"goal": "g", "target": "Sure"}, {"prompt": "g", "target": "Sure"}),
+        ({"": "0", "Goal": "g", "Target": "Sure", "Behavior": "b"}, {"prompt": "g", "target": "Sure"}),
+        ({"Behavior": "b", "ContextString": "c", "BehaviorID": "i"}, {"prompt": "c\n\nb"}),
+        ({"Behavior": "b", "ContextString": None}, {"prompt": "b"}),
+        ({"prompt": "p", "label": "safe"}, {"prompt": "p", "harmful": False}),
+        ({"prompt": "p", "label": "unsafe"}, {"prompt": "p", "harmful": True}),
+        ({"prompt": [{"role": "user", "content": "p"}], "harmful": "FALSE"}, {"prompt": "p", "harmful": False}),
+        ({"forbidden_prompt": "p", "harmful": "1"}, {"prompt": "p", "harmful": True}),
+    ],
+)
+def test_prompts_are_read_from_the_columns_of_the_public_sets(tmp_path: Path, row: dict, expected: dict) -> None:
+    (found,) = load_prompts(lines(tmp_path / "p.jsonl", row))
+    assert {name: found[name] for name in expected} == expected
+    assert ("harmful" in found) == ("harmful" in expected)
+
+
+def test_empty_columns_of_a_prompt_say_nothing_and_a_text_file_is_a_prompt_a_line(tmp_path: Path) -> None:
+    row = {"prompt": "p", "id": None, "target": "", "harmful": None, "cluster": "c"}
+    assert load_prompts(lines(tmp_path / "p.jsonl", row)) == [{"prompt": "p", "cluster": "c"}]
+    (tmp_path / "p.txt").write_text("one\n\ntwo\n")
+    assert [row["prompt"] for row in load_prompts(tmp_path / "p.txt")] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ({"goal": ""}, "line 2: its prompt is empty"),
+        ({"query": "q"}, "line 2: a row has the columns query; expected one of prompt, goal"),
+        ({"prompt": "p", "harmful": "maybe"}, "line 2: harmful is 'maybe'; expected true or false"),
+        ({"prompt": [{"role": "user", "content": "p"}] * 2}, r"line 2: its prompt is a conversation \(user, user\)"),
+        ("{", r"line 2: not JSON .*; mend the line"),
+    ],
+)
+def test_a_prompt_that_cannot_be_asked_is_named(tmp_path: Path, row: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=rf"p\.jsonl, {sentence}"):
+        load_prompts(lines(tmp_path / "p.jsonl", {"prompt": "first"}, row))
