@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from itertools import permutations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -166,9 +166,9 @@ def paired_difference(
     if not pairs:
         raise ValueError("no prompt is decided both before and after; expected at least 1")
     gained, lost, n = sum(y and not x for x, y in pairs), sum(x and not y for x, y in pairs), len(pairs)
-    p_value = min(1.0, mcnemar([[0, gained], [lost, 0]], exact=True).pvalue)
+    tested: Any = mcnemar([[0, gained], [lost, 0]], exact=True)
     low, high = _change_interval(gained, lost, n, float(norm.ppf((1 + confidence) / 2)))
-    return Tested(Estimate((gained - lost) / n, low, high, n), float(p_value))
+    return Tested(Estimate((gained - lost) / n, low, high, n), min(1.0, float(tested.pvalue)))
 
 
 def spearman(first: Numbers, second: Numbers, *, confidence: float = 0.95) -> Tested:
@@ -227,7 +227,8 @@ def holm(p_values: Numbers) -> list[float]:
 
     if not len(p_values):
         return []
-    return [float(p) for p in multipletests(p_values, method="holm")[1]]
+    corrected: Any = multipletests(p_values, method="holm")
+    return [float(p) for p in corrected[1]]
 
 
 def clustered_difference(
