@@ -14,19 +14,23 @@ from scipy.special import expit, logit
 from divalign.core.bhattacharyya import fit, gains
 from divalign.core.clouds import Clouds, project, squared_distances
 from divalign.core.energy import energy, silhouette
-from divalign.core.probe import held_out_log_odds
+from divalign.core.probe import fold_log_odds
 from divalign.core.ranking import auc, tpr_at_fpr
 from divalign.core.resampling import FOLDS, fold_of_each, shuffled_labels
 
 DIMENSIONS = (2, 4, 8, 16, 32, 64)
+# The variance of a k-fold mean is 1/k + tested/trained = 1/k + 1/(k - 1) of one fold's, not the 1/k that redrawing the
+# tested prompts shows: 1.5 standard errors for one. Source: Nadeau and Bengio 2003, Machine Learning 52, section 3.
+FITS_VARY = float(np.sqrt(1 + FOLDS / (FOLDS - 1)))
 
 
 class FoldAxes(NamedTuple):
-    """One fold's view: who is tested, who chooses the number of axes, everybody on the axes of the untested."""
+    """One fold's view: who is tested, who chooses the number of axes, all on the axes of the untested and in full."""
 
     tested: Bool[np.ndarray, " n"]
     chooses: Bool[np.ndarray, " n"]
     points: Float[np.ndarray, "n k"]
+    states: Float[np.ndarray, "n d"]
 
     @property
     def fitted(self) -> Bool[np.ndarray, " n"]:
@@ -50,12 +54,20 @@ class HeldOut:
     @cached_property
     def log_odds(self) -> Float[np.ndarray, " n"]:
         """The linear probe's log-odds of harmful; fitted when first read, as it takes most of the time."""
-        fold = np.argmax([axes.tested for axes in self.folds], axis=0)
-        return held_out_log_odds(self.pooled.states, self.pooled.harmful, fold)
+        fold, result = np.argmax([axes.tested for axes in self.folds], axis=0), np.empty(len(self.gains))
+        for number, axes in enumerate(self.folds):
+            result[axes.tested] = fold_log_odds(axes.states, self.pooled.harmful, fold, number)
+        return result
 
     def bhattacharyya(self, weights: Float[np.ndarray, "n draws"]) -> Float[np.ndarray, " draws"]:
-        """May fall below zero: that is the noise of a distance that knows nothing of its own fit."""
-        return mean_of_classes(self.gains, self.pooled.harmful, weights)
+        """The held-out gain: what Gaussians fitted on four fifths of the prompts show on the others, in nats.
+
+        Its expectation is at most the distance of the two populations: the fit's errors and the choice of axes cost
+        something, and less with more prompts (table in docs/separation.md). May fall below zero: that is the noise of a
+        distance that knows nothing of its own fit. Draws spread out by `FITS_VARY`, as the fits vary too.
+        """
+        value = mean_of_classes(self.gains, self.pooled.harmful, np.ones((len(weights), 1)))
+        return value + FITS_VARY * (mean_of_classes(self.gains, self.pooled.harmful, weights) - value)
 
     def silhouette(self, weights: Float[np.ndarray, "n draws"]) -> Float[np.ndarray, " draws"]:
         """Euclidean silhouette among the tested prompts on each fold's chosen axes, averaged over prompts."""
@@ -115,14 +127,12 @@ def with_fits(
     """Bootstrap draws of a cross-validated share between 0 and 1, spread out for what the fits add to its variance.
 
     Redrawing scored prompts leaves the fits as they are: such an interval covered its own expectation in .75 to .92 of
-    simulations. The variance of a k-fold mean is 1/k + (tested / trained) = 1/k + 1/(k - 1) of one fold's, not 1/k, so
-    draws move away from the value by the root of the ratio, 1.5 for five folds, in log-odds.
-    Source: Nadeau and Bengio 2003, Machine Learning 52, section 3.
+    simulations. So draws move away from the value by `FITS_VARY`, in log-odds.
     """
     value, draws = share(np.ones((len(weights), 1)))[0], share(weights)
     edge = 1 / len(weights) ** 2
     odds, centre = logit(np.clip(draws, edge, 1 - edge)), logit(np.clip(value, edge, 1 - edge))
-    return np.where(draws == value, value, expit(centre + np.sqrt(1 + FOLDS / (FOLDS - 1)) * (odds - centre)))
+    return np.where(draws == value, value, expit(centre + FITS_VARY * (odds - centre)))
 
 
 def mean_of_classes(
@@ -135,7 +145,7 @@ def mean_of_classes(
 
 def _axes(pooled: Clouds, fold: Int[np.ndarray, " n"], number: int) -> FoldAxes:
     tested, most = fold == number, min(DIMENSIONS[-1], pooled.width)
-    return FoldAxes(tested, fold == (number + 1) % FOLDS, project(pooled.gram, ~tested, most))
+    return FoldAxes(tested, fold == (number + 1) % FOLDS, project(pooled.gram, ~tested, most), pooled.states)
 
 
 def _candidates(axes: FoldAxes, harmful: Bool[np.ndarray, " n"]) -> list[int]:

@@ -33,19 +33,25 @@ class Rotated(NamedTuple):
 def held_out_log_odds(
     states: Float[np.ndarray, "n d"], labels: Bool[np.ndarray, " n"], fold: Int[np.ndarray, " n"]
 ) -> Float[np.ndarray, " n"]:
-    """Log-odds of each prompt's label from a probe of the other folds' prompts.
-
-    The strength is that of the largest likelihood when each of those other folds is left out in its turn.
-    """
+    """Log-odds of each prompt's label from a probe of the other folds' prompts."""
     result = np.empty(len(states))
     for number in np.unique(fold):
-        tested = fold == number
-        axes = rotate(states[~tested], states[tested])
-        strength = _best_strength(axes, labels[~tested], fold[~tested])
-        once = np.ones((len(axes.trained), 1))
-        coefficients = fit_logistic(axes, labels[~tested], once, strength, tolerance=1e-5)
-        result[tested] = axes.tested @ coefficients[:-1, 0] + coefficients[-1, 0]
+        result[fold == number] = fold_log_odds(states, labels, fold, int(number))
     return result
+
+
+def fold_log_odds(
+    states: Float[np.ndarray, "n d"], labels: Bool[np.ndarray, " n"], fold: Int[np.ndarray, " n"], number: int
+) -> Float[np.ndarray, " m"]:
+    """Log-odds of the labels of one fold's prompts from a probe of the others'.
+
+    The strength is that of the largest likelihood when each of the other folds is left out in its turn.
+    """
+    tested = fold == number
+    axes = rotate(states[~tested], states[tested])
+    strength = _best_strength(axes, labels[~tested], fold[~tested])
+    coefficients = fit_logistic(axes, labels[~tested], np.ones((len(axes.trained), 1)), strength, tolerance=1e-5)
+    return axes.tested @ coefficients[:-1, 0] + coefficients[-1, 0]
 
 
 def rotate(trained: Float[np.ndarray, "n d"], tested: Float[np.ndarray, "m d"]) -> Rotated:
@@ -111,14 +117,19 @@ def _descend(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Take the step, halved in each column until the loss falls."""
     length, scores, moves = np.ones(theta.shape[1]), points @ theta, points @ step
+
+    def reached() -> np.ndarray:
+        return _loss(scores - length * moves, (theta - length * step) * ridge, weights, truth)
+
+    new = reached()
     for _ in range(20):
-        new = _loss(scores - length * moves, (theta - length * step) * ridge, weights, truth)
         worse = new > loss * (1 + 1e-12)
         if not worse.any():
-            break
+            return theta - length * step, new
         length = np.where(worse, length / 2, length)
-    length = np.where(worse, 0.0, length)
-    return theta - length * step, np.where(worse, loss, new)
+        new = reached()
+    length = np.where(new > loss, 0.0, length)
+    return theta - length * step, np.minimum(new, loss)
 
 
 def _newton_step(
