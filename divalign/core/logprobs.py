@@ -36,7 +36,7 @@ class LinearHead(NamedTuple):
         return self.scale * hidden @ self.weight.T
 
 
-def log_ratio(policy: Float[Tensor, "..."], reference: Float[Tensor, "..."], beta: float | int) -> Float[Tensor, "..."]:
+def log_ratio(policy: Float[Tensor, "*n"], reference: Float[Tensor, "*m"], beta: float | int) -> Float[Tensor, "*n"]:
     """Return r = beta (log pi(y|x) - log pi_ref(y|x)) in nats, in the policy's dtype and on its device.
 
     Both are log-probabilities of whole responses, summed over tokens; r is 0 where the policy is its reference, and
