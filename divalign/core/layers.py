@@ -57,19 +57,25 @@ def separation_at_best_layer(
     if min(safe.shape[1], harmful.shape[1]) < fewest:
         raise ValueError(f"got {safe.shape[1]} safe and {harmful.shape[1]} harmful prompts, expected {fewest} each")
     chosen_from = _numbers(layers, len(safe))
-    held, distances = [], []
-    for layer in chosen_from:
+
+    def held_out(layer: int) -> HeldOut:
         pooled = clouds(safe[layer], harmful[layer], groups=groups, at_least=FEWEST_PROMPTS["heldout"])
-        held.append(hold_out(pooled, seed=seed))
-        distances.append([_distance(_subset(pooled, ~axes.tested), seed) for axes in held[-1].folds])
-    by_layer = tuple(_with_interval(one, seed) for one in held)
+        return hold_out(pooled, seed=seed)
+
+    by_layer, distances = [], []
+    for layer in chosen_from:
+        held = held_out(layer)
+        by_layer.append(_with_interval(held, seed))
+        distances.append([_distance(_subset(held.pooled, ~axes.tested), seed) for axes in held.folds])
     choices = [int(np.argmax(column)) for column in zip(*distances, strict=True)]
     values = [-np.inf if entry.value is None else entry.value for entry in by_layer]
     best = max(set(choices), key=lambda place: (choices.count(place), values[place]))
+    # Held out anew: to keep all layers' states at once took gigabytes.
+    chosen = {place: held_out(chosen_from[place]) for place in choices}
     return LayerSeparation(
         chosen_from[best],
-        separation_of(_crossed(held, choices, best), seed=seed, lexical=lexical, in_sample=in_sample),
-        by_layer,
+        separation_of(_crossed(chosen, choices, best), seed=seed, lexical=lexical, in_sample=in_sample),
+        tuple(by_layer),
         tuple(chosen_from),
         tuple(chosen_from[place] for place in choices),
         choices.count(best) / FOLDS,
@@ -100,7 +106,7 @@ def _with_interval(held: HeldOut, seed: int) -> Estimate:
     return with_interval(held.bhattacharyya(np.ones((n, 1)))[0], held.bhattacharyya(weights), n)
 
 
-def _crossed(held: list[HeldOut], choices: list[int], best: int) -> HeldOut:
+def _crossed(held: dict[int, HeldOut], choices: list[int], best: int) -> HeldOut:
     """Each fold as its chosen layer measures it."""
     gains = np.empty_like(held[best].gains)
     for number, place in enumerate(choices):
