@@ -19,7 +19,7 @@ from divalign.core.design_effect import ClusterSums, share_interval
 from divalign.core.divergences import DIVERGENCES
 from divalign.core.estimate import estimate_divergence
 from divalign.core.heldout import HeldOut, hold_out
-from divalign.core.resampling import bootstrap_weights, share_with_interval
+from divalign.core.resampling import bootstrap_weights, share_with_interval, with_interval
 from divalign.core.stats import ALPHA, clustered_difference
 
 VERDICT = "bench.coverage_verdict"  # the verdict's own simulations, if they are there
@@ -162,7 +162,9 @@ def _own(
         labels = one.pooled.harmful
         weights = bootstrap_weights(labels, None, draws=300, generator=np.random.default_rng(seed))
         values.append(float(measure(one, np.ones((len(labels), 1)))[0]))
-        ends.append(share_with_interval(values[-1], measure(one, weights), len(labels), rests_on=len(labels) // 2)[1:3])
+        draws, n = measure(one, weights), len(labels)
+        share = share_with_interval(values[-1], draws, n, rests_on=n // 2)
+        ends.append((share if measure is HeldOut.probe_auc else with_interval(values[-1], draws, n))[1:3])
     mean = float(np.mean(values))
     yield Row("separation", setting, "mean", mean, len(held))
     yield from _summary("separation", setting, np.array(ends), mean)
