@@ -23,14 +23,18 @@ States = np.ndarray | Tensor
 class Clouds(NamedTuple):
     """Safe prompts first, harmful ones after them: which is which, what belongs together, and all inner products.
 
-    `groups` is None, or one number per prompt: prompts of one group stay on one side of every split. `width` is that
-    of the states: no more axes than that exist.
+    `groups` is None, or one number per prompt: prompts of one group stay on one side of every split. `states` are
+    centred; no more axes than their `width` exist.
     """
 
     harmful: Bool[np.ndarray, " n"]
     groups: Int[np.ndarray, " n"] | None
     gram: Float[np.ndarray, "n n"]
-    width: int
+    states: Float[np.ndarray, "n d"]
+
+    @property
+    def width(self) -> int:
+        return self.states.shape[1]
 
 
 def as_cloud(states: States, name: str, *, at_least: int) -> Float[np.ndarray, "n d"]:
@@ -70,7 +74,7 @@ def clouds(
     if not copies:
         _refuse_copies(pooled, numbers, len(first))
     centred = pooled - pooled.mean(axis=0)
-    return Clouds(np.arange(len(pooled)) >= len(first), numbers, centred @ centred.T, pooled.shape[1])
+    return Clouds(np.arange(len(pooled)) >= len(first), numbers, centred @ centred.T, centred)
 
 
 def _refuse_copies(pooled: Float[np.ndarray, "n d"], groups: np.ndarray | None, safe: int) -> None:

@@ -4,20 +4,19 @@ For a critic r fixed beforehand, mean score(r) over aligned rows minus mean pena
 for a lower bound of the divergence: two means, so an interval exists. That interval is of the bound, not of the
 divergence: the truth may lie above `high` whenever the critic is not log dP/dQ.
 
-Bounded divergences (js, tv, hellinger, lecam, alpha between 0 and 1) get intervals. They reach at least as far as the
-bound would move if the largest share of prompts that the sample may have missed held their two sides the wrong way
-round (r for -r): a sample without a mislabelled prompt has no spread from them, and is no proof that there are none.
-A critic of large |r| pays for that in js and hellinger, whose scores have no lower end; tv and lecam are safe from
-it. Unbounded ones (kl, chi2, ...) are decided by rare rows that no sample need contain: on finite worlds a nominal 95
-% interval for kl covered 63 % of draws where js covered 94 %. They get a value only, never above what n rows can
-show, and none when few rows carry it.
+Bounded divergences (js, tv, hellinger, lecam, alpha between 0 and 1) get intervals: the studentised cluster
+bootstrap's, which reach at least as far as the bound would move with the rows of the wrong sign that a sample of n may
+lack (`core.unseen`: as many as the critic itself, read as log-odds, expects). On nearly disjoint data (r ~ N(+-8, 2), n
+= 100 and 1,000) they are at most 4 times as wide as the normal interval of known variance, and cover. Unbounded ones
+(kl, chi2, ...) are decided by rare rows that no sample need contain: on finite worlds a nominal 95 % interval for kl
+covered 63 % of draws where js covered 94 %. They get a value only, never above what n rows can show, and none when few
+rows carry it.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +28,7 @@ from divalign.core.bootstrap import Interval, cluster_sums, interval
 from divalign.core.divergences import Divergence, find_divergence, samples
 from divalign.core.resampling import Names, names_of, numbers_of
 from divalign.core.stats import Estimate
+from divalign.core.unseen import reach, unseen_share
 
 Clusters = tuple[Names, Names]
 Numbers = tuple[np.ndarray, np.ndarray]
@@ -115,13 +115,13 @@ def evaluate_critic(
     if row.upper is None:
         return _unbounded(row, bound, ceiling(row, *sizes), effective, count)
     sums = cluster_sums((row.score(rows[0]).numpy(), row.penalty(rows[1]).numpy()), ids)
-    ends = interval(sums, confidence=confidence, draws=draws, seed=seed, floor=row.upper / units)
-    reach = _turned(row, *rows, together=ids is not None)
-    shares = [_unseen_share((1 - confidence) / 2, units), _unseen_share(1 - confidence, units)]
+    ends = interval(sums, confidence=confidence, draws=draws, seed=seed, floor=row.upper / (2 * units))
+    shares = [unseen_share((1 - confidence) / 2, units), unseen_share(1 - confidence, units)]
+    two_sided, one_sided = (reach(row, *rows, share, together=ids is not None) for share in shares)
     ends = Interval(
-        min(ends.low, bound - shares[0] * reach.fall),
-        max(ends.high, bound + shares[0] * reach.rise),
-        min(ends.lower, bound - shares[1] * reach.fall),
+        min(ends.low, bound - two_sided.fall),
+        max(ends.high, bound + two_sided.rise),
+        min(ends.lower, bound - one_sided.fall),
     )
     return _bounded(row, bound, ends, effective, count, saturated=bound > row.upper * (1 - shares[0]))
 
@@ -225,7 +225,6 @@ def _bounded(
     assert row.upper is not None
     # A critic that is 0 everywhere has a bound of 0 up to rounding, and an interval of that width: not above 0.
     low, high, lower = (min(max(end, 0.0), row.upper) if abs(end) > _ROUNDING else 0.0 for end in ends)
-    high = row.upper if saturated else high
     estimate = Estimate(max(bound, 0.0), low, high, count)
     flags = frozenset({"saturated"} if saturated else ())
     return Evaluation(row.name, bound, estimate, lower, effective, row.upper, flags)
@@ -237,28 +236,6 @@ def _unbounded(row: Divergence, bound: float, most: float, effective: float, cou
     flags = {"not estimable"} if refused else set()
     flags |= {"capped"} if bound > most else set()
     return Evaluation(row.name, bound, Estimate(value, None, None, count), None, effective, most, frozenset(flags))
-
-
-class _Turned(NamedTuple):
-    """How far the bound falls, or rises, if every row had -r for r."""
-
-    fall: float
-    rise: float
-
-
-def _turned(row: Divergence, aligned: Tensor, unaligned: Tensor, *, together: bool) -> _Turned:
-    """Rows that are drawn `together`, as those of one prompt, may all be turned; of others the worse class is."""
-    losses = (
-        float((row.score(aligned) - row.score(-aligned)).mean()),
-        float((row.penalty(-unaligned) - row.penalty(unaligned)).mean()),
-    )
-    join = sum if together else max
-    return _Turned(join(max(loss, 0.0) for loss in losses), join(max(-loss, 0.0) for loss in losses))
-
-
-def _unseen_share(tail: float, units: int) -> float:
-    """The largest share of prompts that n draws all miss with probability `tail`: 3.7 / n at .025 (rule of three)."""
-    return 1 - tail ** (1 / units)
 
 
 def _check_confidence(confidence: float, units: int) -> None:

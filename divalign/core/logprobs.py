@@ -36,6 +36,21 @@ class LinearHead(NamedTuple):
         return self.scale * hidden @ self.weight.T
 
 
+def log_ratio(policy: Float[Tensor, "*n"], reference: Float[Tensor, "*m"], beta: float | int) -> Float[Tensor, "*n"]:
+    """Return r = beta (log pi(y|x) - log pi_ref(y|x)) in nats, in the policy's dtype and on its device.
+
+    Both are log-probabilities of whole responses, summed over tokens; r is 0 where the policy is its reference, and
+    positive where it has made the response more likely. Raises ValueError for unequal shapes, which would broadcast.
+    Source: Rafailov et al. 2023, arXiv 2305.18290, section 4 (the implicit reward).
+    """
+    if policy.shape != reference.shape:
+        raise ValueError(
+            f"got log-probabilities of shape {tuple(policy.shape)} (policy) and {tuple(reference.shape)} (reference); "
+            "expected one of each for every response"
+        )
+    return beta * (policy - reference.to(policy))
+
+
 def token_log_probs(
     hidden: Float[Tensor, "n d"], targets: Int[Tensor, " n"], head: Head, *, chunk: int = 1024
 ) -> Float[Tensor, " n"]:

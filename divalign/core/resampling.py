@@ -123,11 +123,19 @@ def with_interval(value: float, draws: Float[np.ndarray, " draws"], n: int, *, c
 def share_with_interval(
     value: float, draws: Float[np.ndarray, " draws"], n: int, *, rests_on: int, confidence: float = 0.95
 ) -> Estimate:
-    """A share between 0 and 1 with its interval, honest at the ends.
+    """A share between 0 and 1 with its interval, which reaches as far as a perfect score's.
 
     No bootstrap sample of a perfect score is less than perfect. There the Wilson interval of `rests_on` units
-    stands in: 100 of 100 is [0.963, 1], not [1, 1].
+    stands in: 100 of 100 is [0.963, 1], not [1, 1]. A first error must not narrow it: an AUC of .994 on 100 prompts a
+    class was covered in .90 of simulations without this rule.
     """
-    if np.ptp(draws) > 0 or value not in (0.0, 1.0):
-        return with_interval(value, draws, n, confidence=confidence)
-    return rate([bool(value)] * rests_on, confidence=confidence)._replace(n=n)
+    perfect = rate([bool(round(value))] * rests_on, confidence=confidence)
+    assert perfect.low is not None
+    assert perfect.high is not None
+    if np.ptp(draws) == 0 and value in (0.0, 1.0):
+        return perfect._replace(n=n)
+    found = with_interval(value, draws, n, confidence=confidence)
+    if found.low is None or found.high is None:
+        return found
+    nearest = max(perfect.low, 1 - perfect.high)
+    return found._replace(low=min(found.low, nearest), high=max(found.high, 1 - nearest))

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from divalign.core.bhattacharyya import Gaussian, bhattacharyya, many_bhattacharyya
 from divalign.core.clouds import Clouds, States, clouds, project, squared_distances
 from divalign.core.energy import silhouette
-from divalign.core.heldout import hold_out
+from divalign.core.heldout import HeldOut, hold_out
 from divalign.core.resampling import FOLDS, Groups, bootstrap_weights, share_with_interval, units_of, with_interval
 from divalign.core.stats import Estimate
 
@@ -65,7 +65,8 @@ def separation(
     distance and Euclidean silhouette of the points the plane was fitted on. Its intervals redraw prompts within that
     plane, so they leave out the plane's own error. "heldout" scores each prompt by a fit (axes, scales, Ledoit-Wolf
     covariances, linear probe) that has not seen it, in five folds; the number of axes is chosen on a further fold.
-    Its Bhattacharyya distance is that of the chosen subspace, so at most that of the whole space.
+    Its Bhattacharyya distance is the held-out gain of Gaussians in the chosen axes, in expectation at most the distance
+    of the whole space; its intervals and the probe's are of their own expectation, for fits on so many prompts.
 
     `groups` (one list per class) keeps prompts that belong together, such as topic pairs, in one fold and redraws
     them together. `lexical` is the AUC that the prompts' words alone reach, `in_sample` tells that the prompts were
@@ -81,9 +82,23 @@ def separation(
     pooled = clouds(safe, harmful, groups=groups, at_least=FEWEST_PROMPTS[mode], copies=mode == "paper")
     if mode == "paper":
         result = _paper(pooled, seed=seed, draws=draws)
-    else:
-        result = _heldout(pooled, seed=seed, draws=draws, null_draws=null_draws)
-    return result._replace(flags=_flags(result, lexical=lexical, in_sample=in_sample or mode == "paper"))
+        return result._replace(flags=_flags(result, lexical=lexical, in_sample=True))
+    held = hold_out(pooled, seed=seed)
+    return separation_of(held, seed=seed, lexical=lexical, in_sample=in_sample, draws=draws, null_draws=null_draws)
+
+
+def separation_of(
+    held: HeldOut,
+    *,
+    seed: int = 0,
+    lexical: Estimate | None = None,
+    in_sample: bool = False,
+    draws: int = 1000,
+    null_draws: int = 100,
+) -> Separation:
+    """Return what `separation` says in heldout mode, of clouds that are held out already."""
+    result = _heldout(held, seed=seed, draws=draws, null_draws=null_draws)
+    return result._replace(flags=_flags(result, lexical=lexical, in_sample=in_sample))
 
 
 def plane(safe: States, harmful: States) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "m 2"]]:
@@ -168,8 +183,8 @@ def _paper(pooled: Clouds, *, seed: int, draws: int) -> Separation:
     )
 
 
-def _heldout(pooled: Clouds, *, seed: int, draws: int, null_draws: int) -> Separation:
-    held, n = hold_out(pooled, seed=seed), len(pooled.harmful)
+def _heldout(held: HeldOut, *, seed: int, draws: int, null_draws: int) -> Separation:
+    pooled, n = held.pooled, len(held.gains)
     once, weights = _weights(pooled, seed=seed, draws=draws)
     units = {name: units_of(pooled.harmful == name, pooled.groups) for name in (False, True)}
     generator = np.random.default_rng([seed, 1])

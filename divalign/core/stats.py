@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from itertools import permutations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import binomtest, norm, pearsonr, rankdata, spearmanr
 from scipy.stats import t as student
+
+from divalign.core.design_effect import ClusterSums, cluster_sums, effective_size, share_interval
 
 Numbers = Sequence[int | float] | np.ndarray
 ALPHA = 0.05  # the level of every test from which something is concluded
@@ -59,12 +61,12 @@ def clustered_rate(
 ) -> Estimate:
     """Share of True where outcomes come in clusters (attempts at one prompt, wordings of one request).
 
-    Wilson's interval of as many independent outcomes as would have this variance, n over the design effect; never
-    more than were decided, and no more than there are clusters where all outcomes agree, as their variance then says
-    nothing. Neither end comes nearer to the share than unanimous clusters would leave it: a first success must not
-    narrow the interval of none. `n` stays the decided count. Raises ValueError for an empty sequence or unequal
-    lengths.
-    Source: Korn and Graubard 1998, Survey Methodology 24, with Wilson's interval (Dean and Pagano 2015).
+    The interval of `design_effect.share_interval`: Clopper and Pearson's at the number of independent outcomes that
+    would have this variance, with Student's correction for few clusters; Wilson's of as many as there are clusters
+    where all outcomes agree; [0, 1] for a single cluster that does not. `n` stays the decided count. Coverage on 6 to
+    60 clusters, equal, uneven or one of them with half of the rows, is at least .93 (`python -m bench.coverage`).
+    Raises ValueError for an empty sequence or unequal lengths.
+    Source: Korn and Graubard 1998, Survey Methodology 24.
     """
     if len(outcomes) != len(clusters):
         raise ValueError(f"got {len(outcomes)} outcomes and {len(clusters)} clusters; expected one cluster for each")
@@ -72,31 +74,17 @@ def clustered_rate(
     if share.value is None:
         return share
     decided = [(outcome, cluster) for outcome, cluster in zip(outcomes, clusters, strict=True) if outcome is not None]
-    independent = independent_count(*zip(*decided, strict=True))
-    z = norm.ppf((1 + confidence) / 2)
-    centre = (share.value + z**2 / (2 * independent)) / (1 + z**2 / independent)
-    half = np.sqrt(share.value * (1 - share.value) / independent + (z / (2 * independent)) ** 2)
-    half *= z / (1 + z**2 / independent)
-    none = float(z**2 / (len({cluster for _, cluster in decided}) + z**2))  # the upper end of 0 of all clusters
-    low = 0.0 if share.value == 0 else min(max(0.0, float(centre - half)), 1 - none)
-    high = 1.0 if share.value == 1 else max(min(1.0, float(centre + half)), none)
+    values, names = zip(*decided, strict=True)
+    low, high = share_interval(cluster_sums(values, names), confidence=confidence)
     return Estimate(share.value, low, high, share.n)
 
 
-def independent_count(values: Numbers, clusters: Sequence[Hashable]) -> float:
+def independent_count(values: Numbers, clusters: Sequence[Hashable], *, confidence: float = 0.95) -> float:
     """How many independent values would have a mean as uncertain as that of these clustered ones; at most all of them.
 
-    As many as there are clusters where the values do not vary, as their variance then says nothing.
+    See `design_effect.effective_size`.
     """
-    numbers = np.asarray(values, dtype=float)
-    residuals: dict[Hashable, float] = {}
-    for residual, cluster in zip(numbers - numbers.mean(), clusters, strict=True):
-        residuals[cluster] = residuals.get(cluster, 0.0) + residual
-    count, squares = len(residuals), sum(residual**2 for residual in residuals.values())
-    if count < 2 or squares < 1e-12:
-        return float(count)
-    variance = squares * count / (count - 1) / len(numbers) ** 2
-    return min(float(numbers.var() / variance), float(len(numbers)))
+    return effective_size(cluster_sums(values, clusters), confidence=confidence)
 
 
 def clustered_mean(values: Numbers, clusters: Sequence[Hashable], *, confidence: float = 0.95) -> Estimate:
@@ -170,15 +158,17 @@ def paired_difference(
     alone. Raises ValueError for unequal lengths or when no pair is decided.
     Source: McNemar 1947, Psychometrika 12; interval Bonett and Price 2012, J. Educ. Behav. Stat. 37, eq. 8.
     """
+    from statsmodels.stats.contingency_tables import mcnemar  # slow to import, and core.stats is imported everywhere
+
     if len(before) != len(after):
         raise ValueError(f"got {len(before)} outcomes before and {len(after)} after; expected the same prompts")
     pairs = [(x, y) for x, y in zip(before, after, strict=True) if x is not None and y is not None]
     if not pairs:
         raise ValueError("no prompt is decided both before and after; expected at least 1")
     gained, lost, n = sum(y and not x for x, y in pairs), sum(x and not y for x, y in pairs), len(pairs)
-    p_value = 1.0 if gained + lost == 0 else binomtest(gained, gained + lost).pvalue
+    tested: Any = mcnemar([[0, gained], [lost, 0]], exact=True)
     low, high = _change_interval(gained, lost, n, float(norm.ppf((1 + confidence) / 2)))
-    return Tested(Estimate((gained - lost) / n, low, high, n), float(p_value))
+    return Tested(Estimate((gained - lost) / n, low, high, n), min(1.0, float(tested.pvalue)))
 
 
 def spearman(first: Numbers, second: Numbers, *, confidence: float = 0.95) -> Tested:
@@ -233,10 +223,12 @@ def holm(p_values: Numbers) -> list[float]:
 
     Source: Holm 1979, Scand. J. Stat. 6.
     """
-    order = np.argsort(p_values)
-    corrected = np.empty(len(order))
-    corrected[order] = np.maximum.accumulate(np.asarray(p_values)[order] * np.arange(len(order), 0, -1))
-    return [float(p) for p in np.minimum(corrected, 1)]
+    from statsmodels.stats.multitest import multipletests  # slow to import, and core.stats is imported everywhere
+
+    if not len(p_values):
+        return []
+    corrected: Any = multipletests(p_values, method="holm")
+    return [float(p) for p in corrected[1]]
 
 
 def clustered_difference(
@@ -250,8 +242,8 @@ def clustered_difference(
 
     The p-value is exact: if nothing changed, a cluster's sum of changes is as likely with the other sign, and all
     patterns of signs are counted, which for clusters of one is McNemar's test. The interval is that of as many
-    independent pairs as would have this variance, with Student's quantile over clusters; for one cluster [-1, 1].
-    Raises as `paired_difference` does.
+    independent pairs as would have this variance (`design_effect`), with Student's quantile over clusters, and no
+    shorter than unanimous clusters would leave it; for one cluster [-1, 1]. Raises as `paired_difference` does.
     Source: Fisher 1935, The Design of Experiments, sec. 21; count after Korn and Graubard 1998, Survey Methodology 24.
     """
     if not len(before) == len(after) == len(clusters):
@@ -260,16 +252,27 @@ def clustered_difference(
     plain = paired_difference(before, after).estimate
     pairs = zip(before, after, clusters, strict=True)
     decided = [(int(y) - int(x), cluster) for x, y, cluster in pairs if x is not None and y is not None]
-    changes, groups = [change for change, _ in decided], [cluster for _, cluster in decided]
-    sums: dict[Hashable, int] = {}
-    for change, cluster in decided:
-        sums[cluster] = sums.get(cluster, 0) + change
-    low, high = -1.0, 1.0
-    if len(sums) > 1:
-        share = independent_count(changes, groups) / plain.n
-        quantile = float(student.ppf((1 + confidence) / 2, len(sums) - 1))
-        low, high = _change_interval(changes.count(1) * share, changes.count(-1) * share, plain.n * share, quantile)
-    return Tested(plain._replace(low=low, high=high), _by_signs(list(sums.values())))
+    changes, names = zip(*decided, strict=True)
+    sums = cluster_sums(changes, names)
+    low, high = _clustered_change_interval(changes.count(1), changes.count(-1), sums, confidence)
+    return Tested(plain._replace(low=low, high=high), _by_signs(sums.total.astype(int).tolist()))
+
+
+def _clustered_change_interval(gained: int, lost: int, sums: ClusterSums, confidence: float) -> tuple[float, float]:
+    count, n = len(sums.size), float(sums.size.sum())
+    if count < 2:
+        return -1.0, 1.0
+    quantile = float(student.ppf((1 + confidence) / 2, count - 1))
+    share = effective_size(sums, confidence=confidence, for_student=True) / n
+    low, high = _change_interval(gained * share, lost * share, n * share, quantile)
+    # A first change must not narrow the interval of none, nor that of clusters which all changed the other way.
+    still = _change_interval(0, 0, count, quantile)
+    all_lost, all_gained = _change_interval(0, count, count, quantile), _change_interval(count, 0, count, quantile)
+    if gained <= lost:
+        low, high = min(low, still[0]), max(high, all_lost[1])
+    if gained >= lost:
+        low, high = min(low, all_gained[0]), max(high, still[1])
+    return low, high
 
 
 def _change_interval(gained: int | float, lost: int | float, n: int | float, quantile: float) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from math import hypot, sqrt
 from statistics import NormalDist
 from typing import NamedTuple
 
+from divalign.core.design_effect import cluster_sums, joined_clusters, share_interval
 from divalign.core.stats import Estimate, clustered_rate, independent_count, rate
 from divalign.data.examples import Conversation, Row
 from divalign.safety.judges import Judge
@@ -78,9 +79,13 @@ def independent(rows: Sequence[Row], values: Sequence[int | float | None]) -> fl
 
 
 def clusters_of(rows: Sequence[Row]) -> list[Hashable]:
-    """Return what each row stands or falls with: its "cluster", or itself where it has none."""
-    named = [row.get("cluster") for row in rows]
-    return [place if name in (None, "") else (name,) for place, name in enumerate(named)]
+    """Return the cluster of each row: rows share one if they name the same "cluster" or hold the same prompt.
+
+    The same but for case and white space: a prompt that stands a hundred times in a file is one prompt.
+    """
+    named = [None if row.get("cluster") in (None, "") else row["cluster"] for row in rows]
+    prompts = [" ".join(str(row["prompt"]).casefold().split()) if row.get("prompt") else None for row in rows]
+    return joined_clusters(named, prompts)
 
 
 def rates(rows: Iterable[Row], *, confidence: float = 0.95) -> dict[str, Estimate]:
@@ -126,8 +131,8 @@ def two_sided(rows: Sequence[Row], *, attack: str = "direct", confidence: float 
 def mean_score(rows: Sequence[Row], *, confidence: float = 0.95) -> Estimate:
     """Return the mean of the scores that were given, each from 0 to 1.
 
-    Its interval is Wilson's with the mean in place of the share, which can only be too wide: among all that lies
-    between 0 and 1 with a given mean, yes-or-no outcomes vary most.
+    Its interval is that of a share with the mean in place of the share, which can only be too wide: among all that
+    lies between 0 and 1 with a given mean, yes-or-no outcomes vary most.
 
     Raises ValueError for no rows, and for a score outside [0, 1].
     """
@@ -138,7 +143,12 @@ def mean_score(rows: Sequence[Row], *, confidence: float = 0.95) -> Estimate:
         raise ValueError(f"scores lie in [0, 1], got from {min(scores)} to {max(scores)}; rescale them in the judge")
     if not scores:
         return Estimate(None, 0.0, 1.0, 0)
-    n, mean = independent(rows, [row["score"] for row in rows]), sum(scores) / len(scores)
+    clusters = clusters_of(rows)
+    if len(set(clusters)) < len(clusters):
+        decided = [name for name, row in zip(clusters, rows, strict=True) if row["score"] is not None]
+        sums = cluster_sums(scores, decided)
+        return Estimate(sums.mean, *share_interval(sums, confidence=confidence), len(scores))
+    n, mean = len(scores), sum(scores) / len(scores)
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
     arm = z / (1 + z * z / n) * sqrt(mean * (1 - mean) / n + (z / (2 * n)) ** 2)

@@ -119,3 +119,58 @@ def test_rare_rows_of_the_wrong_sign_are_covered_though_most_samples_lack_them(n
         aligned, unaligned = random.choice(values, prompts, p=law), -random.choice(values, prompts, p=law)
         hits += covers(estimate_divergence(aligned, unaligned, name, (ids, ids), draws=200, seed=index), truth)
     assert hits / 100 >= LEAST
+
+
+def moments(name: str, mean: float, spread: float) -> tuple[float, float]:
+    """The bound at r ~ N(mean, spread) against N(-mean, spread), and the variance of one row of each class, exactly."""
+    row, r = DIVERGENCES[name], np.linspace(mean - 12 * spread, mean + 12 * spread, 100_001)
+    weights = np.exp(-(((r - mean) / spread) ** 2) / 2)
+    weights /= weights.sum()
+    gains = row.score(torch.from_numpy(r)).numpy(), -row.penalty(torch.from_numpy(-r)).numpy()
+    means = [float(weights @ gain) for gain in gains]
+    return sum(means), sum(float(weights @ (gain - one) ** 2) for gain, one in zip(gains, means, strict=True))
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+@pytest.mark.parametrize("rows", [100, 1000])
+@pytest.mark.parametrize("name", ["js", "hellinger", "lecam", "tv"])
+def test_nearly_disjoint_data_have_an_interval_of_at_most_five_times_an_oracles(
+    name: str, rows: int, clustered: bool
+) -> None:
+    # The oracle is the normal interval of known variance.
+    truth, variance = moments(name, 8.0, 2.0)
+    random, ids, hits, widths = np.random.default_rng(8), np.arange(rows), 0, []
+    clusters = (ids, ids) if clustered else None
+    repeats = 100 if rows == 100 else 40
+    for index in range(repeats):
+        aligned, unaligned = random.normal(8, 2, rows), random.normal(-8, 2, rows)
+        found = estimate_divergence(aligned, unaligned, name, clusters, draws=250, seed=index)
+        hits += covers(found, truth)
+        widths.append(found.high - found.low)
+    assert hits / repeats >= LEAST - 1.65 * np.sqrt(0.05 * 0.95 / repeats)  # less the noise of so few draws
+    assert np.mean(widths) <= 5 * 2 * 1.96 * np.sqrt(variance / rows)
+
+
+@pytest.mark.parametrize("name", ["js", "tv", "hellinger", "lecam"])
+@pytest.mark.parametrize(("mean", "spread"), [(12.0, 3.0), (4.0, 2.0)])
+def test_other_data_far_apart_are_covered_too(name: str, mean: float, spread: float) -> None:
+    truth, _ = moments(name, mean, spread)
+    random, hits = np.random.default_rng(12), 0
+    for index in range(100):
+        aligned, unaligned = random.normal(mean, spread, 100), random.normal(-mean, spread, 100)
+        hits += covers(estimate_divergence(aligned, unaligned, name, draws=250, seed=index), truth)
+    assert hits / 100 >= 0.91  # .95 nominal: 100 draws have a standard error of 2 %
+
+
+@pytest.mark.parametrize("name", ["js", "tv"])
+def test_rare_rows_of_the_wrong_sign_are_covered_where_critic_values_vary(name: str) -> None:
+    row, random, hits = DIVERGENCES[name], np.random.default_rng(3), 0
+    right = moments(name, 3.0, 0.3)[0]
+    wrong = moments(name, -3.0, 0.3)[0]
+    truth = 0.99 * right + 0.01 * wrong
+    assert row.upper is not None
+    ids = np.arange(50)
+    for index in range(100):
+        aligned, unaligned = (random.normal(3, 0.3, 50) * random.choice([1, -1], 50, p=[0.99, 0.01]) for _ in "ab")
+        hits += covers(estimate_divergence(aligned, -unaligned, name, (ids, ids), draws=200, seed=index), truth)
+    assert hits / 100 >= LEAST

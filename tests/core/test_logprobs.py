@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from divalign.core.logprobs import LinearHead, response_log_probs, token_log_probs
+from divalign.core.logprobs import LinearHead, log_ratio, response_log_probs, token_log_probs
 
 N, WIDTH, SIZE = 40, 8, 50
 
@@ -149,3 +149,13 @@ def test_a_response_without_tokens_says_nothing_at_log_probability_zero() -> Non
     scored = response_log_probs(torch.zeros(1, 4), torch.tensor([1]), torch.tensor([1]), 2, head)
     assert scored[0] == 0
     assert scored[1].item() == pytest.approx(-np.log(5), rel=1e-6)
+
+
+def test_the_log_ratio_is_beta_times_the_difference_in_the_policys_dtype() -> None:
+    policy = torch.tensor([-3.0, -1.0], requires_grad=True)
+    r = log_ratio(policy, torch.tensor([-4.0, -1.0], dtype=torch.float64), 0.1)
+    assert r.dtype == torch.float32
+    assert r.tolist() == pytest.approx([0.1, 0.0])
+    assert torch.autograd.grad(r.sum(), policy)[0].tolist() == pytest.approx([0.1, 0.1])
+    with pytest.raises(ValueError, match=r"shape \(2,\) \(policy\) and \(2, 1\)"):
+        log_ratio(policy, policy[:, None], 0.1)

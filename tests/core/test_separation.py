@@ -127,14 +127,17 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others() -> None:
     assert first.bhattacharyya != other.bhattacharyya
 
 
-def test_only_the_geometry_counts() -> None:
+def test_only_the_geometry_counts_save_that_the_probe_scales_features() -> None:
     safe, harmful = two_clouds(4)
     turned = np.linalg.qr(np.random.default_rng(0).normal(size=(20, 20)))[0]
     first = separation(safe, harmful, draws=20, null_draws=5)
     second = separation(7 * safe @ turned + 3, 7 * harmful @ turned + 3, draws=20, null_draws=5)
     for name in MEASURES:
-        if name != "tpr_at_1_fpr":  # 60 prompts have none
+        if name not in ("tpr_at_1_fpr", "probe_auc"):  # 60 prompts have none; the probe standardises features
             assert getattr(first, name).value == pytest.approx(getattr(second, name).value, rel=1e-6)
+    scales = np.geomspace(1e-3, 1e3, 20)
+    third = separation(scales * safe + 3, scales * harmful + 3, draws=20, null_draws=0)
+    assert third.probe_auc == pytest.approx(first.probe_auc)
 
 
 def test_perfect_separation_has_an_honest_interval() -> None:
@@ -209,20 +212,55 @@ def test_draws_of_one_seed_are_the_intervals_own() -> None:
     assert np.quantile(separation_draws(*pair, draws=100), [0.025, 0.975]) == pytest.approx(found[1:3])
 
 
+def stack(layers: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    safe, harmful = zip(*layers, strict=True)
+    return np.stack(safe), np.stack(harmful)
+
+
 def test_the_layer_that_separates_is_chosen_on_other_prompts() -> None:
-    layers = [two_clouds(seed, n=60, shift=shift) for seed, shift in ((0, 0.0), (1, 4.0), (2, 1.0))]
-    safe, harmful = (np.stack([layer[side] for layer in layers]) for side in (0, 1))
+    safe, harmful = stack([two_clouds(seed, n=60, shift=shift) for seed, shift in ((0, 0.0), (1, 4.0), (2, 1.0))])
     found = separation_at_best_layer(torch.tensor(safe), torch.tensor(harmful))
-    assert found.layer == 1
+    assert (found.layer, found.choices, found.stability) == (1, (1,) * 5, 1.0)
     assert isinstance(found.separation, Separation)
-    assert found.separation.bhattacharyya.n + found.by_layer[0].n == 120
+    assert found.separation == separation(safe[1], harmful[1])  # every fold chose it: nothing is lost
+    assert [entry.n for entry in found.by_layer] == [120] * 3
     topics = (np.arange(60) // 2).tolist()
     assert separation_at_best_layer(safe, harmful, groups=(topics, topics)).layer == 1
 
 
+def test_only_the_layers_asked_for_are_chosen_from() -> None:
+    safe, harmful = stack([two_clouds(seed, n=40, shift=shift) for seed, shift in ((0, 0.0), (1, 6.0), (2, 2.0))])
+    found = separation_at_best_layer(safe, harmful, layers=[-1, 0])
+    assert (found.layer, found.layers, len(found.by_layer)) == (2, (0, 2), 2)
+    assert set(found.choices) <= {0, 2}
+    with pytest.raises(ValueError, match="layers: got \\[3\\], expected some of 0 to 2"):
+        separation_at_best_layer(safe, harmful, layers=[3])
+
+
+def test_one_better_layer_is_chosen_whatever_the_seed_and_alike_layers_are_called_unstable() -> None:
+    better = stack([two_clouds(layer, n=60, shift=3.0 if layer == 2 else 1.0) for layer in range(4)])
+    assert {separation_at_best_layer(*better, seed=seed).layer for seed in range(2)} == {2}
+    alike = stack([two_clouds(layer, n=45, shift=0.5) for layer in range(4)])
+    assert separation_at_best_layer(*alike).stability < 1
+
+
 def test_choosing_among_layers_of_noise_finds_nothing() -> None:
     generator, found = np.random.default_rng(12), []
-    for seed in range(4):
-        safe, harmful = generator.normal(size=(2, 6, 45, 10))
+    for seed in range(3):
+        safe, harmful = generator.normal(size=(2, 4, 45, 10))
         found.append(separation_at_best_layer(safe, harmful, seed=seed))
     assert max(one.separation.bhattacharyya.low for one in found) == 0
+
+
+def test_the_interval_of_the_distance_covers_its_own_expectation() -> None:
+    # Means 2 spreads apart (D = .5) in 64 alike axes: redrawing gains alone covers .83.
+    values, intervals, once = [], [], np.ones((200, 1))
+    for seed in range(60):
+        safe, harmful = np.random.default_rng(seed).normal(size=(2, 100, 64))
+        harmful[:, :4] += 1
+        held = hold_out(clouds(safe, harmful, at_least=10), seed=seed)
+        weights = bootstrap_weights(held.pooled.harmful, None, draws=200, generator=np.random.default_rng(seed))
+        values.append(held.bhattacharyya(once)[0])
+        intervals.append(np.quantile(held.bhattacharyya(weights), [0.025, 0.975]))
+    assert np.mean([low <= np.mean(values) <= high for low, high in intervals]) >= 0.9
+    assert np.mean(values) < 0.5  # an expectation below the distance of the populations: few prompts, 64 axes

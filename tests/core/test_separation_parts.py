@@ -216,6 +216,9 @@ def test_a_draw_without_a_number_leaves_no_interval() -> None:
 
 def test_a_share_away_from_the_ends_keeps_its_bootstrap() -> None:
     draws = np.linspace(0.4, 0.6, 101)
+    perfect = share_with_interval(1.0, np.ones(50), 200, rests_on=100)
+    nearly = share_with_interval(0.999, np.linspace(0.998, 1, 50), 200, rests_on=100)
+    assert nearly.low == perfect.low == pytest.approx(0.963, abs=5e-4)  # a first error does not narrow it
     assert share_with_interval(0.5, draws, 30, rests_on=10) == with_interval(0.5, draws, 30)
 
 
