@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
@@ -196,6 +197,17 @@ def test_what_the_model_would_not_see_is_refused(more: dict, sentence: str) -> N
     row = {"prompt": HI, "chosen": said("Good"), "rejected": said("Bad"), **more}
     with pytest.raises(ValueError, match=sentence):
         scored(row)
+
+
+def test_rows_of_a_dataset_say_what_they_said_before_it_gave_all_of_them_the_same_keys() -> None:
+    tokenizer = tiny_tokenizer()
+    calls = "{% for message in messages %}{% if 'tool_calls' in message %}<tool>{% endif %}{% endfor %}"
+    tokenizer.chat_template = calls + WITH_TOOLS + "{% if tools %}{{ tools[0].function | tojson }}{% endif %}"
+    call = {"role": "assistant", "content": "", "tool_calls": [{"name": "add"}]}
+    plain = {"prompt": HI, "chosen": said("Good"), "rejected": said("Bad"), "tools": TOOLS}
+    rows = [plain, {"prompt": HI, "chosen": [call], "rejected": said("Bad"), "tools": [{"function": {"strict": True}}]}]
+    for row, again in zip(rows, Dataset.from_list(rows), strict=True):
+        assert scored(dict(again), tokenizer=tokenizer) == scored(row, tokenizer=tokenizer)
 
 
 def test_plain_text_with_tools_is_refused_and_empty_columns_say_nothing() -> None:
