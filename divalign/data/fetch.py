@@ -56,13 +56,14 @@ def _download(file: File, path: Path) -> Path:
     """Fetch a file to `path`, which then holds all of it or nothing, or raise ValueError in a sentence."""
     import pooch  # with requests behind it: a tenth of a second that only a download needs
 
+    downloader: Any = _from_hub(file) if file.hub else pooch.HTTPDownloader(timeout=TIMEOUT)
     try:
         pooch.retrieve(
             file.url or f"https://huggingface.co/datasets/{file.hub}",
             f"sha256:{file.sha256}" if file.sha256 else None,
             fname=path.name,
             path=path.parent,
-            downloader=_from_hub(file) if file.hub else pooch.HTTPDownloader(timeout=TIMEOUT),
+            downloader=downloader,
         )
     except OSError as error:  # requests' errors are such
         raise ValueError(f"{file.url} cannot be fetched ({error}); fetch it by hand to {path}") from error

@@ -278,6 +278,12 @@ def test_a_bad_row_is_a_sentence_with_its_number(tmp_path: Path, row: dict, sent
         trained([good, bad], tmp_path, method="dpo")
 
 
+def test_rows_whose_cluster_is_null_are_clusters_of_their_own(tmp_path: Path) -> None:
+    rows = [{"prompt": text, "chosen": "a", "rejected": "u", "cluster": None, "prefill": None} for text in ("q", "p")]
+    made = trained(rows, tmp_path, method="dpo").train_dataset
+    assert [row.cluster for row in made.aligned] == ["q", "p"]
+
+
 def test_an_unpaired_row_takes_its_label_from_the_column_that_has_it(tmp_path: Path) -> None:
     rows = [
         {"prompt": HI, "completion": as_messages("Good", "assistant"), "is_safe": True},
