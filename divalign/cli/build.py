@@ -52,7 +52,7 @@ def build(
         rater=_rater(rater, writer) if rater else None,
     )
     console.print(f"{out}: {card['rows']} rows", highlight=False)
-    for reason, count in card["left_out"].items():
+    for reason, count in [*card["left_out_of_sources"].items(), *card["left_out"].items()]:
         console.print(f"left out: {count} with {reason}", highlight=False)
 
 

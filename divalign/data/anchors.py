@@ -28,7 +28,7 @@ class Seen(NamedTuple):
 
 
 def read_anchors(source: str) -> list[Row]:
-    """Return the anchors that `source` names: a data source as NAME:FOLDER, or a file of one's own.
+    """Return the anchors that `source` names: a data source as NAME:FOLDER (NAME where it needs no files), or a file.
 
     NAME is one of `SOURCES` or "pkg.module:thing" and has prompts of both classes, such as jailbreakbench (a pair of
     goals is a cluster) and xstest (a focus word is one). A file has the columns prompt (text, or one of the names that
@@ -41,6 +41,8 @@ def read_anchors(source: str) -> list[Row]:
     name, _, folder = source.rpartition(":")
     if path.is_file():
         anchors = read_anchor_file(path)
+    elif source in SOURCES and not SOURCES[source].files:
+        anchors = source_anchors(source, None)
     elif name and (name in SOURCES or ":" in name) and find_source(name):
         anchors = source_anchors(name, Path(folder))
     else:
@@ -50,7 +52,7 @@ def read_anchors(source: str) -> list[Row]:
     return checked(anchors, source)
 
 
-def source_anchors(name: str, folder: Path) -> list[Row]:
+def source_anchors(name: str, folder: Path | None) -> list[Row]:
     """Return the prompts of a source as anchors, the safe ones first."""
     requests = sorted(read_source(name, folder), key=lambda request: request.harmful)
     return [{"prompt": one.prompt, "harmful": one.harmful, "cluster": one.cluster} for one in requests]

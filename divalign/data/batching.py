@@ -157,9 +157,14 @@ def _template(
 
 
 def _as_text(message: Message) -> Message:
-    """Return a message whose content is one text where it stands in parts, which many templates would print as code."""
+    """Return a message whose content is one text, without the keys that are null.
+
+    Many templates would print content in parts as code, and take a key that is there for one that says something:
+    `datasets` gives every message the keys of all, such as `tool_calls`.
+    """
     content: Any = message["content"]
-    return message if content is None or isinstance(content, str) else {**message, "content": plain_content(content)}
+    said: Any = {name: value for name, value in message.items() if value is not None or name == "content"}
+    return said if content is None or isinstance(content, str) else {**said, "content": plain_content(content)}
 
 
 def _ids(tokenizer: ChatTokenizer, text: str) -> list[int]:

@@ -90,7 +90,7 @@ def read_rows(rows: Iterable[Row], source: str | None = None, done: Conversion |
         _refuse_unknown(row, done)
     if source is None:
         if done.refused:
-            raise ValueError(f"row {done.refused[0].line}: {done.refused[0].reason}")
+            raise ValueError(_first_fault(done))
         return
     form, done.source = find_format(source), source
     for row in stream:
@@ -109,9 +109,12 @@ def _refuse_unknown(row: Row, done: Conversion) -> None:
     except ValueError as error:
         done.refuse(done.number, error, row)
         if done.read >= ROWS_TRIED:
-            raise ValueError(
-                f"none of the first {ROWS_TRIED} rows is known; row 1: {done.refused[0].reason}"
-            ) from error
+            raise ValueError(f"{_first_fault(done)}; none of the first {ROWS_TRIED} rows is known") from error
+
+
+def _first_fault(done: Conversion) -> str:
+    first = done.refused[0]
+    return f"{(done.notes or Notes()).place(first.line)}: {first.reason}"
 
 
 def read_row(row: Row, form: Format) -> list[Row]:

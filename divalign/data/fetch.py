@@ -54,7 +54,7 @@ def fetched(file: File, folder: Path, *, download: bool = False) -> Path:
 
 def _download(file: File, path: Path) -> Path:
     """Fetch a file to `path`, which then holds all of it or nothing, or raise ValueError in a sentence."""
-    import pooch  # with requests behind it: a tenth of a second that only a download needs
+    import pooch  # with requests behind it: 0.3 s that only a download needs
 
     downloader: Any = _from_hub(file) if file.hub else pooch.HTTPDownloader(timeout=TIMEOUT)
     try:

@@ -89,6 +89,7 @@ def stream_file(path: Path, notes: Notes | None = None) -> Iterator[Row]:
 
 
 def _rows_of(path: Path, notes: Notes) -> Iterator[Row]:
+    notes.path = path
     try:
         for row in _reader(path)(path, notes):
             notes.rows += 1

@@ -35,6 +35,11 @@ class Notes:
     encodings: Counter[str] = field(default_factory=Counter)
     missing: Counter[str] = field(default_factory=Counter)
     removed: Path | None = None
+    path: Path | None = None
+
+    def place(self, line: int) -> str:
+        """Return how a line is called in a message: with its file, where that is known."""
+        return f"{self.path}, line {line}" if self.path else f"row {line}"
 
     def reject(self, line: int, reason: str, text: str) -> None:
         self.rejected.append(Rejected(line, reason, text))

@@ -230,7 +230,8 @@ def near_duplicates_share(texts: Sequence[Any]) -> Int[np.ndarray, " texts"]:
     """
     (side,) = _sides([text_of(one) for one in texts])
     count = len(side.texts)
-    edges = [_equal(np.unique(np.array(side.texts, dtype=object).astype(str), return_inverse=True)[1])]
+    first: dict[str, int] = {}
+    edges = [_equal(np.array([first.setdefault(text, number) for number, text in enumerate(side.texts)], dtype=int))]
     edges.append(_equal(_sequence_codes(side), side.words.lengths > 0))
     edges += [_inside(part) for part in _windows(side, side)]
     edges.append(_one_word_apart(side))

@@ -66,8 +66,7 @@ def template_options(row: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in (_parsed(row.get("chat_template_kwargs"), "chat_template_kwargs", dict) or {}).items():
         if name in OURS or name in options:
             raise ValueError(f"chat_template_kwargs holds {name!r}, which is not a row's to decide; take it out")
-        if value is not None:  # a table of many rows holds null where one has no such argument
-            options[name] = value
+        options[name] = value
     return options
 
 
@@ -99,7 +98,14 @@ def _parsed(value: Any, name: str, kind: type) -> Any:
         return None
     if not isinstance(value, kind):
         raise ValueError(f"its {name} is a {type(value).__name__}, expected a {kind.__name__}")
-    return value
+    return _without_null(value)
+
+
+def _without_null(value: Any) -> Any:
+    """Return plain values without the keys that are null: `datasets` gives every mapping the keys of all."""
+    if isinstance(value, Mapping):
+        return {name: _without_null(item) for name, item in value.items() if item is not None}
+    return [_without_null(item) for item in value] if isinstance(value, list) else value
 
 
 def _refuse_unseen(tokenizer: ChatTokenizer, options: Mapping[str, Any], turns: Sequence[Message]) -> None:

@@ -22,7 +22,7 @@ UNALIGNED = (
     "is_rejected", "dispreferred", "thumbs_down", "disliked", "bad", "is_bad", "jailbroken", "is_jailbroken",
     "response_harmful", "is_response_harmful", "response_toxic",
 )  # fmt: skip
-READ_AND_LEFT = ("label", "kto_tag")  # taken out of a row once read: `label` says the same
+READ_AND_LEFT = ("label", "kto_tag", "chosen", "rejected")  # flags that a row loses once `label` says the same
 
 
 def side_columns(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,7 +72,8 @@ def labelled(row: Mapping[str, Any], *, default: bool | None = None) -> dict[str
     label = side_of_response(row)
     if label is None and default is None:
         raise ValueError("it lacks the column 'label' (true for an aligned response, false for an unaligned one)")
-    rest = {name: value for name, value in row.items() if str(name).strip().lower() not in READ_AND_LEFT}
+    read = [name for name in side_columns(row) if str(name).strip().lower() in READ_AND_LEFT]
+    rest = {name: value for name, value in row.items() if name not in read}
     return {**rest, "label": default if label is None else label}
 
 

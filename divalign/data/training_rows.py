@@ -18,6 +18,7 @@ from divalign.data.words import words_of
 OTHER_PROMPTS = ("question", "instruction", "query", "goal", "behavior", "input", "problem")
 SHORTEST_REPEATED = 4  # words: "Hi" also begins "Hi there", which is no repetition
 SHARED_TEXT = "prompt_is_shared_text"
+OPTIONAL = ("cluster", "prefill", "harmful")  # null here, as in a table of many rows, they are absent
 EXPECTED = "prompt, chosen, rejected (paired) or prompt, completion, label (unpaired)"
 
 
@@ -32,7 +33,7 @@ def training_row(row: Mapping[str, Any]) -> Row:
     Raises ValueError for a row that is none of TRL's, holds null, has a response of several turns, or says in one
     column what another denies.
     """
-    plain = {str(name): value for name, value in row.items()}
+    plain = {str(name): value for name, value in row.items() if not (name in OPTIONAL and value in (None, ""))}
     paired = any(name in plain and not _is_flag(plain[name]) for name in SIDES)
     if not paired and "completion" not in plain and isinstance(plain.get("response"), (str, list, Mapping)):
         plain = {**rest_of(plain, "response"), "completion": plain["response"]}

@@ -69,7 +69,8 @@ def build_set(
             built = build(requests, what.name, seed=what.seed, rate=rater(write) if rater else None)
     write_file(out, built.rows)
     card = {
-        **_card(what, len(built.rows), {**gathered.left_out, **built.left_out}),
+        **_card(what, len(built.rows), built.left_out),
+        "left_out_of_sources": gathered.left_out,
         "written_by": writer.name if writer else None,
         "sha256": file_digest(out),
     }

@@ -53,6 +53,9 @@ def test_any_source_with_both_classes_serves_for_anchors(tmp_path: Path, monkeyp
         {"prompt": "b", "harmful": False, "cluster": "made 1"},
         {"prompt": "h", "harmful": True, "cluster": "made 0"},
     ]
+    both = [Request("h", True, "", "", "", ""), Request("b", False, "", "", "", "")]
+    monkeypatch.setitem(SOURCES, "shipped", Source(lambda: both, (), (), "CC0", "here"))
+    assert [row["prompt"] for row in read_anchors("shipped")] == ["b", "h"]
     write_rows(tmp_path / "it.jsonl", [{"q": "h", "bad": True}])
     with pytest.raises(ValueError, match="holds no safe prompt among 1; separation needs both classes"):
         read_anchors(f"made:{tmp_path}")

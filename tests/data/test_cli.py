@@ -346,6 +346,13 @@ def test_a_built_set_is_split_without_leaks_though_prompts_differ_in_case(tmp_pa
     assert "0 of them also in train" in said
 
 
+def test_a_file_of_which_no_row_is_known_is_named_with_the_line_of_the_first(tmp_path: Path) -> None:
+    for count in (1, 150):
+        (tmp_path / "rows.jsonl").write_text("\n" + '{"prompt": "q", "chosen": null, "rejected": "u"}\n' * count)
+        with pytest.raises(ValueError, match=r"rows\.jsonl, line 2: chosen is null in the columns prompt"):
+            data("audit", tmp_path / "rows.jsonl")
+
+
 @pytest.mark.parametrize("licence", ["not stated", "Unknown", "n/a", "MIT, not verified", ["none"], ""])
 def test_a_card_that_states_no_licence_is_no_licence(tmp_path: Path, licence: Any) -> None:
     write_file(tmp_path / "some.jsonl", [{**row, "license": "unknown"} for row in world_rows()[:40]])

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
@@ -198,6 +199,17 @@ def test_what_the_model_would_not_see_is_refused(more: dict, sentence: str) -> N
         scored(row)
 
 
+def test_rows_of_a_dataset_say_what_they_said_before_it_gave_all_of_them_the_same_keys() -> None:
+    tokenizer = tiny_tokenizer()
+    calls = "{% for message in messages %}{% if 'tool_calls' in message %}<tool>{% endif %}{% endfor %}"
+    tokenizer.chat_template = calls + WITH_TOOLS + "{% if tools %}{{ tools[0].function | tojson }}{% endif %}"
+    call = {"role": "assistant", "content": "", "tool_calls": [{"name": "add"}]}
+    plain = {"prompt": HI, "chosen": said("Good"), "rejected": said("Bad"), "tools": TOOLS}
+    rows = [plain, {"prompt": HI, "chosen": [call], "rejected": said("Bad"), "tools": [{"function": {"strict": True}}]}]
+    for row, again in zip(rows, Dataset.from_list(rows), strict=True):
+        assert scored(dict(again), tokenizer=tokenizer) == scored(row, tokenizer=tokenizer)
+
+
 def test_plain_text_with_tools_is_refused_and_empty_columns_say_nothing() -> None:
     row = {"prompt": "q", "chosen": "a", "rejected": "u"}
     with pytest.raises(ValueError, match="plain text is not rendered by the chat template, so its tools"):
@@ -264,6 +276,12 @@ def test_a_bad_row_is_a_sentence_with_its_number(tmp_path: Path, row: dict, sent
     bad = {name: value for name, value in {**good, **row}.items() if value is not ...}
     with pytest.raises(ValueError, match=sentence):
         trained([good, bad], tmp_path, method="dpo")
+
+
+def test_rows_whose_cluster_is_null_are_clusters_of_their_own(tmp_path: Path) -> None:
+    rows = [{"prompt": text, "chosen": "a", "rejected": "u", "cluster": None, "prefill": None} for text in ("q", "p")]
+    made = trained(rows, tmp_path, method="dpo").train_dataset
+    assert [row.cluster for row in made.aligned] == ["q", "p"]
 
 
 def test_an_unpaired_row_takes_its_label_from_the_column_that_has_it(tmp_path: Path) -> None:

@@ -42,6 +42,15 @@ def test_an_unaligned_message_is_never_called_aligned(name: str) -> None:
     assert "an unaligned response" in done.refused[0].reason
 
 
+@pytest.mark.parametrize("flags", [{"chosen": 1}, {"rejected": False}, {"chosen": True, "rejected": 0}])
+def test_flags_of_a_single_response_make_no_pair_of_it(flags: dict) -> None:
+    (found,) = convert([{"messages": [*Q, *A], **flags}], "openai_messages")
+    assert found == {"messages": [*Q, *A]}
+    assert list(read_rows([{"prompt": "q", "completion": "a", **flags}])) == [
+        {"prompt": Q, "completion": A, "label": True}
+    ]
+
+
 @pytest.mark.parametrize(
     ("more", "reason"),
     [

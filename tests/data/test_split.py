@@ -15,7 +15,10 @@ from divalign.toy.world import requests
 
 
 def split_rows(rows: list[dict]) -> dict[str, list[dict]]:
-    return {name: [row for row in rows if side_of(row) == name] for name in SHARES}
+    sides: dict[str, list[dict]] = {name: [] for name in SHARES}
+    for row in rows:
+        sides[side_of(row)].append(row)
+    return sides
 
 
 ROWS = [{"prompt": f"Describe number {n} of {n % 7} things", "n": n} for n in range(5000)]
