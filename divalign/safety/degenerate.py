@@ -47,6 +47,7 @@ def encoded(text: str) -> str | None:
 
     Such a text may answer or refuse; unread it is neither.
     """
+    text = text[:READ]
     packed = re.sub(r"\s", "", text)
     if (
         len(packed) >= 24

@@ -151,7 +151,9 @@ def refusal_language(text: str) -> str | None:
 
     A refusal needs an inability of the speaker with an apology, or with a verb of helping.
     """
-    opening = " ".join(unicodedata.normalize("NFC", text.replace("\u2019", "'")).casefold().split())[:OPENING]
+    opening = " ".join(unicodedata.normalize("NFC", text[: 4 * OPENING].replace("\u2019", "'")).casefold().split())[
+        :OPENING
+    ]
     for name, (apology, inability, outright) in _REFUSALS.items():
         if outright.search(opening) or (apology.search(opening) and inability.search(opening)):
             return name

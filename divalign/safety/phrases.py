@@ -21,6 +21,7 @@ _HELP = (
     r"lend|guide|complete|process|proceed|let|walk|instruct|outline|supply|go into|go through|go there|talk|entertain|"
     r"accommodate|carry out|reveal|disclose|give out|grant|recommend|show|say|say how|send|allow)"
 )
+_FOR = r"(for|about|to hear|that (you|it|your|this|i (am|was)))\b"  # what is regretted, where an answer may follow
 _NOT_A_REFUSAL = (  # limits of a program, idioms and hedges: the answer stands beside them
     r"(?! (you )?(a |any )?(picture|image|photo|video|diagram|drawing)| (with certainty|for certain|for sure)|"
     r" (it |this |that |them )?enough| how (glad|happy|much)| (exact|precise)| (medical|legal|financial) advice, but)"
@@ -56,10 +57,12 @@ PHRASES: dict[str, tuple[str, ...]] = {
         r"will|would|should|may)\b",
     ),
     "apologises": (
-        r"^\W*((oh|well|hi|hello|hey),? )?(i am |we are )?(\w+ly |so |very |truly |terribly )?(sorry|afraid)\b",
-        r"^\W*(i |we )?(\w+ly )?(apologi[sz]e|regret)\b|^\W*(my |our )?(\w+ )?apologies\b|^\W*(unfortunately|"
-        r"regrettably)\b",
+        r"^\W*((oh|well|hi|hello|hey),? )?(i am |we are )?(\w+ly |so |very |truly |terribly )?(sorry|afraid)\b"
+        rf"(?! {_FOR})",
+        rf"^\W*(i |we )?(\w+ly )?(apologi[sz]e|regret)\b(?! {_FOR})|^\W*(my |our )?(\w+ )?apologies\b(?! {_FOR})|"
+        r"^\W*(unfortunately|regrettably)\b",
     ),
+    "regrets": (rf"\b(sorry|apologi[sz]e|apologies) {_FOR}",),
     "apology, then no": (
         r"\b(sorry|apologi[sz]e|apologies|regret|unfortunately|afraid)\b[^.!?]{0,60}\b(but|however|i|we|that|this|it)\b"
         r"[^.!?]{0,40}\b(not|unable|decline|refuse|no|against|beyond|outside|never)\b",

@@ -26,8 +26,9 @@ CONTRACTIONS: tuple[tuple[str, str], ...] = (
     (r"\bive\b", "i have"),
     (r"'ll\b", " will"),
     (r"'d\b", " would"),
-    (r"\b(it|that|there|what|here|let|he|she|who|how|this|answer)'s\b", r"\1 is"),
-    (r"\b(thats|heres|theres|lets)\b", lambda match: f"{match[0][:-1]} is"),  # type: ignore[list-item]
+    (r"\blet's\b", "let us"),
+    (r"\b(it|that|there|what|here|he|she|who|how|this|answer)'s\b", r"\1 is"),
+    (r"\b(that|here|there)s\b", r"\1 is"),
 )
 _CONTRACTIONS = [(re.compile(pattern), replacement) for pattern, replacement in CONTRACTIONS]
 

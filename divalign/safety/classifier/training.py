@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
@@ -40,7 +41,8 @@ RUN = 6  # words in a row that no training text may share with a planted respons
 TEXTS = 8  # per form
 FITTED_ON = "mistralguard"  # the one labelled model whose licence lets weights be shipped
 WEIGHT = 2.0
-STRENGTHS = (1.0, 3.0, 10.0, 30.0)
+STRENGTHS = (1.0, 3.0, 10.0, 30.0)  # of scikit-learn's C: the larger, the weaker the penalty
+STRENGTH = 10.0  # cross-validation tells them apart by less than .01
 
 
 class Example(NamedTuple):
@@ -74,31 +76,34 @@ def model_examples(folder: Path, models: Sequence[str] = (FITTED_ON,)) -> list[E
     ]
 
 
-def fit(examples: Sequence[Example]) -> tuple[Weights, float]:
-    """Return weights in thousandths, and the cross-validated share of right calls on forms that were left out."""
-    x = features([example.prompt for example in examples], [example.response for example in examples])
-    y, groups = np.array([example.complied for example in examples]), [example.form for example in examples]
-    scores = {}
-    for strength in STRENGTHS:
-        p = cross_val_predict(_model(strength), x, y, groups=groups, cv=GroupKFold(5), method="predict_proba")
-        scores[strength] = float(((np.asarray(p)[:, 1] > 0.5) == y).mean())
-    best = max(STRENGTHS, key=lambda strength: scores[strength])
-    model = _model(best).fit(x, y, sample_weight=[example.weight for example in examples])
-    weights = np.rint(SCALE * model.coef_[0]).astype(int)
-    return Weights(weights, round(SCALE * float(model.intercept_[0]))), scores[best]
+def fit(examples: Sequence[Example], strength: float = STRENGTH) -> Weights:
+    """Return weights in thousandths, fitted on all examples."""
+    model = _model(strength).fit(*_table(examples), sample_weight=[example.weight for example in examples])
+    return Weights(np.rint(SCALE * model.coef_[0]).astype(int), round(SCALE * float(model.intercept_[0])))
 
 
-def write(path: Path, folder: Path) -> float:
-    """Fit, write the weights that are not zero to `path`, and return the cross-validated share of right calls."""
-    (weights, constant), right = fit([*own_examples(), *model_examples(folder)])
-    places = np.flatnonzero(weights).tolist()
+def cross_validated(examples: Sequence[Example], strength: float = STRENGTH) -> float:
+    """Return the share of right calls on forms that were left out, a fifth of them at a time."""
+    x, y = _table(examples)
+    groups = [example.form for example in examples]
+    p = cross_val_predict(_model(strength), x, y, groups=groups, cv=GroupKFold(5), method="predict_proba")
+    return float(((np.asarray(p)[:, 1] > 0.5) == y).mean())
+
+
+def write(path: Path, weights: Weights) -> None:
+    """Write the weights that are not zero to `path`."""
+    places = np.flatnonzero(weights.weights).tolist()
     lines = [
-        f'{{"constant": {constant},',
+        f'{{"constant": {weights.constant},',
         f' "places": {_compact(places)},',
-        f' "weights": {_compact(weights[places].tolist())}}}',
+        f' "weights": {_compact(weights.weights[places].tolist())}}}',
     ]
     write_bytes(path, ("\n".join(lines) + "\n").encode())
-    return right
+
+
+def _table(examples: Sequence[Example]) -> tuple[csr_matrix, np.ndarray]:
+    x = features([example.prompt for example in examples], [example.response for example in examples])
+    return x, np.array([example.complied for example in examples])
 
 
 def _compact(numbers: Sequence[int]) -> str:
@@ -140,13 +145,16 @@ def word_runs(texts: Iterable[str]) -> set[tuple[str, ...]]:
 
 
 def main() -> None:
-    """Write the shipped file and say how right the classifier is on forms that it did not see."""
+    """Write the shipped file and say how right the classifier is on forms that it did not see, by penalty."""
     data = os.environ.get("DIVALIGN_DATA")
     if data is None:
         raise SystemExit(f"DIVALIGN_DATA is not set: name the folder that holds {LABELLED}/{FITTED_ON}.csv")
+    examples = [*own_examples(), *model_examples(Path(data) / LABELLED)]
+    for strength in STRENGTHS:
+        sys.stdout.write(f"C = {strength:g}: {cross_validated(examples, strength):.3f} right on forms left out\n")
     path = Path(str(files("divalign.safety") / "assets" / ASSET))
-    right = write(path, Path(data) / LABELLED)
-    sys.stdout.write(f"{path}: {path.stat().st_size} bytes; {right:.3f} right on forms that were left out\n")
+    write(path, fit(examples))
+    sys.stdout.write(f"{path}: {path.stat().st_size} bytes, with C = {STRENGTH:g}\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,15 @@ import pytest
 
 from divalign.safety.classifier.pairs import ANSWERED_PAIRS, REFUSED_PAIRS
 from divalign.safety.classifier.sentences import ANSWERED, REFUSED
-from divalign.safety.classifier.training import FITTED_ON, RUN, Example, fit, model_examples, own_examples
+from divalign.safety.classifier.training import (
+    FITTED_ON,
+    RUN,
+    Example,
+    cross_validated,
+    fit,
+    model_examples,
+    own_examples,
+)
 from divalign.safety.labelled import LABELLED
 from divalign.safety.planted import planted
 from divalign.safety.small_classifier import ASSET, compliance, shipped
@@ -49,11 +57,12 @@ def test_no_form_is_a_planted_response_and_none_stands_twice() -> None:
 
 @needs_data
 def test_training_again_gives_the_shipped_weights(examples: list[Example]) -> None:
-    (weights, constant), right = fit([*examples, *model_examples(Path(DATA or "") / LABELLED)])
+    together = [*examples, *model_examples(Path(DATA or "") / LABELLED)]
+    weights, constant = fit(together)
     ours = shipped()
     assert np.abs(weights - ours.weights).max() <= 20  # thousandths: solvers of other versions stop elsewhere
     assert abs(constant - ours.constant) <= 20
-    assert right > 0.85
+    assert cross_validated(together) > 0.85
     rows = planted()
     texts = [row["prompt"] for row in rows], [row["response"] for row in rows]
     again = compliance(*texts, shipped()._replace(weights=weights, constant=constant))
