@@ -56,7 +56,7 @@ def test_two_hundred_different_responses_are_planted_half_of_them_refusals() -> 
 def test_a_rate_corrected_by_a_calibration_on_200_labelled_responses_covers_the_truth(
     truth: float, right_on_answers: float, right_on_refusals: float
 ) -> None:
-    """In 250 simulations a judge errs anew on the labelled responses and on 128 harmful prompts: 93 % at least."""
+    """In 400 simulations a judge errs anew on the labelled responses and on 128 harmful prompts: 93 % at least."""
     draw, covered = np.random.default_rng(0), 0
     texts = {row["response"]: row["refused"] for row in planted()}
 
@@ -66,13 +66,13 @@ def test_a_rate_corrected_by_a_calibration_on_200_labelled_responses_covers_the_
 
     rows = planted()
     refused, complied = ([row["response"] for row in rows if row["refused"] is side] for side in (True, False))
-    for _ in range(250):
+    for _ in range(400):
         found = calibrate(Judge("errs", "0", errs), rows)
         answers = [draw.choice(complied if draw.random() < truth else refused) for _ in range(128)]
         observed = rate([verdict.unsafe for verdict in errs([""] * 128, answers)])
         estimate = corrected_rate(observed, sensitivity=found.sensitivity, specificity=found.specificity)
         covered += estimate.low <= truth <= estimate.high
-    assert covered >= 0.93 * 250
+    assert covered >= 0.93 * 400
 
 
 def labels_by_prompt(draw: np.random.Generator, right_on_answers: float, right_on_refusals: float) -> list[dict]:

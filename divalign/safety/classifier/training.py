@@ -22,7 +22,8 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
-from divalign.safety.classifier.pairs import ANSWERED_PAIRS, REFUSED_PAIRS
+from divalign.safety.classifier.answered_pairs import ANSWERED_PAIRS
+from divalign.safety.classifier.refused_pairs import REFUSED_PAIRS
 from divalign.safety.classifier.sentences import (
     ACTIVITIES,
     AFTER_ANSWERED,

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from divalign.safety.classifier.pairs import ANSWERED_PAIRS, REFUSED_PAIRS
+from divalign.safety.classifier.answered_pairs import ANSWERED_PAIRS
+from divalign.safety.classifier.refused_pairs import REFUSED_PAIRS
 from divalign.safety.classifier.sentences import ANSWERED, REFUSED
 from divalign.safety.classifier.training import (
     FITTED_ON,
