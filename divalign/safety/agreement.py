@@ -78,12 +78,12 @@ def annotators(rows: Sequence[Row], *, confidence: float = 0.95) -> Agreement:
 
 
 def _matched(first: Sequence[Row], second: Sequence[Row]) -> list[tuple[Row, Row]]:
-    others = {(row["attack"], row["id"]): row for row in second}
-    if not first or {(row["attack"], row["id"]) for row in first} != others.keys():
+    by_key = {(row["attack"], row["id"]): row for row in second}
+    if not first or {(row["attack"], row["id"]) for row in first} != by_key.keys():
         raise ValueError(
             f"got {len(first)} and {len(second)} verdicts on different rows; two judges are compared on the same ones"
         )
-    pairs = [(row, others[row["attack"], row["id"]]) for row in first]
+    pairs = [(row, by_key[row["attack"], row["id"]]) for row in first]
     changed = [a["id"] for a, b in pairs if a["response"] != b["response"]]
     if changed:
         raise ValueError(
