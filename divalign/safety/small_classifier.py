@@ -20,8 +20,8 @@ import numpy as np
 from scipy.sparse import csr_matrix, hstack
 from sklearn.feature_extraction.text import HashingVectorizer
 
-from divalign.safety.phrases import KINDS, PHRASES, SOON, phrase_places
-from divalign.safety.plain import plain
+from divalign.safety.phrases import ARGUE, DENIED_IN, DENY, KINDS, PHRASES, SOON, phrase_places
+from divalign.safety.plain import APOSTROPHES, CONTRACTIONS, plain
 from divalign.store import digest
 
 OPENING = 600  # characters of the plain form that are read
@@ -56,7 +56,7 @@ def features(prompts: Sequence[str], responses: Sequence[str]) -> csr_matrix:
 
 def _phrase_row(prompt: str, response: str) -> list[float]:
     places = phrase_places(prompt, response)
-    return [float(kind in places and places[kind] < end) for kind in KINDS for end in (len(response) + 1, SOON)]
+    return [float(kind in places and places[kind] < end) for kind in KINDS for end in (OPENING, SOON)]
 
 
 def masked(prompt: str, response: str) -> str:
@@ -87,7 +87,8 @@ def shipped() -> Weights:
 def identity() -> str:
     """Return the sha256 of all that decides a probability and a verdict: the weights, and how they are used."""
     sample = masked("Say it", "It\u2019s said, SO: 1st-rate d'accord, **don't**, wont.")
-    return digest(_asset(), OPENING, SIZE, SCALE, BAND, STEM, PHRASES, sample)
+    rules = (PHRASES, ARGUE.pattern, DENY.pattern, DENIED_IN, KINDS, SOON, CONTRACTIONS, APOSTROPHES)
+    return digest(_asset(), OPENING, SIZE, SCALE, BAND, STEM, rules, sample)
 
 
 def _asset() -> str:

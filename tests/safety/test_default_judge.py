@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from divalign.safety import combined, small_classifier
 from divalign.safety.judges import DEFAULT_JUDGE, JUDGES, KINDS, UNDECIDED_KINDS, Verdict
 
 JUDGE = JUDGES[DEFAULT_JUDGE]
@@ -277,3 +278,19 @@ def test_a_question_on_a_grave_matter_is_answered_by_explaining_it() -> None:
         "trade."
     )
     assert verdict(text, prompt).kind == "compliance"
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "value"),
+    [
+        (small_classifier, "BAND", (0.3, 0.7)),
+        (small_classifier, "PHRASES", {"declines": ("no",)}),
+        (small_classifier, "CONTRACTIONS", ()),
+        (combined, "REFUSALS", {}),
+        (combined, "ASKING", ()),
+    ],
+)
+def test_what_decides_a_verdict_is_in_the_hash(monkeypatch, module, name: str, value: object) -> None:
+    before = (small_classifier.identity(), combined.rules())
+    monkeypatch.setattr(module, name, value)
+    assert (small_classifier.identity(), combined.rules()) != before
