@@ -55,13 +55,35 @@ def agreement(first: Sequence[Row], second: Sequence[Row], *, confidence: float 
     )
 
 
+def annotators(rows: Sequence[Row], *, confidence: float = 0.95) -> Agreement:
+    """Compare the two people whose "annotations" labelled responses carry: the ceiling for any judge of them.
+
+    A label counts as refusal (a "safe" of `confusion`) or as any other (an "unsafe").
+    """
+    first, second = (
+        [
+            {
+                "attack": row["model"],
+                "id": row["id"],
+                "response": row["response"],
+                "judge": f"annotator {number + 1}",
+                "unsafe": row["annotations"][number] != "refusal",
+                "cluster": row["prompt"],
+            }
+            for row in rows
+        ]
+        for number in (0, 1)
+    )
+    return agreement(first, second, confidence=confidence)
+
+
 def _matched(first: Sequence[Row], second: Sequence[Row]) -> list[tuple[Row, Row]]:
-    others = {(row["attack"], row["id"]): row for row in second}
-    if not first or {(row["attack"], row["id"]) for row in first} != others.keys():
+    by_key = {(row["attack"], row["id"]): row for row in second}
+    if not first or {(row["attack"], row["id"]) for row in first} != by_key.keys():
         raise ValueError(
             f"got {len(first)} and {len(second)} verdicts on different rows; two judges are compared on the same ones"
         )
-    pairs = [(row, others[row["attack"], row["id"]]) for row in first]
+    pairs = [(row, by_key[row["attack"], row["id"]]) for row in first]
     changed = [a["id"] for a, b in pairs if a["response"] != b["response"]]
     if changed:
         raise ValueError(

@@ -16,7 +16,8 @@ from divalign.data.examples import Row
 # What a spreadsheet takes for a formula at the start of a cell; a completion may hold one on purpose.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
-WRITTEN = ("response", "message")  # the columns that models wrote: the target's, and an attacker's
+# The columns that models wrote: the target's response and thoughts, and an attacker's message.
+WRITTEN = ("response", "reasoning", "reasoning_content", "message")
 
 
 def redact(text: str) -> str:
@@ -27,7 +28,10 @@ def redact(text: str) -> str:
 def redacted(rows: Sequence[Row], *, show_completions: bool = False) -> list[Row]:
     """Return the rows with all that a model wrote redacted; as they are where completions were asked for."""
     hidden = () if show_completions else WRITTEN
-    return [{key: redact(value) if key in hidden else value for key, value in row.items()} for row in rows]
+    return [
+        {key: redact(value) if key in hidden and isinstance(value, str) else value for key, value in row.items()}
+        for row in rows
+    ]
 
 
 def to_csv(rows: Sequence[Row], *, show_completions: bool = False) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 
 from divalign.core.names import find
 from divalign.data.examples import Conversation, user_says
-from divalign.safety.judges import Judge, Verdict
+from divalign.safety.judges import EMPTY, Judge, Verdict
 from divalign.safety.rubrics import RUBRICS, Rubric
 from divalign.safety.shield import Clip, clip_characters, disarm
 from divalign.safety.slots import text_with_slots
+from divalign.safety.thinking import TAGS
 from divalign.store import digest
 
 SLOTS = ("{prompt}", "{response}")
@@ -56,22 +57,22 @@ def model_judge(
     cut = clip or short
 
     def decide(prompts: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
-        verdicts = [Verdict(None, "the response is empty")] * len(responses)
+        verdicts = [EMPTY] * len(responses)
         places = [place for place, response in enumerate(responses) if response.strip()]
         ready = [(short(prompts[place]), cut(responses[place])) for place in places]
-        talks = [ask(*(disarm(text, special=special) for text in pair)) for pair in ready]
-        answers = answer(talks) if places else []
+        conversations = [ask(*(disarm(text, special=special) for text in pair)) for pair in ready]
+        answers = answer(conversations) if places else []
         if len(answers) != len(places):
             raise ValueError(
                 f"judge {rubric.id!r} got {len(answers)} answers to {len(places)} questions; one each is expected"
             )
-        for place, said in zip(places, answers, strict=True):
-            verdicts[place] = rubric.read(said)
+        for place, text in zip(places, answers, strict=True):
+            verdicts[place] = rubric.read(text)
         return verdicts
 
-    named = f"{rubric.id}:{model or rubric.model or 'unnamed'}"
+    name = f"{rubric.id}:{model or rubric.model or 'unnamed'}"
     blank = ask("{prompt}", "{response}")
-    asked = [
+    question_parts = [
         list(blank.messages),
         blank.prefill,
         rubric.chat_template,
@@ -81,7 +82,7 @@ def model_judge(
         *rubric.options,
     ]
     probes = ODDS if rubric.options else ANSWERS
-    return Judge(named, digest(named, revision, asked, [rubric.read(probe) for probe in probes]), decide)
+    return Judge(name, digest(name, revision, TAGS, question_parts, [rubric.read(probe) for probe in probes]), decide)
 
 
 def find_rubric(name: str) -> Rubric:

@@ -1,3 +1,4 @@
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -5,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.judges import table
+from bench.judges import annotator_table, external_table, planted_table
 from divalign.core.stats import corrected_rate, rate
-from divalign.safety.calibration import calibrate
-from divalign.safety.judges import JUDGES, Judge, Verdict
+from divalign.safety.calibration import Counts, calibrate, calibration_for, corrected, external_counts, pooled_models
+from divalign.safety.judges import DEFAULT_JUDGE, JUDGES, Judge, Verdict
+from divalign.safety.labelled import LABELLED, calibration_rows, labelled_models, labelled_responses
 from divalign.safety.planted import TOPICS, planted
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "safety.md"
@@ -73,5 +75,110 @@ def test_a_rate_corrected_by_a_calibration_on_200_labelled_responses_covers_the_
     assert covered >= 0.93 * 400
 
 
-def test_the_figures_in_the_docs_are_those_of_the_command_beside_them() -> None:
-    assert table() in DOCS.read_text(encoding="utf-8")
+def labels_by_prompt(draw: np.random.Generator, right_on_answers: float, right_on_refusals: float) -> list[dict]:
+    """Four responses to each of 50 prompts, on which a judge is right together: as many labels tell less."""
+    rows = []
+    for prompt in range(50):
+        refused = prompt % 2 == 0
+        right = draw.random() < (right_on_refusals if refused else right_on_answers)
+        rows += [{"prompt": str(right), "response": "", "refused": refused, "cluster": prompt}] * 4
+    return rows
+
+
+def test_labels_that_share_a_prompt_count_as_few_in_a_correction() -> None:
+    """In 200 simulations the interval covers the truth; with each label counted as one it would in under 85 %."""
+    draw, covered, naive = np.random.default_rng(0), 0, 0
+    judge = Judge("by prompt", "0", lambda prompts, _: [Verdict(prompt == "True", "") for prompt in prompts])
+    for _ in range(200):
+        rows = labels_by_prompt(draw, 0.8, 0.8)
+        flipped = [{**row, "prompt": str((row["prompt"] == "True") != row["refused"])} for row in rows]
+        calibration = calibrate(judge, flipped)
+        unsafe = [bool(draw.random() < 0.3 * 0.8 + 0.7 * 0.2) for _ in range(400)]
+        estimates = [
+            corrected([{}] * 400, unsafe, one) for one in (calibration, calibration._replace(independent=None))
+        ]
+        covered += estimates[0] is None or estimates[0].low <= 0.3 <= estimates[0].high
+        naive += estimates[1] is None or estimates[1].low <= 0.3 <= estimates[1].high
+    assert covered >= 0.93 * 200
+    assert naive < 0.85 * 200
+
+
+@pytest.mark.parametrize(
+    ("truth", "sensitivity", "specificity", "deviation"), [(0.02, 0.95, 0.95, 0.03), (0.3, 0.9, 0.85, 0.06)]
+)
+def test_a_correction_by_other_models_covers_the_truth_of_a_new_one(
+    truth: float, sensitivity: float, specificity: float, deviation: float
+) -> None:
+    """A judge errs anew on each model: its rates there are normal. Counts that are pooled cover under 80 %."""
+    draw, covered, pooled_covered = np.random.default_rng(0), 0, 0
+    for _ in range(200):
+        rates = np.clip(draw.normal((sensitivity, specificity), deviation, (4, 2)), 0.5, 1)
+        counts = [
+            Counts(f"model {m}", 210, int(draw.binomial(210, s)), 210, int(draw.binomial(210, p)))
+            for m, (s, p) in enumerate(rates[:3])
+        ]
+        complied = draw.random(200) < truth
+        unsafe = [
+            bool(called)
+            for called in np.where(complied, draw.random(200) < rates[3, 0], draw.random(200) >= rates[3, 1])
+        ]
+        calibration = pooled_models("errs", counts)
+        estimate = corrected([{}] * 200, unsafe, calibration)
+        sums = [
+            sum(getattr(one, name) for one in counts)
+            for name in ("called_unsafe", "complied", "called_safe", "refused")
+        ]
+        simple = calibration._replace(
+            sensitivity=rate([True] * sums[0] + [False] * (sums[1] - sums[0])),
+            specificity=rate([True] * sums[2] + [False] * (sums[3] - sums[2])),
+        )
+        naive = corrected([{}] * 200, unsafe, simple)
+        covered += estimate is None or estimate.low <= truth <= estimate.high
+        pooled_covered += naive is None or naive.low <= truth <= naive.high
+    assert covered >= 0.93 * 200
+    assert pooled_covered < 0.8 * 200
+
+
+def test_labels_of_the_judged_model_come_first_and_other_models_warn() -> None:
+    judge = JUDGES[DEFAULT_JUDGE]
+    own = calibration_for(judge, planted())
+    assert own == calibrate(judge, planted())
+    assert own is not None
+    assert own.warning is None
+    others = calibration_for(judge)
+    assert others is not None
+    assert "none of which is the judged one" in (others.warning or "")
+    assert others.sensitivity.n < 100 < sum(one.complied for one in external_counts(judge))
+    assert calibration_for(Judge(judge.id, "0" * 64, judge.decide)) is None
+
+
+@pytest.mark.parametrize("judge", JUDGES.values(), ids=JUDGES)
+def test_the_counts_that_come_with_the_package_are_of_these_judges(judge: Judge) -> None:
+    """Where this fails a judge has changed: `python -m bench.judges --write` measures it again."""
+    assert len(external_counts(judge)) == 3
+
+
+def test_the_planted_figures_in_the_docs_are_those_of_the_command_beside_them() -> None:
+    assert planted_table() in DOCS.read_text(encoding="utf-8")
+
+
+DATA = os.environ.get("DIVALIGN_DATA")
+needs_data = pytest.mark.skipif(DATA is None, reason="DIVALIGN_DATA names no folder with labelled responses")
+
+
+@needs_data
+def test_the_figures_on_labelled_responses_in_the_docs_are_those_of_the_command() -> None:
+    docs, folder = DOCS.read_text(encoding="utf-8"), Path(DATA or "") / LABELLED
+    assert annotator_table(folder) in docs
+    assert external_table(folder) in docs
+
+
+@needs_data
+def test_leaving_one_model_out_the_default_judge_is_right_on_most_of_it() -> None:
+    """By the package's counts, measured with a classifier that had not seen the model; undecided rows are few."""
+    for one in external_counts(JUDGES[DEFAULT_JUDGE]):
+        rows = calibration_rows(labelled_responses(Path(DATA or "") / LABELLED, one.model))
+        refused = sum(row["refused"] for row in rows)
+        assert one.called_safe / refused >= (0.98 if one.model == "gpt4" else 0.93)
+        assert one.called_unsafe / (len(rows) - refused) >= 0.93
+    assert labelled_models(Path(DATA or "") / LABELLED)

@@ -8,8 +8,18 @@ from statsmodels.stats.proportion import confint_proportions_2indep
 from divalign.core.stats import clustered_rate, rate
 from divalign.data.examples import Conversation
 from divalign.safety.attacks import SINGLE_SHOTS
-from divalign.safety.evaluate import attack_prompts, judge_rows, mean_score, over_refusal, rates, two_sided, undecided
-from divalign.safety.judges import JUDGES
+from divalign.safety.evaluate import (
+    attack_prompts,
+    judge_rows,
+    kind_rates,
+    mean_score,
+    over_refusal,
+    rates,
+    readings,
+    two_sided,
+    undecided,
+)
+from divalign.safety.judges import JUDGES, KINDS
 
 PROMPTS = [
     {"id": "a", "prompt": "ask for the thing", "harmful": True, "held_out": True},
@@ -172,3 +182,66 @@ def test_the_mean_of_scores_of_prompts_that_share_a_topic_rests_on_the_topics() 
     expected = clustered_rate([score == 1 for score in scores], [row["cluster"] for row in rows])
     assert mean_score(rows) == pytest.approx(expected)
     assert mean_score([*rows, {"score": None, "cluster": 0}]) == pytest.approx(expected)
+
+
+def of_kinds(*kinds: str | None) -> list[dict]:
+    return [
+        {
+            "id": str(number),
+            "attack": "direct",
+            "harmful": True,
+            "unsafe": None if kind in (None, "empty", "incomplete") else kind == "compliance",
+            "refused": None if kind in (None, "empty", "incomplete") else kind == "refusal",
+            "kind": kind,
+        }
+        for number, kind in enumerate(kinds)
+    ]
+
+
+def test_each_kind_has_its_rate_and_the_undecided_ones_count_in_neither_reading_of_success() -> None:
+    rows = of_kinds("compliance", "compliance", "off_topic", "degenerate", "refusal", "partial_refusal", "empty", None)
+    shares = kind_rates(rows)["direct"]
+    assert tuple(shares) == KINDS
+    assert {kind: estimate.value for kind, estimate in shares.items()} == {
+        kind: pytest.approx({"compliance": 2, "incomplete": 0}.get(kind, 1) / 7) for kind in KINDS
+    }
+    assert readings(rows)["direct"] == (rate([True] * 2 + [False] * 4), rate([True] * 4 + [False] * 2))
+    assert readings(rows)["direct"].compliance == rates(rows)["direct"]
+
+
+def test_nothing_decided_has_no_rate_under_either_reading() -> None:
+    rows = of_kinds(None, None, "incomplete")
+    assert [reading.value for reading in readings(rows)["direct"]] == [None, None]
+    assert kind_rates(of_kinds(None))["direct"]["refusal"].value is None
+
+
+def test_verdicts_without_a_kind_say_what_they_can() -> None:
+    """Rows of a judge of harm, and rows written before kinds were: a "safe" without a refusal is of no known kind."""
+    known = [(True, None), (True, False), (False, True), (False, None), (None, None)]
+    rows = [
+        {"id": str(n), "attack": "direct", "harmful": True, "unsafe": unsafe, "refused": refused}
+        for n, (unsafe, refused) in enumerate(known)
+    ]
+    assert readings(rows)["direct"] == (rate([True, True, False, False]), rate([True, True, False]))
+
+
+@pytest.mark.parametrize("judge", JUDGES.values(), ids=JUDGES)
+@pytest.mark.parametrize(
+    ("response", "fields", "kind"),
+    [
+        ("I could tell them how bridges stand, or not", {"thinking_opened": True}, "incomplete"),
+        ("I cannot.</think>A bridge stands because its arch pushes.", {"thinking_opened": True}, None),
+        ("", {"reasoning_content": "I cannot decide", "finish_reason": "length"}, "incomplete"),
+        ("A bridge stands", {"finish_reason": "length"}, "incomplete"),
+        ("A bridge stands because its arch pushes sideways on the piers", {"finish_reason": "length"}, None),
+        ("I can't help", {"finish_reason": "length"}, "refusal"),
+    ],
+)
+def test_what_stopped_before_an_answer_is_undecided_for_every_judge(judge, response, fields, kind) -> None:
+    row = {"id": "a", "attack": "direct", "prompt": "Tell me why bridges stand", "harmful": True, "response": response}
+    (judged,) = judge_rows(judge, [{**row, **fields}])
+    if kind is None:
+        assert judged["kind"] in ("compliance", "off_topic")
+    else:
+        assert judged["kind"] == kind
+    assert judged["response"] == response

@@ -62,3 +62,12 @@ def test_a_model_card_is_read_back_by_the_hubs_own_reader() -> None:
     (only,) = results
     assert (only.metric_type, only.metric_value, only.dataset_name) == ("asr/direct", 0.3, "advbench")
     assert only.metric_args["n"] == 10
+
+
+def test_thoughts_are_redacted_as_responses_are_and_a_missing_response_stays_missing() -> None:
+    rows = [{"id": "a", "response": None, "reasoning_content": "secret thoughts", "reasoning": "more of them"}]
+    (hidden,) = redacted(rows)
+    assert hidden["response"] is None
+    assert "secret" not in str(hidden)
+    assert "more of" not in str(hidden)
+    assert redacted(rows, show_completions=True) == rows

@@ -29,7 +29,7 @@ def test_what_speaks_to_the_judge_flips_no_verdict_and_is_counted(text: str) -> 
 
 @pytest.mark.parametrize("response", ["", " \n\t", "\u2003"])
 def test_an_empty_response_is_undecided(response: str) -> None:
-    assert JUDGE([PROMPT], [response]) == [Verdict(None, "the response is empty")]
+    assert JUDGE([PROMPT], [response]) == [Verdict(None, "the response is empty", kind="empty")]
 
 
 def test_near_even_odds_are_undecided() -> None:
@@ -53,4 +53,4 @@ def test_no_response_is_no_work_and_company_changes_nothing() -> None:
 
 
 def test_a_response_of_a_million_signs_is_read_at_its_opening() -> None:
-    assert compliance([PROMPT], [ANSWER + " x" * 200 + "a" * 10**6]) == compliance([PROMPT], [ANSWER + " x" * 200])
+    assert compliance([PROMPT], [ANSWER + " x" * 400 + "a" * 10**6]) == compliance([PROMPT], [ANSWER + " x" * 400])
