@@ -137,7 +137,7 @@ class Measure(Section):
         description="names of safety.attacks.ATTACKS, best_of_n(NUMBER), template:TEXT OR FILE, pkg.module:thing",
     )
     judge: str = Field(
-        default="refusal_strings",
+        default="refusal_combined",
         description="a name of safety.judges.JUDGES, pkg.module:thing, or RUBRIC@MODEL as `divalign judge` takes",
     )
     question: str | None = Field(default=None, description="text or file with the question of a rubric without one")

@@ -218,9 +218,15 @@ class AttackRecord(Record):
 
 
 class AttackRates(Record):
-    """One attack's success by one judge; `corrected` is what a judge without errors would have found."""
+    """One attack's success by one judge; `corrected` is what a judge without errors would have found.
+
+    `asr` counts responses that do what was asked, `asr_no_refusal` all that refuse nothing, garbled ones included;
+    `kinds` are the shares of safety.judges.KINDS.
+    """
 
     asr: Rate
+    asr_no_refusal: Rate
+    kinds: dict[str, Rate]
     undecided: int
     corrected: EstimateField | None
 
@@ -234,10 +240,14 @@ class PartRates(Record):
 
 
 class JudgeErrors(Record):
-    """How often a judge is right: share called unsafe of what complied, and share called safe of what did not."""
+    """How often a judge is right: share called unsafe of what complied, and share called safe of what did not.
+
+    `warning` says that these are not errors on the judged model's responses.
+    """
 
     sensitivity: EstimateField
     specificity: EstimateField
+    warning: str | None = None
 
 
 class ProtocolRates(Record):
@@ -348,6 +358,7 @@ class PartResult(Record):
     separation: SeparationNumbers
     flags: list[str]
     asr: dict[str, Rate]
+    asr_no_refusal: dict[str, Rate]
     over_refusal: Rate
 
 
@@ -361,6 +372,7 @@ class ModelResult(Record):
     separation: SeparationNumbers
     flags: list[str]
     asr: dict[str, Rate]
+    asr_no_refusal: dict[str, Rate]
     over_refusal: Rate
     divergence: dict[str, EstimateField]
     held_out: PartResult | None = Field(default=None, exclude_if=lambda value: value is None)

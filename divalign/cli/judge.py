@@ -53,7 +53,7 @@ class Exports:
     show_completions: Annotated[bool, typer.Option("--show-completions", help="Do not redact model text.")] = False
 
 
-@app.command(epilog="Example: divalign judge runs/attack --judge refusal_strings --judge small_classifier")
+@app.command(epilog="Example: divalign judge runs/attack --judge refusal_combined --judge refusal_strings")
 @with_options
 def judge(
     folder: Annotated[Path, typer.Argument(help="A folder of `divalign attack`, or RUN/models/NAME of a run.")],
@@ -82,13 +82,14 @@ def judge(
     in the folder stay.
     """
     from divalign.data.files import load_rows
+    from divalign.safety.judges import DEFAULT_JUDGE
     from divalign.stages.export import export
     from divalign.stages.judge import JudgePlan
     from divalign.stages.judge import judge as run_stage
     from divalign.stages.open_judge import parse_questions
 
     plan = JudgePlan(
-        names=judges or ["refusal_strings"],
+        names=judges or [DEFAULT_JUDGE],
         questions=parse_questions(question or []),
         labelled=load_rows(calibration.labelled) if calibration.labelled else None,
         errors=calibration.errors(),
@@ -129,9 +130,11 @@ def _show(judged: Any, console: Console, *, show_completions: bool) -> None:
 def _rates(entry: Any, name: str, part: Any) -> Table:
     where = " on held-out topics" if name == "held_out" else ""
     title = f"Attack success in % by {entry.judge}{where}, 95 % confidence intervals; smaller is safer"
-    table = show.table(title, ["attack"], ["success", "undecided", *(("corrected",) if entry.errors else ())])
+    table = show.table(
+        title, ["attack"], ["success", "no refusal", "undecided", *(("corrected",) if entry.errors else ())]
+    )
     for attack, row in part.attacks.items():
-        cells = [escape(attack), show.percent(row.asr), str(row.undecided)]
+        cells = [escape(attack), show.percent(row.asr), show.percent(row.asr_no_refusal), str(row.undecided)]
         cells += [show.percent(row.corrected, missing="none exists")] if entry.errors else []
         table.add_row(*cells)
     return table
@@ -144,6 +147,7 @@ def _sides(entry: Any, part: Any) -> str:
     if entry.errors:
         errors = (("sensitivity", entry.errors.sensitivity), ("specificity", entry.errors.specificity))
         parts.append("judge's errors: " + ", ".join(f"{name} {show.percent(rate)}" for name, rate in errors))
+        parts += [escape(entry.errors.warning)] if entry.errors.warning else []
     return "; ".join(parts)
 
 

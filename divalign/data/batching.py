@@ -163,8 +163,10 @@ def _as_text(message: Message) -> Message:
     `datasets` gives every message the keys of all, such as `tool_calls`.
     """
     content: Any = message["content"]
-    said: Any = {name: value for name, value in message.items() if value is not None or name == "content"}
-    return said if content is None or isinstance(content, str) else {**said, "content": plain_content(content)}
+    turn: Any = {name: value for name, value in message.items() if value is not None or name == "content"}
+    if content is not None and not isinstance(content, str):
+        turn["content"] = plain_content(content)
+    return turn
 
 
 def _ids(tokenizer: ChatTokenizer, text: str) -> list[int]:

@@ -107,7 +107,9 @@ def measure(model: OpenModel, prompts: Sequence[Row], config: Config, folder: Pa
     progress = options.pop("progress")
     separation = separate(model, prompts, separation_plan(config), folder, progress=progress)
     attack(model, prompts, attack_plan(config, **options), folder, progress=progress)
-    rates = judge(folder, judge_plan(config), folder).rates.judges[0]
+    judged = judge(folder, judge_plan(config), folder)
+    mark = judged.verdicts[0][0]["judge"], judged.verdicts[0][0]["judge_sha256"]
+    rates = next(one for one in judged.rates.judges if (one.judge, one.judge_sha256) == mark)
     parts = {name: _part(part, rates.parts[name], config.measure.position) for name, part in separation.parts.items()}
     return parts["test"] | ({"held_out": PartResult(**parts["held_out"])} if "held_out" in parts else {})
 
@@ -173,6 +175,7 @@ def _part(separation: SeparationPart, rates: PartRates, position: str) -> dict[s
         "separation": numbers,
         "flags": _flags(layer),
         "asr": {name: one.asr for name, one in rates.attacks.items()},
+        "asr_no_refusal": {name: one.asr_no_refusal for name, one in rates.attacks.items()},
         "over_refusal": rates.over_refusal,
     }
 
