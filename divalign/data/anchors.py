@@ -33,7 +33,7 @@ def read_anchors(source: str) -> list[Row]:
     NAME is one of `SOURCES` or "pkg.module:thing" and has prompts of both classes, such as jailbreakbench (a pair of
     goals is a cluster) and xstest (a focus word is one). A file has the columns prompt (text, or one of the names that
     prompts have elsewhere), harmful (true or false), if prompts belong together cluster, and response where states of
-    given responses are to be read.
+    given responses are to be read; prompts whose held_out is true are a part of their own.
 
     Raises ValueError where a file, a column or a class is missing, and for a prompt that stands twice.
     """
@@ -77,7 +77,10 @@ def _anchor(row: Row, path: Path, number: int) -> Row:
         "harmful": found["harmful"],
         "cluster": str(found.get("cluster", found["prompt"])),
     }
-    return {**anchor, "response": str(found["response"])} if "response" in found else anchor
+    if not isinstance(row.get("held_out", False), bool):
+        raise ValueError(f"{path}, row {number}: held_out is {row['held_out']!r}; expected true or false")
+    more = {"held_out": True} if row.get("held_out") else {}
+    return {**anchor, **more, **({"response": str(found["response"])} if "response" in found else {})}
 
 
 def checked(anchors: Sequence[Row], source: str) -> list[Row]:

@@ -54,6 +54,10 @@ class SeparationPlan:
         if unknown or not self.positions:
             raise ValueError(f"position {unknown!r}: expected some of {', '.join(ALL_POSITIONS)}")
 
+    def chosen(self, depth: int) -> set[int]:
+        """Return the numbers of the layers that a map and a best layer are among, of a model of so many layers."""
+        return set(range(depth)) if self.layers is None else {layer % depth for layer in self.layers}
+
 
 class Baselines(NamedTuple):
     """What the prompts' words and lengths give away without any model: AUC, 0.5 is chance."""
@@ -96,14 +100,15 @@ def measure_part(
     states: Mapping[str, np.ndarray],
     attacked: Mapping[str, np.ndarray],
     numbers: Sequence[int],
+    chosen: set[int],
     plan: SeparationPlan,
 ) -> SeparationPart:
     """Return everything that a plan asks for on one part of the prompts.
 
     `states` holds an array [layers, prompts, width] a position, whose layers have these `numbers`; `attacked` the last
-    layer's states under each attack.
+    layer's states under each attack. A map and a best layer are among the `chosen` numbers, where they are several.
     """
-    several = len(numbers) > 1
+    several = len(chosen) > 1
     return SeparationPart(
         prompts=PromptCounts(
             safe=int((~part.harmful).sum()),
@@ -116,10 +121,12 @@ def measure_part(
             _cell(states[position][place], position, layer, part, plan)
             for position in plan.positions
             for place, layer in enumerate(numbers)
-            if several
+            if several and layer in chosen
         ],
         last_layer={position: _full(states[position][-1], part, plan) for position in plan.positions},
-        best_layer={position: _best(states[position], numbers, part, plan) for position in plan.positions if several},
+        best_layer={
+            position: _best(states[position], numbers, chosen, part, plan) for position in plan.positions if several
+        },
         under_attack={measure: _under_attack(attacked, part.prompts, measure, plan) for measure in MEASURES}
         if attacked
         else None,
@@ -176,12 +183,18 @@ def flags(one: Separation, baselines: Baselines) -> list[str]:
     return sorted(one.flags | alone)
 
 
-def _best(stack: np.ndarray, numbers: Sequence[int], part: Part, plan: SeparationPlan) -> BestLayer | None:
+def _best(
+    stack: np.ndarray, numbers: Sequence[int], chosen: set[int], part: Part, plan: SeparationPlan
+) -> BestLayer | None:
     """Return the layer that separates best, measured on prompts that did not choose it; None with too few prompts.
 
     Layers whose states are all the same, as the embeddings of one token are, do not compete.
     """
-    usable = [layer for layer in range(len(stack)) if len(np.unique(stack[layer], axis=0)) == stack.shape[1]]
+    usable = [
+        place
+        for place, number in enumerate(numbers)
+        if number in chosen and len(np.unique(stack[place], axis=0)) == stack.shape[1]
+    ]
     try:
         best = separation_at_best_layer(
             *part.pair(stack[usable]), seed=plan.seed, groups=part.clusters, lexical=part.baselines.lexical
@@ -193,6 +206,7 @@ def _best(stack: np.ndarray, numbers: Sequence[int], part: Part, plan: Separatio
         bhattacharyya=best.separation.bhattacharyya,
         probe_auc=best.separation.probe_auc,
         flags=flags(best.separation, part.baselines),
+        stability=best.stability,
     )
 
 

@@ -30,6 +30,7 @@ from divalign.store import cached_json, digest, write_json
 from divalign.toy import world
 
 TOY_PROMPTS = 256
+COLUMNS = ("prompt", "harmful", "cluster", "held_out", "response")
 
 
 def prompts_of(source: str) -> list[Row]:
@@ -58,11 +59,13 @@ def separate(
     are not finite and for a layer that does not exist, and for prompts that allow no measurement at all.
     """
     check_prompts(prompts, plan)
+    prompts = [{name: row[name] for name in COLUMNS if name in row} for row in prompts]
     states = _states(model, prompts, plan, out, progress)
-    key = digest("separation", 4, model.key, list(prompts), _identity(plan))
+    key = digest("separation", 4, model.key, _content(prompts), _identity(plan))
 
     def make() -> SeparationRecord:
         parts, numbers = parts_of(prompts, plan.seed), [int(layer) for layer in states[LAYERS]]
+        chosen = plan.chosen(int(states[DEPTH][0]))
         attacked = _attack_states(model, prompts, plan, out, progress)
         return SeparationRecord(
             divalign=__version__,
@@ -70,7 +73,7 @@ def separate(
             key=model.key,
             layers=int(states[DEPTH][0]),
             parts={
-                name: measure_part(part, _rows(_arrays(states), rows), _rows(attacked, rows), numbers, plan)
+                name: measure_part(part, _rows(_arrays(states), rows), _rows(attacked, rows), numbers, chosen, plan)
                 for name, (rows, part) in parts.items()
             },
         )
@@ -115,6 +118,11 @@ def check_prompts(prompts: Sequence[Row], plan: SeparationPlan) -> None:
     bare = sum("response" not in row for row in prompts)
     if "response" in plan.positions and 0 < bare < len(prompts):
         raise ValueError(f"{bare} of {len(prompts)} prompts have no response; give every one of them one, or none")
+
+
+def _content(prompts: Sequence[Row]) -> list[Row]:
+    """Return the rows as a key reads them: a false held_out is none."""
+    return [{name: value for name, value in row.items() if (name, value) != ("held_out", False)} for row in prompts]
 
 
 def _identity(plan: SeparationPlan) -> list[Any]:
