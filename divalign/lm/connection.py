@@ -21,7 +21,7 @@ LONGEST_PAUSE = 60.0  # seconds
 UNUSABLE_ATTEMPTS = 3  # requests for a reply without choices or text, before that is recorded as the outcome
 
 
-class _RetryableError(Exception):
+class RetryableError(Exception):
     """A failure that may pass, and how many seconds the server asks to wait."""
 
     def __init__(self, reason: str, pause: float | None = None) -> None:
@@ -61,14 +61,14 @@ class Connection(NamedTuple):
             stop=last,
             wait=seconds,
             sleep=self.pause,
-            retry=tenacity.retry_if_exception_type((_RetryableError, protocol.UnusableReplyError)),
+            retry=tenacity.retry_if_exception_type((RetryableError, protocol.UnusableReplyError)),
             reraise=True,
         )
         try:
             return retrying(self.exchange, body)
         except protocol.UnusableReplyError as error:
             return error.response
-        except _RetryableError as error:
+        except RetryableError as error:
             raise ConnectionError(
                 f"{self.server.address} failed {self.server.attempts} times, last with: {error}. Responses that came "
                 "are kept; is the server up, and does it allow as many requests at a time?"
@@ -86,7 +86,7 @@ class Connection(NamedTuple):
                 try:
                     response = protocol.read_completion(content, max_tokens=body.get("max_tokens"))
                 except protocol.NotACompletionError as error:
-                    raise _RetryableError(str(error)) from None
+                    raise RetryableError(str(error)) from None
                 return response._replace(dropped=tuple(sorted(n for n in sent if protocol.OPTIONAL[n] is None)))
             outcome = self.outcome(status, content, headers)
             if outcome is not None:
@@ -108,7 +108,7 @@ class Connection(NamedTuple):
         try:
             reply = self.client.post(self.server.endpoint, content=json.dumps(body).encode(), headers=headers)
         except httpx2.RequestError as error:  # refused, reset, timed out, cut short
-            raise _RetryableError(f"{type(error).__name__}: {error}") from None
+            raise RetryableError(f"{type(error).__name__}: {error}") from None
         return reply.status_code, reply.content, reply.headers
 
     def outcome(self, status: int, content: bytes, headers: Any) -> Response | None:
@@ -119,7 +119,7 @@ class Connection(NamedTuple):
         if kind in ("blocked", "too_long"):
             return Response("", kind, error=self.reason(status, content))
         if kind == "retry":
-            raise _RetryableError(self.reason(status, content), _retry_after(headers.get("Retry-After")))
+            raise RetryableError(self.reason(status, content), _retry_after(headers.get("Retry-After")))
         advice = {
             401: "check the key",
             403: "check the key",

@@ -360,9 +360,10 @@ def test_bad_input_ends_with_2_and_a_sentence(
 def test_a_server_that_is_down_ends_with_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from divalign.lm import server
+    from divalign.lm import connection
 
-    monkeypatch.setattr(server, "_post", lambda *_: (_ for _ in ()).throw(server._Again("refused", 0.0)))
+    refused = connection.RetryableError("refused", 0.0)
+    monkeypatch.setattr(connection.Connection, "send", lambda *_: (_ for _ in ()).throw(refused))
     write_rows(tmp_path / "p.jsonl", prompts())
     told = ["--prompts", str(tmp_path / "p.jsonl"), "--out", str(tmp_path / "a"), "--quiet"]
     assert run(monkeypatch, "attack", "--server", "http://localhost:1/v1", "--served-model", "m", *told) == 1
