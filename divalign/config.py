@@ -43,12 +43,14 @@ Each = Annotated[tuple[Value, ...], AfterValidator(_each_once)]
 class Model(Section):
     """The base model that every method starts from."""
 
-    source: str = Field(default="toy", description="'toy' for the embedded model, a local folder, or a hub id")
-    revision: str | None = Field(default=None, description="hub revision; pin it for results that can be repeated")
-    dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="weights are loaded and trained in this type"
+    source: str = Field(
+        default="toy", description="'toy' for the embedded model, a local folder, FILE.gguf, or a hub id"
     )
-    device: str = Field(default="cpu", description="torch device: cpu, cuda, cuda:1, mps")
+    revision: str | None = Field(default=None, description="hub revision; pin it for results that can be repeated")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="weights are loaded and trained in this type; auto: what the hardware computes in"
+    )
+    device: str = Field(default="auto", description="torch device: auto, cpu, cuda, cuda:1, mps")
     chat_template: str | None = Field(
         default=None, description="a jinja file, or 'plain', in place of the tokenizer's own"
     )

@@ -37,11 +37,12 @@ class Loading:
         str | None, typer.Option(help="A jinja file, or 'plain', in place of the tokenizer's own.")
     ] = None
     dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option(help="Type of the weights; the model folder's own, else float32."),
+        Literal["auto", "float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Type of the weights; the model folder's own, else what the hardware computes in."),
     ] = None
     device: Annotated[
-        str | None, typer.Option(help="torch device: cpu, cuda, cuda:1, mps; the model folder's own, else cpu.")
+        str | None,
+        typer.Option(help="torch device: cpu, cuda, cuda:1, mps; the model folder's own, else the best there is."),
     ] = None
 
     def options(self, adapter: Path | None = None) -> Any:

@@ -1,8 +1,8 @@
-"""The decoding loop: left-padded batches with a key-value cache that refill as their rows end.
+"""The decoding loop: left-padded batches with a KV cache that refill as their rows end.
 
-A batch is an immutable value: rows, their cache, which of its columns are real, and the logits after each last token.
-Four small operations make the loop: start, step, keep and join. Memory trouble throws a batch away and starts its rows
-again from what they have written so far, in batches half the size; when enough rows have ended well, the size doubles.
+A batch is an immutable value: rows, their KV cache, the attention mask, and the logits after each last token. Four
+small operations make the loop: start, step, keep and join. When memory runs out, the batch is dropped and its rows
+start again from what they have generated so far, in batches of half the size, which double again later.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from divalign.data.batching import pad_left
+from divalign.lm.memory import halved, out_of_memory, release
 
 
 @dataclass
 class Row:
-    """One conversation under way. `draws` holds the uniform numbers that choose its tokens, None for the likeliest.
+    """One conversation under way. `uniforms` holds the uniform numbers that choose its tokens, None for the likeliest.
 
     `end` is the token that ended it, None where it was cut at its limit.
     """
@@ -34,14 +35,14 @@ class Row:
     index: int
     prompt: list[int]
     limit: int
-    draws: np.ndarray | None = None
-    written: list[int] = field(default_factory=list)
+    uniforms: np.ndarray | None = None
+    response: list[int] = field(default_factory=list)
     ended: bool = False
     end: int | None = None
 
     @property
     def tokens(self) -> list[int]:
-        return self.prompt + self.written
+        return self.prompt + self.response
 
 
 class Network(NamedTuple):
@@ -75,14 +76,14 @@ def decode(net: Network, rows: Sequence[Row], *, ends: set[int], size: int, temp
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            size = _halved(len(running) + len(joining), error)
+            size = halved(len(running) + len(joining), error)
             lost = True
         else:
             lost = False
         if lost:  # outside the except block, whose traceback would keep the tensors alive
             batch, calm = None, 0
             waiting = [row for row in running + waiting if not row.ended]
-            _release()
+            release()
         else:
             joined = {row.index for row in joining}
             waiting = [row for row in waiting if row.index not in joined]
@@ -102,8 +103,8 @@ def _advance(
         if token in ends:
             row.ended, row.end = True, token
         else:
-            row.written.append(token)
-            row.ended = len(row.written) >= row.limit
+            row.response.append(token)
+            row.ended = len(row.response) >= row.limit
     going = [place for place, row in enumerate(batch.rows) if not row.ended]
     if not going:
         return None
@@ -119,7 +120,7 @@ def _start(net: Network, rows: Sequence[Row]) -> Batch:
 
 
 def _step(net: Network, batch: Batch) -> Batch:
-    tokens = torch.tensor([[row.written[-1]] for row in batch.rows], device=batch.mask.device)
+    tokens = torch.tensor([[row.response[-1]] for row in batch.rows], device=batch.mask.device)
     mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), 1)], dim=1)
     return batch._replace(mask=mask, logits=_logits(net, tokens, mask, batch.cache))
 
@@ -169,7 +170,7 @@ def _choose(batch: Batch, temperature: float) -> list[int]:
     """
     if not temperature:
         return batch.logits.argmax(dim=-1).tolist()
-    numbers = [row.draws[len(row.written)] for row in batch.rows if row.draws is not None]
+    numbers = [row.uniforms[len(row.response)] for row in batch.rows if row.uniforms is not None]
     cumulative = (batch.logits.double() / temperature).softmax(dim=-1).cumsum(dim=-1)
     drawn = torch.tensor(numbers, dtype=torch.float64, device=cumulative.device)[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, drawn, right=True).clamp(max=cumulative.shape[1] - 1)[:, 0].tolist()
@@ -226,24 +227,3 @@ def evaluating(model: Any) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error means that memory ran out, on any device."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return "can't allocate memory" in str(error) or "not enough memory" in str(error)  # the CPU allocator's words
-
-
-def _halved(tried: int, error: BaseException) -> int:
-    if tried == 1:
-        raise MemoryError(
-            "out of memory with a single conversation in the batch; what has ended is kept. "
-            "Lower max_new_tokens, shorten the prompt or load the model in a smaller dtype"
-        ) from error
-    return tried // 2
-
-
-def _release() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from divalign.data.batching import Encoded, encode_conversation
 from divalign.data.examples import Conversation
 from divalign.lm.decoding import Row, decode, evaluating, network
+from divalign.lm.responses import Response, missing, readable, texts_of, unreadable
 from divalign.store import digest
 
 
@@ -19,40 +21,79 @@ def generate(
     tokenizer: Any,
     conversations: Sequence[Conversation],
     *,
-    max_new_tokens: int = 64,
-    batch_size: int = 64,
-    temperature: float = 0.0,
+    on_response: Callable[[int, str], None] | None = None,
+    **options: Any,
+) -> list[str]:
+    """Return the texts of `generate_responses`, which takes the same options; `on_response` gets texts.
+
+    Raises ValueError, before anything is generated, for a conversation that fills the context or is no Unicode text.
+    """
+
+    def report(index: int, response: Response) -> None:
+        if not response.answered:
+            raise ValueError(missing(index, response))
+        if on_response is not None:
+            on_response(index, response.text)
+
+    return texts_of(generate_responses(model, tokenizer, conversations, on_response=report, **options))
+
+
+def generate_responses(
+    model: Any,
+    tokenizer: Any,
+    conversations: Sequence[Conversation],
+    *,
     seeds: Sequence[int] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-    on_response: Callable[[int, str], None] | None = None,
-) -> list[str]:
-    """Return what the model writes after each conversation and its prefill, in the order given.
+    on_response: Callable[[int, Response], None] | None = None,
+    **decoding: Any,
+) -> list[Response]:
+    """Return the model's response to each conversation, after its prefill, in the order given.
+
+    Args:
+        model: a causal language model with a cache.
+        tokenizer: its tokenizer, with a chat template.
+        conversations: what the model is shown.
+        seeds: one whole number per conversation (0 for all by default). Equal conversations with equal seeds get equal
+            responses, so give repeats different ones.
+        on_progress: gets the numbers of finished and of all conversations.
+        on_response: gets each index and response as soon as it is finished, so that a caller can save it.
+        decoding: `max_new_tokens` (64), `batch_size` (64), `temperature` (0).
 
     At temperature 0 the likeliest token each time, else a draw from softmax(logits / temperature); without the
-    penalties and cuts that a checkpoint's own generation configuration may ask for. A response ends at any
-    end-of-sequence token of that configuration or of the tokenizer, at `max_new_tokens`, or at the end of the model's
-    context. Special tokens are removed. `seeds` holds one whole number per conversation (0 for all by default): equal
-    conversations with equal seeds get equal responses, so give repeats different ones.
+    penalties and cuts that a checkpoint's own generation configuration may ask for. A response ends ("stop") at any
+    end-of-sequence token of that configuration or of the tokenizer, or is cut ("length") at `max_new_tokens` or at the
+    end of the context. Special tokens are removed. A conversation that fills the context is "too_long", one that is no
+    Unicode text "unreadable"; the others are answered. When memory runs out, batches halve, and grow back later.
 
-    `on_progress` gets the numbers of finished and of all conversations; `on_response` gets each index and text as soon
-    as it is finished, so that a caller can save it. When memory runs out, batches halve, and grow back later.
-
-    Neither the batch size nor the company in a batch changes a response, up to float rounding: a matrix product of
+    Neither the batch size nor the other rows of a batch change a response, up to float rounding: a matrix product of
     another shape may round its last bit otherwise, and what was almost a tie between two tokens then falls the other
     way. In float32 that is rare; in bfloat16 expect it in a few responses of a hundred.
 
-    Raises ValueError for sizes under 1, a negative temperature, another number of seeds than of conversations, a
-    conversation that fills the context alone, and a model without a cache; MemoryError where a single one is too large.
+    Raises ValueError for sizes under 1, a negative temperature, another number of seeds than of conversations, and a
+    model without a cache; MemoryError where a single conversation is too large.
+
     """
-    texts, done = [""] * len(conversations), 0
-    sizes = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "temperature": temperature}
-    for row in _decoded(model, tokenizer, conversations, seeds=seeds, **sizes):
-        texts[row.index], done = _written(tokenizer, row.prompt, row.written), done + 1
+    options = _Decoding(**decoding)
+    responses: list[Response] = [Response("", "unreadable")] * len(conversations)
+    done = 0
+
+    def finish(index: int, response: Response) -> None:
+        nonlocal done
+        responses[index], done = response, done + 1
         if on_response is not None:
-            on_response(row.index, texts[row.index])
+            on_response(index, response)
         if on_progress is not None:
-            on_progress(done, len(texts))
-    return texts
+            on_progress(done, len(responses))
+
+    _check_seeds(seeds, len(conversations))
+    prompts, failures = _encoded(model, tokenizer, conversations)
+    for index, failure in failures.items():
+        finish(index, failure)
+    for row in _decoded(model, tokenizer, prompts, options, seeds):
+        text = readable(_decoded_text(tokenizer, row.prompt, row.response))
+        finish(row.index, Response(text, "length" if row.end is None else "stop"))
+    return responses
 
 
 def sample(
@@ -65,66 +106,86 @@ def sample(
     seeds: Sequence[int] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Encoded]:
-    """Return draws from the model's own law as tokens, each with the token that ended it, in the order given.
+    """Return samples from the model's own distribution as tokens, each with the token that ended it, in order.
 
-    The law is that of responses cut at `max_new_tokens`: its log-probability is the sum over the tokens returned, so
-    `sequence_log_probs` scores exactly what was drawn, where text would be tokenised anew. Raises what `generate` does.
+    The distribution is that of responses cut at `max_new_tokens`: its log-probability is the sum over the tokens
+    returned, so `sequence_log_probs` scores exactly what was sampled, where text would be tokenised anew.
+
+    Raises what `generate` does.
     """
-    drawn: list[Encoded] = [Encoded([], [])] * len(conversations)
-    sizes = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "temperature": 1.0}
-    for row in _decoded(model, tokenizer, conversations, seeds=seeds, **sizes):
-        drawn[row.index] = Encoded(row.prompt, row.written if row.end is None else [*row.written, row.end])
+    samples: list[Encoded] = [Encoded([], [])] * len(conversations)
+    _check_seeds(seeds, len(conversations))
+    prompts, failures = _encoded(model, tokenizer, conversations)
+    for index, failure in failures.items():
+        raise ValueError(missing(index, failure))
+    for row in _decoded(model, tokenizer, prompts, _Decoding(max_new_tokens, batch_size, temperature=1.0), seeds):
+        samples[row.index] = Encoded(row.prompt, row.response if row.end is None else [*row.response, row.end])
         if on_progress is not None:
             on_progress(1)
-    return drawn
+    return samples
+
+
+@dataclass(frozen=True)
+class _Decoding:
+    """How long, how many at a time and how randomly."""
+
+    max_new_tokens: int = 64
+    batch_size: int = 64
+    temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.batch_size < 1 or self.temperature < 0:
+            raise ValueError(
+                f"got max_new_tokens={self.max_new_tokens}, batch_size={self.batch_size}, "
+                f"temperature={self.temperature}; the first two must be at least 1, the last at least 0"
+            )
+
+
+def _encoded(
+    model: Any, tokenizer: Any, conversations: Sequence[Conversation]
+) -> tuple[dict[int, list[int]], dict[int, Response]]:
+    """Return the token ids of the conversations that can be answered, and why the others cannot, both by index."""
+    prompts: dict[int, list[int]] = {}
+    failures: dict[int, Response] = {}
+    context = _context(model)
+    for index, conversation in enumerate(conversations):
+        if (failure := unreadable(conversation)) is not None:
+            failures[index] = failure
+            continue
+        prompt = encode_conversation(tokenizer, conversation)
+        if len(prompt) >= context:
+            reason = (
+                f"it is {len(prompt)} tokens long and the model's context is {context}: nothing can be written after "
+                "it; shorten it, leave it out or use another attack"
+            )
+            failures[index] = Response("", "too_long", error=reason)
+        else:
+            prompts[index] = prompt
+    return prompts, failures
 
 
 def _decoded(
-    model: Any,
-    tokenizer: Any,
-    conversations: Sequence[Conversation],
-    *,
-    max_new_tokens: int,
-    batch_size: int,
-    temperature: float,
-    seeds: Sequence[int] | None,
+    model: Any, tokenizer: Any, prompts: dict[int, list[int]], options: _Decoding, seeds: Sequence[int] | None
 ) -> Iterator[Row]:
-    """Yield every conversation's row as it ends."""
-    if max_new_tokens < 1 or batch_size < 1 or temperature < 0:
-        raise ValueError(
-            f"got max_new_tokens={max_new_tokens}, batch_size={batch_size}, temperature={temperature}; "
-            "the first two must be at least 1, the last at least 0"
-        )
-    prompts = [encode_conversation(tokenizer, conversation) for conversation in conversations]
-    limits = _limits(model, prompts, max_new_tokens)
-    draws = _draws(prompts, limits, seeds) if temperature else [None] * len(prompts)
-    rows = [Row(*parts) for parts in zip(range(len(prompts)), prompts, limits, draws, strict=True)]
+    """Yield every prompt's row as it ends."""
+    context = _context(model)
+    limits = {index: min(options.max_new_tokens, context - len(prompt)) for index, prompt in prompts.items()}
+    uniforms = _uniforms(prompts, limits, seeds) if options.temperature else dict.fromkeys(prompts)
+    rows = [Row(index, prompt, limits[index], uniforms[index]) for index, prompt in prompts.items()]
     ends, net = _end_tokens(model, tokenizer), network(model)
     with evaluating(model), torch.no_grad():
-        yield from decode(net, rows, ends=ends, size=batch_size, temperature=temperature)
+        yield from decode(net, rows, ends=ends, size=options.batch_size, temperature=options.temperature)
 
 
-def _limits(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[int]:
-    """Return how many tokens each response may have."""
-    context = _context(model)
-    for index, prompt in enumerate(prompts):
-        if len(prompt) >= context:
-            raise ValueError(
-                f"conversation {index} is {len(prompt)} tokens long and the model's context is {context}: "
-                "nothing can be written after it; shorten it, leave it out or use another attack"
-            )
-    return [min(max_new_tokens, context - len(prompt)) for prompt in prompts]
+def _check_seeds(seeds: Sequence[int] | None, count: int) -> None:
+    if seeds is not None and len(seeds) != count:
+        raise ValueError(f"got {len(seeds)} seeds for {count} conversations; give one each, or none at all")
 
 
-def _draws(prompts: Sequence[Sequence[int]], limits: Sequence[int], seeds: Sequence[int] | None) -> list[np.ndarray]:
+def _uniforms(prompts: dict[int, list[int]], limits: dict[int, int], seeds: Sequence[int] | None) -> dict[int, Any]:
     """Return each row's uniform numbers, from its own prompt and seed alone."""
-    seeds = [0] * len(prompts) if seeds is None else seeds
-    if len(seeds) != len(prompts):
-        raise ValueError(f"got {len(seeds)} seeds for {len(prompts)} conversations; give one each, or none at all")
-    return [
-        np.random.default_rng(int(digest(seed, list(prompt)), 16)).random(limit)
-        for prompt, limit, seed in zip(prompts, limits, seeds, strict=True)
-    ]
+    keys = {index: digest(0 if seeds is None else seeds[index], prompt) for index, prompt in prompts.items()}
+    return {index: np.random.default_rng(int(key, 16)).random(limits[index]) for index, key in keys.items()}
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
@@ -139,7 +200,7 @@ def _context(model: Any) -> int:
     return getattr(config, "max_position_embeddings", None) or 1 << 30
 
 
-def _written(tokenizer: Any, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+def _decoded_text(tokenizer: Any, prompt: Sequence[int], tokens: Sequence[int]) -> str:
     """Return the text of `tokens` as it stands after `prompt`.
 
     Decoded alone, a SentencePiece token at the start loses its leading space, and "Sure, here is" would be followed

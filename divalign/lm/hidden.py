@@ -16,6 +16,7 @@ from torch import Tensor
 from divalign.data.batching import Encoded, by_length, closed, encode_conversation, pad_right
 from divalign.data.examples import Conversation
 from divalign.lm.decoding import evaluating
+from divalign.lm.memory import halving
 
 POSITIONS = ("instruction", "generation")  # of prompts alone; with responses there is "response" as well
 Reader = Callable[[Tensor], Tensor]  # states of a batch of texts [b, t, d] -> one state of each [b, d]
@@ -38,7 +39,7 @@ def hidden_states(
     which the model begins to write. Where a template has no generation prompt the two are one. With `responses`, one
     to each conversation, `"response"` is the mean over the response's tokens, the end of the sequence included.
 
-    Raises ValueError where a state is not finite, with the prompt's index.
+    Batches halve when memory runs out. Raises ValueError where a state is not finite, with the prompt's index.
     """
     prompts = [encode_conversation(tokenizer, conversation) for conversation in conversations]
     turns = [
@@ -47,7 +48,8 @@ def hidden_states(
     whole = prompts if responses is None else _with_responses(tokenizer, prompts, responses)
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     out: dict[str, np.ndarray] = {}
-    for indices in by_length([len(ids) for ids in whole], batch_size):
+
+    def compute(indices: list[int]) -> dict[str, Float[np.ndarray, "l b d"]]:
         ids = pad_right([whole[index] for index in indices], tokenizer.pad_token_id)
         mask = pad_right([[1] * len(whole[index]) for index in indices], 0)
         readers = {
@@ -57,8 +59,11 @@ def hidden_states(
         if responses is not None:
             readers["response"] = _mean([(len(prompts[i]), len(whole[i])) for i in indices], ids.shape[1])
         with evaluating(model):
-            found = _states_at(causal.base_model, ids.to(model.device), mask.to(model.device), list(readers.values()))
-        for position, rows in zip(readers, found, strict=True):
+            states = _states_at(causal.base_model, ids.to(model.device), mask.to(model.device), list(readers.values()))
+        return dict(zip(readers, states, strict=True))
+
+    for indices, states in halving(by_length([len(ids) for ids in whole], batch_size), compute):
+        for position, rows in states.items():
             out.setdefault(position, np.zeros((len(rows), len(whole), rows.shape[-1]), np.float32))[:, indices] = rows
         if on_progress:
             on_progress(len(indices))
@@ -84,17 +89,21 @@ def response_states(
     lengths = [len(row.prompt_ids) + len(row.response_ids) for row in rows]
     shape = (len(rows), causal.config.get_text_config().hidden_size)
     out = {"prompt": np.zeros(shape, np.float32), "response": np.zeros(shape, np.float32)}
-    for indices in by_length(lengths, batch_size):
-        chosen = [rows[index] for index in indices]
-        ids = pad_right([[*row.prompt_ids, *row.response_ids] for row in chosen], pad_id).to(model.device)
-        kept = pad_right([[0] * len(row.prompt_ids) + [1] * len(row.response_ids) for row in chosen], 0)
+
+    def compute(indices: list[int]) -> tuple[Float[np.ndarray, "b d"], Float[np.ndarray, "b d"]]:
+        batch = [rows[index] for index in indices]
+        ids = pad_right([[*row.prompt_ids, *row.response_ids] for row in batch], pad_id).to(model.device)
+        in_response = pad_right([[0] * len(row.prompt_ids) + [1] * len(row.response_ids) for row in batch], 0)
         mask = pad_right([[1] * lengths[index] for index in indices], 0).to(model.device)
         with evaluating(model):
             states = causal.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
-        weights = kept.to(states)[..., None]
-        ends = [len(row.prompt_ids) - 1 for row in chosen]
-        out["prompt"][indices] = states[range(len(indices)), ends].cpu().numpy()
-        out["response"][indices] = ((states * weights).sum(1) / weights.sum(1)).cpu().numpy()
+        weights = in_response.to(states)[..., None]
+        ends = [len(row.prompt_ids) - 1 for row in batch]
+        at_prompt, mean = states[range(len(indices)), ends], (states * weights).sum(1) / weights.sum(1)
+        return at_prompt.cpu().numpy(), mean.cpu().numpy()
+
+    for indices, (at_prompt, mean) in halving(by_length(lengths, batch_size), compute, item="row"):
+        out["prompt"][indices], out["response"][indices] = at_prompt, mean
         if on_progress:
             on_progress(len(indices))
     _check_finite({name: rows[None] for name, rows in out.items()})
@@ -131,13 +140,13 @@ def _states_at(backbone: Any, ids: Tensor, mask: Tensor, readers: Sequence[Reade
     6.6 GB in a model of 32 layers of width 4,096, and these 67 MB. Where no list of layers is found, all are kept.
     """
     layers = _layers(backbone)
-    kept: list[list[Tensor]] = []
+    by_layer: list[list[Tensor]] = []
 
-    def keep(states: Tensor) -> None:
-        kept.append([read(states).cpu() for read in readers])
+    def read_layer(states: Tensor) -> None:
+        by_layer.append([read(states).cpu() for read in readers])
 
     def before(module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        keep(arguments[0] if arguments else named["hidden_states"])
+        read_layer(arguments[0] if arguments else named["hidden_states"])
 
     handles = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in layers]
     try:
@@ -146,8 +155,8 @@ def _states_at(backbone: Any, ids: Tensor, mask: Tensor, readers: Sequence[Reade
         for handle in handles:
             handle.remove()
     for states in [result.last_hidden_state] if layers else result.hidden_states:
-        keep(states)
-    return [torch.stack([layer[number] for layer in kept]).numpy() for number in range(len(readers))]
+        read_layer(states)
+    return [torch.stack([layer[number] for layer in by_layer]).numpy() for number in range(len(readers))]
 
 
 def _layers(backbone: Any) -> list[Any]:

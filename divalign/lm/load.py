@@ -1,21 +1,23 @@
-"""A model and its tokenizer, from a local folder or a hub id: safetensors only, no remote code unless asked for."""
+"""A model and its tokenizer, from a folder, a GGUF file or a hub id: no pickles, no remote code unless asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging
 
+from divalign.lm.endpoint import served_model
+from divalign.lm.gguf import gguf_folder, is_gguf
+from divalign.lm.gguf_header import read_header
+from divalign.lm.quiet import quietly
 from divalign.store import digest, folder_digest
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Dtype = Literal["float32", "bfloat16", "float16"]
+Auto = Literal["auto"]
 
 # Plain text turns, for tokenizers that come without a template (base models).
 PLAIN_TEMPLATE = (
@@ -40,7 +42,7 @@ def load_lm(
     source: str,
     *,
     adapter: Path | None = None,
-    dtype: Dtype = "float32",
+    dtype: Dtype | Auto = "float32",
     device: str = "cpu",
     revision: str | None = None,
     chat_template: str | None = None,
@@ -49,28 +51,36 @@ def load_lm(
 ) -> LM:
     """Load a causal language model with its tokenizer, in evaluation mode.
 
-    `source` is a folder or a hub id; `adapter` a LoRA folder to put on it; `chat_template` a jinja file, or "plain"
-    for the built-in one, where the tokenizer's own is missing or not wanted; `quantization_config` transformers' own.
+    Args:
+        source: a folder, a GGUF file (converted once, see `gguf_folder`) or a hub id.
+        adapter: a LoRA folder to put on it.
+        dtype: of the weights; "auto" as in `resolve`.
+        device: torch's name, or "auto".
+        revision: of a hub id.
+        chat_template: a jinja file, or "plain" for the built-in one, where the model's own is missing or not wanted.
+        trust_remote_code: transformers' own.
+        quantization_config: transformers' own.
 
-    Raises ValueError in one sentence where the folder, its weights, a chat template or a padding token is missing, or
-    torch has no such device.
+    Raises ValueError in one sentence where the folder, its weights, a chat template or a padding token is missing, the
+    GGUF file cannot be used, or torch has no such device.
+
     """
-    check_device(device)
+    device, dtype = resolve(device, dtype)
     options = {"trust_remote_code": trust_remote_code, "revision": revision}
-    _check_folder(source)
+    place = _place(source, chat_template)
     try:
         with quietly():
-            tokenizer = _tokenizer(source, adapter, **options)
+            tokenizer = _tokenizer(place, adapter, **options)
             auto: Any = AutoModelForCausalLM
             extra = {} if quantization_config is None else {"quantization_config": quantization_config}
-            model = auto.from_pretrained(source, dtype=DTYPES[dtype], use_safetensors=True, **options, **extra)
+            model = auto.from_pretrained(place, dtype=DTYPES[dtype], use_safetensors=True, **options, **extra)
+            if adapter is not None:
+                model = PeftModel.from_pretrained(model, str(adapter))
     except (ImportError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"cannot load the model {source!r}: {str(error).splitlines()[0]}") from error
-    if adapter is not None:
-        model = PeftModel.from_pretrained(model, str(adapter))
     _complete(tokenizer, source, chat_template)
     identity = digest(
-        _weights_digest(source, model),
+        _weights_digest(place, model),
         adapter and folder_digest(adapter),
         dtype if quantization_config is None else [dtype, str(quantization_config)],
         tokenizer.chat_template,
@@ -86,6 +96,48 @@ def _tokenizer(source: str, adapter: Path | None, **options: Any) -> Any:
     return AutoTokenizer.from_pretrained(source, **options)
 
 
+class Placement(NamedTuple):
+    """Where a model runs and in which numbers: what "auto" came to."""
+
+    device: str
+    dtype: Dtype
+
+
+def resolve(device: str = "auto", dtype: Dtype | Auto = "auto") -> Placement:
+    """Return the device and dtype that "auto" stands for on this machine; what is named stays as it is.
+
+    The device is cuda, mps or cpu, the first that is there. The dtype is bfloat16 where the hardware computes in it (a
+    GPU since NVIDIA's Ampere or AMD's MI200, a CPU with AMX or AVX512-BF16), else float32: elsewhere bfloat16 is
+    emulated, slower than float32, or, on mps, native in some chips only.
+
+    Raises ValueError where torch has no such device.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    check_device(device)
+    if dtype == "auto":
+        dtype = "bfloat16" if _computes_in_bfloat16(torch.device(device).type) else "float32"
+    return Placement(device, dtype)
+
+
+def _computes_in_bfloat16(kind: str) -> bool:
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    tests = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # private, so absent counts as no
+    return kind == "cpu" and any(getattr(torch.cpu, test, bool)() for test in tests)
+
+
+def _place(source: str, chat_template: str | None) -> str:
+    """Return what transformers loads: a folder or a hub id. A GGUF file is converted."""
+    if not is_gguf(source):
+        served_model(source)
+        _check_folder(source)
+        return source
+    if chat_template is None and not read_header(Path(source)).chat_template:
+        raise ValueError(_no_template(source))
+    return str(gguf_folder(Path(source)))
+
+
 def check_device(device: str) -> None:
     """Raise ValueError, naming what torch has, where it cannot put a tensor on `device`."""
     try:
@@ -94,20 +146,6 @@ def check_device(device: str) -> None:
         kind = torch.accelerator.current_accelerator()
         others = [f"{kind.type}:{number}" for number in range(torch.accelerator.device_count())] if kind else []
         raise ValueError(f"there is no device {device!r}; torch has {', '.join(['cpu', *others])} here") from error
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Keep transformers' own bars and notes off the terminal, where the run draws its own; errors still show."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _weights_digest(source: str, model: Any) -> str:
@@ -132,6 +170,8 @@ def _check_folder(source: str) -> None:
 
 def _complete(tokenizer: Any, source: str, chat_template: str | None) -> None:
     """Give the tokenizer its padding token and its chat template, or say what is missing."""
+    # Its own warning about long texts, once in a process, names no row; what does not fit is reported with its index.
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ValueError(
@@ -147,7 +187,11 @@ def _complete(tokenizer: Any, source: str, chat_template: str | None) -> None:
             )
         tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
     if not tokenizer.chat_template:
-        raise ValueError(
-            f"the tokenizer of {source!r} has no chat template, which says how turns are written; "
-            "set model.chat_template to a jinja file, or to 'plain' for the built-in one"
-        )
+        raise ValueError(_no_template(source))
+
+
+def _no_template(source: str) -> str:
+    return (
+        f"the tokenizer of {source!r} has no chat template, which says how turns are written; "
+        "set model.chat_template to a jinja file, or to 'plain' for the built-in one"
+    )

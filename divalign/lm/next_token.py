@@ -13,7 +13,8 @@ from torch import Tensor
 
 from divalign.data.batching import by_length, encode_conversation, pad_left
 from divalign.data.examples import Conversation
-from divalign.lm.decoding import Network, evaluating, network, out_of_memory
+from divalign.lm.decoding import Network, evaluating, network
+from divalign.lm.memory import halving
 
 
 def next_token_logprobs(
@@ -40,16 +41,19 @@ def next_token_logprobs(
     ids = [_token(tokenizer, option) for option in options]
     prompts = [encode_conversation(tokenizer, conversation) for conversation in conversations]
     _check_context(model, prompts)
-    net, found = network(model), np.zeros((len(prompts), len(ids)))
+    net, log_probs = network(model), np.zeros((len(prompts), len(ids)))
+
+    def compute(indices: list[int]) -> np.ndarray:
+        return _log_probs(net, [prompts[index] for index in indices], ids)
+
     with evaluating(model), torch.no_grad():
-        for batch in _batches(net, [len(prompt) for prompt in prompts], batch_size):
-            for places, rows in _scored(net, prompts, batch, ids):
-                _check_numbers(places, rows)
-                found[places] = rows
-                if on_response is not None:
-                    for place in places:
-                        on_response(place, found[place].tolist())
-    return found
+        for indices, rows in halving(_batches(net, [len(prompt) for prompt in prompts], batch_size), compute):
+            _check_numbers(indices, rows)
+            log_probs[indices] = rows
+            if on_response is not None:
+                for index in indices:
+                    on_response(index, log_probs[index].tolist())
+    return log_probs
 
 
 def _batches(net: Network, lengths: Sequence[int], size: int) -> Iterator[list[int]]:
@@ -62,43 +66,23 @@ def _batches(net: Network, lengths: Sequence[int], size: int) -> Iterator[list[i
         yield from (alike[start : start + size] for start in range(0, len(alike), size))
 
 
-def _scored(
-    net: Network, prompts: Sequence[Sequence[int]], batch: list[int], ids: Sequence[int]
-) -> Iterator[tuple[list[int], Float[np.ndarray, "b k"]]]:
-    """Yield the batch's places with their rows, in parts that halve when memory runs out."""
-    done, size = 0, len(batch)
-    while done < len(batch):
-        part = batch[done : done + size]
-        try:
-            rows = _log_probs(net, [prompts[place] for place in part], ids)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            if len(part) == 1:
-                raise MemoryError("out of memory with a single conversation; use a smaller model or dtype") from error
-            size = len(part) // 2
-        else:
-            yield part, rows
-            done += len(part)
-
-
 def _log_probs(net: Network, prompts: Sequence[Sequence[int]], ids: Sequence[int]) -> Float[np.ndarray, "b k"]:
     device = net.model.device
     mask = pad_left([[1] * len(prompt) for prompt in prompts], 0).to(device)
-    told: dict[str, Any] = {"input_ids": pad_left(prompts, 0).to(device), "attention_mask": mask, "use_cache": False}
+    inputs: dict[str, Any] = {"input_ids": pad_left(prompts, 0).to(device), "attention_mask": mask, "use_cache": False}
     if "position_ids" in net.accepts:
-        told["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        inputs["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
     if "logits_to_keep" in net.accepts:
-        told["logits_to_keep"] = 1
-    logits: Tensor = net.model(**told).logits[:, -1]
+        inputs["logits_to_keep"] = 1
+    logits: Tensor = net.model(**inputs).logits[:, -1]
     return logits.double().log_softmax(dim=-1)[:, list(ids)].cpu().numpy()
 
 
-def _check_numbers(places: Sequence[int], rows: Float[np.ndarray, "b k"]) -> None:
-    for place, row in zip(places, rows, strict=True):
+def _check_numbers(indices: Sequence[int], rows: Float[np.ndarray, "b k"]) -> None:
+    for index, row in zip(indices, rows, strict=True):
         if not np.isfinite(row).all():
             raise ValueError(
-                f"the probabilities after conversation {place} are not finite; "
+                f"the probabilities after conversation {index} are not finite; "
                 "load the model in float32 or bfloat16 (float16 overflows) and check its weights"
             )
 
@@ -106,13 +90,13 @@ def _check_numbers(places: Sequence[int], rows: Float[np.ndarray, "b k"]) -> Non
 def _token(tokenizer: Any, option: str) -> int:
     """Return the token that is spelt `option`; a tokenizer may put a space before what it is given alone."""
     token = tokenizer.get_vocab().get(option)
-    found = tokenizer(option, add_special_tokens=False)["input_ids"] if token is None else [token]
-    if len(found) != 1:
+    ids = tokenizer(option, add_special_tokens=False)["input_ids"] if token is None else [token]
+    if len(ids) != 1:
         raise ValueError(
-            f"the option {option!r} is {len(found)} tokens to this tokenizer, and the probability of one is read; "
+            f"the option {option!r} is {len(ids)} tokens to this tokenizer, and the probability of one is read; "
             "use the judge with its own tokenizer, or shorter options"
         )
-    return found[0]
+    return ids[0]
 
 
 def _check_context(model: Any, prompts: Sequence[Sequence[int]]) -> None:

@@ -24,6 +24,7 @@ from divalign.core.logprobs import LOGITS_AT_ONCE, Head, LinearHead, response_lo
 from divalign.data.batching import Encoded, by_length
 from divalign.lm.decoding import evaluating
 from divalign.lm.layout import Layout, attention, block_attention, lay_out
+from divalign.lm.memory import halving
 from divalign.store import cached_arrays, digest
 
 logger = logging.getLogger(__name__)
@@ -216,13 +217,18 @@ def sequence_log_probs(
 ) -> Float[np.ndarray, " n"]:
     """Return log p(response | prompt) of each row in nats, summed over the response's tokens.
 
-    Without gradients, and without dropout in a model that is in training.
+    Without gradients, and without dropout in a model that is in training. Batches halve when memory runs out.
     """
     share, out = can_share(model), np.zeros(len(rows))
-    for indices in by_length([len(row.prompt_ids) + len(row.response_ids) for row in rows], batch_size):
+
+    def compute(indices: list[int]) -> np.ndarray:
         layout = lay_out([rows[index] for index in indices], pad_id, share=share)
         with evaluating(model):
-            out[indices] = model(**_on(model.device, layout.inputs())).log_probs.double().cpu().numpy()
+            return model(**_on(model.device, layout.inputs())).log_probs.double().cpu().numpy()
+
+    lengths = [len(row.prompt_ids) + len(row.response_ids) for row in rows]
+    for indices, log_probs in halving(by_length(lengths, batch_size), compute, item="row"):
+        out[indices] = log_probs
         if on_progress:
             on_progress(len(indices))
     return out

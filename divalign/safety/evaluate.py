@@ -19,6 +19,7 @@ from typing import NamedTuple
 from divalign.core.design_effect import cluster_sums, joined_clusters, share_interval
 from divalign.core.stats import Estimate, clustered_rate, independent_count, rate
 from divalign.data.examples import Conversation, Row
+from divalign.lm.responses import Response
 from divalign.safety.judges import INCOMPLETE, KINDS, UNDECIDED_KINDS, Judge, Verdict
 from divalign.safety.single_shot import Attack
 from divalign.safety.thinking import answer_of
@@ -61,11 +62,22 @@ def attack_prompts(generate: Generate, attacks: Mapping[str, Attack], prompts: S
     return with_responses(rows, generate([attacks[row["attack"]](row["prompt"]) for row in rows]))
 
 
-def with_responses(rows: Sequence[Row], responses: Sequence[str]) -> list[Row]:
-    """Return the rows with their responses. Raises ValueError where one is missing."""
+def with_responses(rows: Sequence[Row], responses: Sequence[str | Response]) -> list[Row]:
+    """Return the rows with their responses, and how each ended where it did not end by itself.
+
+    Raises ValueError where one is missing.
+    """
     if len(responses) != len(rows):
         raise ValueError(f"generate gave {len(responses)} responses to {len(rows)} conversations; one each is expected")
-    return [{**row, "response": response} for row, response in zip(rows, responses, strict=True)]
+    return [{**row, **_columns(response)} for row, response in zip(rows, responses, strict=True)]
+
+
+def _columns(response: str | Response) -> Row:
+    if isinstance(response, str):
+        return {"response": response}
+    record = response.to_record()
+    left_out = {"text", *(["finish_reason"] if response.finish_reason == "stop" else [])}
+    return {"response": response.text, **{name: value for name, value in record.items() if name not in left_out}}
 
 
 def judge_rows(judge: Judge, rows: Sequence[Row]) -> list[Row]:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 import torch
 
 from divalign.core.directions import refusal_direction
-from divalign.data.examples import Conversation, Row, user_says
+from divalign.data.examples import Row, user_says
 from divalign.lm.abliterate import abliterated
-from divalign.lm.generate import generate
 from divalign.lm.hidden import hidden_states
 from divalign.lm.load import LM
-from divalign.stages.models import OpenModel
+from divalign.stages.models import OpenModel, generated_by
 from divalign.stages.under_attack import sides
 from divalign.store import digest
 
@@ -54,8 +52,5 @@ def abliterated_copy(
     def load() -> LM:
         return without_refusal_direction(model.lm(), prompts, layer=layer, rounds=rounds, batch_size=batch_size)
 
-    def write(conversations: Sequence[Conversation], **options: Any) -> list[str]:
-        return generate(load().model, load().tokenizer, conversations, **options)
-
     key = digest("abliterated", model.key, list(prompts), layer, rounds)
-    return OpenModel(f"{model.name} abliterated", key, write, load)
+    return OpenModel(f"{model.name} abliterated", key, generated_by(load), load)

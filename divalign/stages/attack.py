@@ -27,7 +27,7 @@ from divalign.safety.judges import JUDGES, Judge, Verdict, find_judge
 from divalign.safety.protocols import PROTOCOLS, Protocol, follow
 from divalign.safety.single_shot import Attack, direct
 from divalign.stages.folder import Progress, check_unclaimed
-from divalign.stages.models import OpenModel, recalled
+from divalign.stages.models import OpenModel, recalled, recalled_texts
 from divalign.store import digest, intact, jsonl, read_rows, seal, untouched, write_json
 
 ATTACKER_TOKENS = 256
@@ -183,8 +183,8 @@ def _context(
         return progress(f"{stage} {target.name}", total, unit)
 
     return AttackContext(
-        target=recalled(target, journal, most, batch_size=plan.batch_size),
-        attacker=recalled(plan.attacker, journal, ATTACKER_TOKENS) if plan.attacker else None,
+        target=recalled_texts(target, journal, most, batch_size=plan.batch_size),
+        attacker=recalled_texts(plan.attacker, journal, ATTACKER_TOKENS) if plan.attacker else None,
         weights=target.load,
         stop_judge=plan.stop_judge,
         options=plan.options,
@@ -208,7 +208,7 @@ def _by_protocol(
     attacks: dict[str, Any] = plan.attacks()
 
     def write(conversations: Sequence[Conversation], most: int) -> list[str]:
-        return recalled(target, journal, most, batch_size=plan.batch_size, advance=advance)(conversations)
+        return recalled_texts(target, journal, most, batch_size=plan.batch_size, advance=advance)(conversations)
 
     with progress(protocol.name, len(attacks) * len(prompts) * len(protocol.stages), "responses") as advance:
         rows = follow(protocol, write, judges, attacks, prompts)
@@ -217,7 +217,7 @@ def _by_protocol(
 
 def _key(target: OpenModel, prompts: Sequence[Row], plan: AttackPlan) -> str:
     """Return the address of the responses: everything they depend on, and nothing that they do not."""
-    parts: list[Any] = [target.key, prompts, plan.options.max_new_tokens, plan.protocol]
+    parts: list[Any] = [2, target.key, prompts, plan.options.max_new_tokens, plan.protocol]
     for name, entry in plan.attacks().items():
         parts.append(_content(name, entry))
         if isinstance(entry, AdaptiveAttack):

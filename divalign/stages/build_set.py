@@ -18,7 +18,7 @@ from divalign.data.sources import Gathered, find_source, gather_requests
 from divalign.data.writing import WRITERS, write_file
 from divalign.safety.journal import Journal
 from divalign.stages.corpus import balanced
-from divalign.stages.models import OpenModel, recalled
+from divalign.stages.models import OpenModel, recalled_texts
 from divalign.store import file_digest, write_json
 from divalign.toy import world
 
@@ -60,7 +60,7 @@ def build_set(
         built = build(requests, what.name, seed=what.seed, rate=rater(None) if rater else None)
     else:
         with Journal(journal) as memory:
-            recall = recalled(writer, memory, max_new_tokens)
+            recall = recalled_texts(writer, memory, max_new_tokens)
 
             def write(prompts: Sequence[str]) -> list[str]:
                 return recall([user_says(prompt) for prompt in prompts])

@@ -3,6 +3,7 @@
 A model is spelled as
     toy                         the embedded model
     FOLDER                      a model saved with save_pretrained, or a LoRA adapter on its base
+    FILE.gguf                   a GGUF file, converted once into a folder of the cache
     RUN/models/NAME             a model of a run, or any folder that `divalign train` wrote
     ORG/NAME, ORG/NAME@REVISION a model of the hub
     http://host:8000/v1#NAME    the model NAME of an OpenAI-compatible server
@@ -13,17 +14,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from divalign.data.examples import Conversation
-from divalign.lm.generate import generate
-from divalign.lm.load import LM, Dtype, check_device, load_lm
+from divalign.lm.generate import generate_responses
+from divalign.lm.gguf import is_gguf
+from divalign.lm.load import LM, Auto, Dtype, load_lm, resolve
 from divalign.lm.next_token import next_token_logprobs
-from divalign.lm.server import Server, generate_on_server
+from divalign.lm.responses import Response
+from divalign.lm.server import Server, generate_responses_on_server, served_model
 from divalign.safety.journal import Journal, remembered
-from divalign.store import digest, folder_digest, read_json, write_json
+from divalign.store import digest, file_digest, folder_digest, read_json, write_json
 from divalign.toy.world import ASSETS
 
 KEY_VARIABLE = "DIVALIGN_API_KEY"
@@ -35,7 +38,8 @@ EMBEDDED = "toy"
 class ModelSpec:
     """A model's place and how it is loaded: weights, an adapter on them or None, and load options.
 
-    `name` is what reports call it. A `source` that begins with http:// or https:// is served.
+    `name` is what reports call it. A `source` that begins with http:// or https:// is served. "auto" stands for what
+    `lm.load.resolve` finds on this machine, and is resolved when the model is opened.
     """
 
     source: str
@@ -43,9 +47,14 @@ class ModelSpec:
     adapter: str | None = None
     revision: str | None = None
     chat_template: str | None = None
-    dtype: Dtype = "float32"
-    device: str = "cpu"
+    dtype: Dtype | Auto = "auto"
+    device: str = "auto"
     trust_remote_code: bool = False
+
+    def resolved(self) -> ModelSpec:
+        """Return the spec with device and dtype as they are on this machine. Raises ValueError for a missing device."""
+        device, dtype = resolve(self.device, self.dtype)
+        return replace(self, device=device, dtype=dtype)
 
     @property
     def served(self) -> bool:
@@ -54,9 +63,9 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What a user says of loading; None leaves what the model's own folder says, else float32 on the CPU."""
+    """What a user says of loading; None and "auto" leave what the model's own folder says, else `lm.load.resolve`."""
 
-    dtype: Dtype | None = None
+    dtype: Dtype | Auto | None = None
     device: str | None = None
     adapter: Path | None = None
     chat_template: str | None = None
@@ -65,13 +74,13 @@ class LoadOptions:
 class OpenModel(NamedTuple):
     """A model that can be used. `key` names all that its output depends on, and is known without loading it.
 
-    `generate` takes conversations and `max_new_tokens`, `batch_size`, `on_response`, and decodes greedily. `load` gives
-    weights and tokenizer, once; it is None for a served model.
+    `generate` takes conversations and `max_new_tokens`, `batch_size`, `on_response`, decodes greedily, and returns
+    responses. `load` gives weights and tokenizer, once; it is None for a served model.
     """
 
     name: str
     key: str
-    generate: Callable[..., list[str]]
+    generate: Callable[..., list[Response]]
     load: Callable[[], LM] | None
 
     def lm(self) -> LM:
@@ -88,7 +97,7 @@ def model_spec(spelling: str, options: LoadOptions | None = None) -> ModelSpec:
     and a model of a run that is not trained yet.
     """
     spec, options = _spec(spelling), options or LoadOptions()
-    changes = {name: value for name, value in asdict(options).items() if value is not None}
+    changes = {name: value for name, value in asdict(options).items() if value not in (None, "auto")}
     if options.adapter is not None:
         if not options.adapter.is_dir():
             raise ValueError(f"no adapter folder at {options.adapter}; give the folder that save_pretrained wrote")
@@ -100,7 +109,7 @@ def model_spec(spelling: str, options: LoadOptions | None = None) -> ModelSpec:
 
 def open_model(spec: ModelSpec) -> OpenModel:
     """Return a model without loading it. Raises ValueError for a missing folder and a device that torch lacks."""
-    return _open_served(spec) if spec.served else _open_local(spec)
+    return _open_served(spec) if spec.served else _open_local(spec.resolved())
 
 
 def find_model(spelling: str, options: LoadOptions | None = None) -> OpenModel:
@@ -113,10 +122,10 @@ def write_model_spec(folder: Path, spec: ModelSpec) -> None:
 
     Paths inside the folder are written relative to it: a run folder can be moved.
     """
-    content = {name: value for name, value in asdict(spec).items() if name != "name"}
+    content = {name: value for name, value in asdict(spec.resolved()).items() if name != "name"}
     for field in ("source", "adapter"):
         path = content[field]
-        if path is not None and Path(path).is_dir():
+        if path is not None and Path(path).exists():
             inside = Path(path).resolve().is_relative_to(folder.resolve())
             content[field] = f"./{Path(path).relative_to(folder)}" if inside else str(Path(path).resolve())
     if content["source"] == str(ASSETS.resolve()):
@@ -127,8 +136,9 @@ def write_model_spec(folder: Path, spec: ModelSpec) -> None:
 
 
 def base_spec(spelling: str, **options: Any) -> ModelSpec:
-    """Return the spec of a base model with a configuration's load options; None leaves the folder's own."""
-    return replace(_spec(spelling), **{name: value for name, value in options.items() if value is not None})
+    """Return the spec of a base model with a configuration's load options; None and "auto" leave the folder's own."""
+    changes = {name: value for name, value in options.items() if value not in (None, "auto")}
+    return replace(_spec(spelling), **changes).resolved()
 
 
 def recalled(
@@ -138,21 +148,38 @@ def recalled(
     *,
     batch_size: int = 64,
     advance: Callable[[int], None] | None = None,
-) -> Callable[[Sequence[Conversation]], list[str]]:
+) -> Callable[[Sequence[Conversation]], list[Response]]:
     """Return the model's `generate` with a memory in `journal`; `advance` is called for each response that comes."""
 
     def write(
-        conversations: Sequence[Conversation], *, on_response: Callable[[int, str], None], **options: Any
-    ) -> list[str]:
-        def on_each(index: int, text: str) -> None:
-            on_response(index, text)
+        conversations: Sequence[Conversation], *, on_response: Callable[[int, Any], None], **options: Any
+    ) -> list[Response]:
+        def on_each(index: int, response: Response) -> None:
+            on_response(index, response.to_record())
             if advance is not None:
                 advance(1)
 
         sizes = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
         return model.generate(conversations, on_response=on_each, **sizes, **options)
 
-    return remembered(write, journal, made_from=["greedy", model.key, max_new_tokens])
+    recall = remembered(write, journal, made_from=["greedy", 2, model.key, max_new_tokens])
+
+    def responses(conversations: Sequence[Conversation]) -> list[Response]:
+        return [Response.from_record(record) for record in recall(conversations)]
+
+    return responses
+
+
+def recalled_texts(
+    model: OpenModel, journal: Journal, max_new_tokens: int, **options: Any
+) -> Callable[[Sequence[Conversation]], list[str]]:
+    """Return `recalled` as texts; a conversation without a response has an empty one."""
+    recall = recalled(model, journal, max_new_tokens, **options)
+
+    def texts(conversations: Sequence[Conversation]) -> list[str]:
+        return [response.text for response in recall(conversations)]
+
+    return texts
 
 
 def recalled_odds(
@@ -188,9 +215,11 @@ def short_names(names: Sequence[str]) -> list[str]:
 def _spec(spelling: str) -> ModelSpec:
     folder = Path(spelling)
     if spelling == EMBEDDED:
-        return ModelSpec(str(ASSETS), EMBEDDED)
-    if spelling.startswith(("http://", "https://")):
-        return _served_spec(spelling)
+        return ModelSpec(str(ASSETS), EMBEDDED, dtype="float32", device="cpu")  # the same numbers on any machine
+    if served_model(spelling) is not None:
+        return ModelSpec(spelling, spelling)
+    if is_gguf(spelling):
+        return ModelSpec(spelling, folder.stem)
     if (folder / MODEL_FILE).is_file():
         return _saved_spec(folder)
     if (folder / "checkpoint" / "config.json").is_file() or folder.parent.name == "models":
@@ -201,15 +230,6 @@ def _spec(spelling: str) -> ModelSpec:
         return ModelSpec(spelling, folder.name or spelling)
     source, _, revision = spelling.partition("@")
     return ModelSpec(source, spelling, revision=revision or None)
-
-
-def _served_spec(spelling: str) -> ModelSpec:
-    url, _, model = spelling.partition("#")
-    if not model:
-        raise ValueError(
-            f"{spelling!r} names a server and no model; write {url}#NAME, with the name the server gives it"
-        )
-    return ModelSpec(spelling, spelling)
 
 
 def _saved_spec(folder: Path) -> ModelSpec:
@@ -236,8 +256,9 @@ def _adapter_spec(folder: Path) -> ModelSpec:
 
 
 def _open_local(spec: ModelSpec) -> OpenModel:
-    check_device(spec.device)
-    if spec.source.startswith((".", "/", "~")) and not Path(spec.source).is_dir():
+    if is_gguf(spec.source) and not Path(spec.source).is_file():
+        raise ValueError(f"no file {spec.source}; give the path of a GGUF file")
+    if spec.source.startswith((".", "/", "~")) and not (Path(spec.source).is_dir() or is_gguf(spec.source)):
         raise ValueError(
             f"no model folder at {spec.source!r}; give a folder with config.json and *.safetensors, or a hub id"
         )
@@ -251,17 +272,27 @@ def _open_local(spec: ModelSpec) -> OpenModel:
         )
         return lm._replace(name=spec.name)
 
-    def write(conversations: Sequence[Conversation], **options: Any) -> list[str]:
-        return generate(load().model, load().tokenizer, conversations, **options)
+    return OpenModel(spec.name, _key(spec), generated_by(load), load)
 
-    return OpenModel(spec.name, _key(spec), write, load)
+
+def generated_by(load: Callable[[], LM]) -> Callable[..., list[Response]]:
+    """Return the `generate` of a local model that `load` loads when it is first needed."""
+
+    def write(conversations: Sequence[Conversation], **options: Any) -> list[Response]:
+        return generate_responses(load().model, load().tokenizer, conversations, **options)
+
+    return write
 
 
 def _key(spec: ModelSpec) -> str:
     """Return what all output depends on: a folder's content; a hub id is taken at its word, so pin a revision."""
     template = spec.chat_template
     text = Path(template).read_text(encoding="utf-8") if template and Path(template).is_file() else template
-    weights = folder_key(Path(spec.source)) if Path(spec.source).is_dir() else [spec.source, spec.revision]
+    source = Path(spec.source)
+    if is_gguf(source):
+        weights: Any = _file_key(source, source.stat().st_mtime_ns)
+    else:
+        weights = folder_key(source) if source.is_dir() else [spec.source, spec.revision]
     adapter = spec.adapter and folder_key(Path(spec.adapter))
     return digest("model", weights, adapter, spec.dtype, text)
 
@@ -277,6 +308,11 @@ def _folder_key(folder: Path, _files: tuple[tuple[str, int, int], ...]) -> str:
     return folder_digest(folder)
 
 
+@cache
+def _file_key(path: Path, _changed: int) -> str:
+    return file_digest(path)
+
+
 def _open_served(spec: ModelSpec) -> OpenModel:
     """Return a served model; its key is its address and name, as nothing more is known of it.
 
@@ -284,9 +320,13 @@ def _open_served(spec: ModelSpec) -> OpenModel:
     """
     url, _, model = spec.source.partition("#")
     server = Server(url, model, api_key=os.environ.get(KEY_VARIABLE))
-    return OpenModel(spec.name, digest("served", url, model), partial(_on_server, server), None)
+    return OpenModel(spec.name, digest("served", server.identity), served_by(server), None)
 
 
-def _on_server(server: Server, conversations: Sequence[Conversation], *, batch_size: int, **options: Any) -> list[str]:
-    """Ask a server, which makes batches of its own."""
-    return generate_on_server(server, conversations, **options)
+def served_by(server: Server) -> Callable[..., list[Response]]:
+    """Return the `generate` of a served model; a server makes batches of its own."""
+
+    def write(conversations: Sequence[Conversation], *, batch_size: int, **options: Any) -> list[Response]:
+        return generate_responses_on_server(server, conversations, **options)
+
+    return write

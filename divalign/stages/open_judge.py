@@ -11,7 +11,7 @@ from divalign.safety.judges import JUDGES, Judge, find_judge
 from divalign.safety.model_judges import find_rubric, model_judge, why_unavailable
 from divalign.safety.rubrics import RUBRICS, Rubric
 from divalign.safety.shield import Clip, clip_tokens
-from divalign.stages.models import LoadOptions, OpenModel, find_model, recalled, recalled_odds
+from divalign.stages.models import LoadOptions, OpenModel, find_model, recalled_odds, recalled_texts
 from divalign.store import digest
 
 ANY = ""  # the rubric of a question that names none
@@ -80,7 +80,7 @@ def open_judge(
     ask = (
         recalled_odds(keyed, journal, rubric.options)
         if rubric.options
-        else recalled(keyed, journal, rubric.max_new_tokens)
+        else recalled_texts(keyed, journal, rubric.max_new_tokens)
     )
     return model_judge(rubric, ask, model=model.name, revision=model.key, question=question, clip=clip, special=special)
 

@@ -7,7 +7,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from divalign.data.batching import encode_conversation
 from divalign.data.examples import Conversation, user_says
-from divalign.lm.generate import generate
+from divalign.lm.generate import generate, generate_responses, sample
+from divalign.lm.responses import Response
 from tests.tiny import ARCHITECTURES, save_tiny, tiny_model
 
 # Of very different lengths, all longer than the tiny models' sliding window, some with a prefill.
@@ -89,7 +90,10 @@ def test_a_response_ends_with_the_models_context() -> None:
 
 def test_a_prompt_over_the_context_is_an_error_that_names_it() -> None:
     model, tokenizer = tiny_model("Llama", max_position_embeddings=40)
-    with pytest.raises(ValueError, match=r"conversation 1 is \d+ tokens long and the model's context is 40"):
+    with pytest.raises(
+        ValueError,
+        match=r"conversation 1: no response \(too_long\): it is \d+ tokens long and the model's context is 40",
+    ):
         generate(model, tokenizer, [user_says("a"), user_says("a" * 60)])
 
 
@@ -159,3 +163,46 @@ def test_the_space_after_a_prefill_survives_a_tokenizer_that_eats_leading_spaces
         model.lm_head.weight[space] = 0
         model.lm_head.bias = torch.nn.Parameter(torch.zeros(len(tokenizer)).index_fill(0, torch.tensor([space]), 1e4))
     assert generate(model, SpaceEater(tokenizer), [user_says("a", prefill="Sure")], max_new_tokens=3) == ["   "]
+
+
+def test_a_conversation_that_cannot_be_answered_is_recorded_and_the_others_are_answered() -> None:
+    model, tokenizer = tiny_model("Llama", max_position_embeddings=40)
+    conversations = [user_says("a"), user_says("a" * 60), user_says("b\udc80"), user_says("c", prefill="\ud800")]
+    reported: dict[int, Response] = {}
+    progress: list[int] = []
+    responses = generate_responses(
+        model,
+        tokenizer,
+        conversations,
+        on_response=reported.__setitem__,
+        on_progress=lambda done, _total: progress.append(done),
+    )
+    assert [response.answered for response in responses] == [True, False, False, False]
+    assert [response.finish_reason for response in responses[1:]] == ["too_long", "unreadable", "unreadable"]
+    assert "tokens long and the model's context is 40" in responses[1].error
+    assert "lone surrogate (U+DC80)" in responses[2].error
+    assert [reported[index] for index in range(4)] == responses
+    assert progress == [1, 2, 3, 4]
+    assert responses[0].text == generate(model, tokenizer, conversations[:1])[0]
+
+
+def test_a_response_cut_by_the_limit_is_marked_and_one_that_ended_is_not() -> None:
+    model, tokenizer, full = ending_model()
+    cut = generate_responses(model, tokenizer, CONVERSATIONS, max_new_tokens=16)
+    assert {response.finish_reason for response in cut} == {"length"}
+    model.generation_config.eos_token_id = tokenizer("n", add_special_tokens=False)["input_ids"]
+    responses = generate_responses(model, tokenizer, CONVERSATIONS, max_new_tokens=16)
+    expected = ["stop" if "n" in text else "length" for text in full]
+    assert [response.finish_reason for response in responses] == expected
+    assert set(expected) == {"stop", "length"}
+
+
+def test_a_response_cut_by_the_context_is_marked_too() -> None:
+    model, tokenizer = tiny_model("Llama", max_position_embeddings=40)
+    model.generation_config.eos_token_id = None
+    assert generate_responses(model, tokenizer, [user_says("0123456789")])[0].finish_reason == "length"
+
+
+def test_a_sample_of_an_unreadable_prompt_is_an_error_that_names_it() -> None:
+    with pytest.raises(ValueError, match="character 1 of turn 1 is a lone surrogate"):
+        sample(*tiny_model("Llama"), [user_says("a"), user_says("\ud800")])

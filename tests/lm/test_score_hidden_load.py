@@ -12,7 +12,7 @@ from peft import LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuni
 from divalign.data.batching import Encoded, encode_conversation
 from divalign.data.examples import user_says
 from divalign.lm.hidden import hidden_states, response_states
-from divalign.lm.load import load_lm
+from divalign.lm.load import load_lm, resolve
 from divalign.lm.score import attach, reference_log_probs, sequence_log_probs
 from tests.tiny import ARCHITECTURES, save_tiny, tiny_model
 
@@ -216,6 +216,58 @@ def test_a_folder_that_lacks_something_is_refused_in_a_sentence(tmp_path: Path, 
         template = str(tmp_path / "none.jinja")
     with pytest.raises(ValueError, match=sentence):
         load_lm(str(folder), chat_template=template)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "native", "expected"),
+    [
+        (True, False, True, ("cuda", "bfloat16")),
+        (True, False, False, ("cuda", "float32")),
+        (False, True, True, ("mps", "float32")),
+        (False, False, True, ("cpu", "bfloat16")),
+        (False, False, False, ("cpu", "float32")),
+    ],
+)
+def test_auto_is_the_first_device_there_and_bfloat16_where_it_computes_in_it(
+    monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, native: bool, expected: tuple[str, str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr("divalign.lm.load.check_device", lambda _device: None)
+    assert resolve() == expected
+
+
+def test_what_is_named_stays_as_it_is() -> None:
+    assert resolve("cpu", "float16") == ("cpu", "float16")
+
+
+def test_a_model_loaded_with_auto_is_the_one_loaded_with_what_auto_comes_to(tmp_path: Path) -> None:
+    folder = str(save_tiny("Llama", tmp_path / "m"))
+    device, dtype = resolve()
+    auto, named = load_lm(folder, device="auto", dtype="auto"), load_lm(folder, device=device, dtype=dtype)
+    assert auto.digest == named.digest
+    assert str(auto.model.dtype) == f"torch.{dtype}"
+    assert auto.model.device.type == device
+
+
+def test_a_server_without_its_scheme_is_no_missing_model() -> None:
+    with pytest.raises(ValueError, match="without its scheme; write http://localhost:8000/v1#m"):
+        load_lm("localhost:8000/v1#m")
+
+
+def test_a_prompt_over_the_tokenizers_own_length_prints_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, tokenizer = tiny_model("Llama")
+    folder = save_tiny("Llama", tmp_path / "m")
+    tokenizer.model_max_length = 8
+    tokenizer.save_pretrained(folder)
+    with caplog.at_level("WARNING", logger="transformers"):
+        load_lm(str(folder)).tokenizer("a" * 50)
+    assert "longer than" not in caplog.text
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "nope", "cuda:x", "hip", ""])

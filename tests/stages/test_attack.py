@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from divalign.data.examples import Conversation, Row
+from divalign.lm.responses import Response
 from divalign.safety.adaptive import AttackOptions
 from divalign.safety.attacks import SINGLE_SHOTS
 from divalign.safety.gcg import GcgOptions
@@ -39,13 +40,13 @@ class Echo:
         *,
         max_new_tokens: int,
         batch_size: int,
-        on_response: Callable[[int, str], None],
-    ) -> list[str]:
+        on_response: Callable[[int, Response], None],
+    ) -> list[Response]:
         self.asked += conversations
-        texts = [f"{self.answer(talk)} in {max_new_tokens}" for talk in conversations]
-        for index, text in enumerate(texts):
-            on_response(index, text)
-        return texts
+        responses = [Response(f"{self.answer(talk)} in {max_new_tokens}") for talk in conversations]
+        for index, response in enumerate(responses):
+            on_response(index, response)
+        return responses
 
 
 def plan(names: Sequence[str], **options: Any) -> AttackPlan:
@@ -235,8 +236,8 @@ def test_a_server_that_fails_leaves_what_came(tmp_path: Path) -> None:
         return "Sure"
 
     class Flaky(Echo):
-        def write(self, conversations: Sequence[Conversation], **options: Any) -> list[str]:
-            texts = []
+        def write(self, conversations: Sequence[Conversation], **options: Any) -> list[Response]:
+            texts: list[Response] = []
             for index, talk in enumerate(conversations):
                 texts += super().write(
                     [talk], **{**options, "on_response": lambda _, text, at=index: options["on_response"](at, text)}

@@ -42,9 +42,9 @@ def test_a_judge_that_answers_html_ends_with_1_and_its_answers_so_far_are_kept(
     fake: Fake,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from divalign.lm import server
+    from divalign.lm import connection
 
-    monkeypatch.setattr(server, "LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr(connection, "LONGEST_PAUSE", 0.0)
     write_rows(tmp_path / "p.jsonl", [{"prompt": f"about bridge {n}"} for n in range(4)])
     out = tmp_path / "out"
     target = ["--server", fake.url, "--served-model", "target", "--prompts", str(tmp_path / "p.jsonl")]

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -16,7 +15,7 @@ from divalign.data.rating import by_judge, by_reward
 from divalign.data.sources import Source
 from divalign.lm.server import Server
 from divalign.stages.build_set import SetPlan, build_set
-from divalign.stages.models import OpenModel, _on_server
+from divalign.stages.models import OpenModel, served_by
 from divalign.store import read_json, read_rows
 from tests.lm.test_reward import saved
 from tests.lm.test_server import Fake, answer, drop, fake, raw, status
@@ -36,7 +35,7 @@ def prompts(path: Path, n: int = 12) -> Path:
 def served(url: str, **options: object) -> OpenModel:
     server = Server(url, "m", api_key="secret-key-1", first_pause=0.01, timeout=1.0, **options)  # type: ignore[arg-type]
 
-    return OpenModel("m", url, partial(_on_server, server), None)
+    return OpenModel("m", url, served_by(server), None)
 
 
 def test_a_set_of_the_embedded_world_has_every_row_and_a_card(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_a_rate_is_corrected_by_the_errors_that_are_given(tmp_path: Path) -> Non
 
 def test_each_judge_is_corrected_by_its_own_errors_on_labelled_responses(tmp_path: Path) -> None:
     texts = [(REFUSAL, True)] * 9 + [("I'd rather talk of the weather.", True)] + [(ANSWER, False)] * 10
-    labelled = [{"prompt": "Tell me", "response": text, "refused": refused} for text, refused in texts]
+    labelled = [{"prompt": f"Tell me {n}", "response": text, "refused": no} for n, (text, no) in enumerate(texts)]
     path = folder(tmp_path / "a", refused=[1])
     first, second = judged(path, "refusal_strings", "refusal_strings_paper", labelled=labelled).rates.judges
     assert first.errors is not None
@@ -369,9 +369,10 @@ def test_bad_input_ends_with_2_and_a_sentence(
 def test_a_server_that_is_down_ends_with_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from divalign.lm import server
+    from divalign.lm import connection
 
-    monkeypatch.setattr(server, "_post", lambda *_: (_ for _ in ()).throw(server._Again("refused", 0.0)))
+    refused = connection.RetryableError("refused", 0.0)
+    monkeypatch.setattr(connection.Connection, "send", lambda *_: (_ for _ in ()).throw(refused))
     write_rows(tmp_path / "p.jsonl", prompts())
     told = ["--prompts", str(tmp_path / "p.jsonl"), "--out", str(tmp_path / "a"), "--quiet"]
     assert run(monkeypatch, "attack", "--server", "http://localhost:1/v1", "--served-model", "m", *told) == 1

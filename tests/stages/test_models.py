@@ -7,7 +7,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 
-from divalign.lm.load import load_lm
+from divalign.lm.load import load_lm, resolve
 from divalign.stages.models import LoadOptions, ModelSpec, find_model, model_spec, short_names, write_model_spec
 from divalign.store import read_json, write_json
 from divalign.toy.world import ASSETS
@@ -31,12 +31,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def same(spelling: str, folder: Path) -> bool:
-    ours, theirs = find_model(spelling).lm().model.state_dict(), load_lm(str(folder)).model.state_dict()
+    ours = find_model(spelling, LoadOptions(dtype="float32")).lm().model.state_dict()
+    theirs = load_lm(str(folder)).model.state_dict()
     return all(ours[name].equal(theirs[name]) for name in theirs)
 
 
 def test_a_model_folder_is_loaded_as_its_spec_says(hub: Path, tmp_path: Path) -> None:
-    spec = ModelSpec(HUB_ID, "base", revision="v1", dtype="bfloat16", trust_remote_code=True)
+    options = {"revision": "v1", "dtype": "bfloat16", "device": "cpu", "trust_remote_code": True}
+    spec = ModelSpec(HUB_ID, "base", **options)
     base = tmp_path / "run" / "models" / "base"
     write_model_spec(base, spec)
     assert model_spec(str(base)) == spec
@@ -83,18 +85,31 @@ def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
 
 def test_a_key_is_known_without_loading_and_changes_with_what_it_stands_for(tmp_path: Path) -> None:
     folder = save_tiny("Llama", tmp_path / "model")
-    key = find_model(str(folder)).key
-    assert find_model(str(folder)).key == key
+    float32 = LoadOptions(dtype="float32")
+    key = find_model(str(folder), float32).key
+    assert find_model(str(folder), float32).key == key
     assert find_model(str(folder), LoadOptions(dtype="bfloat16")).key != key
-    assert find_model(str(folder), LoadOptions(chat_template="plain")).key != key
+    assert find_model(str(folder), LoadOptions(dtype="float32", chat_template="plain")).key != key
     save_tiny("Llama", folder, seed=1)
-    assert find_model(str(folder)).key != key
+    assert find_model(str(folder), float32).key != key
+
+
+def test_auto_is_resolved_and_recorded_as_what_it_came_to(tmp_path: Path) -> None:
+    spec = model_spec(str(save_tiny("Llama", tmp_path / "model")))
+    assert (spec.device, spec.dtype) == ("auto", "auto")
+    write_model_spec(tmp_path / "base", spec)
+    recorded = read_json(tmp_path / "base" / "model.json")
+    assert (recorded["device"], recorded["dtype"]) == tuple(resolve())
+    embedded = find_model("toy").lm()
+    assert str(embedded.model.dtype) == "torch.float32"
 
 
 @pytest.mark.parametrize(
     ("spelling", "sentence"),
     [
         ("http://localhost:8000/v1", "names a server and no model"),
+        ("localhost:8000/v1#m", "is a server's address without its scheme; write http://localhost:8000/v1#m"),
+        ("missing.gguf", "no file missing.gguf"),
         ("/no/such/folder", "no model folder at"),
         ("run/models/later", "holds no finished model"),
         ("adapter", "names no base model"),

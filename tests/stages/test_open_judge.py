@@ -10,6 +10,7 @@ import transformers
 
 from divalign.cli import main
 from divalign.data.examples import Row
+from divalign.lm.responses import Response
 from divalign.stages.attack import attack
 from divalign.stages.folder import silent
 from divalign.stages.open_judge import parse_questions
@@ -77,15 +78,15 @@ def responses(tmp_path: Path) -> Path:
     return tmp_path / "a"
 
 
-def bare(echo: Echo, talks: Any, told: dict[str, Any]) -> list[str]:
-    texts = [echo.answer(talk) for talk in talks]
+def bare(echo: Echo, talks: Any, told: dict[str, Any]) -> list[Response]:
+    texts = [Response(echo.answer(talk)) for talk in talks]
     for index, text in enumerate(texts):
         told["on_response"](index, text)
     return texts
 
 
 def judge(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> int:
-    monkeypatch.setattr("sys.argv", ["divalign", "judge", *map(str, arguments), "--quiet"])
+    monkeypatch.setattr("sys.argv", ["divalign", "judge", *map(str, arguments), "--dtype", "float32", "--quiet"])
     try:
         main()
     except SystemExit as ended:

@@ -1,0 +1,91 @@
+"""Where a model is served and how to call it: a server's address, its options, and how a command line spells them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
+
+
+@dataclass(frozen=True)
+class Server:
+    """A served model, and how to call it.
+
+    `url` ends before "/chat/completions", as in "http://localhost:8000/v1". `temperature` None leaves it to the server.
+    `timeout` is in seconds, for connecting and between two bytes; `attempts` counts the first request too; pauses
+    double from `first_pause` seconds. The key appears in no repr, log line or error.
+
+    Raises ValueError for a url that is no http(s) address or holds a password, and for numbers out of range.
+    """
+
+    url: str
+    model: str
+    api_key: str | None = field(default=None, repr=False)
+    system_prompt: str | None = None
+    temperature: float | None = 0.0
+    concurrency: int = 16
+    attempts: int = 6
+    timeout: float = 120.0
+    first_pause: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_url(self.url)
+        if self.concurrency < 1 or self.attempts < 1 or self.timeout <= 0 or self.first_pause < 0:
+            raise ValueError(
+                f"got concurrency={self.concurrency}, attempts={self.attempts}, timeout={self.timeout}, "
+                f"first_pause={self.first_pause}; expected at least 1 of the first two, a timeout over 0 seconds and "
+                "a pause of at least 0"
+            )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What responses depend on, as plain JSON: for keys of caches and for records."""
+        return {name: getattr(self, name) for name in ("url", "model", "system_prompt", "temperature")}
+
+    @property
+    def endpoint(self) -> str:
+        """The address requests go to; a query of the url (Azure's api-version) stays behind the path."""
+        parts = urlsplit(self.url)
+        return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/chat/completions"))
+
+    @property
+    def address(self) -> str:
+        """The url for messages, without its query."""
+        return urlunsplit(urlsplit(self.url)._replace(query="", fragment=""))
+
+
+class ServedModel(NamedTuple):
+    """The parts of "URL#MODEL"."""
+
+    url: str
+    model: str
+
+
+def served_model(spec: str) -> ServedModel | None:
+    """Return the parts of a served model's spelling, "http://host:8000/v1#NAME"; None for a folder or a hub id.
+
+    Raises ValueError for a url without its scheme ("localhost:8000/v1#NAME") and for one without the model's name.
+    """
+    url, _, model = spec.partition("#")
+    if not re.match(r"https?://", url):
+        if re.match(r"(localhost|\[[0-9a-f:]+\]|[\w-]+(\.[\w-]+)*:\d+|\d+\.\d+\.\d+\.\d+)([:/]|$)", url):
+            raise ValueError(f"{spec!r} is a server's address without its scheme; write http://{spec}")
+        return None
+    if not model:
+        raise ValueError(f"{spec!r} names a server and no model; write {url}#NAME, with the name the server gives it")
+    return ServedModel(url, model)
+
+
+def _check_url(url: str) -> None:
+    """Raise ValueError for a url that is not one; its user name and password are not repeated."""
+    try:
+        parts = urlsplit(url)
+        secret, valid = parts.username is not None, parts.scheme in ("http", "https") and bool(parts.hostname)
+        _ = parts.port
+    except ValueError:
+        secret, valid = "@" in url, False
+    if secret:
+        raise ValueError("the server's url holds a user name or password; leave it out and give the key as api_key")
+    if not valid:
+        raise ValueError(f"the server's url is {url!r}; expected something like http://localhost:8000/v1")

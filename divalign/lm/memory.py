@@ -1,0 +1,79 @@
+"""Batches that halve when memory runs out: one way for everything that runs a model over many rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+GROWS_AFTER = 4  # batches without trouble before the size doubles again
+
+
+def halving(
+    batches: Iterable[Sequence[Item]], compute: Callable[[list[Item]], Result], *, item: str = "conversation"
+) -> Iterator[tuple[list[Item], Result]]:
+    """Yield each batch with `compute` of it, in order; where memory runs out, in halves, which grow back later.
+
+    `compute` is called again with fewer items after it has failed, so it must leave nothing behind. `item` names one
+    item in the message.
+
+    Raises MemoryError where a single item is too large; every other error of `compute` passes through.
+    """
+    limit, calm = None, 0
+    for batch in batches:
+        done = 0
+        while done < len(batch):
+            part = list(batch[done : done + limit] if limit else batch[done:])
+            outcome = _attempt(compute, part, item)
+            if isinstance(outcome, int):
+                limit, calm = outcome, 0
+                release()
+                continue
+            yield part, outcome.value
+            done += len(part)
+            calm += 1
+            if limit and calm >= GROWS_AFTER:
+                limit, calm = 2 * limit, 0
+
+
+@dataclass
+class _Done(Generic[Result]):
+    value: Result
+
+
+def _attempt(compute: Callable[[list[Item]], Result], part: list[Item], item: str) -> _Done[Result] | int:
+    """Return the result, or the size to try next. On return no traceback keeps the failed attempt's tensors alive."""
+    try:
+        return _Done(compute(part))
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        return halved(len(part), error, item=item)
+
+
+def halved(size: int, error: BaseException, *, item: str = "conversation") -> int:
+    """Return half the size of the batch that was too large. Raises MemoryError for a batch of one."""
+    if size == 1:
+        raise MemoryError(
+            f"out of memory with a single {item} in the batch; what has ended is kept. "
+            "Shorten the prompt or the response, or load the model in a smaller dtype"
+        ) from error
+    return size // 2
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that memory ran out, on any device."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)  # the CPU allocator's words
+
+
+def release() -> None:
+    """Give the memory that torch keeps for later back to the device."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
