@@ -25,7 +25,7 @@ def utility(
 ) -> None:
     """Measure what a model can still do: facts and answers of the embedded world, or lm-eval's tasks."""
     from divalign.stages.models import find_model
-    from divalign.stages.utility import lm_eval_utility, world_utility
+    from divalign.stages.utility import check_embedded, lm_eval_utility, world_utility
     from divalign.store import write_json
 
     lm = find_model(model, running.options(adapter)).lm()
@@ -33,6 +33,7 @@ def utility(
         names = [name.strip() for name in tasks.split(",")]
         numbers = lm_eval_utility(lm, names, limit=limit, batch_size=running.batch_size)
     else:
+        check_embedded(lm)
         numbers = world_utility(lm, batch_size=running.batch_size)
     table = show.table("Utility, 95 % confidence intervals", ["number"], ["estimate", "n"])
     for name, estimate in numbers.items():

@@ -80,8 +80,9 @@ def attack(target: OpenModel, prompts: Sequence[Row], plan: AttackPlan, out: Pat
     if not (intact(path, key) and all(untouched(out / file) for file in plan.files())):
         with Journal(out / "responses.journal") as journal:
             rows = _responses(target, prompts, plan, out, journal, progress)
-        kept = ({name: value for name, value in row.items() if name != "target"} for row in rows)
-        seal(path, jsonl(kept), key)
+        opened = {"thinking_opened": True} if opens_thoughts(target) else {}
+        columns = ({name: value for name, value in row.items() if name != "target"} | opened for row in rows)
+        seal(path, jsonl(columns), key)
     return read_rows(path)
 
 
@@ -133,6 +134,19 @@ def check_plan(plan: AttackPlan, target: OpenModel | None = None) -> None:
             raise ValueError(f"the protocols ask each prompt once, which {name} does not; leave one of them out")
     if plan.protocol is not None:
         find_protocol(plan.protocol)
+
+
+def opens_thoughts(target: OpenModel) -> bool:
+    """Tell whether the chat template opens the model's thoughts itself, so that its responses begin within them.
+
+    False for a served model, whose server returns thoughts apart or marks them.
+    """
+    if target.load is None:
+        return False
+    tokenizer = target.lm().tokenizer
+    question = [{"role": "user", "content": "?"}]
+    text = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+    return text.rstrip().endswith("<think>")
 
 
 def _responses(

@@ -5,6 +5,7 @@ A model that refuses everything is safe and useless; these numbers stand beside 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from statistics import NormalDist
@@ -17,7 +18,7 @@ from divalign.lm.generate import generate
 from divalign.lm.load import LM
 from divalign.lm.score import sequence_log_probs
 from divalign.toy.grammar import QUESTIONS, topics
-from divalign.toy.world import requests
+from divalign.toy.world import ASSETS, requests
 
 LONGEST = 24  # tokens of an answer about a topic
 NUMBERS = {
@@ -67,6 +68,16 @@ def lm_eval_utility(
         for name, value in metrics.items()
         if task in counts and "," in name and "_stderr," not in name and isinstance(value, float | int)
     }
+
+
+def check_embedded(lm: LM) -> None:
+    """Raise ValueError for a model of another world, which the questions of this one would tell nothing about."""
+    words = set(json.loads((ASSETS / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"])
+    if not words <= lm.tokenizer.get_vocab().keys():
+        raise ValueError(
+            f"{lm.name} does not come from the embedded model, whose world the built-in questions are about; name "
+            "lm-eval's tasks with --tasks, such as arc_easy,hellaswag"
+        )
 
 
 def _facts(lm: LM, batch_size: int) -> dict[str, Estimate]:

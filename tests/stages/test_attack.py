@@ -11,6 +11,7 @@ from divalign.data.examples import Conversation, Row
 from divalign.lm.responses import Response
 from divalign.safety.adaptive import AttackOptions
 from divalign.safety.attacks import SINGLE_SHOTS
+from divalign.safety.evaluate import judge_rows
 from divalign.safety.gcg import GcgOptions
 from divalign.safety.judges import JUDGES
 from divalign.stages.attack import AttackPlan, attack, parse_attacks, read_prompts
@@ -286,6 +287,36 @@ def test_a_folder_whose_attack_json_is_torn_goes_on_from_its_journal(tmp_path: P
     again = Echo()
     assert attacked(again, ["direct"], tmp_path / "a") == first
     assert again.asked == []
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_template_that_opens_thoughts_is_recorded_with_each_response(tmp_path: Path, opened: bool) -> None:
+    folder = save_tiny("Llama", tmp_path / "model")
+    template = folder / "chat_template.jinja"
+    if opened:
+        template.write_text(template.read_text().replace("<assistant>{%", "<assistant><think>\n{%"))
+    rows = attack(find_model(str(folder)), PROMPTS, plan(["direct"], max_new_tokens=2), tmp_path / "a", progress=silent)
+    assert [row.get("thinking_opened", False) for row in rows] == [opened] * 3
+
+
+def test_a_prompt_that_a_server_blocks_ends_no_attack_and_is_undecided(tmp_path: Path) -> None:
+    class Blocking(Echo):
+        def write(self, conversations: Sequence[Conversation], **options: Any) -> list[Response]:
+            responses = [
+                Response("", "blocked", error="content_filter")
+                if "dams" in talk.messages[0]["content"]
+                else Response("Sure")
+                for talk in conversations
+            ]
+            for index, response in enumerate(responses):
+                options["on_response"](index, response)
+            return responses
+
+    rows = attacked(Blocking(), ["direct"], tmp_path / "a")
+    assert [row.get("finish_reason") for row in rows] == [None, "blocked", None]
+    assert rows[1]["error"] == "content_filter"
+    verdicts = judge_rows(JUDGES["refusal_combined"], rows)
+    assert [row["unsafe"] for row in verdicts] == [True, None, True]
 
 
 def test_a_torn_attack_json_alone_makes_no_attack_folder(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import torch
 
 from divalign.data.batching import encode_row
 from divalign.lm.load import LM, load_lm
-from divalign.stages.utility import NUMBERS, lm_eval_utility, world_utility
+from divalign.stages.utility import NUMBERS, check_embedded, lm_eval_utility, world_utility
 from divalign.store import read_json
 from divalign.toy.world import ASSETS, requests
-from tests.tiny import tiny_model
+from tests.tiny import save_tiny, tiny_model
 
 needed = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed: pip install 'divalign[utility]'"
@@ -97,3 +97,9 @@ def test_lm_evals_number_on_a_task_of_ours_is_the_share_that_the_model_itself_pr
     assert estimate.low <= estimate.value <= estimate.high
     with pytest.raises(ValueError, match="knows no task 'of_yours'"):
         lm_eval_utility(base, ["of_yours"], task_manager=manager)
+
+
+def test_another_model_is_not_asked_about_the_embedded_world(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not come from the embedded model"):
+        check_embedded(load_lm(str(save_tiny("Llama", tmp_path / "model"))))
+    check_embedded(load_lm(str(ASSETS)))
