@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from divalign import config
 from divalign.cli import app
+from divalign.data.sources import SOURCES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -23,6 +24,7 @@ MARKDOWN = [name for name in TEXTS if name.endswith(".md")]
 ROOMS = sorted(path.name for path in (ROOT / "divalign").iterdir() if (path / "__init__.py").is_file())
 FOLDERS = ("divalign", "tests", "configs", "bench", "docs", *ROOMS)
 BASES = (ROOT, ROOT / "divalign", ROOT / "docs")
+FILES = (".html", ".json", ".jsonl")  # report.html is a file of a run
 WORDS = 900  # README's limit
 
 
@@ -159,6 +161,17 @@ def test_a_link_inside_the_documentation_leads_somewhere(page: str) -> None:
         assert not anchor or anchor in anchors(path.read_text()), f"{target} names no heading"
 
 
+def test_the_page_on_data_names_every_source() -> None:
+    assert [name for name in SOURCES if not re.search(rf"\b{name}\b", TEXTS["docs/data.md"])] == []
+
+
+def test_readme_says_what_the_folder_of_a_training_holds() -> None:
+    stage = ast.get_docstring(ast.parse((ROOT / "divalign/stages/train.py").read_text())) or ""
+    files = [name for name in re.findall(r"^([\w./]+)  ", stage, flags=re.M) if name != "work/"]
+    assert len(files) == 4
+    assert [name for name in files if f"`{name}`" not in TEXTS["README.md"]] == []
+
+
 def test_readme_stays_short() -> None:
     assert len(TEXTS["README.md"].split()) <= WORDS
 
@@ -183,7 +196,11 @@ def resolves(name: str) -> bool:
 
     Modules are read and not run: importing torch and transformers takes longer than all tests here.
     """
-    if key_exists(name) or any((base / name.replace(".", "/", name.count(".") - 1)).is_file() for base in BASES):
+    if (
+        name.endswith(FILES)
+        or key_exists(name)
+        or any((base / name.replace(".", "/", name.count(".") - 1)).is_file() for base in BASES)
+    ):
         return True
     parts = (name if name.partition(".")[0] in ("divalign", "bench") else f"divalign.{name}").split(".")
     for size in range(len(parts), 0, -1):
