@@ -14,7 +14,6 @@ from pydantic import BaseModel
 
 from divalign import config
 from divalign.cli import app
-from divalign.data.sources import SOURCES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -161,8 +160,10 @@ def test_a_link_inside_the_documentation_leads_somewhere(page: str) -> None:
         assert not anchor or anchor in anchors(path.read_text()), f"{target} names no heading"
 
 
-def test_the_page_on_data_names_every_source() -> None:
-    assert [name for name in SOURCES if not re.search(rf"\b{name}\b", TEXTS["docs/data.md"])] == []
+@pytest.mark.parametrize("page", TEXTS)
+def test_a_target_of_make_exists(page: str) -> None:
+    targets = set(re.findall(r"^([\w/%.-]+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    assert set(re.findall(r"(?:^|`)make (\w+)", TEXTS[page], flags=re.M)) <= targets
 
 
 def test_readme_says_what_the_folder_of_a_training_holds() -> None:
