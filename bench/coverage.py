@@ -115,7 +115,13 @@ def moments(name: str, mean: float, spread: float) -> tuple[float, float]:
 
 def divergences(scale: float) -> Iterator[Row]:
     """Intervals of bounded divergences, and their width over that of a normal interval of known variance."""
-    for mean, spread, size, draws in ((1, 1, 100, 300), (4, 2, 100, 300), (8, 2, 100, 300), (8, 2, 1000, 100)):
+    for mean, spread, size, draws in (
+        (1, 1, 100, 300),
+        (4, 2, 100, 300),
+        (8, 2, 100, 300),
+        (8, 2, 1000, 100),
+        (8, 4, 100, 300),
+    ):
         for name in ("js", "hellinger", "lecam", "tv"):
             truth, variance = moments(name, mean, spread)
             random, ends = np.random.default_rng(2), []

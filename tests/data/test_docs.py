@@ -1,5 +1,6 @@
 """docs/data.md says what the tables in the code say."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from divalign.data.audit.checks import CHECKS
 from divalign.data.formats import FORMATS
 from divalign.data.overlap import KINDS, LIGHT
 from divalign.data.prompts import PROMPT_COLUMNS
+from divalign.data.sources import SOURCES
 
 TEXT = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 
@@ -18,6 +20,11 @@ def test_a_check_stands_there_with_its_limits(name: str) -> None:
     stop = CHECKS[name].stop
     assert row[3].strip() == f"{CHECKS[name].look:g}"
     assert row[4].strip() == ("-" if stop is None else f"{stop:g}")
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_source_stands_there(name: str) -> None:
+    assert re.search(rf"\b{name}\b", TEXT)
 
 
 @pytest.mark.parametrize("name", FORMATS)
