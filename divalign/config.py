@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 
@@ -78,6 +87,13 @@ class Data(Section):
     recipes: Each[str] = Field(
         default=("cr", "pref", "cr_plus"), description="names of divalign.data.recipes.RECIPES", min_length=1
     )
+    answers: Literal["source", "model"] = Field(
+        default="source", description="who answers the prompts: the source's own texts, or the base model, greedily"
+    )
+    answer_tokens: Whole = Field(default=48, ge=1, description="longest answer of the base model, in tokens")
+    allow_refusing_base: bool = Field(
+        default=False, description="go on where the base model refuses over 80 % of the harmful prompts already"
+    )
     n_train: Whole | None = Field(default=None, ge=2, description="training requests, half of each class; all if null")
     n_test: Whole = Field(default=256, ge=20, description="prompts to measure on, half of each class, never trained on")
     n_held_out: Whole = Field(
@@ -88,8 +104,11 @@ class Data(Section):
 class Lora(Section):
     """Train a low-rank adapter and keep the weights."""
 
-    rank: Whole = Field(default=16, ge=1)
-    alpha: Real = Field(default=32.0, gt=0)
+    rank: Whole = Field(default=16, ge=1, description="rank of each adapter matrix")
+    alpha: Real = Field(default=32.0, gt=0, description="the adapter's output is scaled by alpha / rank")
+    continue_: bool = Field(
+        default=False, alias="continue", description="train the base's own adapter further; rank and alpha are its own"
+    )
 
 
 class Train(Section):
@@ -102,18 +121,38 @@ class Train(Section):
     seeds: Each[Seed] = Field(
         default=(0,), description="data order and response draw; one model per seed", min_length=1
     )
-    beta: Real = Field(default=0.5, gt=0)
-    updates: Whole = Field(default=60, ge=1, description="optimizer steps")
+    beta: Real = Field(default=0.5, gt=0, description="r = beta log(pi / pi_ref); larger stays closer to the base")
+    sft_weight: Real = Field(
+        default=0.0, ge=0, description="weight of the aligned responses' negative log-likelihood per token; 0: none"
+    )
+    variant: Literal["paper", "paper_code"] = Field(
+        default="paper", description="the paper's formulas, or what its released code computes (kldo and bco alone)"
+    )
+    updates: Whole | None = Field(default=60, ge=1, description="optimizer steps; null where `epochs` is set")
+    epochs: Real | None = Field(
+        default=None, gt=0, description="passes over the training rows, in place of `updates` and `updates_on`"
+    )
     updates_on: dict[str, Annotated[Whole, Field(ge=1)]] = Field(
         default={"cr_plus": 240}, description="recipes that are trained for another number of updates than `updates`"
     )
     pairs_per_update: Whole = Field(default=32, ge=1, description="pairs behind each optimizer step")
     pairs_per_batch: Whole = Field(default=32, ge=1, description="pairs per forward; must divide pairs_per_update")
-    learning_rate: Real = Field(default=4e-4, gt=0)
+    learning_rate: Real = Field(default=4e-4, gt=0, description="highest learning rate of AdamW")
     warmup_updates: Whole = Field(default=6, ge=0, description="linear warm-up, then a cosine to 0")
     max_length: Whole = Field(default=256, ge=8, description="tokens of prompt and response")
+    too_long: Literal["refuse", "skip"] = Field(
+        default="refuse", description="training rows whose prompt fills max_length: refuse the run, or skip them"
+    )
     lora: Lora | None = Field(default=None, description="null: all weights are trained")
     log_every: Whole = Field(default=5, ge=1, description="updates per row of metrics.jsonl")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _epochs_replace_updates(cls, values: Any) -> Any:
+        """Leave the defaults of `updates` and `updates_on` out where epochs are given."""
+        if isinstance(values, dict) and values.get("epochs") is not None:
+            return {"updates": None, "updates_on": {}, **values}
+        return values
 
 
 class Gcg(Section):
@@ -145,8 +184,8 @@ class Measure(Section):
     question: str | None = Field(default=None, description="text or file with the question of a rubric without one")
     attacker: str | None = Field(default=None, description="who writes for pair and crescendo: a model, or URL#NAME")
     rounds: Whole = Field(default=5, ge=1, description="most rounds of pair and crescendo")
-    max_new_tokens: Whole = Field(default=32, ge=1)
-    batch_size: Whole = Field(default=128, ge=1)
+    max_new_tokens: Whole = Field(default=32, ge=1, description="longest response to an attack, in tokens")
+    batch_size: Whole = Field(default=128, ge=1, description="rows per forward of everything but training")
     # Left out of config.yaml where it is off, as in runs made before it was there, which so stay the same runs.
     gcg: Gcg | None = Field(
         default=None, exclude_if=lambda value: value is None, description="null: no white-box search"
@@ -197,7 +236,18 @@ def as_config(content: Mapping[str, Any], where: str) -> Config:
             f"train.pairs_per_update is {config.train.pairs_per_update}, which train.pairs_per_batch "
             f"{config.train.pairs_per_batch} does not divide; make it a multiple"
         )
+    _check_length(config.train)
     return config
+
+
+def _check_length(train: Train) -> None:
+    """Raise ValueError unless the length of training is given once."""
+    if (train.updates is None) == (train.epochs is None):
+        raise ValueError(
+            f"train.updates is {train.updates} and train.epochs {train.epochs}; set one of them, and the other to null"
+        )
+    if train.epochs is not None and train.updates_on:
+        raise ValueError(f"train.updates_on is {train.updates_on}, which has no effect with train.epochs; leave it out")
 
 
 def as_section(section: type[Kind], content: Mapping[str, Any], where: str) -> Kind:
@@ -226,7 +276,7 @@ def with_value(content: Mapping[str, Any], key: str, value: Any) -> dict[str, An
 
 def as_yaml(config: BaseModel) -> str:
     """Return the resolved configuration as YAML that `load_config` reads back to an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
 
 
 def _read(path: Path) -> str:
@@ -283,6 +333,7 @@ def _keys(section: type[BaseModel], prefix: str = "") -> list[str]:
     """Return every dotted key of a section."""
     keys: list[str] = []
     for name, field in section.model_fields.items():
+        name = field.alias or name
         keys.append(prefix + name)
         for kind in (field.annotation, *getattr(field.annotation, "__args__", ())):
             if isinstance(kind, type) and issubclass(kind, BaseModel):

@@ -36,6 +36,14 @@ def test_the_resolved_configuration_reads_back_to_itself(tmp_path: Path) -> None
         ("train.methods_on={cr: [bco, bco]}", "name 'bco' once"),
         ("data.recipes=[cr, cr]", "name 'cr' once"),
         ("measure.attacks=[direct, direct]", "name 'direct' once"),
+        ("train.epochs=0", "train.epochs is 0; input should be greater than 0"),
+        ("train.updates=null", "train.updates is None and train.epochs None; set one of them"),
+        ("train={updates: 5, epochs: 1}", "train.updates is 5 and train.epochs 1.0; set one of them, and the other"),
+        ("train={epochs: 1, updates_on: {cr: 3}}", "has no effect with train.epochs"),
+        ("train.sft_weight=-1", "train.sft_weight is -1; input should be greater than or equal to 0"),
+        ("train.variant=code", "train.variant is 'code'; input should be 'paper' or 'paper_code'"),
+        ("train.lora.continues=true", "did you mean 'train.lora.continue'"),
+        ("data.answers=base", "data.answers is 'base'; input should be 'source' or 'model'"),
         ("train={beta: 1, beta: 2}", "the key 'beta' stands twice"),
     ],
 )
@@ -96,3 +104,16 @@ SWEEPS = {"study.yaml"}  # of many runs; tests/study/test_sweep.py loads them
 @pytest.mark.parametrize("path", [path for path in SHIPPED if path.name not in SWEEPS], ids=lambda p: p.name)
 def test_every_shipped_configuration_loads(path: Path) -> None:
     assert load_config(path).train.methods
+
+
+def test_epochs_take_the_place_of_updates(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("train: {epochs: 2}\n")
+    train = load_config(tmp_path / "c.yaml").train
+    assert (train.updates, train.epochs, train.updates_on) == (None, 2.0, {})
+
+
+def test_a_key_that_is_a_word_of_python_reads_back_under_its_own_name(tmp_path: Path) -> None:
+    config = load_config(None, ["train.lora.continue=true"])
+    assert "continue: true" in as_yaml(config)
+    (tmp_path / "c.yaml").write_text(as_yaml(config))
+    assert load_config(tmp_path / "c.yaml") == config

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import partial
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -13,6 +15,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from divalign.cli.lines import progress_lines
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -159,7 +163,14 @@ def progress_bar(stage: str, total: int, unit: str) -> Iterator[Callable[[int], 
 
 
 def progress_of(*, quiet: bool) -> Any:
-    """Return the progress display, or none."""
+    """Return the progress display: bars on a terminal, plain lines on any other stderr, or none."""
     from divalign.stages.folder import silent
 
-    return silent if quiet else progress_bar
+    if quiet:
+        return silent
+    return progress_bar if console.is_terminal else partial(progress_lines, write=_write_line)
+
+
+def _write_line(text: str) -> None:
+    """Write one line with the time of day to stderr, at once and unwrapped."""
+    typer.echo(f"{time.strftime('%H:%M:%S')} {text}", err=True)

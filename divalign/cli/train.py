@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,6 +39,9 @@ def train(
     overrides: Overrides = None,
     method: Annotated[str, typer.Option(help="A name of METHODS, fdo:<divergence>, pkg.module:thing.")] = "kldo",
     seed: Annotated[int, typer.Option(help="Of data order and responses.")] = 0,
+    epochs: Annotated[
+        float | None, typer.Option(help="Passes over the rows, in place of train.updates and updates_on.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Align one model with one method and save it, without measuring what it did.
@@ -47,18 +50,35 @@ def train(
     """
     from divalign.config import load_config
     from divalign.data.loading import load_training_rows
-    from divalign.stages.corpus import read_corpus
     from divalign.stages.train import train as run_stage
-    from divalign.study.plan import corpus_of, model_of, train_plan, training_rows
+    from divalign.study.plan import model_of, train_plan
 
-    resolved = load_config(config, overrides or [])
-    plan = train_plan(resolved, method=method, recipe=data.recipe, seed=seed)
-    if data.rows:
-        rows = load_training_rows(data.rows)
-    else:
-        rows = training_rows(read_corpus(corpus_of(resolved.data), seed=seed).train, data.recipe)
-    held_out = load_training_rows(data.held_out) if data.held_out else None
+    length = [] if epochs is None else [f"train.epochs={epochs}", "train.updates=null", "train.updates_on={}"]
+    resolved = load_config(config, [*(overrides or []), *length])
     silently = quiet or os.environ.get("RANK", "0") != "0"
-    run_stage(model_of(resolved.model), rows, plan, out, held_out=held_out, progress=progress_of(quiet=silently))
+    progress = progress_of(quiet=silently)
+    plan = train_plan(resolved, method=method, recipe=data.recipe, seed=seed)
+    given = data.rows
+    rows = load_training_rows(given) if given else _recipe_rows(resolved, data.recipe, seed, out, progress)
+    held_out = load_training_rows(data.held_out) if data.held_out else None
+    run_stage(model_of(resolved.model), rows, plan, out, held_out=held_out, progress=progress)
     if not silently:
         console.print(str(out / "checkpoint"))
+
+
+def _recipe_rows(config: Any, recipe: str, seed: int, out: Path, progress: Any) -> list[Any]:
+    """Return the rows of the config's own data, with the base's answers where it is to write them."""
+    from divalign.stages.answers import answer_corpora
+    from divalign.stages.corpus import read_corpus
+    from divalign.stages.models import open_model
+    from divalign.study.plan import answer_plan, corpus_of, model_of, training_rows
+
+    corpus = read_corpus(corpus_of(config.data), seed=seed)
+    if config.data.answers == "model":
+        # The verb's recipe may be another than the configuration's.
+        asked = config.model_copy(update={"data": config.data.model_copy(update={"recipes": (recipe,)})})
+        base = open_model(model_of(config.model))
+        corpus = answer_corpora(
+            {seed: corpus._replace(test=[])}, base, answer_plan(asked), out / "data", progress=progress
+        )[seed]
+    return training_rows(corpus.train, recipe)

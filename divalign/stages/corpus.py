@@ -24,7 +24,8 @@ class CorpusSpec:
     """Where requests come from and how many are drawn.
 
     `source` is "toy", or names of data.sources.SOURCES and file:PATH joined by "+", read from `folder`. Prompts to
-    measure on are a part of `source`, or those of `measure_on`; `n_*` count prompts of both classes together.
+    measure on are a part of `source`, or those of `measure_on`; `n_*` count prompts of both classes together. With
+    `answers` "model" the requests come without answers: stages.answers lets the base model write them.
     """
 
     source: str = "toy"
@@ -32,18 +33,28 @@ class CorpusSpec:
     download: bool = False
     measure_on: str | None = None
     allow_overlap: bool = False
+    answers: str = "source"
     n_train: int | None = None
     n_test: int = 256
     n_held_out: int = 160
 
 
 class Corpus(NamedTuple):
-    """Requests to align on, requests to measure on, and requests on topics that alignment never saw (may be empty)."""
+    """Requests to align on, requests to measure on, and requests on topics that alignment never saw (may be empty).
+
+    `overlap` counts leaks by kind and the prompts asked, where another set is measured on. `unanswered` are prompts of
+    `test` that the base, which writes the answers, left empty or refused.
+    """
 
     train: list[Request]
     test: list[Request]
     held_out: list[Request]
-    overlap: dict[str, int] | None = None  # leaks by kind and the prompts asked, where another set is measured on
+    overlap: dict[str, int] | None = None
+    unanswered: frozenset[str] = frozenset()
+
+    def rows_of_test(self) -> list[Request]:
+        """Return the test requests that held-out rows are made of."""
+        return [request for request in self.test if request.prompt not in self.unanswered]
 
 
 def read_corpus(data: CorpusSpec, *, seed: int) -> Corpus:
@@ -51,6 +62,14 @@ def read_corpus(data: CorpusSpec, *, seed: int) -> Corpus:
 
     Raises ValueError where the source is unknown, its folder is missing, a class is empty or too little is left.
     """
+    corpus = _draw(data, seed)
+    if data.answers == "source":
+        return corpus
+    train, test = ([r._replace(compliance="", worse="") for r in part] for part in (corpus.train, corpus.test))
+    return corpus._replace(train=train, test=test)
+
+
+def _draw(data: CorpusSpec, seed: int) -> Corpus:
     if data.source == "toy":
         train = world.requests("train", held_out=False, seed=seed)
         test = world.requests("test", held_out=False, seed=DRAW)

@@ -9,12 +9,14 @@ from typing import NamedTuple
 
 from divalign.config import Config, Data, Gcg, Model
 from divalign.core.losses import find_method
+from divalign.core.paper_code import PAPER_CODE
 from divalign.data.examples import Request, Row
 from divalign.data.recipes import find_recipe
 from divalign.safety.adaptive import AttackOptions
 from divalign.safety.attacks import find_attack
 from divalign.safety.gcg import GcgOptions
 from divalign.safety.judges import find_judge
+from divalign.stages.answers import AnswerPlan, needs_worse_answer
 from divalign.stages.attack import AttackPlan, check_plan
 from divalign.stages.corpus import Corpus, CorpusSpec
 from divalign.stages.estimate import EstimatePlan
@@ -40,7 +42,17 @@ def model_of(model: Model) -> ModelSpec:
 
 
 def corpus_of(data: Data) -> CorpusSpec:
-    return CorpusSpec(**data.model_dump(exclude={"recipes"}))
+    return CorpusSpec(**data.model_dump(exclude={"recipes", "answer_tokens", "allow_refusing_base"}))
+
+
+def answer_plan(config: Config) -> AnswerPlan:
+    """Return how the base model answers the prompts itself, for `data.answers: model`."""
+    return AnswerPlan(
+        max_new_tokens=config.data.answer_tokens,
+        worse=any(map(needs_worse_answer, config.data.recipes)),
+        allow_refusing=config.data.allow_refusing_base,
+        batch_size=config.measure.batch_size,
+    )
 
 
 def aligned_models(config: Config, corpora: Mapping[int, Corpus]) -> list[Aligned]:
@@ -62,20 +74,33 @@ def aligned_models(config: Config, corpora: Mapping[int, Corpus]) -> list[Aligne
 
 
 def train_plan(config: Config, *, method: str, recipe: str, seed: int) -> TrainPlan:
-    """Return how one model is trained. Raises ValueError for an unknown method."""
+    """Return how one model is trained.
+
+    Raises ValueError for an unknown method, and for one of which the paper's code has no variant where that is asked.
+    """
     find_method(method)
     train = config.train
+    if train.variant == "paper_code" and method not in PAPER_CODE:
+        raise ValueError(
+            f"train.variant paper_code is for {' and '.join(PAPER_CODE)}, and train.methods has {method}; "
+            "leave the method out, or set train.variant to paper"
+        )
     return TrainPlan(
         method=method,
         seed=seed,
         beta=train.beta,
         updates=train.updates_on.get(recipe, train.updates),
+        epochs=train.epochs,
+        sft_weight=train.sft_weight,
+        variant=train.variant,
+        too_long=train.too_long,
         pairs_per_update=train.pairs_per_update,
         pairs_per_batch=train.pairs_per_batch,
         learning_rate=train.learning_rate,
         warmup_updates=train.warmup_updates,
         max_length=train.max_length,
         lora=LoraPlan(train.lora.rank, train.lora.alpha) if train.lora else None,
+        continue_adapter=train.lora is not None and train.lora.continue_,
         log_every=train.log_every,
         batch_size=config.measure.batch_size,
     )
@@ -140,6 +165,11 @@ def check_names(config: Config) -> None:
         find_attack(name)
     check_plan(attack_plan(config))
     estimate_plan(config)
+    if config.train.lora and config.train.lora.continue_ and model_of(config.model).adapter is None:
+        raise ValueError(
+            f"train.lora.continue is true, and {config.model.source} has no adapter; give the adapter's folder as "
+            "model.source, or leave train.lora.continue out to start one"
+        )
     if config.measure.gcg is not None:
         for recipe, methods in config.measure.gcg.methods_on.items():
             find_recipe(recipe)

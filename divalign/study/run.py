@@ -28,6 +28,7 @@ from divalign.records import (
 )
 from divalign.safety.adaptive import AdaptiveAttack
 from divalign.safety.suffix_search import check_room
+from divalign.stages.answers import answer_corpora, placeholders
 from divalign.stages.attack import attack, read_prompts
 from divalign.stages.corpus import Corpus, prompt_rows, read_corpus
 from divalign.stages.estimate import estimate
@@ -40,6 +41,7 @@ from divalign.store import cached_rows, digest, write_bytes, write_json
 from divalign.study.plan import (
     Aligned,
     aligned_models,
+    answer_plan,
     attack_plan,
     check_names,
     corpus_of,
@@ -51,6 +53,8 @@ from divalign.study.plan import (
     training_rows,
 )
 from divalign.study.verdict import ModelPoint, attack_counts, in_words, log_distance, verdict
+
+FEWEST_ROWS = 10  # of an interval at confidence .95, as core.estimate checks
 
 
 class Inputs(NamedTuple):
@@ -79,6 +83,8 @@ def run(config: Config, out: Path, *, progress: Progress = silent) -> Results:
         _check_model(config, inputs)
     with locked(out):
         _claim(out, config)
+        if config.data.answers == "model":
+            inputs = _answered_inputs(config, out, clock.around(progress))
         models = list(_measure_all(config, inputs, out, clock.around(progress)))
         return _publish(
             out / "results.json",
@@ -94,9 +100,39 @@ def run(config: Config, out: Path, *, progress: Progress = silent) -> Results:
 
 
 def read_inputs(config: Config) -> Inputs:
-    """Draw what a run works on. Raises ValueError as `read_corpus` and `aligned_models` do."""
-    corpora = {seed: read_corpus(corpus_of(config.data), seed=seed) for seed in config.train.seeds}
+    """Draw what a run works on, with placeholders where the base is to write the answers.
+
+    Raises ValueError as `read_corpus` and `aligned_models` do, and where held-out rows cannot be made.
+    """
+    corpora = _read_corpora(config)
+    if config.data.answers == "model":
+        corpora = {seed: placeholders(corpus, config.data.answer_tokens) for seed, corpus in corpora.items()}
+    inputs = _inputs(config, corpora)
+    for recipe in config.data.recipes:
+        training_rows(inputs.corpus.rows_of_test(), recipe)
+    return inputs
+
+
+def _read_corpora(config: Config) -> dict[int, Corpus]:
+    return {seed: read_corpus(corpus_of(config.data), seed=seed) for seed in config.train.seeds}
+
+
+def _inputs(config: Config, corpora: Mapping[int, Corpus]) -> Inputs:
     return Inputs(corpora, prompt_rows(corpora[config.train.seeds[0]]), aligned_models(config, corpora))
+
+
+def _answered_inputs(config: Config, out: Path, progress: Progress) -> Inputs:
+    """Let the base answer the prompts, or find its answers in the run folder."""
+    base = open_model(model_of(config.model))
+    plan, folder = answer_plan(config), out / "data"
+    inputs = _inputs(config, answer_corpora(_read_corpora(config), base, plan, folder, progress=progress))
+    usable = len(inputs.corpus.rows_of_test())
+    if usable < FEWEST_ROWS:
+        raise ValueError(
+            f"the base answers {usable} of the {len(inputs.corpus.test)} test prompts without refusing, and the "
+            f"interval of a divergence needs {FEWEST_ROWS}; raise data.n_test, or take other prompts"
+        )
+    return inputs
 
 
 def measure(model: OpenModel, prompts: Sequence[Row], config: Config, folder: Path, **options: Any) -> dict[str, Any]:
@@ -146,7 +182,7 @@ def _measure_aligned(
     folder, plan = out / "models" / aligned.name, aligned.plan
     parts = measure(model, inputs.prompts, config, folder, method=plan.method, recipe=aligned.recipe, progress=progress)
     path = out / "data" / f"{aligned.recipe}-test.jsonl"
-    rows = training_rows(inputs.corpus.test, aligned.recipe)
+    rows = training_rows(inputs.corpus.rows_of_test(), aligned.recipe)
     cached_rows(path, digest(rows), lambda: rows)
     divergence = estimate(rows, model, base, estimate_plan(config), folder, cache=out / "cache", progress=progress)
     return ModelResult(
@@ -205,7 +241,9 @@ def _check_model(config: Config, inputs: Inputs) -> None:
     context = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None) or config.train.max_length
     if config.train.max_length > context:
         raise ValueError(f"train.max_length is {config.train.max_length}, the model's context {context}; lower it")
-    for rows in {(model.recipe, model.plan.seed): model.rows for model in inputs.models}.values():
+    trained = {(model.recipe, model.plan.seed): model.rows for model in inputs.models}.values()
+    measured = [training_rows(inputs.corpus.rows_of_test(), recipe) for recipe in config.data.recipes]
+    for rows in [*(trained if config.train.too_long == "refuse" else []), *measured]:
         for row in rows:
             encode_row(lm.tokenizer, row["prompt"], "?", max_length=config.train.max_length)
     _check_attacks(config, inputs.prompts, lm.tokenizer, context)
