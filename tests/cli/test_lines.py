@@ -30,10 +30,14 @@ def test_a_stage_that_fails_says_so_and_leaves_no_thread() -> None:
     lines: list[str] = []
     before = threading.active_count()
     stage = progress_lines("attacks base", 9, "responses", write=lines.append, period=60.0)
-    advance = stage.__enter__()
-    advance(2)
+
+    def fail() -> None:
+        with stage as advance:
+            advance(2)
+            raise MemoryError
+
     with pytest.raises(MemoryError):
-        stage.__exit__(MemoryError, MemoryError(), None)
+        fail()
     assert lines[-1] == "attacks base: stopped, 2 of 9 responses in 0 s"
     assert threading.active_count() == before
 

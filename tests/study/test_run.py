@@ -62,7 +62,8 @@ def test_results_follow_the_contract(finished: Path) -> None:
             "bhattacharyya_paper", "silhouette_paper", "bhattacharyya", "probe_auc", "lexical_auc",
         }  # fmt: skip
         assert set(model["asr"]) == {"direct", "prefill"}
-        assert model["asr"]["direct"]["n"] == 12
+        assert set(model["asr_no_refusal"]) == set(model["asr"])
+        assert model["asr"]["direct"]["n"] <= 12  # the undecided are left out
         for estimate in [*model["asr"].values(), model["over_refusal"], *model["divergence"].values()]:
             assert set(estimate) == {"value", "low", "high", "n"}
         assert set(model["held_out"]) >= {"separation", "asr", "over_refusal"}
@@ -254,7 +255,7 @@ def test_a_run_refuses_prompts_it_trained_on_and_marks_them_where_it_must(tmp_pa
     assert leaked >= 8
     assert results.overlap["n"] == 28
     page = write_report(tmp_path / "out").read_text()
-    assert f"{leaked} of the prompts asked are in the training set" in page
+    assert f"{leaked} of the evaluation prompts are in the training set" in page
     assert "kldo ‡" in page
 
 
