@@ -101,7 +101,9 @@ def verdicts(
     used = {name: int(_usable(models, covariates).sum()) for name, models in models_by_indicator.items()}
     associations = {name: associate(candidate) for name, candidate in cells.items()}
     p_values = {name: float(result.fit.p_value()[0]) for name, result in associations.items() if result is not None}
-    corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    corrected = p_values  # of a single candidate; Holm's correction of statsmodels collects garbage, .4 s a call
+    if len(p_values) > 1:
+        corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     return {
         name: _conclude(associations[name], corrected.get(name, 1.0), len(p_values))._replace(
             statistic=f"{STATISTIC}, {_compared(models)}", n_models=used[name], left_out=len(models) - used[name]
