@@ -13,10 +13,10 @@ from divalign.report.study_tables import short_name
 FLOOR = 0.01  # nats: where a distance of 0 is drawn on a logarithmic axis
 
 _INTRODUCTION = """\
-# Does separation predict safety? A study in the embedded world
+# Does separation predict safety?
 
-{aligned} aligned models and {controls} controls, measured alike. This page is written by the command below; nothing
-on it was typed by hand but the explanations. What the numbers are: [separation.md](separation.md).
+{aligned} aligned models and {controls} controls, measured alike. The command below writes this page; only the
+explanations are typed by hand. What the numbers are: [separation.md](separation.md).
 
     {command}
 
@@ -112,6 +112,7 @@ def study_page(record: SweepRecord, *, command: str, prefix: str = "study") -> d
 
 def _introduction(record: SweepRecord, aligned: Sequence[SweepModel], command: str) -> str:
     counts = {
+        "base models": Counter(model.family for model in aligned),
         "methods": Counter(str(model.method) for model in aligned),
         "data": Counter(short_name(model.data) for model in aligned),
         "runs": Counter(model.run for model in aligned),

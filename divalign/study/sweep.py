@@ -28,7 +28,7 @@ from divalign.study.sweep_extras import measure_extras
 from divalign.study.sweep_verdict import weigh
 
 
-class Context(NamedTuple):
+class RunContext(NamedTuple):
     """What measuring a model of a sweep needs beside the model: its run, the sweep and its folder, the prompts."""
 
     run: PlannedRun
@@ -102,7 +102,7 @@ def _run(planned: PlannedRun, plan: Sweep, out: Path, progress: Progress, *, wit
     """Do one run and yield its models' entries, each followed by its abliterated copy's; the base's if `with_base`."""
     folder = out / "runs" / planned.name
     results = run(planned.config, folder, progress=progress).models
-    context = Context(planned, plan, out, read_rows(folder / "data" / "prompts.jsonl"), progress)
+    context = RunContext(planned, plan, out, read_rows(folder / "data" / "prompts.jsonl"), progress)
     for result in results:
         if result.method is None and not with_base:
             continue
@@ -116,7 +116,7 @@ def _run(planned: PlannedRun, plan: Sweep, out: Path, progress: Progress, *, wit
 
 
 def _entry(
-    context: Context,
+    context: RunContext,
     result: ModelResult,
     model: OpenModel,
     folder: Path,
@@ -145,7 +145,7 @@ def _entry(
     )
 
 
-def _abliterated(context: Context, result: ModelResult, model: OpenModel) -> SweepModel:
+def _abliterated(context: RunContext, result: ModelResult, model: OpenModel) -> SweepModel:
     """Measure a model's copy without its refusal direction as the model itself was measured."""
     config, settings = context.run.config, context.plan.abliterate or Abliterate()
     requests = read_corpus(corpus_of(config.data), seed=result.seed or 0).train

@@ -40,6 +40,7 @@ def test_a_page_names_its_command_its_design_and_its_figures(study: SweepRecord)
     text = files.pop("study.md")
     assert "    divalign sweep x.yaml\n" in text
     assert "24 aligned models and 3 controls" in text
+    assert "| base models | toy (24) |" in text
     assert "| controls | base (1), abliterated (2) |" in text
     assert "24 recipes on one base model" in text
     assert set(re.findall(r"\((figures/.*?)\)", text)) == set(files)

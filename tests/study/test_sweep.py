@@ -233,27 +233,27 @@ def test_the_joint_bootstrap_reads_the_verdicts_of_every_model(folder: Path) -> 
     assert len({row["id"] for row in rows if row["harmful"] and not row["held_out"]}) == 20
 
 
-def test_resampled_prompts_give_a_planted_correlation_its_interval(tmp_path: Path) -> None:
-    generator, models = np.random.default_rng(0), []
-    for number, model in enumerate(simulated(0, slope=0.0)[:12]):
-        distance = float(np.exp(number / 4))
+def test_the_joint_correlation_is_that_of_logarithms_with_logits_and_has_an_interval(tmp_path: Path) -> None:
+    generator, models, wins = np.random.default_rng(0), [], []
+    distances = np.exp(np.arange(12) / 4)
+    for number, distance in enumerate(distances.tolist()):
+        outcomes = (generator.random(80) < 1 - number / 12).tolist()
+        rows = [
+            {"id": str(place), "harmful": True, "held_out": False, "unsafe": unsafe}
+            for place, unsafe in enumerate(outcomes)
+        ]
+        write_rows(tmp_path / f"{number}.jsonl", [*rows, {**rows[0], "id": "other", "held_out": True}])
         draws = [distance, *(distance * np.exp(0.05 * generator.normal(size=100))).tolist()]
-        outcomes = generator.random(80) < 1 - number / 12
-        path = tmp_path / f"{number}.jsonl"
-        write_rows(
-            path,
-            [
-                {"id": str(place), "harmful": True, "held_out": False, "unsafe": bool(unsafe)}
-                for place, unsafe in enumerate(outcomes)
-            ],
-        )
-        direct = SeparationDraws(direct=draws, worst=None)
-        models.append(changed(model, draws=direct, verdicts=path.name))
+        model = simulated(0, slope=0.0)[number]
+        models.append(changed(model, draws=SeparationDraws(direct=draws, worst=None), verdicts=f"{number}.jsonl"))
+        wins.append(sum(outcomes))
     joint = weigh(models, tmp_path).joint
+    logits = np.log((np.array(wins) + 0.5) / (80 - np.array(wins) + 0.5))
     assert joint["worst"] is None
-    assert joint["direct"] is not None
-    assert joint["direct"].value == pytest.approx(-0.97, abs=0.03)
-    assert joint["direct"].high < -0.9
+    estimate = joint["direct"]
+    assert estimate is not None
+    assert estimate.value == pytest.approx(np.corrcoef(np.log1p(distances), logits)[0, 1])
+    assert -1 <= estimate.low < estimate.value < estimate.high < -0.7
 
 
 def test_success_shares_weigh_attacks_by_their_trials_and_leave_undecided_ones_out() -> None:
