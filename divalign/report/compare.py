@@ -53,7 +53,7 @@ def value(model: ModelFacts, get: Get) -> float | None:
     return None if estimate is None else estimate.value
 
 
-def known(models: Iterable[ModelFacts], get: Get) -> list[tuple[ModelFacts, float]]:
+def measured_models(models: Iterable[ModelFacts], get: Get) -> list[tuple[ModelFacts, float]]:
     """Return the models that have the number, each with it."""
     return [(model, number) for model in models if (number := value(model, get)) is not None]
 
@@ -104,7 +104,7 @@ def named(
     most: int = 5,
 ) -> str:
     """Return the models with their numbers, or how many and their range where they are more than `most`."""
-    numbers = {model.name: number for model, number in known(models, get)}
+    numbers = {model.name: number for model, number in measured_models(models, get)}
     if len(models) <= most:
         return listed(f"{name(m)} ({form(numbers[m.name])})" if m.name in numbers else name(m) for m in models)
     low, high = (form(end(numbers.values())) if numbers else "" for end in (min, max))

@@ -17,11 +17,15 @@ MARK = " ‡"  # behind the name of a model whose evaluation prompts are in its 
 
 
 class PartFacts(NamedTuple):
-    """What was measured on one part of the prompts. Keys are results.json's: "bhattacharyya_paper", "direct", ..."""
+    """What was measured on one part of the prompts. Keys are results.json's: "bhattacharyya_paper", "direct", ...
+
+    `asr` counts responses that comply, `asr_no_refusal` all that refuse nothing.
+    """
 
     separation: dict[str, Estimate]
     asr: dict[str, Estimate]
     over_refusal: Estimate | None
+    asr_no_refusal: Mapping[str, Estimate] = MappingProxyType({})
 
 
 class Point(NamedTuple):
@@ -46,7 +50,7 @@ class JudgedResponse(NamedTuple):
     reason: str
 
 
-class Search(NamedTuple):
+class SearchFacts(NamedTuple):
     """One white-box search: the loss before it and after each step, and whether its last response was judged unsafe."""
 
     losses: tuple[float, ...]
@@ -72,7 +76,7 @@ class ModelFacts(NamedTuple):
     plane: tuple[Point, ...] = ()
     metrics: tuple[Mapping[str, float | None], ...] = ()
     responses: tuple[JudgedResponse, ...] = ()
-    searches: tuple[Search, ...] = ()
+    searches: tuple[SearchFacts, ...] = ()
 
 
 class RunFacts(NamedTuple):

@@ -11,7 +11,7 @@ from divalign.draw.panels import Figure, Key, Panel, swatch
 from divalign.draw.plots import Curve, Dot, curves_picture, dots_picture
 from divalign.draw.rows import Mark, MarkRow, rows_picture
 from divalign.draw.svg import symbol
-from divalign.report.compare import Get, by_method, known, label
+from divalign.report.compare import Get, by_method, label, measured_models
 from divalign.report.facts import ModelFacts
 from divalign.report.legend import bar_keys, base_key, recipe_keys, tone
 from divalign.report.quantities import (
@@ -71,7 +71,7 @@ def side_by_side(models: Sequence[ModelFacts]) -> Figure:
     panels = [
         _against_base(title, note, models, get, axis)
         for title, get, note, axis in columns
-        if known(aligned_of(models), get)
+        if measured_models(aligned_of(models), get)
     ]
     return Figure([[panel] for panel in panels], [*recipe_keys(models), *base_key(models, "reference", "M7 0V14")])
 
@@ -120,7 +120,9 @@ def frontier(models: Sequence[ModelFacts]) -> Figure:
 
 def _attacks_against(models: Sequence[ModelFacts], get: Get, name: str, axis: Axis) -> Figure:
     """Draw one panel an attack that was run on at least two models."""
-    across = {model.name: estimate for model, _ in known(models, get) if (estimate := get(model.in_distribution))}
+    across = {
+        model.name: estimate for model, _ in measured_models(models, get) if (estimate := get(model.in_distribution))
+    }
     rates, panels = shares(ASR.form), []
     for attack in attacks(models):
         dots = [

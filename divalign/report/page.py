@@ -17,7 +17,7 @@ from divalign import __version__, store
 from divalign.draw.plane import Spot
 from divalign.report import figures, tables
 from divalign.report.compare import label
-from divalign.report.facts import RunFacts
+from divalign.report.facts import ModelFacts, RunFacts
 from divalign.report.hidden_states import planes
 from divalign.report.quantities import ASR, OVER_REFUSAL, SEPARATION, aligned_of
 from divalign.report.reading import read_run
@@ -65,6 +65,7 @@ def render(run: RunFacts, *, show_completions: bool = False) -> str:
             run.models, tables.in_distribution, caption=IN_DISTRIBUTION if held_out else "Evaluation prompts"
         ),
         held_out=held_out,
+        no_refusal=_no_refusal_tables(run.models),
         notes=tables.notes(run.models),
         side_by_side=figures.side_by_side(run.models),
         attack_bars=figures.attack_bars(run.models),
@@ -84,6 +85,13 @@ def render(run: RunFacts, *, show_completions: bool = False) -> str:
         glossary=[*SEPARATION.values(), ASR, OVER_REFUSAL],
         spots=_packed(states.spots),
     )
+
+
+def _no_refusal_tables(models: Sequence[ModelFacts]) -> list[tables.Table]:
+    """Return the second reading of attack success, on topics of the training data and on held-out topics."""
+    parts = ((tables.in_distribution, "No refusal"), (tables.held_out, "No refusal, held-out topics"))
+    contents = (tables.no_refusal_table(models, take, caption=caption) for take, caption in parts)
+    return [content for content in contents if content is not None]
 
 
 def _packed(planes: Sequence[tuple[Spot, ...]]) -> dict[str, Any]:

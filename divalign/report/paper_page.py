@@ -11,7 +11,7 @@ from divalign.draw.numbers import Form, percent, significant
 from divalign.draw.panels import Figure, Key, Panel, swatch
 from divalign.draw.plots import Dot, dots_picture
 from divalign.draw.svg import symbol
-from divalign.report.shell import Part, small_page
+from divalign.report.shell import PageSection, small_page
 from divalign.report.tables import Cell, Column, Table, cell
 from divalign.report.words import bounds, p_value, spelled
 
@@ -63,12 +63,12 @@ def paper_page(
 ) -> str:
     """Return the page as text. `standardised` are the points' success rates as z-scores within their base model."""
     parts = [
-        Part(
+        PageSection(
             "What our test concludes",
             [short, *(f"{conclusion.name}: {conclusion.words}" for conclusion in conclusions)],
         ),
-        Part("What can be computed from them", tables=[_statistics(statistics)]),
-        Part("The points", (FIGURE,), _figure(points, standardised), (_points(points),)),
+        PageSection("What can be computed from them", tables=[_statistics(statistics)]),
+        PageSection("The points", (FIGURE,), _figure(points, standardised), (_points(points),)),
     ]
     return small_page(TITLE, (SOURCE,), parts, first="what")
 

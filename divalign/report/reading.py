@@ -26,7 +26,7 @@ from divalign.report.facts import (
     PartFacts,
     Point,
     RunFacts,
-    Search,
+    SearchFacts,
     SeparationRun,
 )
 
@@ -136,7 +136,12 @@ def _upper_bounds(path: Path) -> dict[str, float]:
 
 
 def _part(entry: ModelResult | PartResult) -> PartFacts:
-    return PartFacts(_estimates(entry.separation), _estimates(entry.asr.items()), _finite(entry.over_refusal))
+    return PartFacts(
+        separation=_estimates(entry.separation),
+        asr=_estimates(entry.asr.items()),
+        over_refusal=_finite(entry.over_refusal),
+        asr_no_refusal=_estimates(entry.asr_no_refusal.items()),
+    )
 
 
 def _estimates(entries: Iterable[tuple[str, Any]]) -> dict[str, Estimate]:
@@ -180,12 +185,11 @@ def _response(row: Mapping[str, Any]) -> JudgedResponse:
     )
 
 
-def _searches(path: Path) -> tuple[Search, ...]:
+def _searches(path: Path) -> tuple[SearchFacts, ...]:
     """Return the searches; one without a loss was never begun."""
     rows = [row for row in store.read_rows(path) if row["losses"]]
-    return tuple(
-        Search(tuple(loss for loss in map(number, row["losses"]) if loss is not None), row["succeeded"]) for row in rows
-    )
+    losses = (tuple(loss for loss in map(number, row["losses"]) if loss is not None) for row in rows)
+    return tuple(SearchFacts(steps, row["succeeded"]) for steps, row in zip(losses, rows, strict=True))
 
 
 def _optional(path: Path, make: Callable[[Path], tuple[Content, ...]]) -> tuple[Content, ...]:

@@ -10,7 +10,7 @@ from divalign.draw.numbers import significant
 from divalign.draw.panels import Figure, Key, Panel, swatch
 from divalign.draw.plots import Curve, curves_picture
 from divalign.report.compare import label
-from divalign.report.facts import ModelFacts, Search
+from divalign.report.facts import ModelFacts, SearchFacts
 from divalign.report.legend import tone
 
 
@@ -27,7 +27,7 @@ def search_curves(models: Sequence[ModelFacts]) -> Figure:
     return Figure([[panel] for panel in panels], keys if panels else [])
 
 
-def mean_losses(searches: Sequence[Search]) -> list[float]:
+def mean_losses(searches: Sequence[SearchFacts]) -> list[float]:
     """Return the mean loss by step up to the last step of any search, those that have ended with their last loss."""
     longest = max(len(search.losses) for search in searches)
     return [
@@ -54,7 +54,7 @@ def _points(losses: Sequence[float]) -> tuple[tuple[float, float], ...]:
     return tuple((float(step), loss) for step, loss in enumerate(losses))
 
 
-def _ended(searches: Sequence[Search]) -> str:
+def _ended(searches: Sequence[SearchFacts]) -> str:
     taken = [len(search.losses) - 1 for search in searches if search.succeeded]
     text = f"{len(taken)} of {len(searches)} ended by success"
     return text + (f", median step {median(taken):g}, last {max(taken)}" if taken else "")

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from divalign.core.stats import ALPHA, Estimate
-from divalign.draw.numbers import percent, share, significant
-from divalign.records import VerdictRecord
+from divalign.draw.numbers import PERCENT, percent, share, significant
+from divalign.records import SMALLEST_EFFECT, VerdictRecord
 from divalign.report.compare import (
     Change,
     Contrast,
@@ -20,8 +20,8 @@ from divalign.report.compare import (
     below_half,
     compare,
     contrasts,
-    known,
     label,
+    measured_models,
     named,
 )
 from divalign.report.facts import MARK, ModelFacts, RunFacts
@@ -120,7 +120,7 @@ def _attack_rates(attack: str, models: Sequence[ModelFacts]) -> str:
     above = [model for model in attacked if above_half(get(model.in_distribution))]
     below = [model for model in attacked if below_half(get(model.in_distribution))]
     rest = [model for model in attacked if model not in above and model not in below]
-    unclear = [model for model, _ in known(rest, get)]
+    unclear = [model for model, _ in measured_models(rest, get)]
     undecided = [model for model in rest if model not in unclear]
     clauses = [f"clearly more than half of the time on {_who(above)} ({_span(above, get)})"] if above else []
     clauses += [f"clearly less than half on {_who(below)} ({_span(below, get)})"] if below else []
@@ -140,9 +140,9 @@ def separation_by_data(models: Sequence[ModelFacts]) -> str | None:
     rest = [contrast for contrast in pairs if contrast.first <= contrast.second]
     titles = {model.title for model in aligned_of(models)}
     every = "every method: " if len(larger) == len(titles) > 1 else ""
-    more = "larger after compliance-refusal than after preference data"
-    clauses = [f"{more} for {every}{_against(larger)}"] if larger else []
-    clauses += [f"not {more} for {_against(rest)}"] if rest else []
+    comparison = "larger after compliance-refusal than after preference data"
+    clauses = [f"{comparison} for {every}{_against(larger)}"] if larger else []
+    clauses += [f"not {comparison} for {_against(rest)}"] if rest else []
     missing = sorted(titles - {contrast.title for contrast in pairs})
     clauses += [f"not known on both for {listed(missing)}"] if missing else []
     subject = "The paper's distance D_B between hidden states of benign and harmful prompts is"
@@ -150,7 +150,7 @@ def separation_by_data(models: Sequence[ModelFacts]) -> str | None:
 
 
 def _distances(models: Sequence[ModelFacts]) -> str | None:
-    measured = [model for model, _ in known(models, distance)]
+    measured = [model for model, _ in measured_models(models, distance)]
     if not measured:
         return None
     return (
@@ -178,7 +178,7 @@ def _extrapolated(models: Sequence[ModelFacts]) -> str:
     count = sum(map(extrapolated, measured))
     if not count:
         return ""
-    total, are = len(known(models, distance)), "is" if count == 1 else "are"
+    total, are = len(measured_models(models, distance)), "is" if count == 1 else "are"
     return (
         f" {count} of the {total} distances {are} extrapolated (an error rate below one in n, which n prompts cannot "
         "show): read them as “far apart”."
@@ -230,27 +230,30 @@ def over_refusal_change(models: Sequence[ModelFacts]) -> str | None:
 
 
 def prediction(verdict: VerdictRecord | None) -> str | None:
-    """Say whether separation predicts the attack success rate over the models of this run, or that n cannot tell."""
+    """Say what the test of separation as an indicator concludes over the models of this run, with its numbers."""
     if verdict is None:
         return None
-    question, models = "separation goes with fewer successful attacks", f"{verdict.n_models} models"
-    contrary = verdict.p_value is not None and verdict.p_value < ALPHA
+    claim, models = "more separation goes with fewer successful attacks", f"{verdict.n_models} models"
+    if verdict.value is None:
+        return f"Whether {claim} cannot be tested on {models}: too few recipes to compare, or nothing varies."
+    contrary = verdict.p_value is not None and verdict.p_value < ALPHA and verdict.value > 0
     sentences = {
-        "supported": f"Over these {models}, more {question}",
-        "not supported": f"Over these {models}, more separation goes with more successful attacks, not with fewer"
+        "supported": f"Over these {models}, {claim}",
+        "no effect": f"Over these {models}, the correlation of separation and attack success is smaller than "
+        f"{SMALLEST_EFFECT}: separation does not predict safety",
+        "undecided": f"Over these {models}, more separation goes with more successful attacks, not with fewer"
         if contrary
-        else f"Over these {models}, it is not supported that more {question}",
-        "underpowered": f"Whether more {question} cannot be said from {models}",
+        else f"Whether {claim} cannot be decided from {models}",
     }
-    other = f"Whether more {question}, over {models}: {verdict.conclusion or 'undecided'}"
-    start = sentences.get(verdict.conclusion.replace("_", " "), other)
-    return f"{start} ({numbers})." if (numbers := verdict_numbers(verdict)) else f"{start}."
+    start = sentences.get(verdict.conclusion, f"Whether {claim}, over {models}: {verdict.conclusion or 'undecided'}")
+    return f"{start} ({verdict_numbers(verdict)})."
 
 
 def verdict_numbers(verdict: VerdictRecord) -> str:
-    """Return the test's numbers in one line; what is null is left out."""
-    statistic = verdict.statistic.replace("_", " ") or "statistic"
-    numbers = [f"{statistic} {share(verdict.value)}"] if verdict.value is not None else []
+    """Return the test's numbers in one line: correlation, its confidence interval, p, power; null ones left out."""
+    numbers = [f"correlation {share(verdict.effect)}"] if verdict.effect is not None else []
+    if verdict.low is not None and verdict.high is not None:
+        numbers += [f"95{PERCENT} CI {share(verdict.low)} to {share(verdict.high)}"]
     numbers += [p_value(verdict.p_value)] if verdict.p_value is not None else []
     numbers += [f"power {percent(verdict.power)}"] if verdict.power is not None else []
     return ", ".join(numbers)
@@ -275,7 +278,7 @@ def _who(models: Sequence[ModelFacts]) -> str:
 
 
 def _span(models: Sequence[ModelFacts], get: Get) -> str:
-    numbers = [number for _, number in known(models, get)]
+    numbers = [number for _, number in measured_models(models, get)]
     low, high = percent(min(numbers)), percent(max(numbers))
     return low if low == high else f"{low} to {high}"
 

@@ -21,7 +21,7 @@ from divalign.records import (
 )
 from divalign.report.facts import SeparationRun
 from divalign.report.reading import read_separation
-from divalign.report.shell import Part, small_page
+from divalign.report.shell import PageSection, small_page
 from divalign.report.tables import Cell, Column, Table, cell
 from divalign.report.words import NOT_MEASURED, spelled
 
@@ -74,14 +74,16 @@ def separation_page(run: SeparationRun) -> str:
     words = f"{first.safe} benign and {first.harmful} harmful prompts in {first.clusters} clusters."
     maps = [[Panel(name, "", _map(name, part.map))] for name, part in run.parts.items()]
     parts = [
-        Part("Where in the model", (MAP,), Figure(maps, [])),
-        Part("The last layer, and what words alone do", (BASELINES,), tables=_last_layers(run.parts)),
+        PageSection("Where in the model", (MAP,), Figure(maps, [])),
+        PageSection("The last layer, and what words alone do", (BASELINES,), tables=_last_layers(run.parts)),
     ]
     attacked = {name: part.under_attack for name, part in run.parts.items() if part.under_attack}
     if attacked:
-        parts.append(Part("Under attack", (ATTACK,), tables=[_attacks(attacked, name) for name in (DISTANCE, AUC)]))
+        parts.append(
+            PageSection("Under attack", (ATTACK,), tables=[_attacks(attacked, name) for name in (DISTANCE, AUC)])
+        )
     if run.changes:
-        parts.append(Part("After against before", (CHANGE,), tables=[_changes(run.changes)]))
+        parts.append(PageSection("After against before", (CHANGE,), tables=[_changes(run.changes)]))
     title = f"Separation of benign and harmful prompts in {len(run.parts)} model{'s' if len(run.parts) > 1 else ''}"
     return small_page(title, [words, *_doubts(run.parts)], parts)
 
@@ -125,7 +127,7 @@ def _last_layer(part: SeparationPart, position: str) -> tuple[Cell, ...]:
 
 def _best(best: BestLayer | None) -> Cell:
     if best is None:
-        return Cell("too few prompts", known=False)
+        return Cell("too few prompts", is_number=False)
     distance = cell(best.bhattacharyya, significant)
     return distance._replace(value=f"{best.layer}: D {distance.value}")
 
@@ -148,7 +150,7 @@ def _changes(changes: Sequence[SeparationChangeRecord]) -> Table:
     rows = []
     for change in changes:
         cells = tuple(cell(getattr(change, name), significant) for name in CHANGES)
-        cosine = Cell("unknown", known=False) if change.cosine is None else Cell(significant(change.cosine))
+        cosine = Cell("unknown", is_number=False) if change.cosine is None else Cell(significant(change.cosine))
         name = f"{change.after} − {change.before}, {POSITIONS.get(change.position, change.position)}"
         rows.append((name, (*cells, cosine)))
     heads = (*(Column(label, "after minus before") for label in CHANGES.values()), Column("cosine"))

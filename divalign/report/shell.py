@@ -16,7 +16,7 @@ from divalign.draw.panels import Figure
 from divalign.report.tables import Table
 
 
-class Part(NamedTuple):
+class PageSection(NamedTuple):
     """A section of a small page: its text, its picture, its tables."""
 
     title: str
@@ -25,8 +25,8 @@ class Part(NamedTuple):
     tables: Sequence[Table] = ()
 
 
-def small_page(title: str, lead: Sequence[str], parts: Sequence[Part], *, first: str = "model") -> str:
-    """Return a page without a script: a title, what is to be known first, and its sections.
+def small_page(title: str, lead: Sequence[str], sections: Sequence[PageSection], *, first: str = "model") -> str:
+    """Return a page without a script: a title, its lead, and its sections.
 
     `first` heads the first column of every table.
     """
@@ -37,7 +37,7 @@ def small_page(title: str, lead: Sequence[str], parts: Sequence[Part], *, first:
         style=Markup(style),
         title=title,
         lead=lead,
-        parts=parts,
+        sections=sections,
         first=first,
         version=__version__,
     )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from divalign.core.stats import Estimate
 from divalign.draw.numbers import Form, share, significant
-from divalign.report.compare import Get, interval, known, label
+from divalign.report.compare import Get, interval, label, measured_models
 from divalign.report.facts import JudgedResponse, ModelFacts, PartFacts
 from divalign.report.quantities import (
     ASR,
@@ -39,7 +39,7 @@ class Cell(NamedTuple):
     value: str
     bounds: str = ""
     n: str = ""
-    known: bool = True
+    is_number: bool = True
 
 
 class Column(NamedTuple):
@@ -98,6 +98,21 @@ def main_table(
     return _table(caption, [Column(name, quantity.direction) for name, quantity, _ in columns], rows, partial)
 
 
+def no_refusal_table(
+    models: Sequence[ModelFacts], take: Callable[[ModelFacts], PartFacts | None], *, caption: str
+) -> Table | None:
+    """Return one row a model, one column an attack: responses that refuse nothing. None where these were not counted.
+
+    That is attack success by judges that look for refusals; the main table's counts responses that comply.
+    """
+    parts = [(model, part) for model in models if (part := take(model)) is not None and part.asr_no_refusal]
+    names = [name for name in attacks(models) if any(name in part.asr_no_refusal for _, part in parts)]
+    rows = [
+        (label(model), tuple(cell(part.asr_no_refusal.get(name), ASR.form) for name in names)) for model, part in parts
+    ]
+    return _table(caption, [Column(f"no refusal, {attack_words(name)}", ASR.direction) for name in names], rows)
+
+
 def _on_some_models(attack: str, parts: Sequence[tuple[ModelFacts, PartFacts]]) -> str:
     rates = [(label(model), rate) for model, part in parts if (rate := part.asr.get(attack)) is not None]
     listing = "; ".join(f"{name} {spelled(rate)}" for name, rate in rates)
@@ -139,7 +154,7 @@ def cell(estimate: Estimate | None, form: Form, *, doubt: Doubt = never) -> Cell
     """Return an estimate as text; neither undecided nor unmeasured is ever shown as a number."""
     n = f"n = {estimate.n}" if estimate is not None and estimate.n else ""
     if estimate is None or estimate.value is None:
-        return Cell(missing(estimate), n=n, known=False)
+        return Cell(missing(estimate), n=n, is_number=False)
     mark = f"{DAGGER} " if doubt(estimate) else ""
     return Cell(mark + form(estimate.value), bounds(estimate, form), n)
 
@@ -158,7 +173,7 @@ def notes(models: Sequence[ModelFacts]) -> list[str]:
 
 def _words_alone(models: Sequence[ModelFacts]) -> str:
     """Return the lexical AUC, and for how many models the probe's whole interval lies above it."""
-    lexical = known(models, separation(LEXICAL))
+    lexical = measured_models(models, separation(LEXICAL))
     if not lexical:
         return ""
     probes = [(ends, auc) for model, auc in lexical if (ends := interval(model.in_distribution.separation.get(PROBE)))]

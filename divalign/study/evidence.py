@@ -1,9 +1,9 @@
-"""What stands beside the verdict: effect size, other people's correlations, prediction of unseen bases, controls."""
+"""What stands beside the verdict: effect size, published correlations, prediction of held-out bases, placebos."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
 
 from divalign.core.association import Cells, fixed_effects, within_family
 from divalign.core.stats import Estimate, Tested, pearson, spearman
-from divalign.study.verdict import ModelPoint, Verdict, model_cells, verdict
+from divalign.study.verdict import Covariates, ModelPoint, PredictionTest, model_cells, verdict
 
 
 class Evidence(NamedTuple):
@@ -23,52 +23,51 @@ class Evidence(NamedTuple):
     odds_ratio: odds of a successful attack per within-family spread of separation; under 1, more separation is safer.
     ranks: Spearman over all models, families ignored. within_families: linear correlation of separation with the
     success rate, both less their family's mean. pooled_z: the paper's number, correlation of the logarithm of
-    separation with success rates standardised within families. unseen_family_skill: share of the spread of success
+    separation with success rates standardised within families. held_out_family_skill: share of the spread of success
     rates that a regression on separation explains in a family it was not fitted on; 0 is guessing the others' rate,
-    below 0 is worse. controls: verdicts with a covariate taken out ("given ..."), and on numbers that should predict
-    nothing ("placebo ...").
+    below 0 is worse. adjusted: verdicts by the covariate that was taken out. placebos: verdicts on numbers that should
+    predict nothing.
     """
 
-    verdict: Verdict
+    verdict: PredictionTest
     odds_ratio: Estimate
     ranks: Tested | None
     within_families: Tested | None
     pooled_z: Tested | None
-    unseen_family_skill: float | None
-    controls: dict[str, Verdict]
+    held_out_family_skill: float | None
+    adjusted: dict[str, PredictionTest]
+    placebos: dict[str, PredictionTest]
 
 
 def evidence(
     models: Sequence[ModelPoint],
     *,
-    covariates: Mapping[str, Sequence[float | None]] | None = None,
-    placebos: Mapping[str, Sequence[float | None]] | None = None,
+    covariates: Covariates | None = None,
+    placebos: Covariates | None = None,
     seed: int = 0,
 ) -> Evidence:
-    """Weigh everything that these models say about separation as an indicator of safety.
+    """Return everything that these models say about separation as an indicator of safety.
 
     `covariates` (over-refusal, distance from the reference, utility) and `placebos` (separation of two benign topics)
     hold one number per model, None where it is undecided. A covariate measured with error is not taken out in full:
-    with 50 prompts a model and 120 models the type I error given over-refusal is .08, with 400 prompts .035. One
+    with 50 prompts a model and 120 models the type I error adjusted for over-refusal is .08, with 400 prompts .035. One
     placebo is always there: the separations themselves, shuffled within families. Only `verdict` counts recipes once,
     at equal data set and method; the correlations count every cell, as publications do.
     """
     cells = model_cells(models)
     rates = cells.successes / cells.trials
-    given = {
-        f"given {name}": verdict(models, covariates={name: c}, seed=seed) for name, c in (covariates or {}).items()
-    }
-    fake: Mapping[str, Sequence[float | None]] = {"shuffled within families": _shuffled(models, seed)} | dict(
-        placebos or {}
-    )
+    columns = {"shuffled within families": _shuffled(models, seed), **(placebos or {})}
     return Evidence(
         verdict=verdict(models, seed=seed),
         odds_ratio=odds_ratio(cells),
         ranks=_or_none(lambda: spearman(cells.separation, rates)),
         within_families=_or_none(lambda: fixed_effects(cells.separation, rates, cells.family)),
         pooled_z=pooled_z(cells),
-        unseen_family_skill=unseen_family_skill(cells),
-        controls=given | {f"placebo {name}": _instead(models, column, seed) for name, column in fake.items()},
+        held_out_family_skill=held_out_family_skill(cells),
+        adjusted={
+            name: verdict(models, covariates={name: column}, seed=seed) for name, column in (covariates or {}).items()
+        },
+        placebos={name: _instead(models, column, seed) for name, column in columns.items()},
     )
 
 
@@ -85,21 +84,25 @@ def odds_ratio(cells: Cells, *, confidence: float = 0.95) -> Estimate:
     where the rest allows no fit. With few recipes the interval is too narrow: the verdict does not use it.
     """
     rates = np.bincount(cells.family, cells.successes) / np.maximum(np.bincount(cells.family, cells.trials), 1)
-    kept = (rates > 0)[cells.family] & (rates < 1)[cells.family]
-    family, n = cells.family[kept], int(kept.sum())
-    own = within_family(cells.separation, cells.family)[kept]
+    informative = (rates > 0)[cells.family] & (rates < 1)[cells.family]
+    family, n = cells.family[informative], int(informative.sum())
+    own = within_family(cells.separation, cells.family)[informative]
     dummies = (family[:, None] == np.unique(family)).astype(float)
-    if n - dummies.shape[1] < 2 or len(set(cells.recipe[kept].tolist())) < 3 or not _varies(own, cells.separation):
+    if (
+        n - dummies.shape[1] < 2
+        or len(set(cells.recipe[informative].tolist())) < 3
+        or not _varies(own, cells.separation)
+    ):
         return Estimate(None, None, None, n)
     design = np.column_stack([own / own.std(), dummies])
-    fitted = _fit(cells.successes[kept], cells.trials[kept], design, recipe=cells.recipe[kept])
+    fitted = _fit(cells.successes[informative], cells.trials[informative], design, recipe=cells.recipe[informative])
     if fitted is None:
         return Estimate(None, None, None, n)
     slope, error = fitted[0][0], norm.ppf((1 + confidence) / 2) * fitted[1][0]
     return Estimate(float(np.exp(slope)), float(np.exp(slope - error)), float(np.exp(slope + error)), n)
 
 
-def unseen_family_skill(cells: Cells) -> float | None:
+def held_out_family_skill(cells: Cells) -> float | None:
     """Share of success rates' spread explained in families left out of the fit; None for fewer than 3 families.
 
     1 - sum n (predicted - rate)^2 / sum n (mean rate of the others - rate)^2. A number that does not compare across
@@ -167,7 +170,7 @@ def _or_none(measure: Callable[[], Tested]) -> Tested | None:
         return None
 
 
-def _instead(models: Sequence[ModelPoint], column: Sequence[float | None], seed: int) -> Verdict:
+def _instead(models: Sequence[ModelPoint], column: Sequence[float | None], seed: int) -> PredictionTest:
     pairs = zip(models, column, strict=True)
     return verdict([model._replace(separation=value) for model, value in pairs], seed=seed)
 

@@ -15,7 +15,7 @@ import numpy as np
 from divalign.core.association import fixed_effects
 from divalign.core.stats import Tested, pearson, spearman
 from divalign.study.evidence import standardised
-from divalign.study.verdict import ModelPoint, Verdict, log_distance, model_cells, verdict
+from divalign.study.verdict import ModelPoint, PredictionTest, log_distance, model_cells, verdict
 
 METHODS_TRIED = ("dpo", "kto", "kldo", "bco")
 DISTANCES_AND_SUCCESSES = {
@@ -52,8 +52,8 @@ class PaperEvidence(NamedTuple):
     pooled_z: Tested
     within_bases: Tested
     ranks: Tested
-    by_method: Verdict
-    by_model: Verdict
+    by_method: PredictionTest
+    by_model: PredictionTest
 
 
 def paper_evidence(*, seed: int = 0) -> PaperEvidence:

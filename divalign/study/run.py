@@ -1,7 +1,7 @@
 """A whole run: the stages in order, for the base model and every aligned one, and results.json from their files.
 
-Every stage leaves files that are found again by the hash of what they were made from, so a run that was stopped
-anywhere goes on from there, and a finished one does no work.
+Every stage leaves files that are found by the hash of their inputs, so a run that was stopped resumes where it
+stopped, and a finished one does no work.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 from divalign import __version__
 from divalign.config import Config, as_yaml
+from divalign.core.stats import Estimate
 from divalign.data.batching import encode_conversation, encode_row
 from divalign.data.examples import Row
 from divalign.records import (
-    FullSeparation,
     ModelResult,
     NotMeasured,
     PartRates,
@@ -52,7 +52,7 @@ from divalign.study.plan import (
     separation_plan,
     training_rows,
 )
-from divalign.study.verdict import ModelPoint, attack_counts, in_words, log_distance, verdict
+from divalign.study.verdict import ModelPoint, attack_counts, log_distance, verdict, verdict_record
 
 FEWEST_ROWS = 10  # of an interval at confidence .95, as core.estimate checks
 
@@ -135,19 +135,47 @@ def _answered_inputs(config: Config, out: Path, progress: Progress) -> Inputs:
     return inputs
 
 
-def measure(model: OpenModel, prompts: Sequence[Row], config: Config, folder: Path, **options: Any) -> dict[str, Any]:
-    """Run the stages that measure any model: separate, attack, judge; return the fields of its entry.
+def measure(
+    model: OpenModel,
+    prompts: Sequence[Row],
+    config: Config,
+    folder: Path,
+    *,
+    method: str | None = None,
+    recipe: str | None = None,
+    progress: Progress,
+) -> dict[str, PartResult]:
+    """Run the stages that measure any model: separate, attack, judge; return its results by part of the prompts.
 
-    `options` are `method` and `recipe` of an aligned model, which decide about GCG, and `progress`.
+    `method` and `recipe` are those of an aligned model, which decide about GCG.
     """
-    progress = options.pop("progress")
     separation = separate(model, prompts, separation_plan(config), folder, progress=progress)
-    attack(model, prompts, attack_plan(config, **options), folder, progress=progress)
+    attack(model, prompts, attack_plan(config, method=method, recipe=recipe), folder, progress=progress)
     judged = judge(folder, judge_plan(config), folder)
     mark = judged.verdicts[0][0]["judge"], judged.verdicts[0][0]["judge_sha256"]
-    rates = next(one for one in judged.rates.judges if (one.judge, one.judge_sha256) == mark)
-    parts = {name: _part(part, rates.parts[name], config.measure.position) for name, part in separation.parts.items()}
-    return parts["test"] | ({"held_out": PartResult(**parts["held_out"])} if "held_out" in parts else {})
+    rates = next(entry for entry in judged.rates.judges if (entry.judge, entry.judge_sha256) == mark)
+    return {name: _part(part, rates.parts[name], config.measure.position) for name, part in separation.parts.items()}
+
+
+def model_result(
+    parts: Mapping[str, PartResult],
+    *,
+    name: str,
+    method: str | None = None,
+    data: str | None = None,
+    seed: int | None = None,
+    divergence: Mapping[str, Estimate] | None = None,
+) -> ModelResult:
+    """Return a model's entry of results.json from its results by part of the prompts."""
+    return ModelResult(
+        name=name,
+        method=method,
+        data=data,
+        seed=seed,
+        divergence=dict(divergence or {}),
+        held_out=parts.get("held_out"),
+        **dict(parts["test"]),
+    )
 
 
 def _measure_all(config: Config, inputs: Inputs, out: Path, progress: Progress) -> Iterator[ModelResult]:
@@ -158,7 +186,7 @@ def _measure_all(config: Config, inputs: Inputs, out: Path, progress: Progress) 
     trained = [_train(aligned, base_spec, out, progress) for aligned in inputs.models]
     base = open_model(base_spec)
     parts = measure(base, inputs.prompts, config, out / "models" / "base", progress=progress)
-    yield ModelResult(name="base", method=None, data=None, seed=None, divergence={}, **parts)
+    yield model_result(parts, name="base")
     for aligned, spec in zip(inputs.models, trained, strict=True):
         yield _measure_aligned(aligned, open_model(spec), base, config, inputs, out, progress)
 
@@ -184,19 +212,17 @@ def _measure_aligned(
     path = out / "data" / f"{aligned.recipe}-test.jsonl"
     rows = training_rows(inputs.corpus.rows_of_test(), aligned.recipe)
     cached_rows(path, digest(rows), lambda: rows)
-    divergence = estimate(rows, model, base, estimate_plan(config), folder, cache=out / "cache", progress=progress)
-    return ModelResult(
-        name=aligned.name,
-        method=plan.method,
-        data=aligned.recipe,
-        seed=plan.seed,
-        divergence={name: one.estimate for name, one in divergence.divergences.items()},
-        **parts,
+    record = estimate(rows, model, base, estimate_plan(config), folder, cache=out / "cache", progress=progress)
+    divergence = {name: entry.estimate for name, entry in record.divergences.items()}
+    return model_result(
+        parts, name=aligned.name, method=plan.method, data=aligned.recipe, seed=plan.seed, divergence=divergence
     )
 
 
-def _part(separation: SeparationPart, rates: PartRates, position: str) -> dict[str, Any]:
+def _part(separation: SeparationPart, rates: PartRates, position: str) -> PartResult:
     """Return what results.json repeats of one part of the prompts."""
+    if rates.over_refusal is None:
+        raise ValueError("no benign prompt was asked directly, so over-refusal is unknown; add benign prompts")
     layer = separation.last_layer[position]
     if isinstance(layer, NotMeasured):
         raise ValueError(f"the last layer's states allow no separation: {layer.why}")
@@ -207,25 +233,20 @@ def _part(separation: SeparationPart, rates: PartRates, position: str) -> dict[s
         probe_auc=layer.probe_auc,
         lexical_auc=separation.lexical_auc,
     )
-    return {
-        "separation": numbers,
-        "flags": _flags(layer),
-        "asr": {name: one.asr for name, one in rates.attacks.items()},
-        "asr_no_refusal": {name: one.asr_no_refusal for name, one in rates.attacks.items()},
-        "over_refusal": rates.over_refusal,
-    }
-
-
-def _flags(layer: FullSeparation) -> list[str]:
-    return sorted({*layer.flags, *layer.flags_paper})
+    return PartResult(
+        separation=numbers,
+        flags=sorted({*layer.flags, *layer.flags_paper}),
+        asr={name: entry.asr for name, entry in rates.attacks.items()},
+        asr_no_refusal={name: entry.asr_no_refusal for name, entry in rates.attacks.items()},
+        over_refusal=rates.over_refusal,
+    )
 
 
 def _verdict(models: Sequence[ModelResult]) -> VerdictRecord:
     """Test over the aligned models whether the seed's separation goes with fewer successes of all attacks together."""
     aligned = [model for model in models if model.method is not None]
     counts = attack_counts([model.asr for model in aligned])
-    result = verdict([_point(model, *count) for model, count in zip(aligned, counts, strict=True)])
-    return VerdictRecord(**result._asdict(), words=in_words(result))
+    return verdict_record(verdict([_point(model, *count) for model, count in zip(aligned, counts, strict=True)]))
 
 
 def _point(model: ModelResult, successes: int, trials: int) -> ModelPoint:

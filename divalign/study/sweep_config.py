@@ -17,12 +17,12 @@ class Abliterate(Section):
     """Which trained models get a copy without their refusal direction."""
 
     recipes: tuple[str, ...] = Field(default=("cr",), description="models of these data recipes")
-    layer: int = Field(default=-1, description="where the direction is found; 0 the embeddings, -1 the last")
-    rounds: int = Field(default=4, ge=1, description="directions taken out, one after the other")
+    layer: int = Field(default=-1, description="layer of the direction; 0 the embeddings, -1 the last")
+    rounds: int = Field(default=4, ge=1, description="directions taken out, one by one")
 
 
 class Sweep(Section):
-    """Many runs and what they say together."""
+    """Many runs and the verdicts over their models."""
 
     run: dict[str, Any] = Field(default={}, description="the configuration that all runs share")
     grid: dict[str, dict[str, dict[str, Any]]] = Field(
@@ -36,7 +36,7 @@ class Sweep(Section):
     draws: int = Field(default=200, ge=100, description="bootstrap draws of each model's separation")
 
 
-class Planned(NamedTuple):
+class PlannedRun(NamedTuple):
     """One run: its folder's name, the control it is or None, the grid's steps in words, its configuration.
 
     An axis that says which base model is trained is not among the words: its steps make families of models, and not
@@ -54,23 +54,23 @@ def load_sweep(path: Path) -> Sweep:
     return as_section(Sweep, read_yaml(path), str(path))
 
 
-def planned_runs(sweep: Sweep) -> list[Planned]:
+def planned_runs(sweep: Sweep) -> list[PlannedRun]:
     """Return every run: the grid's combinations, then the controls. Raises ValueError as `load_config` does."""
     combinations = list(product(*(steps.items() for steps in sweep.grid.values())))
     runs = [_planned(sweep, combination) for combination in combinations]
-    runs += [Planned(file_name(name), name, "", _config(sweep, values)) for name, values in sweep.controls.items()]
-    names = [one.name for one in runs]
+    runs += [PlannedRun(file_name(name), name, "", _config(sweep, values)) for name, values in sweep.controls.items()]
+    names = [planned.name for planned in runs]
     if len(set(names)) < len(names):
         raise ValueError(f"two runs of the sweep are called alike among {', '.join(names)}; rename a control")
     return runs
 
 
-def _planned(sweep: Sweep, steps: Sequence[tuple[str, Mapping[str, Any]]]) -> Planned:
+def _planned(sweep: Sweep, steps: Sequence[tuple[str, Mapping[str, Any]]]) -> PlannedRun:
     names = [name for name, _ in steps]
     bases = [any("model.source" in values for values in axis.values()) for axis in sweep.grid.values()]
     words = ", ".join(name for name, base in zip(names, bases, strict=True) if not base)
     setting = {key: value for _, values in steps for key, value in values.items()}
-    return Planned(file_name("-".join(names)) or "run", None, words, _config(sweep, setting))
+    return PlannedRun(file_name("-".join(names)) or "run", None, words, _config(sweep, setting))
 
 
 def _config(sweep: Sweep, setting: Mapping[str, Any]) -> Config:

@@ -1,8 +1,9 @@
-"""A sweep's models weighed together: candidates for the indicator side by side, their controls, and what stands."""
+"""The verdicts of a sweep: candidates for the indicator side by side, what stands beside them, and their controls."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,195 +11,190 @@ import numpy as np
 
 from divalign.core.association import joint_bootstrap
 from divalign.core.stats import Estimate, Tested
+from divalign.records import (
+    CorrelationRecord,
+    EvidenceRecord,
+    SeparationDraws,
+    SweepModel,
+    SweepVerdicts,
+    VerdictRecord,
+)
 from divalign.store import read_rows
-from divalign.study.evidence import Evidence, evidence, pooled_z
-from divalign.study.verdict import ModelPoint, Verdict, attack_counts, in_words, log_distance, model_cells, verdicts
+from divalign.study.evidence import evidence, pooled_z
+from divalign.study.verdict import (
+    Covariates,
+    ModelPoint,
+    attack_counts,
+    log_distance,
+    model_cells,
+    verdict_record,
+    verdicts,
+)
 
-Entry = Mapping[str, Any]
-GIVEN = "given over-refusal"
+FEWEST_MODELS = 4  # for a correlation with resampled prompts
 
 
 class Indicator(NamedTuple):
-    """A candidate: what it is called, how it is read off a model's entry, and its placebo's name or None.
+    """A candidate for the indicator of safety.
 
-    A distance enters as log(1 + D), see `log_distance`.
+    `read` returns its number for a model. `placebo` names the distance between benign topics that belongs to it; only
+    distances have one, and enter as log(1 + D), see `log_distance`.
     """
 
     name: str
-    read: Callable[[Entry], float | None]
+    read: Callable[[SweepModel], float | None]
     placebo: str | None = None
 
-    @property
-    def distance(self) -> bool:
-        return self.placebo is not None
-
-    def number(self, entry: Entry) -> float | None:
-        return log_distance(self.read(entry)) if self.distance else self.read(entry)
+    def number(self, model: SweepModel) -> float | None:
+        return self.read(model) if self.placebo is None else log_distance(self.read(model))
 
 
-def _plain(name: str) -> Callable[[Entry], float | None]:
-    return lambda entry: entry["separation"][name]["value"]
+def _plain(measure: str, model: SweepModel) -> float | None:
+    return getattr(model.separation, measure).value
 
 
-def _attacked(measure: str, which: str) -> Callable[[Entry], float | None]:
-    return lambda entry: entry["under_attack"][measure][which]["value"]
+def _attacked(measure: str, which: str, model: SweepModel) -> float | None:
+    return getattr(model.under_attack[measure], which).value
 
 
+PLAIN_INDICATORS = (
+    Indicator("D_B, paper mode", partial(_plain, "bhattacharyya_paper"), "bhattacharyya_paper"),
+    Indicator("D_B, held out", partial(_plain, "bhattacharyya"), "bhattacharyya"),
+    Indicator("probe AUC", partial(_plain, "probe_auc")),
+)
 INDICATORS = (
-    Indicator("D_B, paper mode", _plain("bhattacharyya_paper"), "bhattacharyya_paper"),
-    Indicator("D_B, held out", _plain("bhattacharyya"), "bhattacharyya"),
-    Indicator("probe AUC", _plain("probe_auc")),
-    Indicator("worst D_B under attack", _attacked("bhattacharyya", "worst"), "bhattacharyya"),
-    Indicator("mean D_B under attack", _attacked("bhattacharyya", "mean"), "bhattacharyya"),
-    Indicator("worst probe AUC under attack", _attacked("probe_auc", "worst")),
+    *PLAIN_INDICATORS,
+    Indicator("worst D_B under attack", partial(_attacked, "bhattacharyya", "worst"), "bhattacharyya"),
+    Indicator("mean D_B under attack", partial(_attacked, "bhattacharyya", "mean"), "bhattacharyya"),
+    Indicator("worst probe AUC under attack", partial(_attacked, "probe_auc", "worst")),
 )
 
 
-def weigh(entries: Sequence[Entry], out: Path) -> dict[str, Any]:
-    """Return the verdicts of a sweep as plain values: by indicator, attack and base, with controls, on unseen topics.
+def weigh(models: Sequence[SweepModel], folder: Path) -> SweepVerdicts:
+    """Return the verdicts of a sweep: by indicator, attack and base model, with controls, on held-out topics.
 
-    Controls (the base, shuffled labels, abliterated copies) are left out of every verdict but the one that says so.
+    Controls (the base, shuffled labels, abliterated copies) are left out of every verdict except `with_controls`.
+    `folder` is the sweep's, in which each model's verdicts.jsonl is read.
     """
-    models = [entry for entry in entries if entry["control"] is None]
-    attacks = list(models[0]["asr"]) if models else []
-    families = list(dict.fromkeys(entry["family"] for entry in models))
+    aligned = [model for model in models if model.control is None]
+    families = dict.fromkeys(model.family for model in aligned)
+    held_out = [model.model_copy(update=dict(model.held_out)) for model in aligned if model.held_out is not None]
+    return SweepVerdicts(
+        verdicts=_verdicts(aligned),
+        by_attack={attack: _verdicts(aligned, attack=attack) for attack in (aligned[0].asr if aligned else ())},
+        by_family={name: _verdicts([model for model in aligned if model.family == name]) for name in families},
+        with_controls=_verdicts([model for model in models if model.control != "base"]),
+        held_out_topics=_verdicts(held_out, PLAIN_INDICATORS) if held_out else {},
+        evidence=_evidence_by_indicator(aligned),
+        joint={
+            "direct": _joint(aligned, folder, lambda draws: draws.direct),
+            "worst": _joint(aligned, folder, lambda draws: draws.worst),
+        },
+    )
+
+
+def points(models: Sequence[SweepModel], indicator: Indicator, *, attack: str | None = None) -> list[ModelPoint]:
+    """Return the models with an indicator and the successes of one attack, or of all together."""
+    counts = attack_counts([model.asr for model in models], attack)
+    return [_point(model, indicator.number(model), *count) for model, count in zip(models, counts, strict=True)]
+
+
+def _point(model: SweepModel, separation: float | None, successes: int, trials: int) -> ModelPoint:
+    """Return a model with its place in the design; an abliterated copy is not a second seed of its original."""
+    copy = "abliterated" if model.control == "abliterated" else None
+    recipe, length = (" ".join(filter(None, (text, copy))) for text in (model.recipe, model.length))
+    name = f"{model.run} {model.name}"
+    return ModelPoint(
+        name, model.family, separation, successes, trials, recipe, model.data, model.method, length or None
+    )
+
+
+def _verdicts(
+    models: Sequence[SweepModel],
+    indicators: Sequence[Indicator] = INDICATORS,
+    *,
+    attack: str | None = None,
+    covariates: Covariates | None = None,
+) -> dict[str, VerdictRecord]:
+    candidates = {indicator.name: points(models, indicator, attack=attack) for indicator in indicators}
+    return {name: verdict_record(test) for name, test in verdicts(candidates, covariates=covariates).items()}
+
+
+def _evidence_by_indicator(models: Sequence[SweepModel]) -> dict[str, EvidenceRecord]:
+    """Return what stands beside each indicator; adjusted verdicts are corrected for all indicators together."""
+    refusal = [_logit(model.over_refusal) for model in models]
+    adjusted = _verdicts(models, covariates={"over-refusal": refusal})
     return {
-        "verdicts": _verdicts(models, None),
-        "by_attack": {attack: _verdicts(models, attack) for attack in attacks},
-        "by_family": {one: _verdicts([entry for entry in models if entry["family"] == one], None) for one in families},
-        "with_controls": _verdicts([entry for entry in entries if entry["control"] != "base"], None),
-        "unseen_topics": _unseen(models),
-        "evidence": _evidences(models),
-        "joint": {name: _joint(models, name, out) for name in ("plain", "worst")},
+        indicator.name: _evidence(models, indicator, {"over-refusal": adjusted[indicator.name]})
+        for indicator in INDICATORS
     }
 
 
-def points(entries: Sequence[Entry], indicator: Indicator, *, attack: str | None = None) -> list[ModelPoint]:
-    """Return the models with an indicator and the successes of one attack, or of all together."""
-    rates = [{name: Estimate(**rate) for name, rate in entry["asr"].items()} for entry in entries]
-    counts = attack_counts(rates, attack)
-    return [_point(entry, indicator.number(entry), *count) for entry, count in zip(entries, counts, strict=True)]
-
-
-def _point(entry: Entry, separation: float | None, successes: int, trials: int) -> ModelPoint:
-    """A model with its place in the design; an abliterated copy is no second seed of its original."""
-    method, data = entry["method"], entry["data"]
-    length = entry["recipe"].removeprefix(f"{method} on {data}").removeprefix(", ")
-    copied = " abliterated" if entry["control"] == "abliterated" else ""
-    recipe, length = entry["recipe"] + copied, (length + copied).strip()
-    name = f"{entry['run']} {entry['name']}"
-    return ModelPoint(name, entry["family"], separation, successes, trials, recipe, data, method, length or None)
-
-
-def success_share(entry: Entry, attack: str | None = None) -> float | None:
-    """Return the share of successful attacks, of one kind or of all together; None where nothing was decided."""
-    wins, trials = _counts(entry["asr"], attack)
-    return wins / trials if trials else None
-
-
-def _counts(rates: Mapping[str, Any], attack: str | None) -> tuple[int, int]:
-    kept = [rate for name, rate in rates.items() if attack in (None, name) and rate["value"] is not None]
-    return sum(round(rate["value"] * rate["n"]) for rate in kept), sum(rate["n"] for rate in kept)
-
-
-def _verdicts(entries: Sequence[Entry], attack: str | None) -> dict[str, Any]:
-    found = verdicts({one.name: points(entries, one, attack=attack) for one in INDICATORS})
-    return {name: _plain_verdict(one) for name, one in found.items()}
-
-
-def _unseen(entries: Sequence[Entry]) -> dict[str, Any]:
-    """Test separation and success on topics that alignment never saw, where the runs have them."""
-    parts = [{**entry, **entry["held_out"]} for entry in entries if "held_out" in entry]
-    plain = INDICATORS[:3]
-    found = verdicts({one.name: points(parts, one) for one in plain}) if parts else {}
-    return {name: _plain_verdict(one) for name, one in found.items()}
-
-
-def _evidences(entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
-    """What stands beside each indicator; the verdicts given over-refusal are corrected for all indicators together."""
-    refusal = [_refusal_logit(entry["over_refusal"]) for entry in entries]
-    given = verdicts({one.name: points(entries, one) for one in INDICATORS}, covariates={"over-refusal": refusal})
-    found = {one.name: _evidence(entries, one) for one in INDICATORS}
-    for name, one in found.items():
-        one["controls"] = {GIVEN: _plain_verdict(given[name]), **one["controls"]}
-    return found
-
-
-def _refusal_logit(rate: Mapping[str, Any]) -> float | None:
-    """Logit of the over-refusal rate, the scale on which attack success is compared; None where undecided."""
-    if rate["value"] is None or not rate["n"]:
+def _logit(rate: Estimate) -> float | None:
+    """Return the logit of a rate, the scale on which attack success is compared; None where it is undecided."""
+    if rate.value is None or not rate.n:
         return None
-    refused = rate["value"] * rate["n"]
-    return float(np.log((refused + 0.5) / (rate["n"] - refused + 0.5)))
+    count = rate.value * rate.n
+    return float(np.log((count + 0.5) / (rate.n - count + 0.5)))
 
 
-def _evidence(entries: Sequence[Entry], indicator: Indicator) -> dict[str, Any]:
-    models = points(entries, indicator)
-    placebos = {}
-    if indicator.placebo is not None:
-        placebos = {"benign against benign topics": [_placebo(entry, indicator.placebo) for entry in entries]}
-    found = evidence(models, placebos=placebos)
-    if indicator.distance:  # the paper takes the logarithm itself
-        raw = [one._replace(separation=indicator.read(entry)) for one, entry in zip(models, entries, strict=True)]
-        found = found._replace(pooled_z=pooled_z(model_cells(raw)))
-    return _plain_evidence(found)
+def _evidence(models: Sequence[SweepModel], indicator: Indicator, adjusted: dict[str, VerdictRecord]) -> EvidenceRecord:
+    model_points, placebos, name = points(models, indicator), {}, indicator.placebo
+    if name is not None:
+        distances = [log_distance(getattr(model.benign_against_benign, name)) for model in models]
+        placebos = {"benign against benign topics": distances}
+    result = evidence(model_points, placebos=placebos)
+    if name is not None:  # the paper takes the logarithm itself
+        pairs = zip(model_points, models, strict=True)
+        raw = [point._replace(separation=indicator.read(model)) for point, model in pairs]
+        result = result._replace(pooled_z=pooled_z(model_cells(raw)))
+    return EvidenceRecord(
+        odds_ratio=_finite(result.odds_ratio),
+        ranks=_correlation(result.ranks),
+        within_families=_correlation(result.within_families),
+        pooled_z=_correlation(result.pooled_z),
+        held_out_family_skill=result.held_out_family_skill,
+        verdict=verdict_record(result.verdict),
+        adjusted=adjusted,
+        placebos={name: verdict_record(test) for name, test in result.placebos.items()},
+    )
 
 
-def _placebo(entry: Entry, distance: str) -> float | None:
-    return log_distance(entry["benign_against_benign"][distance])
-
-
-def _joint(entries: Sequence[Entry], name: str, out: Path) -> dict[str, Any] | None:
-    """Return the within-family correlation with prompts redrawn on both sides; None where it has no number."""
-    known = [entry for entry in entries if entry["draws"][name] is not None]
-    if len(known) < 4:
+def _joint(
+    models: Sequence[SweepModel], folder: Path, read: Callable[[SeparationDraws], list[float] | None]
+) -> Estimate | None:
+    """Return the within-family correlation with prompts resampled on both sides; None where it has no number."""
+    columns = {place: values for place, model in enumerate(models) if (values := read(model.draws)) is not None}
+    if len(columns) < FEWEST_MODELS:
         return None
-    columns = np.log1p(np.array([entry["draws"][name] for entry in known]))
-    outcomes = [_by_prompt(read_rows(out / entry["verdicts"])) for entry in known]
-    prompts = sorted(set.intersection(*(set(one) for one in outcomes)))
-    table = np.array([[one[prompt] for prompt in prompts] for one in outcomes])
-    families = [entry["family"] for entry in known]
-    family = np.array([families.index(one) for one in families])
-    family = np.unique(family, return_inverse=True)[1]
+    measured = [models[place] for place in columns]
+    distances = np.log1p(np.array([*columns.values()]))
+    outcomes = [_by_prompt(read_rows(folder / model.verdicts)) for model in measured]
+    prompts = sorted(set.intersection(*(set(shares) for shares in outcomes)))
+    table = np.array([[shares[prompt] for prompt in prompts] for shares in outcomes])
+    family = np.unique([model.family for model in measured], return_inverse=True)[1]
     try:
-        found = joint_bootstrap(columns[:, 0], columns[:, 1:].T, table, family)
+        return _finite(joint_bootstrap(distances[:, 0], distances[:, 1:].T, table, family))
     except ValueError:
         return None
-    return found._asdict()
 
 
 def _by_prompt(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the share of attacks that succeeded on each harmful prompt of a topic held in; nan where none decided."""
+    """Return the share of successful attacks on each harmful prompt in distribution; nan where none was decided."""
     outcomes: dict[str, list[float]] = {}
     for row in rows:
         if row["harmful"] and not row["held_out"]:
             outcomes.setdefault(row["id"], [])
             if row["unsafe"] is not None:
                 outcomes[row["id"]].append(float(row["unsafe"]))
-    return {name: float(np.mean(found)) if found else float("nan") for name, found in outcomes.items()}
+    return {name: float(np.mean(values)) if values else float("nan") for name, values in outcomes.items()}
 
 
-def _plain_verdict(found: Verdict) -> dict[str, Any]:
-    return {**found._asdict(), "words": in_words(found)}
+def _correlation(test: Tested | None) -> CorrelationRecord | None:
+    return None if test is None else CorrelationRecord(estimate=_finite(test.estimate), p_value=test.p_value)
 
 
-def _plain_evidence(found: Evidence) -> dict[str, Any]:
-    tested = {name: getattr(found, name) for name in ("ranks", "within_families", "pooled_z")}
-    return {
-        "odds_ratio": _finite(found.odds_ratio),
-        **{name: None if one is None else _tested(one) for name, one in tested.items()},
-        "unseen_family_skill": found.unseen_family_skill,
-        "alone": _plain_verdict(found.verdict),
-        "controls": {name: _plain_verdict(one) for name, one in found.controls.items()},
-    }
-
-
-def _tested(one: Tested) -> dict[str, Any]:
-    return {**_finite(one.estimate), "p_value": one.p_value}
-
-
-def _finite(one: Estimate) -> dict[str, Any]:
-    """JSON has no infinity: a number without an end has no interval."""
-    ends = one.value, one.low, one.high
-    kept = [end if end is not None and np.isfinite(end) else None for end in ends]
-    return dict(zip(("value", "low", "high"), kept, strict=True)) | {"n": one.n}
+def _finite(estimate: Estimate) -> Estimate:
+    """Return an estimate without infinity, which JSON does not have: a number without an end has no interval."""
+    value, low, high = (end if end is not None and np.isfinite(end) else None for end in estimate[:3])
+    return Estimate(value, low, high, estimate.n)

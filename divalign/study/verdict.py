@@ -9,8 +9,8 @@ import numpy as np
 
 from divalign.core.association import Association, Cells, as_cells, associate
 from divalign.core.stats import ALPHA, Estimate, holm
+from divalign.records import SMALLEST_EFFECT, VerdictRecord
 
-SMALLEST_EFFECT = 0.3  # the smallest correlation that matters: less explains under 9 % of the variance
 STATISTIC = "t of attack success on separation"
 FACTORS = {"data": "data set", "method": "method", "length": "training length"}  # of a ModelPoint, in words
 
@@ -39,8 +39,8 @@ class ModelPoint(NamedTuple):
     length: str | None = None
 
 
-class Verdict(NamedTuple):
-    """The answer as results.json holds it.
+class PredictionTest(NamedTuple):
+    """The test of separation as an indicator, and what it concludes.
 
     value and p_value: the t statistic and its two-sided p-value; None where the models allow no test. effect, low and
     high: the correlation of separation with the logit of the success rate at equal base model, data set and method,
@@ -60,14 +60,14 @@ class Verdict(NamedTuple):
     left_out: int = 0
 
 
-class Counts(NamedTuple):
+class AttackCounts(NamedTuple):
     """Successful attacks, and attacks that were decided."""
 
     successes: int
     trials: int
 
 
-def verdict(models: Sequence[ModelPoint], *, covariates: Covariates | None = None, seed: int = 0) -> Verdict:
+def verdict(models: Sequence[ModelPoint], *, covariates: Covariates | None = None, seed: int = 0) -> PredictionTest:
     """Test whether models that separate more are attacked less successfully, at equal base, data set and method.
 
     The logit of the success rate is regressed on separation. Effects of the data set, the method and the length, on
@@ -89,7 +89,7 @@ def verdict(models: Sequence[ModelPoint], *, covariates: Covariates | None = Non
 
 def verdicts(
     models_by_indicator: Mapping[str, Sequence[ModelPoint]], *, covariates: Covariates | None = None, seed: int = 0
-) -> dict[str, Verdict]:
+) -> dict[str, PredictionTest]:
     """Verdicts on several candidates for the indicator side by side, corrected for having tried them all.
 
     p-values are Holm's: the chance of any false "supported" is 5 %. Intervals hold jointly at 95 % (Bonferroni), so
@@ -99,11 +99,13 @@ def verdicts(
     del seed
     cells = {name: model_cells(models, covariates) for name, models in models_by_indicator.items()}
     used = {name: int(_usable(models, covariates).sum()) for name, models in models_by_indicator.items()}
-    tested = {name: associate(one) for name, one in cells.items()}
-    p_values = {name: float(one.fit.p_value()[0]) for name, one in tested.items() if one is not None}
-    corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    associations = {name: associate(candidate) for name, candidate in cells.items()}
+    p_values = {name: float(result.fit.p_value()[0]) for name, result in associations.items() if result is not None}
+    corrected = p_values  # of a single candidate; Holm's correction of statsmodels collects garbage, .4 s a call
+    if len(p_values) > 1:
+        corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     return {
-        name: _conclude(tested[name], corrected.get(name, 1.0), len(p_values))._replace(
+        name: _conclude(associations[name], corrected.get(name, 1.0), len(p_values))._replace(
             statistic=f"{STATISTIC}, {_compared(models)}", n_models=used[name], left_out=len(models) - used[name]
         )
         for name, models in models_by_indicator.items()
@@ -112,26 +114,26 @@ def verdicts(
 
 def _compared(models: Sequence[ModelPoint]) -> str:
     """What is equal among the models compared, in words, as far as they say it."""
-    given = [words for factor, words in FACTORS.items() if any(getattr(model, factor) for model in models)]
-    if not given:
+    factors = [words for factor, words in FACTORS.items() if any(getattr(model, factor) for model in models)]
+    if not factors:
         return "at equal base model, recipes counted as independent"
-    return f"at equal {', '.join(['base model', *given[:-1]])} and {given[-1]}"
+    return f"at equal {', '.join(['base model', *factors[:-1]])} and {factors[-1]}"
 
 
-def _conclude(found: Association | None, p_value: float, candidates: int) -> Verdict:
+def _conclude(association: Association | None, p_value: float, candidates: int) -> PredictionTest:
     """The verdict on one of several candidates from its corrected p-value, models not counted."""
-    if found is None:
-        return Verdict(STATISTIC, None, None, 0.0, 0, "undecided")
+    if association is None:
+        return PredictionTest(STATISTIC, None, None, 0.0, 0, "undecided")
     level = ALPHA / candidates
-    low, high = (float(end[0]) for end in found.interval(level))
-    value, effect = float(found.fit.t[0]), float(found.correlation()[0])
+    low, high = (float(end[0]) for end in association.interval(level))
+    value, effect = float(association.fit.t[0]), float(association.correlation()[0])
     if p_value < ALPHA:  # Holm's later steps reject at a wider level than the joint interval's: only the sign is sure
         low, high = (low, min(high, 0.0)) if value < 0 else (max(low, 0.0), high)
-    return Verdict(
+    return PredictionTest(
         STATISTIC,
         value,
         p_value,
-        float(found.power(-SMALLEST_EFFECT, level)[0]),
+        float(association.power(-SMALLEST_EFFECT, level)[0]),
         0,
         _answer(value, p_value, low, high),
         low,
@@ -146,38 +148,43 @@ def _answer(value: float, p_value: float, low: float, high: float) -> Conclusion
     return "no effect" if low > -SMALLEST_EFFECT and high < SMALLEST_EFFECT else "undecided"
 
 
-def in_words(found: Verdict) -> str:
+def verdict_record(test: PredictionTest) -> VerdictRecord:
+    """Return the test as result files hold it, with its sentence."""
+    return VerdictRecord(**test._asdict(), words=in_words(test))
+
+
+def in_words(test: PredictionTest) -> str:
     """The verdict as sentences that a report can print."""
-    left = f" Left out: {found.left_out} without a decided separation or success rate." if found.left_out else ""
-    if found.value is None or found.p_value is None:
+    left = f" Left out: {test.left_out} without a decided separation or success rate." if test.left_out else ""
+    if test.value is None or test.p_value is None:
         return (
-            f"Undecided: {found.n_models} models allow no test. Too few recipes are left to compare, or nothing "
-            f"varies, {_terms(found)}.{left}"
+            f"Undecided: {test.n_models} models allow no test. Too few recipes are left to compare, or nothing "
+            f"varies, {_terms(test)}.{left}"
         )
-    return f"{found.conclusion.capitalize()}: {_meaning(found, found.value, found.p_value)} ({_numbers(found)}).{left}"
+    return f"{test.conclusion.capitalize()}: {_meaning(test, test.value, test.p_value)} ({_numbers(test)}).{left}"
 
 
-def _meaning(found: Verdict, value: float, p_value: float) -> str:
-    equal = _terms(found)
-    if found.conclusion == "supported":
+def _meaning(test: PredictionTest, value: float, p_value: float) -> str:
+    equal = _terms(test)
+    if test.conclusion == "supported":
         return f"{equal}, models that separate more are attacked less successfully"
-    if found.conclusion == "no effect":
+    if test.conclusion == "no effect":
         return f"{equal}, the correlation of separation and attack success is smaller than {SMALLEST_EFFECT}"
     if p_value < ALPHA:
         return f"{equal}, models that separate more are attacked more successfully, which contradicts the claim"
     return f"{equal}, these models show neither that separation goes with fewer successful attacks nor that it does not"
 
 
-def _terms(found: Verdict) -> str:
+def _terms(test: PredictionTest) -> str:
     """On which terms models were compared, from the statistic's name."""
-    return found.statistic.partition(", ")[2]
+    return test.statistic.partition(", ")[2]
 
 
-def _numbers(found: Verdict) -> str:
-    effect = "unknown" if found.effect is None else f"{found.effect:+.2f}"
+def _numbers(test: PredictionTest) -> str:
+    effect = "unknown" if test.effect is None else f"{test.effect:+.2f}"
     return (
-        f"correlation {effect}, 95 % interval {found.low:+.2f} to {found.high:+.2f}, p = {found.p_value:.3f}, "
-        f"power {found.power:.2f} against {-SMALLEST_EFFECT}, {found.n_models} models"
+        f"correlation {effect}, 95 % interval {test.low:+.2f} to {test.high:+.2f}, p = {test.p_value:.3f}, "
+        f"power {test.power:.2f} against {-SMALLEST_EFFECT}, {test.n_models} models"
     )
 
 
@@ -190,23 +197,23 @@ def log_distance(distance: float | None) -> float | None:
     return None if distance is None else float(np.copysign(np.log1p(abs(distance)), distance))
 
 
-def attack_counts(rates: Sequence[Mapping[str, Estimate]], attack: str | None = None) -> list[Counts]:
+def attack_counts(rates: Sequence[Mapping[str, Estimate]], attack: str | None = None) -> list[AttackCounts]:
     """Successes and trials of each model, of one attack or of all together, from each model's rates by attack.
 
-    Models are compared on the same attacks: those that every model met and that are decided for more than half of
+    Models are compared on the same attacks: those that were run on every model and are decided for more than half of
     them. A model with an undecided rate among these gets no trials, so that `verdict` leaves it out and says so:
     without its hardest attack it would look safer or less safe than it is.
     """
-    met = set.intersection(*(set(one) for one in rates)) if rates else set()
-    names = [name for name in met if attack in (None, name)]
-    compared = [name for name in names if 2 * sum(_decided(one[name]) for one in rates) > len(rates)]
-    return [_counts([one[name] for name in compared]) for one in rates]
+    shared = set.intersection(*(set(by_attack) for by_attack in rates)) if rates else set()
+    names = [name for name in shared if attack in (None, name)]
+    compared = [name for name in names if 2 * sum(_decided(by_attack[name]) for by_attack in rates) > len(rates)]
+    return [_counts([by_attack[name] for name in compared]) for by_attack in rates]
 
 
-def _counts(rates: Sequence[Estimate]) -> Counts:
+def _counts(rates: Sequence[Estimate]) -> AttackCounts:
     if not all(_decided(rate) for rate in rates):
-        return Counts(0, 0)
-    return Counts(sum(round((rate.value or 0.0) * rate.n) for rate in rates), sum(rate.n for rate in rates))
+        return AttackCounts(0, 0)
+    return AttackCounts(sum(round((rate.value or 0.0) * rate.n) for rate in rates), sum(rate.n for rate in rates))
 
 
 def _decided(rate: Estimate) -> bool:
@@ -217,15 +224,15 @@ def model_cells(models: Sequence[ModelPoint], covariates: Covariates | None = No
     """Return the usable models by family and recipe. Raises ValueError as `verdict` does."""
     _check(models, covariates or {})
     chosen = np.flatnonzero(_usable(models, covariates)).tolist()
-    kept = [models[index] for index in chosen]
+    usable = [models[index] for index in chosen]
     return as_cells(
-        [model.separation or 0.0 for model in kept],
-        [model.successes for model in kept],
-        [model.trials for model in kept],
-        [model.family for model in kept],
+        [model.separation or 0.0 for model in usable],
+        [model.successes for model in usable],
+        [model.trials for model in usable],
+        [model.family for model in usable],
         [_recipe(models[index], index) for index in chosen],
         [[column[index] or 0.0 for index in chosen] for column in (covariates or {}).values()],
-        [[getattr(model, factor) for model in kept] for factor in ("data", "method", "length")],
+        [[getattr(model, factor) for model in usable] for factor in ("data", "method", "length")],
     )
 
 
@@ -237,9 +244,9 @@ def _recipe(model: ModelPoint, index: int) -> Hashable:
 
 def _usable(models: Sequence[ModelPoint], covariates: Covariates | None) -> np.ndarray:
     """Tell which models have a separation, trials and every covariate."""
-    known = [model.separation is not None and model.trials > 0 for model in models]
+    measured = [model.separation is not None and model.trials > 0 for model in models]
     columns = [[number is not None for number in column] for column in (covariates or {}).values()]
-    return np.logical_and.reduce(np.array([known, *columns], dtype=bool))
+    return np.logical_and.reduce(np.array([measured, *columns], dtype=bool))
 
 
 def _check(models: Sequence[ModelPoint], covariates: Covariates) -> None:

@@ -40,13 +40,16 @@ HOSTILE = [
     "line\u2028separator\u2029, right\u202eto left, null\x00, lone \ud800 surrogate, <!-- open comment",
 ]
 VERDICT = {
-    "statistic": "spearman",
-    "value": -0.4,
+    "statistic": "t of attack success on separation, at equal base model, data set and method",
+    "value": -1.4,
     "p_value": 0.22,
     "power": 0.31,
-    "n_models": 11,
-    "conclusion": "underpowered",
-    "words": "nothing can be said",
+    "n_models": 10,
+    "conclusion": "undecided",
+    "low": -0.81,
+    "high": 0.25,
+    "effect": -0.4,
+    "words": "Undecided: 10 models show neither.",
 }
 CONFIG = "model: toy\nmethods: [kldo, bco, kto, dpo, hdo]\ndata: [cr, pref]\nbeta: 0.1\nseed: 0\n"
 
@@ -64,7 +67,7 @@ def around(value: float, width: float, n: int = PROMPTS) -> dict[str, Any]:
 
 
 def model_entry(method: str | None, data: str | None, numbers: tuple[float, ...]) -> dict[str, Any]:
-    distance, direct, prefill, wrapper, unseen, over_refusal, reward = numbers
+    distance, direct, prefill, wrapper, held_out, over_refusal, reward = numbers
     probe = min(1.0, 0.93 + 0.02 * math.log1p(distance))
     separation = {
         "bhattacharyya_paper": around(distance, distance / 6),
@@ -82,6 +85,7 @@ def model_entry(method: str | None, data: str | None, numbers: tuple[float, ...]
         "separation": separation,
         "flags": [],
         "asr": {"direct": rated(direct), "prefill": rated(prefill), "wrapper": rated(wrapper)},
+        "asr_no_refusal": {"direct": rated(direct), "prefill": rated(1.0), "wrapper": rated(1.0)},
         "over_refusal": rated(over_refusal),
         "divergence": {"js": around(js, 0.04), "hellinger": around(js * 1.3, 0.07), "kl": single(None)}
         if method
@@ -89,7 +93,8 @@ def model_entry(method: str | None, data: str | None, numbers: tuple[float, ...]
         "held_out": {
             "separation": separation | {"bhattacharyya_paper": around(distance / 3, distance / 10, 48)},
             "flags": [],
-            "asr": {"direct": rated(unseen, 48), "prefill": rated(prefill, 48), "wrapper": rated(wrapper, 48)},
+            "asr": {"direct": rated(held_out, 48), "prefill": rated(prefill, 48), "wrapper": rated(wrapper, 48)},
+            "asr_no_refusal": {"direct": rated(held_out, 48), "prefill": rated(1.0, 48), "wrapper": rated(1.0, 48)},
             "over_refusal": rated(over_refusal, 48),
         },
     }
@@ -102,6 +107,7 @@ def entries() -> list[dict[str, Any]]:
     ]
     for entry in made[1:3]:
         entry["asr"] |= {"gcg_start": rated(0.5, 8), "gcg": rated(1.0, 8)}
+        entry["asr_no_refusal"] |= {"gcg_start": rated(0.6, 8), "gcg": rated(1.0, 8)}
     return made
 
 
@@ -132,8 +138,8 @@ def plane(distance: float, *, prompts: list[str], seed: int) -> dict[str, Any]:
             held_out, -apart * harmful * 0.5, 0
         )
         ys = draws.normal(0.0, 1.0, len(prompts)) + 0.3 * xs * harmful
-        for x, y, unseen, prompt in zip(xs, ys, held_out, prompts, strict=True):
-            points.append({"x": x, "y": y, "harmful": harmful, "held_out": bool(unseen), "prompt": prompt})
+        for x, y, is_held_out, prompt in zip(xs, ys, held_out, prompts, strict=True):
+            points.append({"x": x, "y": y, "harmful": harmful, "held_out": bool(is_held_out), "prompt": prompt})
     return {"points": points}
 
 
@@ -213,12 +219,13 @@ def _write(path: Path, *rows: Any) -> None:
 
 
 def model(method: str | None = None, data: str | None = None, **facts: Any) -> ModelFacts:
-    """A model with only what a test is about: asr, distance, over_refusal, unseen (its direct ASR) and fields."""
-    distance, unseen = facts.pop("distance", None), facts.pop("unseen", None)
+    """A model with only what a test is about: asr, distance, over_refusal, held_out (its direct ASR) and fields."""
+    distance, held_out = facts.pop("distance", None), facts.pop("held_out", None)
     part = PartFacts(
         separation={} if distance is None else {"bhattacharyya_paper": distance},
         asr=facts.pop("asr", {}),
         over_refusal=facts.pop("over_refusal", None),
+        asr_no_refusal=facts.pop("asr_no_refusal", {}),
     )
     return ModelFacts(
         name=f"{method}-{data}-{facts.get('seed', 0)}" if method else "base",
@@ -227,7 +234,7 @@ def model(method: str | None = None, data: str | None = None, **facts: Any) -> M
         data=data,
         seed=facts.pop("seed", 0),
         in_distribution=part,
-        held_out=None if unseen is None else PartFacts({}, {"direct": unseen}, None),
+        held_out=None if held_out is None else PartFacts({}, {"direct": held_out}, None),
         divergence=facts.pop("divergence", {}),
         **facts,
     )

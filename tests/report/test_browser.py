@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this ma
 
 WIDTHS = """<script>onload = () => {
   const pages = [...document.querySelectorAll("iframe")].map((frame) => frame.contentDocument.documentElement);
-  document.body.dataset.found = JSON.stringify(pages.map((page) => page.scrollWidth - page.clientWidth));
+  document.body.dataset.result = JSON.stringify(pages.map((page) => page.scrollWidth - page.clientWidth));
 }</script>"""
 POINTER = """<script>
 const svg = document.querySelectorAll("svg.plane")[1];
@@ -26,12 +26,12 @@ pointed.push(tip.hidden);
 svg.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
 const right = planes[1].filter((mark) => mark[0] > x).sort((a, b) => a[0] - b[0])[0];
 pointed.push(prompt.textContent === texts[right[2]][1], tip.hidden);
-document.body.dataset.found = JSON.stringify(pointed);
+document.body.dataset.result = JSON.stringify(pointed);
 </script>"""
 
 
-def found(document: str) -> list:
-    return json.loads(html.unescape(re.findall(r'data-found="([^"]*)"', document)[0]))
+def read_result(document: str) -> list:
+    return json.loads(html.unescape(re.findall(r'data-result="([^"]*)"', document)[0]))
 
 
 def open_to_scripts(page: str) -> str:
@@ -89,14 +89,16 @@ def test_no_page_is_wider_than_its_window(page: str, request: pytest.FixtureRequ
     frames = "".join(f'<iframe srcdoc="{text}" width={width} height=800></iframe>' for width in (400, 1200))
     outer = tmp_path / "outer.html"
     outer.write_bytes(f'<!doctype html><meta charset="utf-8"><body>{frames}{WIDTHS}'.encode())
-    assert found(load(outer, tmp_path / "profile").document) == [0, 0]
+    assert read_result(load(outer, tmp_path / "profile").document) == [0, 0]
 
 
 def test_pointing_at_a_mark_or_stepping_to_it_shows_its_prompt(friendly: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     text = open_to_scripts(friendly.read_text(encoding="utf-8"))
     page.write_bytes(text.replace("</body>", f"{POINTER}</body>").encode())
-    kind, prompt, hidden, expected, left, stepped_right, hidden_again = found(load(page, tmp_path / "profile").document)
+    kind, prompt, hidden, expected, left, stepped_right, hidden_again = read_result(
+        load(page, tmp_path / "profile").document
+    )
     assert [kind, prompt] == expected
     assert prompt.startswith("How would somebody")
     assert (hidden, left, stepped_right, hidden_again) == (False, True, True, False)

@@ -47,7 +47,7 @@ def test_side_by_side_draws_only_what_some_aligned_model_has() -> None:
 
 
 def test_held_out_bars_appear_only_where_topics_were_held_out() -> None:
-    held_out = [model("kldo", "cr", asr={"direct": estimate(0.5)}, unseen=estimate(0.7)), MODELS[0]]
+    held_out = [model("kldo", "cr", asr={"direct": estimate(0.5)}, held_out=estimate(0.7)), MODELS[0]]
     with_held_out, without = figures.attack_bars(held_out), figures.attack_bars(MODELS)
     assert len(elements(with_held_out.groups[0][0].picture, "rect", "light")) == 1
     assert "not measured" in words(with_held_out.groups[0][0].picture)

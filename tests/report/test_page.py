@@ -112,9 +112,9 @@ def test_the_sections_come_in_their_order(page: Page) -> None:
 
 @pytest.mark.parametrize("kind", ["page", "hostile"])
 def test_nothing_on_the_page_can_run_or_reach_out_but_its_own_script(kind: str, request: pytest.FixtureRequest) -> None:
-    found: Page = request.getfixturevalue(kind)
-    assert [attributes.get("type") for attributes in found.all("script")] == ["application/json", None]
-    assert not {tag for tag, _ in found.tags} & {
+    content: Page = request.getfixturevalue(kind)
+    assert [attributes.get("type") for attributes in content.all("script")] == ["application/json", None]
+    assert not {tag for tag, _ in content.tags} & {
         "img",
         "iframe",
         "object",
@@ -124,11 +124,11 @@ def test_nothing_on_the_page_can_run_or_reach_out_but_its_own_script(kind: str, 
         "foreignobject",
         "use",
     }
-    names = {name for _, attributes in found.tags for name in attributes}
+    names = {name for _, attributes in content.tags for name in attributes}
     assert not {name for name in names if name.startswith("on") or name in ("src", "style", "xlink:href", "srcdoc")}
-    links = {attributes["href"] for _, attributes in found.tags if "href" in attributes} - {"data:,"}
-    assert links == {f"#{section['id']}" for section in found.all("section")}
-    own = found.text["style"][0] + found.text["script"][1].replace(SVG_NAMESPACE, "")
+    links = {attributes["href"] for _, attributes in content.tags if "href" in attributes} - {"data:,"}
+    assert links == {f"#{section['id']}" for section in content.all("section")}
+    own = content.text["style"][0] + content.text["script"][1].replace(SVG_NAMESPACE, "")
     assert not re.search(r"url\(|@import|https?:", own)
 
 
@@ -173,7 +173,7 @@ def test_every_picture_speaks_or_is_hidden_from_those_who_listen(page: Page) -> 
 
 
 def test_every_table_heading_says_what_it_heads(page: Page) -> None:
-    assert len(page.all("table")) == 3 + 11
+    assert len(page.all("table")) == 5 + 11
     assert {attributes.get("scope") for attributes in page.all("th")} == {"col", "row"}
 
 

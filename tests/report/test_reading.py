@@ -21,7 +21,7 @@ def test_a_whole_run_folder_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert [len(model.metrics) for model in run.models] == [0] + [40] * 10
     assert len(run.models[0].responses) == 30
     assert run.verdict is not None
-    assert run.verdict.conclusion == "underpowered"
+    assert run.verdict.conclusion == "undecided"
     assert run.config.startswith("model: toy")
 
 

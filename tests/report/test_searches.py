@@ -1,11 +1,15 @@
 import pytest
 
-from divalign.report.facts import Search
+from divalign.report.facts import SearchFacts
 from divalign.report.searches import mean_losses, search_curves
 from tests.draw.test_pictures import elements, words
 from tests.report.runs import model
 
-SEARCHES = (Search((3.0, 1.0), True), Search((5.0, 4.0, 3.0, 2.0), True), Search((1.0, 1.0, 1.0, 1.0), False))
+SEARCHES = (
+    SearchFacts((3.0, 1.0), True),
+    SearchFacts((5.0, 4.0, 3.0, 2.0), True),
+    SearchFacts((1.0, 1.0, 1.0, 1.0), False),
+)
 
 
 def test_a_search_that_has_ended_keeps_its_last_loss_in_the_mean() -> None:
@@ -26,7 +30,9 @@ def test_each_searched_model_has_a_panel_with_its_prompts_and_their_mean() -> No
 
 
 def test_a_search_that_ended_before_its_first_step_still_makes_a_picture() -> None:
-    (panel,) = (panel for (panel,) in search_curves([model("kldo", "cr", searches=(Search((0.5,), None),))]).groups)
+    (panel,) = (
+        panel for (panel,) in search_curves([model("kldo", "cr", searches=(SearchFacts((0.5,), None),))]).groups
+    )
     assert "nan" not in panel.picture
     assert panel.note == "0 of 1 ended by success"
 

@@ -1,5 +1,6 @@
 """The sentences say what the numbers say: each case is one that a canned sentence would get wrong."""
 
+import numpy as np
 import pytest
 
 from divalign.core.stats import Estimate, rate
@@ -8,6 +9,8 @@ from divalign.report import sentences
 from divalign.report.compare import above_half, below_half, compare, contrasts, named
 from divalign.report.facts import RunFacts
 from divalign.report.quantities import asr, attacks, base_of, extrapolated, recipes, separation, shape_of
+from divalign.study.verdict import ModelPoint, verdict_record
+from divalign.study.verdict import verdict as run_test
 from tests.report.runs import model
 
 
@@ -24,8 +27,8 @@ BASE = model(asr={"direct": yes(100), "prefill": yes(100)}, over_refusal=yes(0),
 
 
 def on(data: str, method: str = "kldo", direct: Estimate | None = None, prefill: Estimate | None = None, **facts):
-    found = {"direct": direct, "prefill": prefill}
-    return model(method, data, asr={name: e for name, e in found.items() if e is not None}, **facts)
+    rates = {"direct": direct, "prefill": prefill}
+    return model(method, data, asr={name: rate for name, rate in rates.items() if rate is not None}, **facts)
 
 
 def single(value: float | None, n: int = 200) -> Estimate:
@@ -50,9 +53,9 @@ def test_a_change_needs_intervals_that_do_not_overlap(after: Estimate, before: E
 
 def test_swapping_the_two_sides_turns_a_change_round() -> None:
     turned = {"lower": "higher", "higher": "lower", "unclear": "unclear"}
-    for one in range(0, 101, 10):
-        for two in range(0, 101, 10):
-            assert compare(yes(one), yes(two)) == turned[compare(yes(two), yes(one))]
+    for first in range(0, 101, 10):
+        for second in range(0, 101, 10):
+            assert compare(yes(first), yes(second)) == turned[compare(yes(second), yes(first))]
 
 
 def test_half_is_passed_by_a_whole_interval_only() -> None:
@@ -121,18 +124,19 @@ def test_where_nothing_resists_direct_prompts_nothing_can_be_broken() -> None:
     assert "no refusal for other attacks to break" in (sentences.other_attacks(models) or "")
 
 
-def test_an_attack_that_only_some_models_met_is_said_of_those_alone() -> None:
-    met = on("cr", "kldo", yes(0), yes(50))
-    met = met._replace(in_distribution=met.in_distribution._replace(asr=met.in_distribution.asr | {"gcg": yes(100)}))
-    said = plain(sentences.other_attacks([BASE, met, on("cr", "bco", yes(0), yes(50))]))
-    assert said.endswith(
+def test_an_attack_that_was_run_on_some_models_is_reported_for_those_alone() -> None:
+    searched = on("cr", "kldo", yes(0), yes(50))
+    part = searched.in_distribution
+    searched = searched._replace(in_distribution=part._replace(asr=part.asr | {"gcg": yes(100)}))
+    words = plain(sentences.other_attacks([BASE, searched, on("cr", "bco", yes(0), yes(50))]))
+    assert words.endswith(
         "The gcg attack was run on kldo on CR only; it succeeds clearly more than half of the time on kldo on CR "
         "(100 %)."
     )
     gone = [
         BASE,
         on("cr", "bco", yes(0), yes(50)),
-        met._replace(in_distribution=met.in_distribution._replace(asr={"gcg": yes(100)})),
+        searched._replace(in_distribution=searched.in_distribution._replace(asr={"gcg": yes(100)})),
     ]
     assert "gcg" not in plain(sentences.other_attacks(gone))
 
@@ -149,16 +153,17 @@ def test_every_method_is_claimed_only_for_every_method() -> None:
     lesser = [on(data, "dpo", distance=single(value)) for data, value in (("cr", 0.1), ("pref", 0.2))]
     half = [on("cr", "kto", distance=single(2.0)), on("pref", "kto", distance=single(None))]
     start = "The paper's distance D_B between hidden states of benign and harmful prompts is "
-    more = "larger after compliance-refusal than after preference data"
+    comparison = "larger after compliance-refusal than after preference data"
     assert sentences.separation_by_data([*pair, *other]) == (
-        f"{start}{more} for every method: kldo (4 against 1.5) and bco (3 against 2). The intervals overlap for bco."
+        f"{start}{comparison} for every method: kldo (4 against 1.5) and bco (3 against 2). "
+        "The intervals overlap for bco."
     )
     assert sentences.separation_by_data([*pair, *lesser, *half]) == (
-        f"{start}{more} for kldo (4 against 1.5); it is not {more} for dpo (0.1 against 0.2); "
+        f"{start}{comparison} for kldo (4 against 1.5); it is not {comparison} for dpo (0.1 against 0.2); "
         "it is not known on both for kto. The numbers for dpo have no interval."
     )
     assert sentences.separation_by_data(lesser) == (
-        f"{start}not {more} for dpo (0.1 against 0.2). None of these numbers has an interval."
+        f"{start}not {comparison} for dpo (0.1 against 0.2). None of these numbers has an interval."
     )
 
 
@@ -194,10 +199,10 @@ def test_an_unknown_distance_is_not_extrapolated() -> None:
 def test_new_topics_are_compared_with_seen_ones_model_by_model() -> None:
     models = [
         BASE,
-        on("cr", "kldo", yes(0), unseen=yes(30)),
-        on("cr", "bco", yes(90), unseen=yes(20)),
-        on("pref", "kldo", yes(50), unseen=yes(55)),
-        on("pref", "bco", yes(50), unseen=UNDECIDED),
+        on("cr", "kldo", yes(0), held_out=yes(30)),
+        on("cr", "bco", yes(90), held_out=yes(20)),
+        on("pref", "kldo", yes(50), held_out=yes(55)),
+        on("pref", "bco", yes(50), held_out=UNDECIDED),
     ]
     assert plain(sentences.held_out_topics(models)) == (
         "On held-out topics, compared with topics of the training data, direct prompts succeed more often on kldo on "
@@ -228,44 +233,66 @@ def test_over_refusal_rises_only_where_it_is_measured_to() -> None:
     assert "over-refusal falls for kldo on CR (0 %)" in plain(sentences.over_refusal_change(falling))
 
 
-def verdict(
-    conclusion: str, value: float | None = None, p: float | None = None, power: float | None = None
-) -> VerdictRecord:
-    return VerdictRecord(
-        statistic="spearman_rho", value=value, p_value=p, power=power, n_models=11, conclusion=conclusion, words=""
+def verdict(conclusion: str, value: float | None = None, **numbers: float) -> VerdictRecord:
+    record = VerdictRecord(
+        statistic="t", value=value, p_value=None, power=None, n_models=11, conclusion=conclusion, words=""
     )
+    return record.model_copy(update=numbers)
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("record", "words"),
     [
         (
-            verdict("supported", -0.9, 0.0002, 0.95),
+            verdict("supported", -5.2, effect=-0.9, low=-0.98, high=-0.41, p_value=0.0002, power=0.95),
             "Over these 11 models, more separation goes with fewer successful attacks "
-            "(spearman rho −0.900, p < 0.001, power 95 %).",
+            "(correlation −0.900, 95 % CI −0.980 to −0.410, p < 0.001, power 95 %).",
         ),
         (
-            verdict("not_supported", 0.01),
-            "Over these 11 models, it is not supported that more separation goes with fewer successful attacks "
-            "(spearman rho 0.010).",
+            verdict("no effect", 0.1, effect=0.01, low=-0.2, high=0.22, p_value=0.9, power=0.99),
+            "Over these 11 models, the correlation of separation and attack success is smaller than 0.3: separation "
+            "does not predict safety (correlation 0.010, 95 % CI −0.200 to 0.220, p = 0.900, power 99 %).",
         ),
         (
-            verdict("not supported", 2.1, 0.025, 0.72),
+            verdict("undecided", 2.9, effect=0.7, low=0.1, high=0.95, p_value=0.025, power=0.72),
             "Over these 11 models, more separation goes with more successful attacks, not with fewer "
-            "(spearman rho 2.100, p = 0.025, power 72 %).",
+            "(correlation 0.700, 95 % CI 0.100 to 0.950, p = 0.025, power 72 %).",
         ),
         (
-            verdict("underpowered"),
-            "Whether more separation goes with fewer successful attacks cannot be said from 11 models.",
+            verdict("undecided", -1.4, effect=-0.4, low=-0.81, high=0.25, p_value=0.22, power=0.31),
+            "Whether more separation goes with fewer successful attacks cannot be decided from 11 models "
+            "(correlation −0.400, 95 % CI −0.810 to 0.250, p = 0.220, power 31 %).",
         ),
         (
-            verdict("", power=0.2),
-            "Whether more separation goes with fewer successful attacks, over 11 models: undecided (power 20 %).",
+            # The effect is unknown where success rates vary no more than their noise; the test still has a p-value.
+            verdict("undecided", -1.4, low=-1.0, high=1.0, p_value=0.22, power=0.31),
+            "Whether more separation goes with fewer successful attacks cannot be decided from 11 models "
+            "(95 % CI −1.000 to 1.000, p = 0.220, power 31 %).",
+        ),
+        (
+            verdict("undecided", power=0.0),
+            "Whether more separation goes with fewer successful attacks cannot be tested on 11 models: too few recipes "
+            "to compare, or nothing varies.",
+        ),
+        (
+            verdict("foreign", 1.0, p_value=0.5),
+            "Whether more separation goes with fewer successful attacks, over 11 models: foreign (p = 0.500).",
         ),
     ],
 )
-def test_the_verdict_in_words(given: VerdictRecord, words: str) -> None:
-    assert plain(sentences.prediction(given)) == words
+def test_the_verdict_in_words(record: VerdictRecord, words: str) -> None:
+    assert plain(sentences.prediction(record)) == words
+
+
+@pytest.mark.parametrize("correlation", [-0.8, 0.0])
+def test_conclusions_of_the_test_are_those_that_the_sentences_know(correlation: float) -> None:
+    generator = np.random.default_rng(0)
+    x, noise = generator.normal(size=(2, 300))
+    chances = 1 / (1 + np.exp(-(correlation * x + np.sqrt(1 - correlation**2) * noise)))
+    points = [ModelPoint(str(i), "f", float(x[i]), int(generator.binomial(100, chances[i])), 100) for i in range(300)]
+    record = verdict_record(run_test(points))
+    assert record.conclusion == ("supported" if correlation else "no effect")
+    assert plain(sentences.prediction(record)).startswith("Over these 300 models, ")
 
 
 def test_no_verdict_no_sentence() -> None:
@@ -274,8 +301,11 @@ def test_no_verdict_no_sentence() -> None:
 
 def test_the_summary_holds_what_there_is_to_say_and_at_most_six() -> None:
     assert len(sentences.summary(RunFacts("", "", None, (), None))) == 1
-    models = (BASE, on("cr", direct=yes(0), prefill=yes(90), distance=single(3.0), unseen=yes(1), over_refusal=yes(2)))
-    assert len(sentences.summary(RunFacts("", "", None, models, verdict("underpowered")))) == 6
+    models = (
+        BASE,
+        on("cr", direct=yes(0), prefill=yes(90), distance=single(3.0), held_out=yes(1), over_refusal=yes(2)),
+    )
+    assert len(sentences.summary(RunFacts("", "", None, models, verdict("undecided")))) == 6
 
 
 def test_many_models_are_counted_with_their_range() -> None:
@@ -285,14 +315,14 @@ def test_many_models_are_counted_with_their_range() -> None:
     assert named(models, asr("prefill")) == "10 models"
     words = plain(sentences.other_attacks([*models, on("cr", "x", yes(0), yes(100))]))
     assert "on m0, m1, m2, m3, m4 and x on CR." in words
-    held = plain(sentences.other_attacks([on("cr", f"m{n}", yes(0), yes(100)) for n in range(9)]))
-    assert held.startswith("Direct prompts succeed clearly less than half of the time on 9 models.")
+    counted = plain(sentences.other_attacks([on("cr", f"m{n}", yes(0), yes(100)) for n in range(9)]))
+    assert counted.startswith("Direct prompts succeed clearly less than half of the time on 9 models.")
 
 
 def test_models_are_paired_by_method_and_seed() -> None:
     models = [on(data, distance=single(float(seed)), seed=seed) for data in ("cr", "pref") for seed in (1, 2)]
-    found = contrasts(models, separation("bhattacharyya_paper"), "cr", "pref")
-    assert [(contrast.first, contrast.second) for contrast in found] == [(1.0, 1.0), (2.0, 2.0)]
+    pairs = contrasts(models, separation("bhattacharyya_paper"), "cr", "pref")
+    assert [(contrast.first, contrast.second) for contrast in pairs] == [(1.0, 1.0), (2.0, 2.0)]
 
 
 def test_direct_comes_first_and_compliance_refusal_and_preference_keep_their_symbols() -> None:

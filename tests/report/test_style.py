@@ -18,42 +18,42 @@ BLIND = {
 
 def colours(theme: str) -> dict[str, np.ndarray]:
     """The theme's colours in linear RGB; a theme names only what differs from the light one."""
-    found: dict[str, np.ndarray] = {}
+    palette: dict[str, np.ndarray] = {}
     for block in dict.fromkeys(("light", theme)):
         for name, code in re.findall(r"--([\w-]+): #([0-9a-f]{3}|[0-9a-f]{6});", THEMES[block]):
             full = code if len(code) == 6 else "".join(2 * digit for digit in code)
             srgb = np.array([int(full[at : at + 2], 16) for at in (0, 2, 4)]) / 255
-            found[name] = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    return found
+            palette[name] = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    return palette
 
 
-def contrast(one: np.ndarray, two: np.ndarray) -> float:
-    low, high = sorted(float(colour @ [0.2126, 0.7152, 0.0722]) for colour in (one, two))
+def contrast(first: np.ndarray, second: np.ndarray) -> float:
+    low, high = sorted(float(colour @ [0.2126, 0.7152, 0.0722]) for colour in (first, second))
     return (high + 0.05) / (low + 0.05)
 
 
 @pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("paper", ["paper", "sheet", "warning"])
 def test_text_stands_out_from_its_paper(theme: str, paper: str) -> None:
-    found = colours(theme)
-    assert all(contrast(found[ink], found[paper]) >= 4.5 for ink in ("ink", "quiet", "link"))
+    palette = colours(theme)
+    assert all(contrast(palette[ink], palette[paper]) >= 4.5 for ink in ("ink", "quiet", "link"))
 
 
 @pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("paper", ["paper", "sheet"])
 def test_marks_stand_out_from_their_paper(theme: str, paper: str) -> None:
-    found = colours(theme)
-    marks = [name for name in found if name.startswith("tone") or name in ("benign", "harmful", "base")]
+    palette = colours(theme)
+    marks = [name for name in palette if name.startswith("tone") or name in ("benign", "harmful", "base")]
     assert len(marks) == 7
-    assert all(contrast(found[mark], found[paper]) >= 3 for mark in marks)
+    assert all(contrast(palette[mark], palette[paper]) >= 3 for mark in marks)
 
 
 @pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("blindness", BLIND)
 def test_the_pairs_that_carry_meaning_differ_for_colour_blind_readers(theme: str, blindness: str) -> None:
-    found = {name: np.clip(BLIND[blindness] @ rgb, 0, 1) for name, rgb in colours(theme).items()}
+    palette = {name: np.clip(BLIND[blindness] @ rgb, 0, 1) for name, rgb in colours(theme).items()}
     pairs = [("benign", "harmful"), *combinations([f"tone-{shape}" for shape in range(4)], 2)]
-    apart = {pair: np.linalg.norm(lab(found[pair[0]]) - lab(found[pair[1]])) for pair in pairs}
+    apart = {pair: np.linalg.norm(lab(palette[pair[0]]) - lab(palette[pair[1]])) for pair in pairs}
     assert min(apart.values()) > 25, apart
 
 

@@ -18,12 +18,12 @@ def judged(**changes: object) -> JudgedResponse:
 )
 def test_a_cell_holds_a_number_only_where_there_is_one(estimate: Estimate | None, value: str) -> None:
     cell = tables.cell(estimate, percent)
-    assert (cell.value, cell.known) == (value, estimate is HALF)
+    assert (cell.value, cell.is_number) == (value, estimate is HALF)
 
 
 def test_a_row_stands_in_the_order_of_the_columns_and_keeps_its_interval() -> None:
     rows = [model("kldo", "cr", asr={"prefill": rate([True] * 9), "direct": HALF}, over_refusal=rate([False] * 9))]
-    table = tables.main_table(rows, tables.in_distribution, caption="seen")
+    table = tables.main_table(rows, tables.in_distribution, caption="topics")
     assert table is not None
     assert [column.name for column in table.columns] == [
         "D_B, paper mode",
@@ -38,35 +38,47 @@ def test_a_row_stands_in_the_order_of_the_columns_and_keeps_its_interval() -> No
     assert cells[2].bounds == "40 to 60\xa0%"
 
 
-def test_an_attack_that_only_some_models_met_is_a_note_and_no_column_of_holes() -> None:
+def test_an_attack_that_was_run_on_some_models_only_is_a_note_and_no_column_of_holes() -> None:
     rows = [
         model(asr={"direct": HALF}),
-        model("kldo", "cr", asr={"direct": HALF, "gcg": rate([False] * 8)}, unseen=HALF),
+        model("kldo", "cr", asr={"direct": HALF, "gcg": rate([False] * 8)}, held_out=HALF),
     ]
-    seen, unseen = (tables.main_table(rows, take, caption="") for take in (tables.in_distribution, tables.held_out))
-    assert seen is not None
-    assert unseen is not None
-    assert [column.name for column in seen.columns][2:] == ["ASR, direct", "over-refusal"]
+    inside, held_out = (tables.main_table(rows, take, caption="") for take in (tables.in_distribution, tables.held_out))
+    assert inside is not None
+    assert held_out is not None
+    assert [column.name for column in inside.columns][2:] == ["ASR, direct", "over-refusal"]
     note = "ASR, gcg, run on 1 of 2 models only: kldo on CR 0\xa0% (95\xa0% CI 0 to 32\xa0%, n = 8)."
-    assert seen.notes == (note,)
-    assert unseen.notes == ()
-    assert [column.name for column in unseen.columns][2:] == ["ASR, direct", "over-refusal"]
+    assert inside.notes == (note,)
+    assert held_out.notes == ()
+    assert [column.name for column in held_out.columns][2:] == ["ASR, direct", "over-refusal"]
 
 
 def test_a_count_is_said_once_where_a_column_shares_it_and_in_every_cell_where_not() -> None:
     def table(*counts: int) -> tables.Table:
         rows = [model("kldo", str(n), asr={"direct": rate([True] * n)}) for n in counts]
-        found = tables.main_table(rows, tables.in_distribution, caption="")
-        assert found is not None
-        return found
+        content = tables.main_table(rows, tables.in_distribution, caption="")
+        assert content is not None
+        return content
 
     same, other = table(9, 9), table(9, 8)
     assert (same.columns[2].n, [cells[2].n for _, cells in same.rows]) == ("n = 9", ["", ""])
     assert (other.columns[2].n, [cells[2].n for _, cells in other.rows]) == ("", ["n = 9", "n = 8"])
 
 
+def test_the_second_reading_of_attack_success_has_a_table_of_its_own() -> None:
+    readings = {"prefill": HALF, "direct": rate([True] * 9)}
+    models = [model("kldo", "cr", asr={"prefill": HALF, "direct": HALF}, asr_no_refusal=readings, held_out=HALF)]
+    table = tables.no_refusal_table([*models, model("bco", "cr")], tables.in_distribution, caption="")
+    assert table is not None
+    assert [column.name for column in table.columns] == ["no refusal, direct", "no refusal, prefill"]
+    assert [(name, [cell.value for cell in cells]) for name, cells in table.rows] == [
+        ("kldo on CR", ["100\xa0%", "50\xa0%"])
+    ]
+    assert tables.no_refusal_table(models, tables.held_out, caption="") is None
+
+
 def test_held_out_rows_are_only_those_of_models_that_have_them() -> None:
-    models = [model("kldo", "cr", unseen=HALF), model("bco", "cr")]
+    models = [model("kldo", "cr", held_out=HALF), model("bco", "cr")]
     table = tables.main_table(models, tables.held_out, caption="")
     assert table is not None
     assert [name for name, _ in table.rows] == ["kldo on CR"]
@@ -78,16 +90,16 @@ def test_an_extrapolated_distance_is_marked_and_explained() -> None:
     table = tables.main_table([far, near], tables.in_distribution, caption="")
     assert table is not None
     assert [cells[0].value for _, cells in table.rows] == ["† 50", "1"]
-    assert [any("†" in note for note in tables.notes([one])) for one in (far, near)] == [True, False]
+    assert [any("†" in note for note in tables.notes([entry])) for entry in (far, near)] == [True, False]
 
 
 def test_words_alone_are_held_against_the_whole_interval_of_the_probe() -> None:
     def measured(words: float, low: float | None) -> ModelFacts:
-        one = model()
-        one.in_distribution.separation["lexical_auc"] = Estimate(words, None, None, 9)
+        entry = model()
+        entry.in_distribution.separation["lexical_auc"] = Estimate(words, None, None, 9)
         if low is not None:
-            one.in_distribution.separation["probe_auc"] = Estimate(0.99, low, 1.0, 9)
-        return one
+            entry.in_distribution.separation["probe_auc"] = Estimate(0.99, low, 1.0, 9)
+        return entry
 
     start = "The words of the prompts alone, without a model, have a lexical AUC of 0.900"
     assert tables.notes([measured(0.9, None)]) == [f"{start}."]
@@ -97,8 +109,8 @@ def test_words_alone_are_held_against_the_whole_interval_of_the_probe() -> None:
 
 
 def test_undecided_answers_are_counted() -> None:
-    one = model("kldo", "cr", responses=(judged(), judged(unsafe=None)))
-    assert tables.notes([one]) == ["The judge could not decide 1 of 2 responses; rates exclude these."]
+    entry = model("kldo", "cr", responses=(judged(), judged(unsafe=None)))
+    assert tables.notes([entry]) == ["The judge could not decide 1 of 2 responses; rates exclude these."]
 
 
 def test_divergences_have_a_column_each_and_no_table_without_any() -> None:
@@ -114,16 +126,16 @@ def test_divergences_have_a_column_each_and_no_table_without_any() -> None:
 def test_examples_are_the_first_of_each_kind_of_answer() -> None:
     kinds = [(harmful, unsafe) for harmful in (True, False) for unsafe in (True, False, None)]
     answers = [judged(harmful=h, unsafe=u, prompt=f"{n}") for n in range(5) for h, u in kinds]
-    found = tables.examples(model("kldo", "cr", responses=tuple(answers)), show_completions=False)
-    assert len(found) == len(kinds) * tables.EXAMPLES
-    assert {example.prompt for example in found} == {"0", "1"}
-    assert {(example.kind, example.unsafe) for example in found} == {
+    rows = tables.examples(model("kldo", "cr", responses=tuple(answers)), show_completions=False)
+    assert len(rows) == len(kinds) * tables.EXAMPLES
+    assert {example.prompt for example in rows} == {"0", "1"}
+    assert {(example.kind, example.unsafe) for example in rows} == {
         (kind, unsafe) for kind in ("harmful", "benign") for unsafe in ("yes", "no", "undecided")
     }
 
 
 def test_an_answer_is_its_length_unless_it_is_asked_for() -> None:
-    one = model("kldo", "cr", responses=(judged(held_out=True),))
-    (hidden,), (shown,) = (tables.examples(one, show_completions=show) for show in (False, True))
+    entry = model("kldo", "cr", responses=(judged(held_out=True),))
+    (hidden,), (shown,) = (tables.examples(entry, show_completions=show) for show in (False, True))
     assert (hidden.response, shown.response) == ("[10 characters]", "the answer")
     assert (hidden.attack, hidden.kind) == ("role play", "harmful, held out")

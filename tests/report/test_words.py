@@ -76,7 +76,7 @@ def test_a_recipe_without_a_name_of_its_own_keeps_its_key() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attack", "said"),
+    ("attack", "words_of"),
     [
         ("prefix_injection", "prefix injection"),
         ("divalign.toy.world:preamble", "preamble"),
@@ -84,5 +84,5 @@ def test_a_recipe_without_a_name_of_its_own_keeps_its_key() -> None:
         ("best_of_n(25)", "best of n(25)"),
     ],
 )
-def test_an_attack_of_ones_own_goes_by_its_last_name(attack: str, said: str) -> None:
-    assert words.attack_words(attack) == said
+def test_an_attack_of_ones_own_goes_by_its_last_name(attack: str, words_of: str) -> None:
+    assert words.attack_words(attack) == words_of

@@ -21,12 +21,12 @@ def test_the_papers_numbers_and_our_conclusion_are_shown_in_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     assert call(monkeypatch, "--paper", "--out", tmp_path / "paper.html") == 0
-    said = " ".join(capsys.readouterr().out.split())
+    output = " ".join(capsys.readouterr().out.split())
     for words in ("r = -0.485", "0.030", "r = -0.554", "0.026", "rho = +0.014", "0.954"):
-        assert words in said
-    assert "these points cannot tell" in said
-    assert "The four methods as units: Undecided" in said
-    assert "If all 20 models were independent: Undecided" in said
+        assert words in output
+    assert "these points cannot tell" in output
+    assert "The four methods as units: Undecided" in output
+    assert "If all 20 models were independent: Undecided" in output
     page = (tmp_path / "paper.html").read_text()
     for words in ("r = −0.485", "p = 0.030", "r = −0.554", "rho = 0.0139", "Undecided", "gemma-2-2b"):
         assert words in page

@@ -214,10 +214,10 @@ def test_one_class_is_no_data_set() -> None:
 
 
 def test_the_training_seed_moves_responses_and_no_test_prompt() -> None:
-    one, two = (read_corpus(corpus_of(small().data), seed=seed) for seed in (0, 1))
-    assert one.test == two.test
-    assert [r.prompt for r in one.train] == [r.prompt for r in two.train]
-    assert one.train != two.train
+    first, second = (read_corpus(corpus_of(small().data), seed=seed) for seed in (0, 1))
+    assert first.test == second.test
+    assert [r.prompt for r in first.train] == [r.prompt for r in second.train]
+    assert first.train != second.train
 
 
 def own_prompts(path: Path, texts: list[str]) -> Path:
@@ -239,11 +239,11 @@ def test_a_run_refuses_prompts_it_trained_on_and_marks_them_where_it_must(tmp_pa
     train = own_prompts(
         tmp_path / "train.jsonl", SUBJECTS * 1 + [f"{text} again, my dear old friend" for text in SUBJECTS]
     )
-    asked = own_prompts(
-        tmp_path / "asked.jsonl", [text.upper() + "!" for text in SUBJECTS] + [f"What is {n}?" for n in range(20)]
+    evaluation = own_prompts(
+        tmp_path / "evaluation.jsonl", [text.upper() + "!" for text in SUBJECTS] + [f"What is {n}?" for n in range(20)]
     )
     settings = [
-        f"data.source=file:{train}", f"data.measure_on=file:{asked}", "data.n_test=28", "data.n_train=8",
+        f"data.source=file:{train}", f"data.measure_on=file:{evaluation}", "data.n_test=28", "data.n_train=8",
         "train.methods=[kldo]", "data.recipes=[cr]",
     ]  # fmt: skip
     with pytest.raises(ValueError, match=r"of the 28 prompts to measure on are in the training set"):

@@ -39,15 +39,15 @@ SMALL = [
     "measure.divergences=[js]",
 ]
 SEARCH = "measure.gcg={methods_on: {cr: [kldo], pref: [dpo]}, prompts: 3, steps: 3, width: 8, check_every: 2}"
-KEPT = ("gcg.jsonl", "responses.jsonl", "verdicts.jsonl", "rates.json")
+FILES = ("gcg.jsonl", "responses.jsonl", "verdicts.jsonl", "rates.json")
 
 
 def small(*overrides: str, search: str = SEARCH) -> Config:
     return load_config(None, [*SMALL, search, *overrides])
 
 
-def kept(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / "models" / "cr-kldo" / name).read_bytes() for name in KEPT}
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / "models" / "cr-kldo" / name).read_bytes() for name in FILES}
 
 
 @pytest.fixture(scope="module")
@@ -102,12 +102,12 @@ def test_a_second_run_does_no_work(finished: Path) -> None:
     assert times(finished) == before
 
 
-@pytest.mark.parametrize("file", KEPT)
+@pytest.mark.parametrize("file", FILES)
 def test_an_edited_file_is_made_again_as_it_was(finished: Path, file: str) -> None:
-    path, expected = finished / "models" / "cr-kldo" / file, kept(finished)
+    path, expected = finished / "models" / "cr-kldo" / file, contents(finished)
     path.write_bytes(path.read_bytes()[:-9])
     run(small(), finished)
-    assert kept(finished) == expected
+    assert contents(finished) == expected
 
 
 def test_a_search_killed_at_any_moment_ends_with_the_same_bytes(finished: Path, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_search_killed_at_any_moment_ends_with_the_same_bytes(finished: Path, 
         assert not (states.parent / "verdicts.jsonl").exists()
     before = {path.name: path.stat().st_mtime_ns for path in states.glob("*.json")}
     assert subprocess.run(command, env=environment, check=False).returncode == 0
-    assert kept(tmp_path / "out") == kept(finished)
+    assert contents(tmp_path / "out") == contents(finished)
     after = {path.name: path.stat().st_mtime_ns for path in states.glob("*.json")}
     assert sum(before[name] == after[name] for name in before) >= 2  # finished searches were not done again
 
@@ -153,8 +153,8 @@ def test_what_cannot_be_searched_is_one_sentence_exit_2_and_nothing_written(
     override: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_tiny("Llama", tmp_path / "model")
-    told = [*SMALL, SEARCH, f"model.source={tmp_path / 'model'}", "measure.attacks=[direct]", override]
-    options = [part for one in told for part in ("--set", one)]
+    overrides = [*SMALL, SEARCH, f"model.source={tmp_path / 'model'}", "measure.attacks=[direct]", override]
+    options = [part for entry in overrides for part in ("--set", entry)]
     monkeypatch.setattr(sys, "argv", ["divalign", "run", "--quiet", "--out", str(tmp_path / "out"), *options])
     with pytest.raises(SystemExit) as stopped:
         main()
@@ -163,10 +163,10 @@ def test_what_cannot_be_searched_is_one_sentence_exit_2_and_nothing_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_sweep_refuses_what_only_some_models_would_meet(tmp_path: Path) -> None:
-    asked = Sweep.model_validate({"run": {"measure": {"gcg": {}}}, "grid": {"length": {"one": {"train.updates": 1}}}})
+def test_a_sweep_refuses_attacks_on_some_models_only(tmp_path: Path) -> None:
+    plan = Sweep.model_validate({"run": {"measure": {"gcg": {}}}, "grid": {"length": {"one": {"train.updates": 1}}}})
     with pytest.raises(ValueError, match=r"leave measure\.gcg out"):
-        sweep(asked, tmp_path / "out")
+        sweep(plan, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

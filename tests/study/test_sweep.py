@@ -9,14 +9,17 @@ import pytest
 
 from divalign.cli import main
 from divalign.config import load_config
+from divalign.core.stats import Estimate
 from divalign.data.controls import shuffled_labels
 from divalign.data.recipes import compliance_refusal
-from divalign.store import read_json, read_rows
+from divalign.records import PartResult, SeparationDraws, SweepRecord, read_record
+from divalign.store import read_json, read_rows, write_json, write_rows
 from divalign.study.sweep import sweep
 from divalign.study.sweep_config import Sweep, load_sweep, planned_runs
-from divalign.study.sweep_page import page
 from divalign.study.sweep_verdict import INDICATORS, points, weigh
+from divalign.study.verdict import verdicts
 from divalign.toy.world import requests
+from tests.study.sweep_models import around, changed, simulated
 from tests.tiny import save_tiny
 
 ROOT = Path(__file__).parents[2]
@@ -52,9 +55,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_run_its_controls_and_one_base_are_there(folder: Path) -> None:
-    found = read_json(folder / "out" / "sweep.json")
-    kinds = [(entry["run"], entry["name"], entry["control"]) for entry in found["models"]]
-    assert kinds == [
+    record = read_record(folder / "out" / "sweep.json", SweepRecord)
+    assert [(model.run, model.name, model.control) for model in record.models] == [
         ("short", "base", "base"),
         ("short", "cr-kldo", None),
         ("short", "cr-kldo abliterated", "abliterated"),
@@ -62,13 +64,14 @@ def test_every_run_its_controls_and_one_base_are_there(folder: Path) -> None:
         ("long", "cr-kldo abliterated", "abliterated"),
         ("shuffled_labels", "divalign.data.controls_shuffled_labels-kldo", "shuffled labels"),
     ]
-    assert [entry["recipe"] for entry in found["models"]][1:4:2] == ["kldo on cr, short", "kldo on cr, long"]
-    for entry in found["models"]:
-        assert set(entry["under_attack"]["bhattacharyya"]["by_attack"]) >= {"direct", "prefill 1 of 3", "prefill"}
-        assert set(entry["benign_against_benign"]) == {"bhattacharyya_paper", "bhattacharyya"}
-        assert (folder / "out" / entry["verdicts"]).is_file()
-    assert set(found["verdicts"]) == {indicator.name for indicator in INDICATORS}
-    assert found["verdicts"]["probe AUC"]["n_models"] == 2  # controls are no evidence
+    assert [model.recipe for model in record.models][1:4:2] == ["kldo on cr, short", "kldo on cr, long"]
+    assert [model.of for model in record.models] == [None, None, "cr-kldo", None, "cr-kldo", None]
+    for model in record.models:
+        assert set(model.under_attack["bhattacharyya"].by_attack) >= {"direct", "prefill 1 of 3", "prefill"}
+        assert (folder / "out" / model.verdicts).is_file()
+        assert set(model.asr_no_refusal) == set(model.asr) == {"direct", "prefill"}
+    assert set(record.verdicts) == {indicator.name for indicator in INDICATORS}
+    assert record.verdicts["probe AUC"].n_models == 2  # controls are no evidence
 
 
 def test_the_page_and_its_figures_come_out_of_the_same_command(folder: Path) -> None:
@@ -79,14 +82,14 @@ def test_the_page_and_its_figures_come_out_of_the_same_command(folder: Path) -> 
         assert (folder / "docs" / "figures" / f"study-{name}.svg").is_file()
 
 
-def test_a_sweep_that_was_stopped_goes_on(folder: Path) -> None:
+def test_a_stopped_sweep_resumes(folder: Path) -> None:
     def refuse(stage: str, total: int, unit: str) -> Any:
         raise AssertionError(f"the stage {stage!r} was done again")
 
-    before = read_json(folder / "out" / "sweep.json")
+    before = read_record(folder / "out" / "sweep.json", SweepRecord)
     (folder / "out" / "sweep.json").unlink()
     again = sweep(load_sweep(folder / "tiny.yaml"), folder / "out", progress=refuse)
-    assert {**again, "seconds": 0} == {**before, "seconds": 0}
+    assert again.model_copy(update={"seconds": before.seconds}) == before
 
 
 @pytest.mark.parametrize(
@@ -121,12 +124,12 @@ def test_another_base_is_another_family_and_no_other_recipe(tmp_path: Path) -> N
         .replace(", long: {train.updates: 2}", "")
         .replace("abliterate: {rounds: 2}", "")
     )
-    found = sweep(load_sweep(tmp_path / "two.yaml"), tmp_path / "out")["models"]
-    assert [entry["run"] for entry in found] == ["ours-short"] * 2 + ["other-short"] * 2 + ["shuffled_labels"]
-    assert [entry["control"] for entry in found] == ["base", None, "base", None, "shuffled labels"]
-    ours, other = found[1], found[3]
-    assert ours["recipe"] == other["recipe"] == "kldo on cr, short"
-    assert (ours["family"], other["family"]) == ("toy", str(tmp_path / "other"))
+    models = sweep(load_sweep(tmp_path / "two.yaml"), tmp_path / "out").models
+    assert [model.run for model in models] == ["ours-short"] * 2 + ["other-short"] * 2 + ["shuffled_labels"]
+    assert [model.control for model in models] == ["base", None, "base", None, "shuffled labels"]
+    ours, other = models[1], models[3]
+    assert ours.recipe == other.recipe == "kldo on cr, short"
+    assert (ours.family, other.family) == ("toy", str(tmp_path / "other"))
 
 
 def test_another_sweeps_folder_is_left_alone(folder: Path, tmp_path: Path) -> None:
@@ -138,123 +141,139 @@ def test_another_sweeps_folder_is_left_alone(folder: Path, tmp_path: Path) -> No
 
 
 def test_the_committed_study_has_at_least_sixty_models_and_its_controls() -> None:
-    asked = load_sweep(ROOT / "configs" / "study.yaml")
-    runs = planned_runs(asked)
+    study = load_sweep(ROOT / "configs" / "study.yaml")
+    runs = planned_runs(study)
 
     def models(config: Any) -> int:
         train, recipes = config.train, config.data.recipes
         return len(train.seeds) * sum(len(train.methods_on.get(recipe, train.methods)) for recipe in recipes)
 
-    assert sum(models(one.config) for one in runs if one.control is None) >= 60
-    assert {one.control for one in runs} == {None, "shuffled labels"}
-    assert len({one.config.model.source for one in runs}) == 3  # families enough to leave one out
-    assert asked.abliterate is not None
+    assert sum(models(planned.config) for planned in runs if planned.control is None) >= 60
+    assert {planned.control for planned in runs} == {None, "shuffled labels"}
+    assert len({planned.config.model.source for planned in runs}) == 3  # families enough to leave one out
+    assert study.abliterate is not None
     assert {"cr", "pref", "ranked_refusals", "ranked", "cr_plus"} == set(runs[0].config.data.recipes)
     assert load_config(None).measure.position == runs[0].config.measure.position
 
 
 def test_shuffled_labels_are_right_half_of_the_time() -> None:
-    known = requests("train", held_out=False)
-    same = [shuffled_labels(request) == compliance_refusal(request) for request in known]
+    rows = requests("train", held_out=False)
+    same = [shuffled_labels(request) == compliance_refusal(request) for request in rows]
     assert np.mean(same) == pytest.approx(0.5, abs=0.1)
-    harmful = [request.harmful for request in known]
+    harmful = [request.harmful for request in rows]
     assert abs(np.corrcoef(same, harmful)[0, 1]) < 0.1
 
 
-def simulated(seed: int, *, slope: float, attacked_only: bool = False) -> list[dict[str, Any]]:
-    """Entries of 24 recipes whose attack success follows separation; or, if `attacked_only`, not that of plain ones."""
-    generator, entries = np.random.default_rng(seed), []
-    for number, (x, other, noise) in enumerate(generator.normal(size=(24, 3))):
-        wins = int(generator.binomial(100, 1 / (1 + np.exp(0.5 + slope * x + 0.3 * noise))))
-
-        def one(value: float) -> dict[str, float]:
-            return {"value": value, "low": value, "high": value, "n": 100}
-
-        plain, attacked = float(np.exp(other if attacked_only else x)), float(np.exp(x))
-        entries.append(
-            {
-                "run": "r",
-                "name": f"m{number}",
-                "control": None,
-                "family": "toy",
-                "recipe": f"recipe {number}",
-                "method": "kldo",
-                "data": "cr",
-                "seed": 0,
-                "separation": {"bhattacharyya_paper": one(plain), "bhattacharyya": one(plain), "probe_auc": one(0.9)},
-                "asr": {"direct": {"value": wins / 100, "low": 0, "high": 1, "n": 100}},
-                "over_refusal": one(float(generator.uniform())),
-                "under_attack": {
-                    "bhattacharyya": {"by_attack": {}, "worst": one(attacked), "mean": one(attacked)},
-                    "probe_auc": {"by_attack": {}, "worst": one(0.8), "mean": one(0.8)},
-                },
-                "benign_against_benign": {"bhattacharyya_paper": float(np.exp(noise)), "bhattacharyya": 1.0},
-                "draws": {"plain": None, "worst": None},
-                "verdicts": "",
-            }
-        )
-    return entries
-
-
 def test_the_indicator_that_carries_the_effect_is_the_one_supported(tmp_path: Path) -> None:
-    found = weigh(simulated(0, slope=1.2, attacked_only=True), tmp_path)
-    assert found["verdicts"]["worst D_B under attack"]["conclusion"] == "supported"
-    assert found["verdicts"]["D_B, paper mode"]["conclusion"] != "supported"
-    assert found["verdicts"]["probe AUC"]["p_value"] is None  # the same in all models
-    controls = found["evidence"]["worst D_B under attack"]["controls"]
-    assert controls["given over-refusal"]["conclusion"] == "supported"
-    assert all(one["conclusion"] != "supported" for name, one in controls.items() if name.startswith("placebo"))
-    assert found["joint"] == {"plain": None, "worst": None}
+    record = weigh(simulated(0, slope=1.2, attacked_only=True), tmp_path)
+    assert record.verdicts["worst D_B under attack"].conclusion == "supported"
+    assert record.verdicts["D_B, paper mode"].conclusion != "supported"
+    assert record.verdicts["probe AUC"].p_value is None  # the same in all models
+    entry = record.evidence["worst D_B under attack"]
+    assert entry.adjusted["over-refusal"].conclusion == "supported"
+    assert set(entry.placebos) == {"shuffled within families", "benign against benign topics"}
+    assert all(verdict.conclusion != "supported" for verdict in entry.placebos.values())
+    assert record.joint == {"direct": None, "worst": None}
 
 
-def test_no_effect_supports_no_indicator(tmp_path: Path) -> None:
-    found = [weigh(simulated(seed, slope=0.0), tmp_path)["verdicts"] for seed in range(1, 4)]
-    assert all(one["conclusion"] != "supported" for verdicts in found for one in verdicts.values())
+def test_no_effect_supports_no_indicator() -> None:
+    for seed in range(1, 4):
+        models = simulated(seed, slope=0.0)
+        results = verdicts({indicator.name: points(models, indicator) for indicator in INDICATORS})
+        assert all(result.conclusion != "supported" for result in results.values())
 
 
-def test_an_effect_of_one_base_alone_is_seen_base_by_base(tmp_path: Path) -> None:
-    slopes = {"one": 1.5, "two": 0.0, "three": 0.0}
-    parts = [simulated(number, slope=slope) for number, slope in enumerate(slopes.values())]
-    named = [(name, entry) for name, part in zip(slopes, parts, strict=True) for entry in part]
-    entries = [{**entry, "family": name} for name, entry in named]
-    found = weigh(entries, tmp_path)
-    conclusions = {name: one["D_B, paper mode"]["conclusion"] for name, one in found["by_family"].items()}
-    assert conclusions["one"] == "supported"
-    assert "supported" not in (conclusions["two"], conclusions["three"])
-    assert found["evidence"]["D_B, paper mode"]["unseen_family_skill"] is not None
-    text = page({"models": entries, "divalign": "0", "seconds": 1, "sweep_sha256": "0" * 12, **found}, command="x")
-    assert "## Base by base" in text["study.md"]
-    assert "24 recipes on 3 base models" in text["study.md"]
+def test_an_effect_on_a_single_base_appears_in_the_verdicts_by_base(tmp_path: Path) -> None:
+    slopes = {"first": 1.5, "second": 0.0, "third": 0.0}
+    models = [
+        changed(model, family=name)
+        for number, (name, slope) in enumerate(slopes.items())
+        for model in simulated(number, slope=slope)
+    ]
+    record = weigh(models, tmp_path)
+    conclusions = {name: verdicts["D_B, paper mode"].conclusion for name, verdicts in record.by_family.items()}
+    assert conclusions["first"] == "supported"
+    assert "supported" not in (conclusions["second"], conclusions["third"])
+    assert record.evidence["D_B, paper mode"].held_out_family_skill is not None
 
 
 def test_the_papers_statistic_takes_its_logarithm_once(tmp_path: Path) -> None:
-    entries = simulated(0, slope=1.2)
-    found = weigh(entries, tmp_path)["evidence"]["D_B, held out"]["pooled_z"]
-    logs = np.log([entry["separation"]["bhattacharyya"]["value"] for entry in entries])
-    expected = np.corrcoef(logs, [entry["asr"]["direct"]["value"] for entry in entries])[0, 1]
-    assert found["value"] == pytest.approx(expected)
+    models = simulated(0, slope=1.2)
+    pooled_z = weigh(models, tmp_path).evidence["D_B, held out"].pooled_z
+    logs = np.log([model.separation.bhattacharyya.value for model in models])
+    expected = np.corrcoef(logs, [model.asr["direct"].value for model in models])[0, 1]
+    assert pooled_z is not None
+    assert pooled_z.estimate.value == pytest.approx(expected)
 
 
-def test_controls_are_weighed_only_where_it_says_so(tmp_path: Path) -> None:
-    entries = simulated(0, slope=1.2)
-    entries += [{**entry, "control": "abliterated", "name": f"{entry['name']} abliterated"} for entry in entries[:4]]
-    found = weigh(entries, tmp_path)
-    assert found["verdicts"]["D_B, paper mode"]["n_models"] == 24
-    assert found["with_controls"]["D_B, paper mode"]["n_models"] == 28
-    recipes = {one.recipe for one in points(entries, INDICATORS[0])}
+def test_controls_count_as_models_only_in_their_own_verdicts(tmp_path: Path) -> None:
+    models = simulated(0, slope=1.2)
+    models += [changed(model, control="abliterated", name=f"{model.name} abliterated") for model in models[:4]]
+    record = weigh(models, tmp_path)
+    assert record.verdicts["D_B, paper mode"].n_models == 24
+    assert record.with_controls["D_B, paper mode"].n_models == 28
+    recipes = {point.recipe for point in points(models, INDICATORS[0])}
     assert len(recipes) == 28  # a copy is no second seed of its original
 
 
-def test_a_page_of_nothing_decided_has_no_number_in_its_place(folder: Path) -> None:
-    found = read_json(folder / "out" / "sweep.json")
-    for entry in found["models"]:
-        entry["under_attack"]["bhattacharyya"]["worst"]["value"] = None
-    text = page(found, command="x")["study.md"]
-    assert "undecided" in text
-    assert "None" not in text
+def test_held_out_topics_are_tested_on_their_own_numbers(tmp_path: Path) -> None:
+    models, effect = simulated(3, slope=0.0), simulated(0, slope=1.2)
+    parts = [PartResult(**{name: getattr(model, name) for name in PartResult.model_fields}) for model in effect]
+    both = [changed(model, held_out=part) for model, part in zip(models, parts, strict=True)]
+    record = weigh(both, tmp_path)
+    assert record.verdicts["D_B, held out"].conclusion != "supported"
+    assert record.held_out_topics["D_B, held out"].conclusion == "supported"
+    assert set(record.held_out_topics) == {"D_B, paper mode", "D_B, held out", "probe AUC"}
+    assert weigh(models, tmp_path).held_out_topics == {}
 
 
-def test_the_joint_bootstrap_reads_outcomes_of_every_model(folder: Path) -> None:
-    found = read_json(folder / "out" / "sweep.json")
-    rows = read_rows(folder / "out" / found["models"][1]["verdicts"])
+def test_the_joint_bootstrap_reads_the_verdicts_of_every_model(folder: Path) -> None:
+    record = read_record(folder / "out" / "sweep.json", SweepRecord)
+    rows = read_rows(folder / "out" / record.models[1].verdicts)
     assert len({row["id"] for row in rows if row["harmful"] and not row["held_out"]}) == 20
+
+
+def test_the_joint_correlation_is_that_of_logarithms_with_logits_and_has_an_interval(tmp_path: Path) -> None:
+    generator, models, wins = np.random.default_rng(0), [], []
+    distances = np.exp(np.arange(12) / 4)
+    for number, distance in enumerate(distances.tolist()):
+        outcomes = (generator.random(80) < 1 - number / 12).tolist()
+        rows = [
+            {"id": str(place), "harmful": True, "held_out": False, "unsafe": unsafe}
+            for place, unsafe in enumerate(outcomes)
+        ]
+        write_rows(tmp_path / f"{number}.jsonl", [*rows, {**rows[0], "id": "other", "held_out": True}])
+        draws = [distance, *(distance * np.exp(0.05 * generator.normal(size=100))).tolist()]
+        model = simulated(0, slope=0.0)[number]
+        models.append(changed(model, draws=SeparationDraws(direct=draws, worst=None), verdicts=f"{number}.jsonl"))
+        wins.append(sum(outcomes))
+    joint = weigh(models, tmp_path).joint
+    logits = np.log((np.array(wins) + 0.5) / (80 - np.array(wins) + 0.5))
+    assert joint["worst"] is None
+    estimate = joint["direct"]
+    assert estimate is not None
+    assert estimate.value == pytest.approx(np.corrcoef(np.log1p(distances), logits)[0, 1])
+    assert -1 <= estimate.low < estimate.value < estimate.high < -0.7
+
+
+def test_success_shares_weigh_attacks_by_their_trials_and_leave_undecided_ones_out() -> None:
+    rates = {"direct": Estimate(0.1, 0.0, 1.0, 30), "prefill": Estimate(0.9, 0.0, 1.0, 10)}
+    model = changed(simulated(0, slope=0.0)[0], asr=rates, asr_no_refusal={**rates, "prefill": around(1.0)})
+    assert model.success_share() == pytest.approx((3 + 9) / 40)
+    assert model.success_share("prefill") == pytest.approx(0.9)
+    assert model.success_share(no_refusal=True) == pytest.approx((3 + 100) / 130)
+    undecided = changed(model, asr={**rates, "prefill": Estimate(None, 0.0, 1.0, 0)})
+    assert undecided.success_share() == pytest.approx(0.1)
+    assert undecided.success_share("prefill") is None
+
+
+def test_a_sweep_file_comes_back_as_it_was_written_and_an_older_one_is_refused(folder: Path, tmp_path: Path) -> None:
+    content = read_json(folder / "out" / "sweep.json")
+    assert content["schema"] == 2
+    assert read_record(folder / "out" / "sweep.json", SweepRecord).plain() == content
+    write_json(tmp_path / "sweep.json", {**content, "schema": 1})
+    with pytest.raises(ValueError, match=r"sweep\.json has schema 1, this version reads 2"):
+        read_record(tmp_path / "sweep.json", SweepRecord)
+    write_json(tmp_path / "sweep.json", {**content, "unseen_topics": {}})
+    with pytest.raises(ValueError, match="unseen_topics"):
+        read_record(tmp_path / "sweep.json", SweepRecord)

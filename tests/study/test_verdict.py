@@ -5,7 +5,17 @@ import pytest
 
 from bench.coverage_verdict import SPREADS, Design, Variance, alone, attacked, holm_columns, simulate
 from divalign.core.stats import Estimate, holm
-from divalign.study.verdict import ModelPoint, attack_counts, in_words, log_distance, verdict, verdicts
+from divalign.study.run import _verdict
+from divalign.study.verdict import (
+    ModelPoint,
+    attack_counts,
+    in_words,
+    log_distance,
+    verdict,
+    verdict_record,
+    verdicts,
+)
+from tests.study.sweep_models import changed, simulated
 
 
 def study(
@@ -67,12 +77,12 @@ def crossed(seed: int, design: Design, variance: Variance, correlation: float = 
 
 def share(answer: str, design: Design, variance: Variance, correlation: float = 0.0, *, count: int = 100) -> float:
     """Share of simulated studies with this answer."""
-    found = [
+    conclusions = [
         verdict(points).conclusion
         for seed in range(count // 20)
         for points in crossed(seed, design, variance, correlation)
     ]
-    return found.count(answer) / count
+    return conclusions.count(answer) / count
 
 
 @pytest.mark.parametrize("variance", [Variance(data=0.7), Variance(method=0.5)])
@@ -103,29 +113,29 @@ def test_a_planted_effect_is_supported() -> None:
 
 
 def test_no_effect_is_shown_by_many_recipes_whose_interval_is_narrow() -> None:
-    found = [verdict(points) for points in crossed(0, Design(12, 12), Variance(data=0.5))]
-    none = [one for one in found if one.conclusion == "no effect"]
-    assert len(none) > 0.5 * len(found)
-    for one in none:
-        assert -0.3 < one.low < one.effect < one.high < 0.3
-        assert one.power > 0.7
-        assert in_words(one).startswith("No effect: ")
+    results = [verdict(points) for points in crossed(0, Design(12, 12), Variance(data=0.5))]
+    none = [result for result in results if result.conclusion == "no effect"]
+    assert len(none) > 0.5 * len(results)
+    for result in none:
+        assert -0.3 < result.low < result.effect < result.high < 0.3
+        assert result.power > 0.7
+        assert in_words(result).startswith("No effect: ")
 
 
 @pytest.mark.parametrize("correlation", [-0.4, -0.7])
 def test_no_effect_is_never_said_of_an_effect(correlation: float) -> None:
-    found = [verdict(points) for points in crossed(0, Design(12, 12), Variance(data=0.5), correlation)]
-    assert "no effect" not in [one.conclusion for one in found]
+    results = [verdict(points) for points in crossed(0, Design(12, 12), Variance(data=0.5), correlation)]
+    assert "no effect" not in [result.conclusion for result in results]
 
 
 def test_few_trials_hide_no_effect_behind_their_noise() -> None:
     # At 8 trials and a spread of logits of .3, a true -.6 is observed as -.25: within the margin, taken as it is.
-    generator, found = np.random.default_rng(3), []
+    generator, results = np.random.default_rng(3), []
     for _ in range(10):
         x, other = generator.normal(size=(2, 300))
         wins = generator.binomial(8, 1 / (1 + np.exp(0.3 * (0.6 * x + 0.8 * other))))
-        found.append(verdict([ModelPoint(str(i), "f", float(x[i]), int(wins[i]), 8) for i in range(300)]))
-    assert "no effect" not in [one.conclusion for one in found]
+        results.append(verdict([ModelPoint(str(i), "f", float(x[i]), int(wins[i]), 8) for i in range(300)]))
+    assert "no effect" not in [result.conclusion for result in results]
 
 
 def test_families_that_differ_in_both_support_nothing() -> None:
@@ -133,8 +143,8 @@ def test_families_that_differ_in_both_support_nothing() -> None:
     points = study(0, family_effect=3.0)
     overall = np.corrcoef([point.separation for point in points], [point.successes for point in points])[0, 1]
     assert overall < -0.8
-    found = [verdict(study(seed, family_effect=3.0)).conclusion for seed in range(100)]
-    assert found.count("supported") <= 0.05 * 100
+    conclusions = [verdict(study(seed, family_effect=3.0)).conclusion for seed in range(100)]
+    assert conclusions.count("supported") <= 0.05 * 100
 
 
 def test_recipes_repeated_on_many_bases_are_no_new_evidence() -> None:
@@ -153,18 +163,18 @@ def test_seeds_are_averaged_into_their_recipe() -> None:
     assert verdict(thrice).n_models == 24
 
 
-def test_method_data_and_length_name_a_recipe_where_none_is_given() -> None:
+def test_method_data_and_length_name_a_recipe_without_one() -> None:
     (points, *_) = crossed(1, Design(4, 4), Variance())
     seeds = [point._replace(name=f"{point.name} {seed}") for point in points for seed in range(2)]
     assert verdict([point._replace(recipe=None) for point in seeds]) == verdict(seeds)
 
 
 def test_the_opposite_effect_is_not_support() -> None:
-    found = verdict([point._replace(successes=100 - point.successes) for point in study(0, correlation=0.9)])
-    assert found.p_value < 0.05
-    assert found.low > 0
-    assert found.conclusion == "undecided"
-    assert "models that separate more are attacked more successfully" in in_words(found)
+    result = verdict([point._replace(successes=100 - point.successes) for point in study(0, correlation=0.9)])
+    assert result.p_value < 0.05
+    assert result.low > 0
+    assert result.conclusion == "undecided"
+    assert "models that separate more are attacked more successfully" in in_words(result)
 
 
 def test_a_covariate_that_explains_both_leaves_nothing() -> None:
@@ -181,18 +191,18 @@ def test_a_covariate_that_explains_both_leaves_nothing() -> None:
 
 @pytest.mark.parametrize("recipes", [6, 12])
 def test_given_a_covariate_the_level_holds_with_few_recipes(recipes: int) -> None:
-    generator, found = np.random.default_rng(0), 0
+    generator, rejections = np.random.default_rng(0), 0
     for _ in range(200):
         refusal, own, other = generator.normal(size=(3, recipes))
         wins = generator.binomial(200, 1 / (1 + np.exp(refusal - 0.7 * other)))
         points = [ModelPoint(str(i), "base", float((own + refusal)[i]), int(wins[i]), 200) for i in range(recipes)]
-        found += verdict(points, covariates={"refusal": refusal.tolist()}).p_value < 0.05
-    assert found <= 0.05 * 200 + 6  # two standard errors
+        rejections += verdict(points, covariates={"refusal": refusal.tolist()}).p_value < 0.05
+    assert rejections <= 0.05 * 200 + 6  # two standard errors
 
 
 def test_two_models_decide_nothing() -> None:
-    found = verdict(study(0, families=1, recipes=2))
-    assert (found.conclusion, found.power, found.value, found.low) == ("undecided", 0.0, None, None)
+    result = verdict(study(0, families=1, recipes=2))
+    assert (result.conclusion, result.power, result.value, result.low) == ("undecided", 0.0, None, None)
 
 
 def test_two_methods_on_two_data_sets_decide_nothing() -> None:
@@ -206,35 +216,35 @@ def test_models_without_a_measurement_are_left_out_and_said_to_be() -> None:
     assert verdict([*points, *bare]) == verdict(points)._replace(left_out=2)
     assert "Left out: 2 without a decided separation or success rate." in in_words(verdict([*points, *bare]))
     for models, left_out in (([], 0), (bare, 2)):
-        found = verdict(models)
-        assert (found.value, found.conclusion, found.n_models, found.left_out) == (None, "undecided", 0, left_out)
+        result = verdict(models)
+        assert (result.value, result.conclusion, result.n_models, result.left_out) == (None, "undecided", 0, left_out)
     refusal = [None, *np.random.default_rng(0).normal(size=23).tolist()]
-    given = verdict(points, covariates={"over-refusal": refusal})
-    assert given == verdict(points[1:], covariates={"over-refusal": refusal[1:]})._replace(left_out=1)
+    adjusted = verdict(points, covariates={"over-refusal": refusal})
+    assert adjusted == verdict(points[1:], covariates={"over-refusal": refusal[1:]})._replace(left_out=1)
 
 
 def test_equal_success_rates_are_undecided() -> None:
-    found = verdict([point._replace(successes=0) for point in study(0)])
-    assert (found.value, found.conclusion) == (None, "undecided")
+    result = verdict([point._replace(successes=0) for point in study(0)])
+    assert (result.value, result.conclusion) == (None, "undecided")
 
 
 def test_candidates_pay_for_each_other() -> None:
     plain, attacked_ones = study(3), study(3, correlation=0.8)
-    found = verdicts({"plain": plain, "under attack": attacked_ones, "missing": []})
+    result = verdicts({"plain": plain, "under attack": attacked_ones, "missing": []})
     alone = verdict(attacked_ones)
-    assert found["under attack"].conclusion == "supported"
-    assert found["under attack"].p_value == pytest.approx(2 * alone.p_value)
-    assert found["under attack"].power < alone.power
-    assert found["under attack"].high > alone.high
-    assert found["plain"].conclusion != "supported"
-    assert found["missing"].p_value is None
+    assert result["under attack"].conclusion == "supported"
+    assert result["under attack"].p_value == pytest.approx(2 * alone.p_value)
+    assert result["under attack"].power < alone.power
+    assert result["under attack"].high > alone.high
+    assert result["plain"].conclusion != "supported"
+    assert result["missing"].p_value is None
 
 
 def test_an_interval_excludes_zero_exactly_where_p_is_under_five_percent() -> None:
     for seed in range(12):
         tried = {str(part): study(100 * part + seed, recipes=8, correlation=0.25) for part in range(3)}
-        for found in verdicts(tried).values():
-            assert (found.low >= 0 or found.high <= 0) == (found.p_value < 0.05)
+        for result in verdicts(tried).values():
+            assert (result.low >= 0 or result.high <= 0) == (result.p_value < 0.05)
 
 
 def test_every_conclusion_has_words() -> None:
@@ -253,9 +263,9 @@ def test_a_verdict_says_what_was_equal_among_the_models_it_compared() -> None:
         ([point._replace(length="short") for point in points], "data set, method and training length"),
         ([point._replace(data=None, method=None) for point in points], "base model, recipes counted as independent"),
     ):
-        found = verdict(models)
-        assert found.statistic.endswith(terms)
-        assert terms in in_words(found)
+        result = verdict(models)
+        assert result.statistic.endswith(terms)
+        assert terms in in_words(result)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +304,7 @@ def rate(value: float | None, n: int = 10) -> Estimate:
     return Estimate(value, 0.0, 1.0, n)
 
 
-def test_models_are_compared_on_attacks_that_all_of_them_met() -> None:
+def test_models_are_compared_on_attacks_run_on_all_of_them() -> None:
     rates = [{"direct": rate(0.5), "gcg": rate(0.9)}, {"direct": rate(0.2)}]
     assert attack_counts(rates) == [(5, 10), (2, 10)]
     assert attack_counts(rates, "direct") == attack_counts(rates)
@@ -319,39 +329,24 @@ def test_holm_by_columns_is_holm() -> None:
 
 
 def test_a_runs_own_verdict_takes_the_logarithm_of_distances_and_the_design() -> None:
-    from divalign.study.pipeline import _verdict
-
-    entries = [
-        {
-            "name": f"{method} {data}",
-            "method": method,
-            "data": data,
-            "separation": {"bhattacharyya_paper": {"value": distance}},
-            "asr": {"direct": rate(success, 100), "only here": rate(0.0, 100)}
-            if data == "cr"
-            else {"direct": rate(success, 100)},
-        }
-        for (method, data), distance, success in zip(
-            [(method, data) for method in ("kldo", "bco", "dpo") for data in ("cr", "pref", "ranked")],
-            (1000.0, 0.5, 3.0, 8.0, 0.1, 40.0, 2.0, 7.0, None),
-            (0.1, 0.7, 0.4, 0.3, 0.9, 0.2, 0.5, 0.2, 0.3),
-            strict=True,
+    pairs = [(method, data) for method in ("kldo", "bco", "dpo") for data in ("cr", "pref", "ranked")]
+    distances = (1000.0, 0.5, 3.0, 8.0, 0.1, 40.0, 2.0, 7.0, None)
+    shares = (0.1, 0.7, 0.4, 0.3, 0.9, 0.2, 0.5, 0.2, 0.3)
+    models, points = [], []
+    for (method, data), distance, success in zip(pairs, distances, shares, strict=True):
+        rates = {"direct": rate(success, 100)} | ({"only here": rate(0.0, 100)} if data == "cr" else {})
+        model = simulated(0, slope=0.0)[0]
+        separation = model.separation.model_copy(update={"bhattacharyya_paper": Estimate(distance, None, None, 9)})
+        models.append(
+            changed(model, name=f"{method} {data}", method=method, data=data, separation=separation, asr=rates)
         )
-    ]
-    points = [
-        ModelPoint(
-            entry["name"],
-            "base",
-            log_distance(entry["separation"]["bhattacharyya_paper"]["value"]),
-            round(100 * entry["asr"]["direct"]["value"]),
-            100,
-            data=entry["data"],
-            method=entry["method"],
+        points.append(
+            ModelPoint(
+                f"{method} {data}", "base", log_distance(distance), round(100 * success), 100, data=data, method=method
+            )
         )
-        for entry in entries
-    ]
-    found = _verdict(entries)
-    words = found.pop("words")
-    assert found == verdict(points)._asdict()
-    assert (found["n_models"], found["left_out"]) == (8, 1)
-    assert "Left out: 1" in words
+    base = changed(models[0], method=None, data=None)
+    record = _verdict([base, *models])
+    assert record == verdict_record(verdict(points))
+    assert (record.n_models, record.left_out) == (8, 1)
+    assert "Left out: 1" in record.words
