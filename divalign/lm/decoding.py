@@ -22,12 +22,15 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from divalign.data.batching import pad_left
+from divalign.lm.kv_cache import GrowingLayer, growing_cache
 from divalign.lm.memory import halved, out_of_memory, release
+
+PREFILL_TOKENS = 256
 
 
 @dataclass
 class Row:
-    """One conversation under way. `uniforms` holds the uniform numbers that choose its tokens, None for the likeliest.
+    """One conversation and its response so far. `uniforms` chooses its tokens, None for the likeliest each time.
 
     `end` is the token that ended it, None where it was cut at its limit.
     """
@@ -61,7 +64,7 @@ class Batch(NamedTuple):
 
 
 def decode(net: Network, rows: Sequence[Row], *, ends: set[int], size: int, temperature: float) -> Iterator[Row]:
-    """Write every row to its end, and yield each as it ends.
+    """Generate every row's response, and yield each row as it ends.
 
     Raises MemoryError where not even one row alone fits.
     """
@@ -97,25 +100,41 @@ def decode(net: Network, rows: Sequence[Row], *, ends: set[int], size: int, temp
 def _advance(
     net: Network, batch: Batch | None, joining: Sequence[Row], ends: set[int], temperature: float
 ) -> Batch | None:
-    """Take newcomers in, let every row write one token, and go on with the rows that have not ended."""
-    batch = reduce(_join, ([batch] if batch else []) + ([_start(net, joining)] if joining else []))
+    """Add the rows that join, generate one token for every row, and go on with the rows that have not ended."""
+    batch = reduce(_join, ([batch] if batch else []) + [_start(net, rows) for rows in _similar_lengths(joining)])
     for row, token in zip(batch.rows, _choose(batch, temperature), strict=True):
         if token in ends:
             row.ended, row.end = True, token
         else:
             row.response.append(token)
             row.ended = len(row.response) >= row.limit
-    going = [place for place, row in enumerate(batch.rows) if not row.ended]
-    if not going:
+    remaining = [index for index, row in enumerate(batch.rows) if not row.ended]
+    if not remaining:
         return None
-    return _step(net, _keep(batch, going) if len(going) < len(batch.rows) else batch)
+    return _step(net, _select(batch, remaining) if len(remaining) < len(batch.rows) else batch)
+
+
+def _similar_lengths(rows: Sequence[Row]) -> list[list[Row]]:
+    """Return the rows in parts to be prefilled one after the other, so that little of the work is padding.
+
+    Each part has at least PREFILL_TOKENS, since small products use the hardware badly: for 32 prompts of 31 to 56
+    tokens on one core, 18 % of the prefill was padding, in parts 5 %.
+    """
+    parts: list[list[Row]] = []
+    for row in sorted(rows, key=lambda row: -len(row.tokens)):
+        longest = len(parts[-1][0].tokens) if parts else 0
+        if parts and (longest * len(parts[-1]) < PREFILL_TOKENS or len(row.tokens) > 0.9 * longest):
+            parts[-1].append(row)
+        else:
+            parts.append([row])
+    return parts
 
 
 def _start(net: Network, rows: Sequence[Row]) -> Batch:
     device = net.model.device
     tokens = pad_left([row.tokens for row in rows], 0).to(device)
     mask = pad_left([[1] * len(row.tokens) for row in rows], 0).to(device)
-    cache = DynamicCache() if net.mergeable else DynamicCache(config=net.model.config)
+    cache = growing_cache() if net.mergeable else DynamicCache(config=net.model.config)
     return Batch(list(rows), cache, mask, _logits(net, tokens, mask, cache))
 
 
@@ -125,17 +144,17 @@ def _step(net: Network, batch: Batch) -> Batch:
     return batch._replace(mask=mask, logits=_logits(net, tokens, mask, batch.cache))
 
 
-def _keep(batch: Batch, places: Sequence[int]) -> Batch:
-    """Return the batch of the rows at `places`, without the columns that are padding in all of them."""
-    chosen = torch.tensor(places, device=batch.mask.device)
-    batch.cache.reorder_cache(chosen)
-    mask = batch.mask[chosen]
-    first = int(mask.any(dim=0).int().argmax())
-    cache = batch.cache
-    if first and all(type(layer) is DynamicLayer for layer in cache.layers):
-        cache = _cache_of([(layer.keys[..., first:, :], layer.values[..., first:, :]) for layer in cache.layers])
+def _select(batch: Batch, indices: Sequence[int]) -> Batch:
+    """Return the batch of the rows at `indices`, without the columns that are padding in all of them."""
+    chosen = torch.tensor(indices, device=batch.mask.device)
+    mask, cache = batch.mask[chosen], batch.cache
+    if all(type(layer) is GrowingLayer for layer in cache.layers):
+        first = int(mask.any(dim=0).int().argmax())
+        cache = growing_cache([(x.keys[chosen, :, first:], x.values[chosen, :, first:]) for x in cache.layers])
         mask = mask[:, first:]
-    return Batch([batch.rows[place] for place in places], cache, mask, batch.logits[chosen])
+    else:
+        cache.reorder_cache(chosen)
+    return Batch([batch.rows[index] for index in indices], cache, mask, batch.logits[chosen])
 
 
 def _join(a: Batch, b: Batch) -> Batch:
@@ -152,24 +171,18 @@ def _join(a: Batch, b: Batch) -> Batch:
         for p, q in zip(a.cache.layers, b.cache.layers, strict=True)
     ]
     mask = torch.cat([widened(a.mask, 1), widened(b.mask, 1)])
-    return Batch(a.rows + b.rows, _cache_of(pairs), mask, torch.cat([a.logits, b.logits]))
-
-
-def _cache_of(pairs: Sequence[Sequence[Tensor]]) -> DynamicCache:
-    cache = DynamicCache()
-    for layer, (keys, values) in enumerate(pairs):
-        cache.update(keys, values, layer)
-    return cache
+    return Batch(a.rows + b.rows, growing_cache(pairs), mask, torch.cat([a.logits, b.logits]))
 
 
 def _choose(batch: Batch, temperature: float) -> list[int]:
     """Return the next token of every row: the likeliest, or the one its own uniform number falls on.
 
     One number picks from the cumulative probabilities, so a row's choices depend on its own numbers alone and not on
-    who else is in the batch; only where rounding moves a boundary across the number can they differ.
+    the other rows of the batch; only where rounding moves a boundary across the number can they differ.
     """
     if not temperature:
-        return batch.logits.argmax(dim=-1).tolist()
+        on_cpu = batch.logits.device.type == "cpu"  # numpy's argmax takes a tenth of torch's time there
+        return (batch.logits.float().numpy() if on_cpu else batch.logits).argmax(-1).tolist()
     numbers = [row.uniforms[len(row.response)] for row in batch.rows if row.uniforms is not None]
     cumulative = (batch.logits.double() / temperature).softmax(dim=-1).cumsum(dim=-1)
     drawn = torch.tensor(numbers, dtype=torch.float64, device=cumulative.device)[:, None] * cumulative[:, -1:]
