@@ -124,7 +124,7 @@ def test_batches_grow_back_after_memory_trouble(monkeypatch: pytest.MonkeyPatch)
 
 def test_out_of_memory_with_a_single_conversation_is_an_error_and_what_has_ended_is_kept() -> None:
     model, tokenizer = tiny_model("Llama")
-    kept: list[str] = []
+    reported: list[str] = []
 
     def too_long(_module: Any, _arguments: Any, options: dict[str, Any]) -> None:
         if options["attention_mask"].sum(dim=1).max() > 60:
@@ -133,8 +133,8 @@ def test_out_of_memory_with_a_single_conversation_is_an_error_and_what_has_ended
     model.register_forward_pre_hook(too_long, with_kwargs=True)
     conversations = [user_says("a" * 90), *CONVERSATIONS[:1]]
     with pytest.raises(MemoryError, match="single conversation in the batch; what has ended is kept"):
-        generate(model, tokenizer, conversations, max_new_tokens=4, on_response=lambda _, text: kept.append(text))
-    assert not kept  # the longest comes first, so that memory trouble shows before hours of work
+        generate(model, tokenizer, conversations, max_new_tokens=4, on_response=lambda _, text: reported.append(text))
+    assert not reported  # the longest comes first, so that memory trouble shows before hours of work
 
 
 def test_an_error_that_is_not_about_memory_is_passed_on() -> None:
