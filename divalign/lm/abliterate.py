@@ -1,4 +1,4 @@
-"""A copy of a model that cannot write along one direction: the control for every claim that separation is safety.
+"""Directional ablation: a copy of a model without one direction, the control for claims that separation is safety.
 
 Source: Arditi et al. 2024, arXiv 2406.11717, section 2.4 and appendix E (weight orthogonalisation).
 """
@@ -24,12 +24,12 @@ NORMS_AFTER = ("post_attention_layernorm", "post_feedforward_layernorm")
 
 @torch.no_grad()
 def abliterated(model: Any, direction: Float[Tensor, " d"]) -> Any:
-    """Return a copy of a causal language model whose residual stream holds nothing along `direction`.
+    """Return a copy of a causal language model whose residual stream has no component along `direction`.
 
-    The direction is taken out of the embedding and of every matrix and bias that writes to the stream, so it is gone
-    at every layer before the final norm. Where a norm with weights w stands between a matrix and the stream, w times
-    the direction is taken out of the matrix: what the norm writes is then free of it. A head that shares the
-    embedding's weights keeps them as they were. An adapter is merged first.
+    The embedding and every matrix and bias that writes to the residual stream are made orthogonal to the direction, so
+    it is absent at every layer before the final norm. Where a norm with weights w stands between a matrix and the
+    stream, the matrix is made orthogonal to w times the direction, so that the norm's output is orthogonal to the
+    direction. A head tied to the embedding is untied and stays unchanged. An adapter is merged first.
 
     Raises ValueError for an architecture whose writers are not known, and a direction of another width.
     """
@@ -40,15 +40,15 @@ def abliterated(model: Any, direction: Float[Tensor, " d"]) -> Any:
     embedding = changed.get_input_embeddings()
     embedding.weight.copy_(project_out(embedding.weight, direction))
     for writer, norm in _writers(changed.base_model):
-        mine = direction if norm is None else _weights_of(norm) * direction.to(norm.weight)
-        writer.weight.copy_(project_out(writer.weight, mine, axis=0))
+        ablated = direction if norm is None else _weights_of(norm) * direction.to(norm.weight)
+        writer.weight.copy_(project_out(writer.weight, ablated, axis=0))
         if writer.bias is not None:
-            writer.bias.copy_(project_out(writer.bias, mine))
+            writer.bias.copy_(project_out(writer.bias, ablated))
     return changed
 
 
 def _untie(model: Any) -> None:
-    """Give the head weights of its own: taking the direction out of them would change what is read, not written."""
+    """Untie the head from the embedding: ablating it would change how the stream is read, not what it holds."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if head is not None and head.weight is embedding.weight:
         head.weight = nn.Parameter(embedding.weight.clone())
@@ -56,7 +56,7 @@ def _untie(model: Any) -> None:
 
 
 def _writers(backbone: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield every matrix that writes to the stream, with the norm that stands behind it or None."""
+    """Yield every matrix that writes to the residual stream, with the norm behind it or None."""
     blocks = _blocks(backbone)
     names = next((names for names in WRITERS if all(_part(blocks[0], name) is not None for name in names)), None)
     if names is None:
@@ -72,10 +72,10 @@ def _writers(backbone: Any) -> Iterator[tuple[Any, Any]]:
 def _blocks(backbone: Any) -> list[Any]:
     lists = [part for part in backbone.modules() if isinstance(part, nn.ModuleList)]
     count = backbone.config.get_text_config().num_hidden_layers
-    found = [blocks for blocks in lists if len(blocks) == count]
-    if len(found) != 1:
-        raise ValueError(f"{type(backbone).__name__}: got {len(found)} lists of {count} blocks, expected one")
-    return list(found[0])
+    candidates = [blocks for blocks in lists if len(blocks) == count]
+    if len(candidates) != 1:
+        raise ValueError(f"{type(backbone).__name__}: got {len(candidates)} lists of {count} blocks, expected one")
+    return list(candidates[0])
 
 
 def _part(block: Any, name: str) -> Any:
@@ -85,5 +85,5 @@ def _part(block: Any, name: str) -> Any:
 
 
 def _weights_of(norm: Any) -> Tensor:
-    """Return what a norm multiplies by: its answer to ones, as Gemma's norms hold their weights less one."""
+    """Return a norm's weights as its output for ones, since Gemma's norms store their weights minus one."""
     return norm(torch.ones_like(norm.weight))

@@ -78,7 +78,7 @@ def without(body: Mapping[str, Any], refused: set[str]) -> dict[str, Any]:
 def read_completion(content: bytes, *, max_tokens: int | None = None) -> Response:
     """Return the response of a chat completion.
 
-    A finish reason that is missing counts as "length" where the usage says that `max_tokens` were written, else "stop".
+    A finish reason that is missing counts as "length" where the usage counts `max_tokens` tokens, else "stop".
 
     Raises UnusableReplyError for a completion without choices or with content of an unknown shape, and
     NotACompletionError for anything else; see `error_in` for an error in the place of a completion.
@@ -169,8 +169,8 @@ def _finish(choice: Mapping[str, Any], usage: Any, max_tokens: int | None) -> Fi
     finish = choice.get("finish_reason")
     if isinstance(finish, str):
         return FINISHES.get(finish.lower(), "stop")
-    written = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    return "length" if max_tokens and isinstance(written, int) and written >= max_tokens else "stop"
+    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return "length" if max_tokens and isinstance(tokens, int) and tokens >= max_tokens else "stop"
 
 
 def _text_and_reasoning(message: Mapping[str, Any]) -> tuple[str, str]:

@@ -45,12 +45,17 @@ class Connection(NamedTuple):
         """Return the response to one request, with retries."""
         import tenacity
 
-        chance = random.Random(json.dumps(body, sort_keys=True))
+        generator = random.Random(json.dumps(body, sort_keys=True))
         doubling = tenacity.wait_exponential(multiplier=self.server.first_pause, max=LONGEST_PAUSE)
 
         def seconds(state: tenacity.RetryCallState) -> float:
-            asked = getattr(state.outcome.exception() if state.outcome else None, "pause", None)
-            return doubling(state) * chance.uniform(0.5, 1.0) if asked is None else min(LONGEST_PAUSE, asked)
+            error = state.outcome.exception() if state.outcome else None
+            retry_after = getattr(error, "pause", None)
+            return (
+                doubling(state) * generator.uniform(0.5, 1.0)
+                if retry_after is None
+                else min(LONGEST_PAUSE, retry_after)
+            )
 
         def last(state: tenacity.RetryCallState) -> bool:
             unusable = isinstance(state.outcome and state.outcome.exception(), protocol.UnusableReplyError)
@@ -70,8 +75,8 @@ class Connection(NamedTuple):
             return error.response
         except RetryableError as error:
             raise ConnectionError(
-                f"{self.server.address} failed {self.server.attempts} times, last with: {error}. Responses that came "
-                "are kept; is the server up, and does it allow as many requests at a time?"
+                f"{self.server.address} failed {self.server.attempts} times, last with: {error}. The responses so far "
+                "are saved; is the server up, and does it allow as many requests at a time?"
             ) from None
 
     def exchange(self, body: dict[str, Any]) -> Response:
@@ -126,7 +131,7 @@ class Connection(NamedTuple):
             404: "check the url, which ends in /v1, and the model's name",
         }.get(status, "check the prompt length against the model, and the options")
         if kind == "quota":
-            advice = "the account's quota is used up; responses that came are kept, so run it again after a top-up"
+            advice = "the account's quota is used up; the responses so far are saved, so resume after a top-up"
         elif kind == "temperature":
             advice = "set the server's temperature to None to use its own, which is not greedy"
         elif 300 <= status < 400:

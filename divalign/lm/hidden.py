@@ -36,7 +36,7 @@ def hidden_states(
 
     `"instruction"` is the last token of the rendered turns, before the generation prompt: the position of the
     paper's code. `"generation"` is the last token of the generation prompt (of the prefill, if there is one), from
-    which the model begins to write. Where a template has no generation prompt the two are one. With `responses`, one
+    which the model generates. Where a template has no generation prompt the two are one. With `responses`, one
     to each conversation, `"response"` is the mean over the response's tokens, the end of the sequence included.
 
     Batches halve when memory runs out. Raises ValueError where a state is not finite, with the prompt's index.
@@ -136,8 +136,8 @@ def _mean(spans: Sequence[tuple[int, int]], width: int) -> Reader:
 def _states_at(backbone: Any, ids: Tensor, mask: Tensor, readers: Sequence[Reader]) -> list[Float[np.ndarray, "l b d"]]:
     """Return, for each reader, what it takes of every layer's states.
 
-    What enters each layer is read by a hook that keeps this alone: all states of 64 prompts of 200 tokens are
-    6.6 GB in a model of 32 layers of width 4,096, and these 67 MB. Where no list of layers is found, all are kept.
+    What enters each layer is read by a hook that stores this alone: all states of 64 prompts of 200 tokens are
+    6.6 GB in a model of 32 layers of width 4,096, and these 67 MB. Without one list of layers, all are stored.
     """
     layers = _layers(backbone)
     by_layer: list[list[Tensor]] = []

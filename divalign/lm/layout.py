@@ -1,9 +1,10 @@
 """How prompts and responses are laid out in a batch: plain padded rows, or packed rows in which prompts are shared.
 
-Responses to one prompt make a group. In the plain layout every response has a row of its own, its prompt before it. In
-the shared layout a group stands once: the prompt, then its responses, each starting at the position where the prompt
-ended and seeing the prompt and itself alone. Groups are packed into rows as long as the longest of them. Both layouts
-say the same thing to the model; the shared one runs a prompt once for all its responses, and pads less.
+Responses to one prompt make a group. In the plain layout every response has a row of its own, after its prompt. In the
+shared layout (prefix sharing with sequence packing) a group is one sequence: the prompt, then its responses, each with
+position ids that continue the prompt's and an attention mask over the prompt and itself alone. Groups are packed into
+rows as long as the longest group. Log-probabilities are equal in both; the shared layout computes a prompt once for
+all its responses, and pads less.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Layout(NamedTuple):
 
 
 class _Placed(NamedTuple):
-    """A token's place in a row: what it is, where it stands in its text, whose it is."""
+    """A token in a packed row: its id, its position id, its group and its part of the group."""
 
     token: int
     position: int
@@ -73,19 +74,20 @@ def lay_out(rows: Sequence[Encoded], pad_id: int, *, share: bool = False) -> Lay
 
 
 def attention(groups: Int[Tensor, "b t"], parts: Int[Tensor, "b t"]) -> Bool[Tensor, "b 1 t t"]:
-    """Return who sees whom: what came before in the same group, of the prompt or of the same response; oneself always.
+    """Return the attention mask, True where a query attends to a key.
 
-    Padding sees itself, because a row of a softmax over nothing is not a number.
+    A token attends to itself and to earlier tokens of its group that belong to the prompt or to the same response.
+    Padding attends to itself, because a softmax over no keys is not a number.
     """
     before = torch.ones(groups.shape[1], groups.shape[1], dtype=torch.bool, device=groups.device).tril()
-    same = (groups[:, :, None] == groups[:, None, :]) & (groups != PADDING)[:, None, :]
-    visible = (parts[:, None, :] == 0) | (parts[:, :, None] == parts[:, None, :])
+    same_group = (groups[:, :, None] == groups[:, None, :]) & (groups != PADDING)[:, None, :]
+    same_part = (parts[:, None, :] == 0) | (parts[:, :, None] == parts[:, None, :])
     alone = torch.eye(groups.shape[1], dtype=torch.bool, device=groups.device)
-    return ((same & visible & before) | alone)[:, None]
+    return ((same_group & same_part & before) | alone)[:, None]
 
 
 def block_attention(groups: Int[Tensor, "b t"], parts: Int[Tensor, "b t"]) -> BlockMask:
-    """Return `attention` for FlexAttention, which skips the blocks in which nobody sees anybody."""
+    """Return `attention` as a block mask for FlexAttention, which skips blocks that are masked out."""
     rows, width = groups.shape
     return create_block_mask(
         # a lambda, since torch counts the arguments in the signature and the type checker of tests hides it of a def
@@ -107,11 +109,11 @@ def block_attention(groups: Int[Tensor, "b t"], parts: Int[Tensor, "b t"]) -> Bl
 
 
 def _by_prompt(rows: Sequence[Encoded]) -> list[list[int]]:
-    """Put rows with the same prompt together, in order of appearance."""
-    found: dict[tuple[int, ...], list[int]] = {}
+    """Return the indices of rows with the same prompt as groups, in order of appearance."""
+    groups: dict[tuple[int, ...], list[int]] = {}
     for index, row in enumerate(rows):
-        found.setdefault(tuple(row.prompt_ids), []).append(index)
-    return list(found.values())
+        groups.setdefault(tuple(row.prompt_ids), []).append(index)
+    return list(groups.values())
 
 
 def _length(rows: Sequence[Encoded], group: Sequence[int]) -> int:

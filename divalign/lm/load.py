@@ -27,7 +27,7 @@ PLAIN_TEMPLATE = (
 
 
 class LM(NamedTuple):
-    """A causal language model ready to score and to write.
+    """A causal language model with its tokenizer, in evaluation mode.
 
     `digest` is the content hash of everything its output depends on: weights, adapter, template and dtype.
     """

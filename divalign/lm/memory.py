@@ -47,7 +47,7 @@ class _Done(Generic[Result]):
 
 
 def _attempt(compute: Callable[[list[Item]], Result], part: list[Item], item: str) -> _Done[Result] | int:
-    """Return the result, or the size to try next. On return no traceback keeps the failed attempt's tensors alive."""
+    """Return the result, or the size to try next. After it no traceback refers to the failed attempt's tensors."""
     try:
         return _Done(compute(part))
     except (RuntimeError, MemoryError) as error:
@@ -74,6 +74,6 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def release() -> None:
-    """Give the memory that torch keeps for later back to the device."""
+    """Return the memory that torch caches to the device."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""What a model would write next, as probabilities of a few given tokens: for judges that grade and do not write."""
+"""Log-probabilities of a few given next tokens: for judges that grade instead of generating."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def next_token_logprobs(
 ) -> Float[np.ndarray, "n k"]:
     """Return the log-probability (nats) that the next token after each conversation is each of `options`.
 
-    Out of the whole vocabulary: a row's probabilities sum to less than 1, by what the model would write instead.
+    Out of the whole vocabulary: a row's probabilities sum to less than 1, by the other tokens' share.
     `on_response` gets each index and row as soon as it is known. Batches are sorted by length and padded on the left,
     and halve when memory runs out; a model with a recurrent state is batched by equal length. As in `generate`, the
-    company in a batch changes nothing but the last bits.
+    other rows of a batch change nothing but the last bits.
 
     Raises ValueError for no options, one that is no single token, a batch size under 1, a conversation over the
     model's context and probabilities that are not a number; MemoryError where a single one is too large.

@@ -1,4 +1,4 @@
-"""Keeps what other libraries print off the terminal, where a run draws its own progress."""
+"""Silences what other libraries print to the terminal, where a run shows its own progress."""
 
 from __future__ import annotations
 

@@ -89,5 +89,5 @@ def unreadable(conversation: Conversation) -> Response | None:
 
 
 def readable(text: str) -> str:
-    """Return a text with U+FFFD for each lone surrogate, so that it can be written to a file."""
+    """Return a text with U+FFFD for each lone surrogate, so that a file can hold it."""
     return _LONE_SURROGATE.sub("\ufffd", text)

@@ -40,9 +40,9 @@ class RewardModel:
         ids = [row.prompt_ids + row.response_ids for row in encoded]
         scores = [0.0] * len(ids)
         for batch in by_length([len(row) for row in ids], self.batch_size):
-            inputs = pad_right([ids[place] for place in batch], self.pad).to(self.model.device)
-            mask = pad_right([[1] * len(ids[place]) for place in batch], 0).to(self.model.device)
-            found = self.model(input_ids=inputs, attention_mask=mask).logits[:, 0].float().tolist()
-            for place, score in zip(batch, found, strict=True):
-                scores[place] = score
+            inputs = pad_right([ids[index] for index in batch], self.pad).to(self.model.device)
+            mask = pad_right([[1] * len(ids[index]) for index in batch], 0).to(self.model.device)
+            batch_scores = self.model(input_ids=inputs, attention_mask=mask).logits[:, 0].float().tolist()
+            for index, score in zip(batch, batch_scores, strict=True):
+                scores[index] = score
         return scores

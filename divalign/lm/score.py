@@ -244,7 +244,7 @@ def reference_log_probs(
     batch_size: int = 64,
     on_progress: Callable[[int], None] | None = None,
 ) -> Float[np.ndarray, " n"]:
-    """Return `sequence_log_probs` of a frozen model, kept in the `cache` folder under the hash of model and tokens.
+    """Return `sequence_log_probs` of a frozen model, cached in the folder `cache` under the hash of model and tokens.
 
     The key holds neither method, beta nor seed, so all runs over the same rows share one forward pass.
     """

@@ -10,14 +10,14 @@ from divalign.lm.hidden import hidden_states
 from divalign.lm.score import sequence_log_probs
 from tests.tiny import ARCHITECTURES, tiny_model
 
-TALKS = [user_says("one"), user_says("a longer prompt"), user_says("xy", prefill="Sure")]
+CONVERSATIONS = [user_says("one"), user_says("a longer prompt"), user_says("xy", prefill="Sure")]
 DIRECTION = torch.tensor(np.random.default_rng(0).normal(size=32))
 UNIT = (DIRECTION / DIRECTION.norm()).numpy()
 
 
 def along(model, tokenizer) -> tuple[float, float]:
     """The largest share of a state along the direction in the residual stream, which ends before the final norm."""
-    states = np.concatenate([layers[:-1] for layers in hidden_states(model, tokenizer, TALKS).values()])
+    states = np.concatenate([layers[:-1] for layers in hidden_states(model, tokenizer, CONVERSATIONS).values()])
     return np.abs(states @ UNIT).max(), np.linalg.norm(states, axis=-1).min()
 
 
@@ -48,14 +48,14 @@ def test_the_model_handed_in_stays_as_it_was_and_its_head_too() -> None:
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert torch.equal(changed.lm_head.weight, model.lm_head.weight)
     assert not torch.equal(changed.model.embed_tokens.weight, model.model.embed_tokens.weight)
-    assert np.isfinite(hidden_states(changed, tokenizer, TALKS)["generation"]).all()
+    assert np.isfinite(hidden_states(changed, tokenizer, CONVERSATIONS)["generation"]).all()
 
 
 def test_doing_it_twice_changes_nothing_more() -> None:
     model, tokenizer = tiny_model("Qwen2")
     once = abliterated(model, DIRECTION)
     twice = abliterated(once, DIRECTION)
-    one, two = (hidden_states(each, tokenizer, TALKS)["generation"] for each in (once, twice))
+    one, two = (hidden_states(each, tokenizer, CONVERSATIONS)["generation"] for each in (once, twice))
     assert np.allclose(one, two, atol=1e-5)
 
 

@@ -53,7 +53,7 @@ def ending_model() -> tuple[Any, Any, list[str]]:
 def test_a_response_stops_before_any_end_token_of_the_configuration() -> None:
     model, tokenizer, full = ending_model()
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("n", "E")]
-    model.generation_config.eos_token_id = [found for (found,) in ids]
+    model.generation_config.eos_token_id = [result for (result,) in ids]
     shorter = generate(model, tokenizer, CONVERSATIONS, max_new_tokens=16)
     assert shorter == [text.split("n")[0].split("E")[0] for text in full]
     assert shorter != full

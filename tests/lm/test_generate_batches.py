@@ -7,9 +7,12 @@ import pytest
 import torch
 import transformers
 from scipy.stats import chisquare
+from transformers import DynamicCache
 
 from divalign.data.examples import user_says
+from divalign.lm import decoding
 from divalign.lm.generate import generate
+from divalign.lm.kv_cache import ROOM, growing_cache
 from tests.tiny import tiny_model, tiny_tokenizer
 
 CONVERSATIONS = [user_says("Say " + "more and " * (index % 5) + str(index)) for index in range(14)]
@@ -54,8 +57,41 @@ def test_the_place_of_an_ended_response_is_taken_by_the_next_conversation() -> N
     assert sum(seen) == 15 * 4  # each row costs one forward per token it writes, and no forward serves an ended row
 
 
+def test_prefilling_in_parts_of_similar_length_changes_no_response(
+    ending: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = generate(*ending, CONVERSATIONS, max_new_tokens=8)
+    monkeypatch.setattr(decoding, "PREFILL_TOKENS", 1)
+    assert generate(*ending, CONVERSATIONS, max_new_tokens=8) == expected
+
+
+def test_parts_of_similar_length_hold_every_row_once_and_little_padding() -> None:
+    lengths = np.random.default_rng(0).integers(20, 120, size=64)
+    rows = [decoding.Row(index, [0] * length, 1) for index, length in enumerate(lengths)]
+    parts = decoding._similar_lengths(rows)
+    assert sorted(row.index for part in parts for row in part) == list(range(64))
+    padded = sum(len(part) * max(len(row.tokens) for row in part) for part in parts)
+    assert padded < 1.15 * lengths.sum() < 64 * lengths.max()
+    assert all(len(part) * len(part[0].tokens) >= decoding.PREFILL_TOKENS for part in parts[:-1])
+    assert decoding._similar_lengths([]) == []
+
+
+def test_a_growing_cache_holds_what_a_dynamic_cache_holds() -> None:
+    growing, dynamic = growing_cache(), DynamicCache()
+    generator = torch.Generator().manual_seed(0)
+    for tokens in [5, *[1] * (ROOM + 3), 70]:
+        states = torch.randn(2, 2, 3, tokens, 4, generator=generator)
+        for layer in (0, 1):
+            grown, expected = (cache.update(states[0] + layer, states[1], layer) for cache in (growing, dynamic))
+            assert all(torch.equal(a, b) for a, b in zip(grown, expected, strict=True))
+    assert growing.get_seq_length() == dynamic.get_seq_length() == 5 + ROOM + 3 + 70
+
+
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError, MemoryError])
-def test_running_out_of_memory_halves_the_batch_and_changes_no_response(error: type[Exception]) -> None:
+def test_running_out_of_memory_halves_the_batch_and_changes_no_response(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "PREFILL_TOKENS", 1 << 30)  # all rows that join in one forward
     model, tokenizer = tiny_model("Llama")
     calm = generate(model, tokenizer, CONVERSATIONS, max_new_tokens=6)
     seen = sizes_of_batches(model, limit=3, error=error)
@@ -68,7 +104,8 @@ def test_running_out_of_memory_halves_the_batch_and_changes_no_response(error: t
     assert seen[:3] == [14, 7, 3]
 
 
-def test_batches_grow_back_after_memory_trouble() -> None:
+def test_batches_grow_back_after_memory_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "PREFILL_TOKENS", 1 << 30)
     model, tokenizer = tiny_model("Llama")
     calm = generate(model, tokenizer, CONVERSATIONS * 3, max_new_tokens=2, batch_size=8)
     troubles = []
@@ -87,7 +124,7 @@ def test_batches_grow_back_after_memory_trouble() -> None:
 
 def test_out_of_memory_with_a_single_conversation_is_an_error_and_what_has_ended_is_kept() -> None:
     model, tokenizer = tiny_model("Llama")
-    kept: list[str] = []
+    reported: list[str] = []
 
     def too_long(_module: Any, _arguments: Any, options: dict[str, Any]) -> None:
         if options["attention_mask"].sum(dim=1).max() > 60:
@@ -96,8 +133,8 @@ def test_out_of_memory_with_a_single_conversation_is_an_error_and_what_has_ended
     model.register_forward_pre_hook(too_long, with_kwargs=True)
     conversations = [user_says("a" * 90), *CONVERSATIONS[:1]]
     with pytest.raises(MemoryError, match="single conversation in the batch; what has ended is kept"):
-        generate(model, tokenizer, conversations, max_new_tokens=4, on_response=lambda _, text: kept.append(text))
-    assert not kept  # the longest comes first, so that memory trouble shows before hours of work
+        generate(model, tokenizer, conversations, max_new_tokens=4, on_response=lambda _, text: reported.append(text))
+    assert not reported  # the longest comes first, so that memory trouble shows before hours of work
 
 
 def test_an_error_that_is_not_about_memory_is_passed_on() -> None:

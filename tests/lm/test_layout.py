@@ -153,8 +153,8 @@ def test_flex_attention_sees_what_the_mask_says() -> None:
     seen = attention(layout.groups, layout.parts)
     index = torch.arange(seen.shape[-1])
     for row in range(len(seen)):
-        found = blocks.mask_mod(torch.tensor(row), torch.tensor(0), index[:, None], index[None, :])
-        assert torch.equal(found, seen[row, 0])
+        result = blocks.mask_mod(torch.tensor(row), torch.tensor(0), index[:, None], index[None, :])
+        assert torch.equal(result, seen[row, 0])
 
 
 def test_flex_attention_scores_as_sdpa_does() -> None:

@@ -12,7 +12,7 @@ from divalign.lm import next_token
 from divalign.lm.next_token import next_token_logprobs
 from tests.tiny import ARCHITECTURES, tiny_model
 
-TALKS = [user_says("Tell me about " + "a very long bridge, " * count) for count in (3, 0, 1, 6, 2)]
+CONVERSATIONS = [user_says("Tell me about " + "a very long bridge, " * count) for count in (3, 0, 1, 6, 2)]
 OPTIONS = ("1", "2", "3", "4", "5")
 
 
@@ -21,8 +21,8 @@ def one_by_one(model: Any, tokenizer: Any) -> np.ndarray:
     """The definition: a full forward of each conversation alone, and the softmax over all tokens at its end."""
     ids = [tokenizer.get_vocab()[option] for option in OPTIONS]
     rows = []
-    for talk in TALKS:
-        logits = model(input_ids=torch.tensor([encode_conversation(tokenizer, talk)])).logits[0, -1]
+    for conversation in CONVERSATIONS:
+        logits = model(input_ids=torch.tensor([encode_conversation(tokenizer, conversation)])).logits[0, -1]
         rows.append(logits.double().softmax(dim=-1)[ids].numpy())
     return np.array(rows)
 
@@ -30,9 +30,9 @@ def one_by_one(model: Any, tokenizer: Any) -> np.ndarray:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_padded_batches_give_what_a_full_forward_of_each_alone_gives(architecture: str) -> None:
     model, tokenizer = tiny_model(architecture)
-    found = next_token_logprobs(model, tokenizer, TALKS, OPTIONS, batch_size=3)
+    result = next_token_logprobs(model, tokenizer, CONVERSATIONS, OPTIONS, batch_size=3)
     # float32 sums in another order: the last bits of logits of size 10
-    np.testing.assert_allclose(np.exp(found), one_by_one(model, tokenizer), rtol=2e-4)
+    np.testing.assert_allclose(np.exp(result), one_by_one(model, tokenizer), rtol=2e-4)
 
 
 def test_a_model_with_a_recurrent_state_is_never_padded() -> None:
@@ -45,20 +45,20 @@ def test_a_model_with_a_recurrent_state_is_never_padded() -> None:
     torch.manual_seed(0)
     model = MambaForCausalLM(config).eval()
     np.testing.assert_allclose(
-        np.exp(next_token_logprobs(model, tokenizer, TALKS, OPTIONS)), one_by_one(model, tokenizer), rtol=2e-4
+        np.exp(next_token_logprobs(model, tokenizer, CONVERSATIONS, OPTIONS)), one_by_one(model, tokenizer), rtol=2e-4
     )
 
 
 def test_every_row_is_told_once_as_it_comes() -> None:
     model, tokenizer = tiny_model()
-    told: dict[int, list[float]] = {}
+    reported: dict[int, list[float]] = {}
 
     def note(index: int, row: list[float]) -> None:
-        assert index not in told
-        told[index] = row
+        assert index not in reported
+        reported[index] = row
 
-    found = next_token_logprobs(model, tokenizer, TALKS, OPTIONS, batch_size=2, on_response=note)
-    assert [told[index] for index in range(len(TALKS))] == found.tolist()
+    result = next_token_logprobs(model, tokenizer, CONVERSATIONS, OPTIONS, batch_size=2, on_response=note)
+    assert [reported[index] for index in range(len(CONVERSATIONS))] == result.tolist()
 
 
 def test_no_conversations_give_no_rows() -> None:
@@ -67,7 +67,7 @@ def test_no_conversations_give_no_rows() -> None:
 
 def test_running_out_of_memory_halves_the_batch_and_changes_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = tiny_model()
-    expected, whole, sizes = next_token_logprobs(model, tokenizer, TALKS, OPTIONS), next_token._log_probs, []
+    expected, whole, sizes = next_token_logprobs(model, tokenizer, CONVERSATIONS, OPTIONS), next_token._log_probs, []
 
     def tight(net: Any, prompts: Any, ids: Any) -> np.ndarray:
         sizes.append(len(prompts))
@@ -76,7 +76,7 @@ def test_running_out_of_memory_halves_the_batch_and_changes_no_row(monkeypatch: 
         return whole(net, prompts, ids)
 
     monkeypatch.setattr(next_token, "_log_probs", tight)
-    np.testing.assert_allclose(next_token_logprobs(model, tokenizer, TALKS, OPTIONS), expected, rtol=1e-4)
+    np.testing.assert_allclose(next_token_logprobs(model, tokenizer, CONVERSATIONS, OPTIONS), expected, rtol=1e-4)
     assert sizes == [5, 2, 2, 1]
 
 
@@ -90,7 +90,7 @@ def test_out_of_memory_with_a_single_conversation_and_other_errors_are_passed_on
 
         monkeypatch.setattr(next_token, "_log_probs", fails)
         with pytest.raises(expected, match="single conversation" if expected is MemoryError else "a bug"):
-            next_token_logprobs(*tiny_model(), TALKS, OPTIONS)
+            next_token_logprobs(*tiny_model(), CONVERSATIONS, OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_out_of_memory_with_a_single_conversation_and_other_errors_are_passed_on
 )
 def test_what_cannot_be_read_is_refused(options: list[str], sizes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        next_token_logprobs(*tiny_model(), TALKS, options, **sizes)
+        next_token_logprobs(*tiny_model(), CONVERSATIONS, options, **sizes)
 
 
 def test_a_conversation_over_the_context_is_named() -> None:
@@ -115,4 +115,4 @@ def test_a_model_that_overflows_is_refused_and_not_journalled() -> None:
     model, tokenizer = tiny_model()
     torch.nn.init.constant_(model.get_input_embeddings().weight, torch.nan)
     with pytest.raises(ValueError, match=r"conversation \d are not finite; load the model in float32"):
-        next_token_logprobs(model, tokenizer, TALKS[:2], OPTIONS, batch_size=1)
+        next_token_logprobs(model, tokenizer, CONVERSATIONS[:2], OPTIONS, batch_size=1)

@@ -1,4 +1,4 @@
-"""Draws follow the model's own law, token by token; states are those of the tokens they are said to be of."""
+"""Draws follow the model's own distribution, token by token; states are those of the tokens they are said to be of."""
 
 import itertools
 
@@ -25,14 +25,14 @@ def lm(seed: int) -> LM:
 
 
 def test_draws_are_the_tokens_that_are_scored_and_their_frequencies_are_the_law() -> None:
-    one, talk = lm(0), user_says("a")
-    drawn = sample(one.model, one.tokenizer, [talk] * 600, max_new_tokens=1, seeds=range(600))
+    one, conversation = lm(0), user_says("a")
+    drawn = sample(one.model, one.tokenizer, [conversation] * 600, max_new_tokens=1, seeds=range(600))
     logits = one.model(torch.tensor([drawn[0].prompt_ids])).logits[0, -1].double()
-    law = logits.softmax(-1).detach().numpy()
-    seen = np.bincount([row.response_ids[0] for row in drawn], minlength=len(law)) / 600
-    assert np.abs(seen - law).max() < 5 * np.sqrt(0.25 / 600)
+    distribution = logits.softmax(-1).detach().numpy()
+    seen = np.bincount([row.response_ids[0] for row in drawn], minlength=len(distribution)) / 600
+    assert np.abs(seen - distribution).max() < 5 * np.sqrt(0.25 / 600)
     log_prob = sequence_log_probs(one.model, drawn[:1], one.tokenizer.pad_token_id)[0]
-    assert log_prob == pytest.approx(np.log(law[drawn[0].response_ids[0]]), abs=1e-4)
+    assert log_prob == pytest.approx(np.log(distribution[drawn[0].response_ids[0]]), abs=1e-4)
 
 
 def test_the_token_that_ends_a_response_is_part_of_the_draw() -> None:
@@ -47,9 +47,9 @@ def test_sampled_kl_covers_the_enumerated_one() -> None:
     policy, reference, prompts = lm(0), lm(2), ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"]
     exact = np.mean([enumerated_kl(policy, reference, prompt) for prompt in prompts])
     plan = SamplingPlan(samples=60, max_new_tokens=2)
-    found = kl_by_sampling(prompts, opened(policy), opened(reference), plan)
-    assert found.low <= exact <= found.high
-    assert found.n == len(prompts)
+    result = kl_by_sampling(prompts, opened(policy), opened(reference), plan)
+    assert result.low <= exact <= result.high
+    assert result.n == len(prompts)
 
 
 def opened(model: LM) -> OpenModel:
@@ -61,15 +61,15 @@ def enumerated_kl(policy: LM, reference: LM, prompt: str) -> float:
     from divalign.data.batching import encode_conversation
 
     ids = encode_conversation(policy.tokenizer, user_says(prompt))
-    first = [next_law(model, [ids]) for model in (policy, reference)]
+    first = [next_distribution(model, [ids]) for model in (policy, reference)]
     total = kl(first[0], first[1])[0]
     going = [token for token in range(first[0].shape[1]) if token != policy.tokenizer.eos_token_id]
-    second = [next_law(model, [[*ids, token] for token in going]) for model in (policy, reference)]
+    second = [next_distribution(model, [[*ids, token] for token in going]) for model in (policy, reference)]
     return float(total + (first[0][0, going].exp() * kl(second[0], second[1])).sum())
 
 
 @torch.no_grad()
-def next_law(one: LM, rows: list[list[int]]) -> torch.Tensor:
+def next_distribution(one: LM, rows: list[list[int]]) -> torch.Tensor:
     return one.model(torch.tensor(rows)).logits[:, -1].double().log_softmax(-1)
 
 
@@ -80,13 +80,13 @@ def kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
 def test_states_of_a_row_are_those_of_its_own_tokens_whatever_the_batch() -> None:
     one = lm(3)
     rows = [Encoded([5, 6, 7], [8, 9]), Encoded([5, 6], [7, 8, 9, 10, 11]), Encoded([4], [3])]
-    found = response_states(one.model, rows, one.tokenizer.pad_token_id, batch_size=2)
+    result = response_states(one.model, rows, one.tokenizer.pad_token_id, batch_size=2)
     for place, row in enumerate(rows):
         ids = torch.tensor([[*row.prompt_ids, *row.response_ids]])
         states = one.model.base_model(ids).last_hidden_state[0].detach().numpy()
         split = len(row.prompt_ids)
-        np.testing.assert_allclose(found["prompt"][place], states[split - 1], atol=1e-5)
-        np.testing.assert_allclose(found["response"][place], states[split:].mean(0), atol=1e-5)
+        np.testing.assert_allclose(result["prompt"][place], states[split - 1], atol=1e-5)
+        np.testing.assert_allclose(result["response"][place], states[split:].mean(0), atol=1e-5)
 
 
 def test_every_row_is_scored_once_in_any_order() -> None:

@@ -30,9 +30,9 @@ def slow_log_prob(model, row: Encoded) -> float:
 def test_batched_response_log_probs_equal_the_definition(architecture: str) -> None:
     model, tokenizer = tiny_model(architecture)
     expected = [slow_log_prob(model, row) for row in ROWS]
-    found = sequence_log_probs(model, ROWS, tokenizer.pad_token_id, batch_size=2)
+    result = sequence_log_probs(model, ROWS, tokenizer.pad_token_id, batch_size=2)
     # float32 through two layers; rows travel padded here and alone there
-    assert np.allclose(found, expected, rtol=1e-5, atol=1e-4)
+    assert np.allclose(result, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_an_adapter_is_scored_as_its_own_forward_says() -> None:
@@ -110,30 +110,30 @@ def test_reference_log_probs_are_computed_once_for_a_model_and_its_rows(tmp_path
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_hidden_states_equal_one_prompt_at_a_time(architecture: str) -> None:
     model, tokenizer = tiny_model(architecture)
-    talks = [user_says("one"), user_says("a longer prompt", prefill="Sure"), user_says("xy")]
-    found = hidden_states(model, tokenizer, talks, batch_size=2)
-    for number, talk in enumerate(talks):
-        ids = torch.tensor([encode_conversation(tokenizer, talk)])
+    conversations = [user_says("one"), user_says("a longer prompt", prefill="Sure"), user_says("xy")]
+    result = hidden_states(model, tokenizer, conversations, batch_size=2)
+    for number, conversation in enumerate(conversations):
+        ids = torch.tensor([encode_conversation(tokenizer, conversation)])
         layers = model(input_ids=ids, output_hidden_states=True).hidden_states
         expected = torch.stack([layer[0, -1] for layer in layers]).detach().numpy()
-        assert np.allclose(found["generation"][:, number], expected, rtol=1e-4, atol=1e-4)
+        assert np.allclose(result["generation"][:, number], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_response_position_is_the_mean_over_the_response_and_its_end(architecture: str) -> None:
     model, tokenizer = tiny_model(architecture)
-    talks = [user_says("one"), user_says("a longer prompt"), user_says("xy")]
+    conversations = [user_says("one"), user_says("a longer prompt"), user_says("xy")]
     responses = ["yes, gladly", "", "no"]
-    found = hidden_states(model, tokenizer, talks, responses=responses, batch_size=2)
-    alone = hidden_states(model, tokenizer, talks, batch_size=2)
-    for number, (talk, response) in enumerate(zip(talks, responses, strict=True)):
-        prompt = encode_conversation(tokenizer, talk)
+    result = hidden_states(model, tokenizer, conversations, responses=responses, batch_size=2)
+    alone = hidden_states(model, tokenizer, conversations, batch_size=2)
+    for number, (conversation, response) in enumerate(zip(conversations, responses, strict=True)):
+        prompt = encode_conversation(tokenizer, conversation)
         end = tokenizer(response + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
         layers = model(input_ids=torch.tensor([[*prompt, *end]]), output_hidden_states=True).hidden_states
         expected = torch.stack([layer[0, len(prompt) :].mean(0) for layer in layers]).detach().numpy()
-        assert np.allclose(found["response"][:, number], expected, rtol=1e-4, atol=1e-4)
+        assert np.allclose(result["response"][:, number], expected, rtol=1e-4, atol=1e-4)
     for position, states in alone.items():  # what comes after a prompt does not reach back into it
-        assert np.allclose(found[position], states, rtol=1e-4, atol=1e-4)
+        assert np.allclose(result[position], states, rtol=1e-4, atol=1e-4)
 
 
 def test_a_response_that_ends_in_the_end_token_is_read_with_one() -> None:
@@ -147,11 +147,11 @@ def test_a_response_that_ends_in_the_end_token_is_read_with_one() -> None:
 
 def test_the_instruction_position_ends_the_turns() -> None:
     model, tokenizer = tiny_model("Llama")
-    found = hidden_states(model, tokenizer, [user_says("abc")])
+    result = hidden_states(model, tokenizer, [user_says("abc")])
     text = tokenizer.apply_chat_template([{"role": "user", "content": "abc"}], tokenize=False)
     ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
     expected = model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0, -1]
-    assert np.allclose(found["instruction"][-1, 0], expected.detach().numpy(), rtol=1e-4, atol=1e-5)
+    assert np.allclose(result["instruction"][-1, 0], expected.detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -168,8 +168,8 @@ def test_a_model_in_training_is_read_without_its_dropout_and_goes_on_training(re
     expected = read(model, tokenizer)
     model.train()
     model.model.norm.eval()  # a frozen part keeps the mode of its own
-    found = read(model, tokenizer)
-    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    result = read(model, tokenizer)
+    assert all(np.array_equal(result[name], expected[name]) for name in expected)
     assert model.model.layers[0].training
     assert not model.model.norm.training
 

@@ -43,11 +43,11 @@ def test_trouble_that_passes_changes_no_response(fake: Fake, trouble: Reply) -> 
 
 def test_trouble_that_stays_ends_with_an_error_and_what_came_is_kept(fake: Fake) -> None:
     fake.script = {"question 3": [status(503)] * 9}
-    kept: dict[int, str] = {}
+    reported: dict[int, str] = {}
     with pytest.raises(ConnectionError, match="failed 3 times, last with: status 503"):
-        generate_on_server(patient(fake, attempts=3), CONVERSATIONS, on_response=kept.__setitem__)
-    assert {0, 1, 2} <= kept.keys()
-    assert all(kept[index] == ANSWERS[index] for index in kept)
+        generate_on_server(patient(fake, attempts=3), CONVERSATIONS, on_response=reported.__setitem__)
+    assert {0, 1, 2} <= reported.keys()
+    assert all(reported[index] == ANSWERS[index] for index in reported)
 
 
 def test_after_an_interruption_only_what_is_missing_is_asked(fake: Fake, tmp_path: Path) -> None:

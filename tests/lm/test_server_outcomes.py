@@ -180,7 +180,7 @@ def test_a_server_that_refuses_max_tokens_gets_max_completion_tokens(fake: Fake)
     fake.script = {"all": [refuses("max_tokens", OPENAI)] * 20}
     responses = generate_responses_on_server(patient(fake, concurrency=1), CONVERSATIONS, max_new_tokens=9)
     assert all(response == Response(f"answer to question {n}") for n, response in enumerate(responses))
-    assert len(fake.asked) == 5  # one request found out
+    assert len(fake.asked) == 5  # one request result out
     assert fake.asked[-1]["max_completion_tokens"] == 9
     assert "max_tokens" not in fake.asked[-1]
 
