@@ -7,10 +7,25 @@ from typing import Any, NoReturn
 
 import typer
 
-from divalign.cli import attack, build, data, doctor, estimate, judge, lab, report, run, separate, sweep, train, utility
+from divalign.cli import (
+    attack,
+    audit,
+    build,
+    data,
+    doctor,
+    estimate,
+    judge,
+    lab,
+    report,
+    run,
+    separate,
+    sweep,
+    train,
+    utility,
+)
 from divalign.cli.app import app, console
 
-VERBS = (run, data, build, train, estimate, separate, attack, judge, utility, report, lab, sweep, doctor)
+VERBS = (run, data, audit, build, train, estimate, separate, attack, judge, utility, report, lab, sweep, doctor)
 
 
 # Of click or, in later versions of typer, of its own copy of click: typer exports this child alone.
