@@ -22,7 +22,7 @@ from divalign.lm.generate import generate
 from divalign.lm.load import LM, Dtype, check_device, load_lm
 from divalign.lm.next_token import next_token_logprobs
 from divalign.lm.server import Server, generate_on_server
-from divalign.safety.journal import Journal, remembered
+from divalign.safety.journal import Journal, cached_generate
 from divalign.store import digest, folder_digest, read_json, write_json
 from divalign.toy.world import ASSETS
 
@@ -131,7 +131,7 @@ def base_spec(spelling: str, **options: Any) -> ModelSpec:
     return replace(_spec(spelling), **{name: value for name, value in options.items() if value is not None})
 
 
-def recalled(
+def cached_responses(
     model: OpenModel,
     journal: Journal,
     max_new_tokens: int,
@@ -139,7 +139,7 @@ def recalled(
     batch_size: int = 64,
     advance: Callable[[int], None] | None = None,
 ) -> Callable[[Sequence[Conversation]], list[str]]:
-    """Return the model's `generate` with a memory in `journal`; `advance` is called for each response that comes."""
+    """Return the model's `generate` with a cache in `journal`; `advance` is called after each new response."""
 
     def write(
         conversations: Sequence[Conversation], *, on_response: Callable[[int, str], None], **options: Any
@@ -152,13 +152,13 @@ def recalled(
         sizes = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
         return model.generate(conversations, on_response=on_each, **sizes, **options)
 
-    return remembered(write, journal, made_from=["greedy", model.key, max_new_tokens])
+    return cached_generate(write, journal, made_from=["greedy", model.key, max_new_tokens])
 
 
-def recalled_odds(
+def cached_option_logprobs(
     model: OpenModel, journal: Journal, options: Sequence[str]
 ) -> Callable[[Sequence[Conversation]], list[list[float]]]:
-    """Return what gives each conversation's log-probabilities of `options` as the next token, with a memory.
+    """Return what gives each conversation's log-probabilities of `options` as the next token, with a cache.
 
     Raises ValueError for a served model: the protocol gives a few likely tokens, never all that a judge needs.
     """
@@ -171,7 +171,7 @@ def recalled_odds(
         lm = model.lm()
         return next_token_logprobs(lm.model, lm.tokenizer, conversations, options, on_response=on_response).tolist()
 
-    return remembered(read, journal, made_from=["next token", model.key, list(options)])
+    return cached_generate(read, journal, made_from=["next token", model.key, list(options)])
 
 
 def short_names(names: Sequence[str]) -> list[str]:
