@@ -45,7 +45,7 @@ def _table(verdicts: dict[str, Any], models: int) -> Table:
     table = Table(title=title, title_justify="left")
     for name in ("indicator", "score", "p", "power", "conclusion"):
         table.add_column(name, justify="left" if name in ("indicator", "conclusion") else "right")
-    for name, one in verdicts.items():
-        numbers = ("-" if one[key] is None else f"{one[key]:.3f}" for key in ("value", "p_value", "power"))
-        table.add_row(name, *numbers, one["conclusion"])
+    for name, verdict in verdicts.items():
+        numbers = ("-" if verdict[key] is None else f"{verdict[key]:.3f}" for key in ("value", "p_value", "power"))
+        table.add_row(name, *numbers, verdict["conclusion"])
     return table
