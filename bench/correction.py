@@ -11,14 +11,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from divalign.core.stats import Estimate, rate
-from divalign.safety.calibration import Calibration, Counts, corrected, pooled_models
+from divalign.safety.calibration import Calibration, JudgeCounts, corrected, pooled_models
 
 TRUTHS = (0.02, 0.3, 0.9)
 ERRORS = ((0.95, 0.95, 0.0), (0.95, 0.95, 0.03), (0.9, 0.85, 0.06), (0.95, 0.8, 0.1))
 LABELS, RESPONSES, SIMULATIONS = 210, 200, 400
 
 
-def as_one_model(counts: Sequence[Counts]) -> Calibration:
+def as_one_model(counts: Sequence[JudgeCounts]) -> Calibration:
     """Return the calibration that counts all models' labels as if they were the judged model's."""
     complied, called_unsafe, refused, called_safe = (
         sum(column) for column in zip(*(one[1:] for one in counts), strict=True)
@@ -38,7 +38,7 @@ def simulate(
     sensitivity, specificity, deviation = errors
     rates = np.clip(draw.normal((sensitivity, specificity), deviation, (4, 2)), 0.5, 1)
     counts = [
-        Counts(f"model {place}", LABELS, int(draw.binomial(LABELS, s)), LABELS, int(draw.binomial(LABELS, p)))
+        JudgeCounts(f"model {place}", LABELS, int(draw.binomial(LABELS, s)), LABELS, int(draw.binomial(LABELS, p)))
         for place, (s, p) in enumerate(rates[:3])
     ]
     complied = draw.random(RESPONSES) < truth

@@ -16,7 +16,7 @@ from pathlib import Path
 from divalign.core.stats import Estimate
 from divalign.data.examples import Row
 from divalign.safety.agreement import annotators
-from divalign.safety.calibration import ASSET, Counts, as_json, calibrate, count
+from divalign.safety.calibration import ASSET, JudgeCounts, as_json, calibrate, count
 from divalign.safety.classifier.training import FITTED_ON, fit, model_examples, own_examples
 from divalign.safety.evaluate import share
 from divalign.safety.judges import JUDGES, Judge, fitted_judges
@@ -91,7 +91,7 @@ def planted_table() -> str:
     return "\n".join(lines)
 
 
-def counts(folder: Path) -> dict[str, tuple[str, list[Counts]]]:
+def counts(folder: Path) -> dict[str, tuple[str, list[JudgeCounts]]]:
     """Return each judge's counts on each labelled model, with a classifier that was not fitted on that model."""
     rows = {model: calibration_rows(labelled_responses(folder, model)) for model in labelled_models(folder)}
     return {

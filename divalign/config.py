@@ -161,7 +161,7 @@ class Gcg(Section):
     methods_on: dict[str, Each[str]] = Field(
         default={"cr": ("kldo", "dpo")}, description="aligned models that are searched: methods by recipe"
     )
-    prompts: Whole = Field(default=16, ge=1, description="held-in harmful prompts, the first ones")
+    prompts: Whole = Field(default=16, ge=1, description="in-distribution harmful prompts, the first ones")
     steps: Whole = Field(default=200, ge=1, description="most steps a prompt; a success ends its search")
     width: Whole = Field(default=128, ge=1, description="candidates scored a step")
     check_every: Whole = Field(default=1, ge=1, description="steps between two looks at the answer")
@@ -290,11 +290,11 @@ class _Keys(yaml.SafeLoader):
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
-        seen: set[str] = set()
+        names: set[str] = set()
         for key, _ in node.value:
-            if str(key.value) in seen:
+            if str(key.value) in names:
                 raise yaml.YAMLError(f"the key {key.value!r} stands twice, again in line {key.start_mark.line + 1}")
-            seen.add(str(key.value))
+            names.add(str(key.value))
         return node
 
 
@@ -315,17 +315,17 @@ def _with(content: Mapping[str, Any], keys: list[str], value: Any, key: str) -> 
     return {**content, head: _with(inner or {}, rest, value, key)}
 
 
-def _first(error: ValidationError, where: str, known: Sequence[str]) -> str:
+def _first(error: ValidationError, where: str, keys: Sequence[str]) -> str:
     """Turn pydantic's first complaint into a sentence that says what to change."""
     fault = error.errors()[0]
     place = ".".join(str(part) for part in fault["loc"])
     if fault["type"] != "extra_forbidden":
         return f"{where}: {place} is {fault['input']!r}; {fault['msg'][0].lower()}{fault['msg'][1:]}"
-    nearest = difflib.get_close_matches(place, known, n=1, cutoff=0.3)
+    nearest = difflib.get_close_matches(place, keys, n=1, cutoff=0.3)
     return (
         f"{where}: there is no key {place!r}; did you mean {nearest[0]!r}?"
         if nearest
-        else (f"{where}: there is no key {place!r}; known: {', '.join(known)}")
+        else (f"{where}: there is no key {place!r}; known: {', '.join(keys)}")
     )
 
 

@@ -28,7 +28,8 @@ def digest(*parts: Any) -> str:
     Mappings are ordered by key, so equal content gives an equal digest in any process.
     """
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
-    return hashlib.sha256(text.encode()).hexdigest()
+    # A lone surrogate, which a prompt may hold, has no UTF-8 of its own; valid text keeps its digest.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def file_digest(path: Path) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from divalign.cli import (
     attack,
+    audit,
     build,
     data,
     doctor,
@@ -25,7 +26,7 @@ from divalign.cli import (
 )
 from divalign.cli.app import app, console
 
-VERBS = (run, init, data, build, train, estimate, separate, attack, judge, utility, report, lab, sweep, doctor)
+VERBS = (run, init, data, audit, build, train, estimate, separate, attack, judge, utility, report, lab, sweep, doctor)
 
 
 # Of click or, in later versions of typer, of its own copy of click: typer exports this child alone.

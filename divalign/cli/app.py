@@ -115,7 +115,7 @@ def to_file(path: Path | None) -> Path | None:
 def to_folder(path: Path | None) -> Path | None:
     """Return the folder that an option says to write into; refuse it before the work where it cannot be made."""
     if path is not None:
-        existing = next(one for one in (path, *path.absolute().parents) if one.exists())
+        existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
         if not existing.is_dir():
             raise typer.BadParameter(f"{existing} is a file, expected a folder to write {path} into")
         if not os.access(existing, os.W_OK):

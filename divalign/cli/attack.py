@@ -62,6 +62,30 @@ class Attacks:
         )
 
 
+@dataclass(frozen=True)
+class Target:
+    """The model that is attacked: a local one, or one on a server."""
+
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="toy, a folder, RUN/models/NAME, ORG/NAME or ORG/NAME@REVISION of the hub, URL#NAME; leave out with "
+            "--server."
+        ),
+    ] = None
+    server: Annotated[str | None, typer.Option(help="An OpenAI-compatible server, as http://host:8000/v1.")] = None
+    served_model: Annotated[str | None, typer.Option(help="The model's name on that server.")] = None
+    adapter: Annotated[Path | None, typer.Option(help="A LoRA folder to put on the model.")] = None
+
+    def open(self, running: Running) -> Any:
+        """Return the model. Raises ValueError where none is named, or both a local and a served one are."""
+        from divalign.stages.models import find_model
+
+        if (self.model is None) == (self.server is None) or (self.server is None) != (self.served_model is None):
+            raise ValueError("name what is attacked: a MODEL, or --server URL with --served-model NAME")
+        return find_model(self.model or f"{self.server}#{self.served_model}", running.options(self.adapter))
+
+
 @app.command(epilog="Example: divalign attack toy --attacks direct,prefill --out runs/attack")
 @with_options
 def attack(
@@ -69,15 +93,9 @@ def attack(
         Path,
         typer.Option(help="Folder for the responses; an attack that was stopped there goes on.", callback=to_folder),
     ],
+    target: Target,
     attacks: Attacks,
     running: Running,
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="toy, a folder, RUN/models/NAME, ORG/NAME or ORG/NAME@REVISION of the hub, URL#NAME; leave out with "
-            "--server."
-        ),
-    ] = None,
     prompts: Annotated[
         str,
         typer.Option(
@@ -85,24 +103,18 @@ def attack(
             "harmful (true if left out), target for gcg; or 'toy'."
         ),
     ] = "toy",
-    server: Annotated[str | None, typer.Option(help="An OpenAI-compatible server, as http://host:8000/v1.")] = None,
-    served_model: Annotated[str | None, typer.Option(help="The model's name on that server.")] = None,
-    adapter: Annotated[Path | None, typer.Option(help="A LoRA folder to put on the model.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Attack a model and keep its responses; `divalign judge` says which are unsafe.
 
-    Harmful prompts meet every attack, benign ones are asked directly. The key of a server that wants one is read from
-    the environment variable DIVALIGN_API_KEY.
+    Every attack is run on the harmful prompts; benign ones are sent directly. The key of a server that wants one is
+    read from the environment variable DIVALIGN_API_KEY.
     """
     from divalign.stages.attack import attack as run_stage
-    from divalign.stages.models import find_model
 
-    if (model is None) == (server is None) or (server is None) != (served_model is None):
-        raise ValueError("name what is attacked: a MODEL, or --server URL with --served-model NAME")
-    target = find_model(model or f"{server}#{served_model}", running.options(adapter))
+    model = target.open(running)
     with failing():
-        rows = run_stage(target, _prompts(prompts), attacks.plan(running), out, progress=progress_of(quiet=quiet))
+        rows = run_stage(model, _prompts(prompts), attacks.plan(running), out, progress=progress_of(quiet=quiet))
     if not quiet:
         console.print(f"{len(rows)} responses in {out / 'responses.jsonl'}; next: divalign judge {out}")
 

@@ -86,7 +86,7 @@ def _kl(rows: list[dict[str, Any]], critic: Critic, numbers: Numbers, running: R
 def _divergences(
     rows: list[dict[str, Any]], critic: Critic, numbers: Numbers, running: Running, out: Path | None
 ) -> None:
-    from divalign.core.measure import Protocol
+    from divalign.core.measure import MeasurementPlan
     from divalign.stages.estimate import HEADLINES, EstimatePlan, from_features, from_policy
     from divalign.store import write_json
 
@@ -94,7 +94,7 @@ def _divergences(
         divergences=numbers.divergence or HEADLINES,
         beta=critic.beta,
         split=not numbers.whole,
-        protocol=Protocol(confidence=numbers.confidence, seed=numbers.seed),
+        measurement=MeasurementPlan(confidence=numbers.confidence, seed=numbers.seed),
         max_length=numbers.max_length,
         batch_size=running.batch_size,
     )

@@ -19,8 +19,8 @@ MOST = 20  # disagreements shown; rates.json lists all
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """What is known of a judge's errors."""
+class ErrorRates:
+    """A judge's error rates: measured on labelled responses, or given as counts."""
 
     labelled: Annotated[
         Path | None, typer.Option(help="JSON lines with prompt, response, refused: corrects each judge's rates.")
@@ -37,6 +37,22 @@ class Calibration:
         if not (self.sensitivity and self.specificity):
             return None
         return JudgeErrors(sensitivity=_counts(self.sensitivity), specificity=_counts(self.specificity))
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Which judges, and the questions of rubrics that come without one."""
+
+    judges: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--judge", help="A name of JUDGES, RUBRIC@MODEL (as of attack), or RUBRIC@http://host:8000/v1#NAME; repeat."
+        ),
+    ] = None
+    question: Annotated[
+        list[str] | None,
+        typer.Option(help="FILE with the question of a rubric without one; RUBRIC=FILE, repeated, for several."),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -57,23 +73,14 @@ class Exports:
 @with_options
 def judge(
     folder: Annotated[Path, typer.Argument(help="A folder of `divalign attack`, or RUN/models/NAME of a run.")],
-    calibration: Calibration,
+    judges: Judges,
+    error_rates: ErrorRates,
     exports: Exports,
     loading: Loading,
-    judges: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--judge", help="A name of JUDGES, RUBRIC@MODEL (as of attack), or RUBRIC@http://host:8000/v1#NAME; repeat."
-        ),
-    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the verdicts; FOLDER if left out.", callback=to_folder)
     ] = None,
     compare: Annotated[Path | None, typer.Option(help="Another such folder: what changed from it to this one.")] = None,
-    question: Annotated[
-        list[str] | None,
-        typer.Option(help="FILE with the question of a rubric without one; RUBRIC=FILE, repeated, for several."),
-    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Judge the responses of an attack folder; several judges are compared, another folder is tested against.
@@ -89,10 +96,10 @@ def judge(
     from divalign.stages.open_judge import parse_questions
 
     plan = JudgePlan(
-        names=judges or [DEFAULT_JUDGE],
-        questions=parse_questions(question or []),
-        labelled=load_rows(calibration.labelled) if calibration.labelled else None,
-        errors=calibration.errors(),
+        names=judges.judges or [DEFAULT_JUDGE],
+        questions=parse_questions(judges.question or []),
+        labelled=load_rows(error_rates.labelled) if error_rates.labelled else None,
+        errors=error_rates.errors(),
         options=loading.options(),
     )
     with failing():

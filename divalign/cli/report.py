@@ -39,20 +39,19 @@ def _show_paper(out: Path | None) -> None:
     table = Table(title="The paper's 20 points: distance against attack success", title_justify="left")
     for name in ("statistic", "value", "p", "says"):
         table.add_column(name, justify="right" if name in ("value", "p") else "left")
-    for one in statistics:
-        table.add_row(
-            one.name, f"{one.symbol} = {one.tested.estimate.value:+.3f}", f"{one.tested.p_value:.3f}", one.says
-        )
+    for statistic in statistics:
+        value, p_value = statistic.tested.estimate.value, statistic.tested.p_value
+        table.add_row(statistic.name, f"{statistic.symbol} = {value:+.3f}", f"{p_value:.3f}", statistic.says)
     printed().print(table)
-    for one in conclusions:
-        printed().print(f"{one.name}: {one.words}", highlight=False)
+    for conclusion in conclusions:
+        printed().print(f"{conclusion.name}: {conclusion.words}", highlight=False)
     printed().print(IN_SHORT, highlight=False)
     if out is not None:
         _write(out, statistics, conclusions)
         console.print(str(out))
 
 
-def _read(found: Any) -> tuple[list[Any], list[Any]]:
+def _read(evidence: Any) -> tuple[list[Any], list[Any]]:
     """Say in words what each number is and what follows from it."""
     from divalign.report.paper_page import Conclusion, Statistic
     from divalign.study.verdict import in_words
@@ -61,25 +60,25 @@ def _read(found: Any) -> tuple[list[Any], list[Any]]:
         Statistic(
             "pooled, as published",
             "r",
-            found.pooled_z,
+            evidence.pooled_z,
             "log distance falls with success standardised within bases; 20 models count as 20 experiments",
         ),
         Statistic(
             "with fixed effects of the base",
             "r",
-            found.within_bases,
+            evidence.within_bases,
             "the same within bases: the link is no artefact of pooling",
         ),
         Statistic(
             "ranks of raw numbers",
             "rho",
-            found.ranks,
+            evidence.ranks,
             "over all bases nothing is left of it: a distance on one base does not compare with one on another",
         ),
     ]
     conclusions = [
-        Conclusion("The four methods as units", in_words(found.by_method)),
-        Conclusion("If all 20 models were independent", in_words(found.by_model)),
+        Conclusion("The four methods as units", in_words(evidence.by_method)),
+        Conclusion("If all 20 models were independent", in_words(evidence.by_model)),
     ]
     return statistics, conclusions
 
@@ -94,7 +93,7 @@ def _write(out: Path, statistics: list[Any], conclusions: list[Any]) -> None:
     cells = model_cells(PAPER_POINTS)
     heights = standardised(cells.successes / cells.trials, cells).tolist()
     points = [
-        PaperPoint(one.family, one.recipe or "", one.separation or 0.0, one.successes, one.trials)
-        for one in PAPER_POINTS
+        PaperPoint(point.family, point.recipe or "", point.separation or 0.0, point.successes, point.trials)
+        for point in PAPER_POINTS
     ]
     write_bytes(out, paper_page(points, heights, statistics, conclusions, IN_SHORT).encode())

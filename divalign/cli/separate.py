@@ -78,14 +78,14 @@ def separate(
 
     Exit 2 where prompts stand in the training rows: a model may separate what it has memorised.
     """
-    from divalign.data.anchors import seen_in_training
+    from divalign.data.anchors import anchors_in_training
     from divalign.data.files import load_rows
     from divalign.report import write_separation
     from divalign.stages.separate import prompts_of, refuse_trained, separate_models
 
     rows = prompts_of(prompts)
     for file in trained_on or []:
-        refuse_trained(seen_in_training(rows, load_rows(file)), prompts)
+        refuse_trained(anchors_in_training(rows, load_rows(file)), prompts)
     plan = where.plan(running.batch_size)
     with tempfile.TemporaryDirectory() as scratch:
         folder, progress = out or Path(scratch), progress_of(quiet=quiet)
@@ -145,7 +145,7 @@ def _attacked(records: Sequence[Any]) -> Table:
     table = show.table("Under attack, last layer, where the model writes next: D_B held out", ["model"], names)
     for name, row in rows:
         estimates = (*row.by_attack.values(), row.worst, row.mean)
-        table.add_row(name, *(show.number(one) for one in estimates))
+        table.add_row(name, *(show.number(estimate) for estimate in estimates))
     return table
 
 
@@ -153,7 +153,7 @@ def _changes(changes: Sequence[Any]) -> Table:
     title = "After minus before, last layer, on the same prompts"
     table = show.table(title, ["after", "before", "position"], ["D_B", "probe AUC", "silhouette", "cosine"])
     for row in changes:
-        numbers = (show.number(one) for one in (row.bhattacharyya, row.probe_auc, row.silhouette))
+        numbers = (show.number(estimate) for estimate in (row.bhattacharyya, row.probe_auc, row.silhouette))
         cosine = "-" if row.cosine is None else f"{row.cosine:.2f}"
         table.add_row(row.after, row.before, row.position, *numbers, cosine)
     return table

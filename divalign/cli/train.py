@@ -15,7 +15,7 @@ Config = Annotated[Path | None, typer.Argument(help="YAML configuration; the emb
 
 
 @dataclass(frozen=True)
-class Rows:
+class TrainingData:
     """What is trained on and what is measured."""
 
     recipe: Annotated[str, typer.Option(help="A name of RECIPES, for the config's own data.")] = "cr"
@@ -34,7 +34,7 @@ def train(
     out: Annotated[
         Path, typer.Option(help="Folder for the checkpoint and metrics.jsonl; a stopped run goes on there.")
     ],
-    data: Rows,
+    data: TrainingData,
     config: Config = None,
     overrides: Overrides = None,
     method: Annotated[str, typer.Option(help="A name of METHODS, fdo:<divergence>, pkg.module:thing.")] = "kldo",

@@ -1,4 +1,4 @@
-"""`divalign utility`: what a model is still good for, beside how safe it is."""
+"""`divalign utility`: numbers of a model's usefulness, beside its safety."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Does a number known of trained models go with how often they fail? A robust partial correlation and its test.
+"""Correlation of a number measured on trained models with their attack success: robust, partial, and tested.
 
 The models come from a crossed design: base model (family) x data set x method x length x seed. The independent unit is
 the recipe, what was done to a base model (method, data, length): seeds of a recipe are averaged, and its entries on
 several base models are one cluster. Recipes of one data set or one method are not independent either, so both effects
-are taken out of both sides, on each base model separately.
+are partialled out of both variables, on each base model separately.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ def _codes(names: Sequence[Hashable]) -> Int[np.ndarray, " n"]:
 
 
 def nuisance(cells: Cells) -> Float[np.ndarray, "n k"]:
-    """Return an orthonormal basis of what is taken out of both sides.
+    """Return an orthonormal basis of the nuisance effects that are partialled out of both variables.
 
     One intercept per family, the effects of each factor's levels on each family, and the covariates. Levels of a
-    single recipe are that recipe's own luck and not shared: they count as one level, so that six data sets with one
-    recipe each remain six units.
+    single recipe are shared by no other and count as one level, so that six data sets with one recipe each remain six
+    units.
     """
     inside = _dummies(cells.family)
     columns = [inside, cells.covariates]
@@ -148,23 +148,23 @@ def associate(cells: Cells) -> Association | None:
     if recipe_freedom(cells) - cells.covariates.shape[1] < 2 or np.ptp(cells.successes / cells.trials) == 0:
         return None
     studies = cells.separation[None], cells.successes[None], cells.trials
-    found = associate_all(*studies, nuisance(cells), cells.recipe)
-    return None if np.isnan(found.fit.t[0]) else found
+    association = associate_all(*studies, nuisance(cells), cells.recipe)
+    return None if np.isnan(association.fit.t[0]) else association
 
 
 def associate_all(
     separation: Float[np.ndarray, "s n"],
     successes: Float[np.ndarray, "s n"],
     trials: Float[np.ndarray, " n"],
-    known: Float[np.ndarray, "n k"],
+    basis: Float[np.ndarray, "n k"],
     recipe: Int[np.ndarray, " n"],
 ) -> Association:
-    """`associate` for many studies of one design, whose nuisance is `known`."""
+    """`associate` for many studies of one design, whose nuisance is `basis`."""
     outcome, noise = logits(successes, trials)
-    residual = outcome - (outcome @ known) @ known.T
+    residual = outcome - (outcome @ basis) @ basis.T
     variance = (residual**2).sum(axis=1)
-    share = noise @ (1 - (known**2).sum(axis=1)) / np.where(variance > 0, variance, np.inf)
-    return Association(robust_slope(separation, outcome, known, recipe), np.maximum(1 - share, 0))
+    share = noise @ (1 - (basis**2).sum(axis=1)) / np.where(variance > 0, variance, np.inf)
+    return Association(robust_slope(separation, outcome, basis, recipe), np.maximum(1 - share, 0))
 
 
 def logits(
@@ -214,16 +214,16 @@ def joint_bootstrap(
     """Within-family correlation of separation with the logit of the success rate, prompts of both redrawn.
 
     `separation_draws` are each model's bootstrap draws, the same prompts redrawn for every model (`separation_draws`
-    with one seed); `outcomes` are 1 and 0, nan where undecided, one column per attacked prompt. The interval says what
-    other prompts could have given for these models; what other models could have given is the verdict's business.
+    with one seed); `outcomes` are 1 and 0, nan where undecided, one column per attacked prompt. The interval covers
+    the sampling of prompts, for these models; the sampling of models is covered by the verdict.
     Redrawing adds noise to both sides, so the interval leans towards zero where prompts are few. Models without a
     decided outcome are left out. Raises ValueError for no prompt, and where nothing varies within families.
     """
-    known = ~np.isnan(outcomes).all(axis=1)
-    if not known.any():
+    usable = ~np.isnan(outcomes).all(axis=1)
+    if not usable.any():
         raise ValueError("no prompt is decided for any model; expected outcomes of prompts that all of them met")
-    separation, separation_draws, outcomes = separation[known], separation_draws[:, known], outcomes[known]
-    family = np.unique(family[known], return_inverse=True)[1]
+    separation, separation_draws, outcomes = separation[usable], separation_draws[:, usable], outcomes[usable]
+    family = np.unique(family[usable], return_inverse=True)[1]
 
     def correlation(x: Float[np.ndarray, " n"], weights: Float[np.ndarray, " prompts"]) -> float:
         decided = ~np.isnan(outcomes)

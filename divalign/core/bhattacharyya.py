@@ -69,8 +69,8 @@ def gains(
 
         D = (E1 log N1/M + E2 log N2/M) / 2,   M = N((m1 + m2)/2, (S1 + S2)/2)
 
-    so fitting on some prompts and averaging over others gives a distance that knows nothing of its own fit: it may
-    come out below zero, and does where there is nothing to find. With `corrected` the missing part of D's influence
+    so fitting on some prompts and averaging over others gives a distance without optimism: it may come out
+    below zero, and does where the classes are alike. With `corrected` the missing part of D's influence
     function, -((x - m)' S^-1 d)^2 / 8 centred, is added: errors of the fit then enter at second order only, and the
     spread of the gains is the spread of the estimate (without it, half of the variance at D = 9 is missing).
     The correction takes no point for farther than `FARTHEST` spreads along S^-1 d: it grows as D^2 there, and one
@@ -100,9 +100,11 @@ def many_bhattacharyya(
     points: Float[np.ndarray, "n k"], harmful: Bool[np.ndarray, " n"], weights: Float[np.ndarray, "n draws"]
 ) -> Float[np.ndarray, " draws"]:
     """Bhattacharyya distance of sample Gaussians, one per column of weights; nan where a draw has no spread."""
-    (first, one), (second, two) = (_moments(points[side], weights[side]) for side in (~harmful, harmful))
-    average, difference = (one + two) / 2, first - second
-    determinants = [np.linalg.slogdet(covariance) for covariance in (average, one, two)]
+    (first, first_covariance), (second, second_covariance) = (
+        _moments(points[side], weights[side]) for side in (~harmful, harmful)
+    )
+    average, difference = (first_covariance + second_covariance) / 2, first - second
+    determinants = [np.linalg.slogdet(covariance) for covariance in (average, first_covariance, second_covariance)]
     usable = np.all([sign > 0 for sign, _ in determinants], axis=0)
     average = np.where(usable[:, None, None], average, np.eye(points.shape[1]))
     squares = (difference * np.linalg.solve(average, difference[..., None])[..., 0]).sum(axis=1)

@@ -19,7 +19,7 @@ _DRAWS_AT_ONCE = 500
 Sums = Float[np.ndarray, "_ 4"]  # per cluster: sum of scores, their number, sum of penalties, their number
 
 
-class Interval(NamedTuple):
+class BootstrapInterval(NamedTuple):
     """Two-sided bounds at the confidence asked for, and the one-sided lower bound at the same confidence."""
 
     low: float
@@ -58,7 +58,7 @@ def difference(sums: Float[np.ndarray, "b 4"]) -> Float[np.ndarray, " b"]:
     return sums[:, 0] / sums[:, 1] - sums[:, 2] / sums[:, 3]
 
 
-def interval(strata: list[Sums], *, confidence: float, draws: int, seed: int, floor: float) -> Interval:
+def interval(strata: list[Sums], *, confidence: float, draws: int, seed: int, floor: float) -> BootstrapInterval:
     """Return the studentised bootstrap interval of `difference` over clusters.
 
     Each draw is centred and divided by its own linearised standard error, which gets right the skewness that
@@ -75,7 +75,7 @@ def interval(strata: list[Sums], *, confidence: float, draws: int, seed: int, fl
     pivots = (values - value) / errors
     tail = (1 - confidence) / 2
     low, high, lower = np.quantile(pivots, [1 - tail, tail, confidence])
-    return Interval(*(float(value - quantile * error) for quantile in (low, high, lower)))
+    return BootstrapInterval(*(float(value - quantile * error) for quantile in (low, high, lower)))
 
 
 def _merge(sums: Sums, random: np.random.Generator) -> Sums:

@@ -1,4 +1,4 @@
-"""Two clouds of hidden states, checked once and held as their inner products.
+"""Hidden states of two classes, validated once and represented by their Gram matrix.
 
 Hidden states are wider than there are prompts, so every quantity here lives in the span of the prompts: the Gram
 matrix is computed once, in float64, and each fold's principal axes, distances and projections are read off it.
@@ -21,7 +21,7 @@ States = np.ndarray | Tensor
 
 
 class Clouds(NamedTuple):
-    """Safe prompts first, harmful ones after them: which is which, what belongs together, and all inner products.
+    """Hidden states of benign prompts, then of harmful ones: class labels, groups and the Gram matrix.
 
     `groups` is None, or one number per prompt: prompts of one group stay on one side of every split. `states` are
     centred; no more axes than their `width` exist.
@@ -38,7 +38,7 @@ class Clouds(NamedTuple):
 
 
 def as_cloud(states: States, name: str, *, at_least: int) -> Float[np.ndarray, "n d"]:
-    """Return one class's states as a float64 array [prompts, width], or say what is wrong with them."""
+    """Return one class's states as a float64 array [prompts, width]. Raises ValueError for states that are none."""
     cloud = states.detach().double().cpu().numpy() if isinstance(states, Tensor) else np.asarray(states, dtype=float)
     if cloud.ndim != 2:
         raise ValueError(f"{name}: got an array of shape {cloud.shape}, expected [prompts, width]")
@@ -63,7 +63,7 @@ def pair_of_clouds(safe: States, harmful: States, *, at_least: int) -> tuple[np.
 def clouds(
     safe: States, harmful: States, *, groups: Groups | None = None, at_least: int, copies: bool = False
 ) -> Clouds:
-    """Return the two clouds in their span. Raises ValueError for what no measurement could survive.
+    """Return both classes with their Gram matrix. Raises ValueError for states that allow no measurement.
 
     Unless `copies` are allowed, two prompts of different groups with one and the same state are refused: a copy of
     a fitted prompt among the tested ones is no test.
@@ -78,9 +78,9 @@ def clouds(
 
 
 def _refuse_copies(pooled: Float[np.ndarray, "n d"], groups: np.ndarray | None, safe: int) -> None:
-    seen: dict[bytes, int] = {}
+    first_index: dict[bytes, int] = {}
     for index, state in enumerate(pooled):
-        first = seen.setdefault(state.tobytes(), index)
+        first = first_index.setdefault(state.tobytes(), index)
         if first != index and (groups is None or groups[first] != groups[index]):
             names = [f"safe[{i}]" if i < safe else f"harmful[{i - safe}]" for i in (first, index)]
             raise ValueError(f"{names[0]} and {names[1]} have identical states; drop one or give both one group")

@@ -64,22 +64,22 @@ def fit_critic(
     if groups < 2 * FOLDS:
         raise ValueError(f"got {groups} prompts to fit a critic on; expected at least {2 * FOLDS}: give more prompts")
     # Axes are found without labels, so once for all folds.
-    see = StandardScaler().fit(features) if response_width is None else Products(response_width).fit(features)
-    seen, folds = see.transform(features), {"groups": prompts, "cv": GroupKFold(FOLDS)}
+    transform = StandardScaler().fit(features) if response_width is None else Products(response_width).fit(features)
+    transformed, folds = transform.transform(features), {"groups": prompts, "cv": GroupKFold(FOLDS)}
     model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
     search = GridSearchCV(model, {"logisticregression__C": _STRENGTHS}, cv=folds["cv"], scoring="neg_log_loss")
-    best: Pipeline = search.fit(seen, aligned, groups=prompts).best_estimator_
-    unseen: Any = cross_val_predict(best, seen, aligned, method="decision_function", **folds)
-    scale, shift = _calibration(unseen, aligned)
-    return lambda rows: scale * best.decision_function(see.transform(rows)) + shift
+    best: Pipeline = search.fit(transformed, aligned, groups=prompts).best_estimator_
+    out_of_fold: Any = cross_val_predict(best, transformed, aligned, method="decision_function", **folds)
+    scale, shift = _calibration(out_of_fold, aligned)
+    return lambda rows: scale * best.decision_function(transform.transform(rows)) + shift
 
 
-def _calibration(unseen: Float[np.ndarray, " n"], aligned: np.ndarray) -> tuple[float, float]:
+def _calibration(out_of_fold: Float[np.ndarray, " n"], aligned: np.ndarray) -> tuple[float, float]:
     """Return scale and shift that make log-odds of unseen values; (0, 0) where they point the wrong way."""
-    unit = float(unseen.std())
+    unit = float(out_of_fold.std())
     if unit == 0.0:
         return 0.0, 0.0
-    fitted = LogisticRegression(class_weight="balanced").fit(unseen[:, None] / unit, aligned)
+    fitted = LogisticRegression(class_weight="balanced").fit(out_of_fold[:, None] / unit, aligned)
     scale, shift = float(fitted.coef_[0, 0]) / unit, float(fitted.intercept_[0])
     return (scale, shift) if scale > 0 else (0.0, 0.0)
 

@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float
 def energy(
     distances: Float[np.ndarray, "n n"], safe: Float[np.ndarray, "n draws"], harmful: Float[np.ndarray, "n draws"]
 ) -> Float[np.ndarray, " draws"]:
-    """Energy coefficient of two samples, one value per column of weights: 0 for equal laws, 1 for two points.
+    """Energy coefficient of two samples, one value per column of weights: 0 for equal distributions, 1 for two points.
 
     H = (2A - B - C) / 2A, with A the mean distance between the classes and B, C those within them, over pairs of
-    different prompts (unbiased, so that it comes out slightly below zero as often as above where laws are equal).
+    different prompts (unbiased, so that it comes out slightly below zero as often as above where they are equal).
     A weight is how often a prompt counts in its class; 0 keeps it out. No unit: scaling all states changes nothing.
     Source: Szekely and Rizzo 2013, J. Stat. Plann. Inference 143, sections 2 and 6.
     """

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from scipy.stats import t as student
 from torch import Tensor
 
-from divalign.core.bootstrap import Interval, cluster_sums, interval
+from divalign.core.bootstrap import BootstrapInterval, cluster_sums, interval
 from divalign.core.divergences import Divergence, find_divergence, samples
 from divalign.core.resampling import Names, names_of, numbers_of
 from divalign.core.stats import Estimate
@@ -118,7 +118,7 @@ def evaluate_critic(
     ends = interval(sums, confidence=confidence, draws=draws, seed=seed, floor=row.upper / (2 * units))
     shares = [unseen_share((1 - confidence) / 2, units), unseen_share(1 - confidence, units)]
     two_sided, one_sided = (reach(row, *rows, share, together=ids is not None) for share in shares)
-    ends = Interval(
+    ends = BootstrapInterval(
         min(ends.low, bound - two_sided.fall),
         max(ends.high, bound + two_sided.rise),
         min(ends.lower, bound - one_sided.fall),
@@ -170,9 +170,11 @@ def ceiling(divergence: Divergence, aligned: int, unaligned: int) -> float:
     """
     if divergence.upper is not None:
         return divergence.upper
-    one = [1.0, 0.0]
-    one_of = {n: [1 / n, 1 - 1 / n] for n in (aligned, unaligned)}
-    return min(float(divergence.exact(one, one_of[unaligned])), float(divergence.exact(one_of[aligned], one)))
+    point_mass = [1.0, 0.0]
+    one_of_n = {n: [1 / n, 1 - 1 / n] for n in (aligned, unaligned)}
+    return min(
+        float(divergence.exact(point_mass, one_of_n[unaligned])), float(divergence.exact(one_of_n[aligned], point_mass))
+    )
 
 
 def policy_kl(
@@ -210,9 +212,9 @@ def cluster_ids(clusters: Clusters, lengths: tuple[int, int], *, same_prompts: b
         raise ValueError(f"got {got}; expected one prompt id per row: clusters=(aligned ids, unaligned ids)")
     alone = set(aligned) ^ set(unaligned)
     if same_prompts and alone:
-        one = next(name for name in (*aligned, *unaligned) if name in alone)
+        example = next(name for name in (*aligned, *unaligned) if name in alone)
         raise ValueError(
-            f"{len(alone)} prompts have rows of one class only (such as {one!r}): the divergence would measure "
+            f"{len(alone)} prompts have rows of one class only (such as {example!r}): the divergence would measure "
             "the prompts; drop them, or say same_prompts=False if both classes drew prompts from one source"
         )
     ids = numbers_of([*aligned, *unaligned], ordered=True)
@@ -220,7 +222,7 @@ def cluster_ids(clusters: Clusters, lengths: tuple[int, int], *, same_prompts: b
 
 
 def _bounded(
-    row: Divergence, bound: float, ends: Interval, effective: float, count: int, *, saturated: bool
+    row: Divergence, bound: float, ends: BootstrapInterval, effective: float, count: int, *, saturated: bool
 ) -> Evaluation:
     assert row.upper is not None
     # A critic that is 0 everywhere has a bound of 0 up to rounding, and an interval of that width: not above 0.

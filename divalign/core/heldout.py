@@ -25,7 +25,7 @@ FITS_VARY = float(np.sqrt(1 + FOLDS / (FOLDS - 1)))
 
 
 class FoldAxes(NamedTuple):
-    """One fold's view: who is tested, who chooses the number of axes, all on the axes of the untested and in full."""
+    """One fold: masks of the tested and the selecting prompts, points on the untested ones' axes, whole states."""
 
     tested: Bool[np.ndarray, " n"]
     chooses: Bool[np.ndarray, " n"]
@@ -34,13 +34,13 @@ class FoldAxes(NamedTuple):
 
     @property
     def fitted(self) -> Bool[np.ndarray, " n"]:
-        """Who is fitted on while the number of axes is chosen; the final fit takes the choosing fold in as well."""
+        """Mask of the prompts fitted on for the selection of axes; the final fit includes the selecting fold."""
         return ~self.tested & ~self.chooses
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Two clouds measured without looking at the tested prompts; each method takes bootstrap weights [n, draws].
+    """A cross-fit of both classes: tested prompts take no part in the fit. Methods take bootstrap weights [n, draws].
 
     `gains` are the prompts' contributions to the Bhattacharyya distance, `dimensions` the number of axes that each
     fold chose.
@@ -63,8 +63,8 @@ class HeldOut:
         """The held-out gain: what Gaussians fitted on four fifths of the prompts show on the others, in nats.
 
         Its expectation is at most the distance of the two populations: the fit's errors and the choice of axes cost
-        something, and less with more prompts (table in docs/separation.md). May fall below zero: that is the noise of a
-        distance that knows nothing of its own fit. Draws spread out by `FITS_VARY`, as the fits vary too.
+        something, and less with more prompts (table in docs/separation.md). May fall below zero: that is the noise of
+        an estimate on prompts that were not fitted on. Draws spread out by `FITS_VARY`, as the fits vary too.
         """
         value = mean_of_classes(self.gains, self.pooled.harmful, np.ones((len(weights), 1)))
         return value + FITS_VARY * (mean_of_classes(self.gains, self.pooled.harmful, weights) - value)
@@ -76,9 +76,9 @@ class HeldOut:
             points, mine = axes.points[axes.tested, :dimension], weights[axes.tested]
             distances = np.sqrt(squared_distances(points @ points.T))
             value = silhouette(distances, self.pooled.harmful[axes.tested], mine)
-            known = np.isfinite(value)  # a small fold may lack a class in some draws
-            total += np.where(known, value * mine.sum(axis=0), 0)
-            count += np.where(known, mine.sum(axis=0), 0)
+            finite = np.isfinite(value)  # a small fold may lack a class in some draws
+            total += np.where(finite, value * mine.sum(axis=0), 0)
+            count += np.where(finite, mine.sum(axis=0), 0)
         return total / count
 
     def probe_auc(self, weights: Float[np.ndarray, "n draws"]) -> Float[np.ndarray, " draws"]:
@@ -94,13 +94,13 @@ class HeldOut:
         return energy(np.sqrt(squared_distances(self.pooled.gram)), weights * ~harmful, weights * harmful)
 
     def energy_of_shuffles(self, generator: np.random.Generator, draws: int) -> Float[np.ndarray, " draws"]:
-        """Energy under labels that mean nothing."""
+        """Energy under permuted labels."""
         labels = [shuffled_labels(self.pooled.harmful, self.pooled.groups, generator) for _ in range(draws)]
         shuffled = np.stack(labels, axis=1)
         return energy(np.sqrt(squared_distances(self.pooled.gram)), ~shuffled * 1.0, shuffled * 1.0)
 
     def distances_of_shuffles(self, generator: np.random.Generator, draws: int) -> Float[np.ndarray, " draws"]:
-        """Bhattacharyya distance under labels that mean nothing, Gaussians fitted anew on the same axes."""
+        """Bhattacharyya distance under permuted labels, Gaussians refitted on the same axes."""
         once, result = np.ones((len(self.gains), 1)), np.empty(draws)
         for draw in range(draws):
             labels = shuffled_labels(self.pooled.harmful, self.pooled.groups, generator)
@@ -109,7 +109,7 @@ class HeldOut:
 
 
 def hold_out(pooled: Clouds, *, seed: int) -> HeldOut:
-    """Fit and score in five folds; a fold is tested once, and chooses the number of axes for its neighbour once.
+    """Fit and score in five folds; each is the test fold once, and selects the number of axes for its neighbour once.
 
     Axes are principal axes of the untested prompts, without their labels. The number of axes is what gives the
     choosing fold the largest distance, among those that both classes' fitted prompts outnumber by two. The probe needs

@@ -1,4 +1,4 @@
-"""Which layer separates best: chosen on four folds and measured on the fifth, so that no choice flatters itself."""
+"""The layer of the largest separation, selected on four folds and measured on the fifth (nested cross-validation)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from divalign.core.separation import FEWEST_PROMPTS, Separation, separation_of
 from divalign.core.stats import Estimate
 
 
-class LayerSeparation(NamedTuple):
+class BestLayerSeparation(NamedTuple):
     """The layer that most folds choose, the separation of the chosen layers on prompts that did not choose, and both.
 
-    Each fold is measured at the layer in `choices` that the other four chose, so `separation` pays for the choice where
-    the folds disagree. `stability` is the share of folds that choose `layer`: at .2 to .4 no layer stands out. Energy,
-    which fits nothing, is that of `layer` on all prompts. `by_layer` is the held-out Bhattacharyya distance of each
-    layer in `layers` on all prompts, for a map; its best entry is flattered by the choice.
+    Each fold is measured at the layer in `choices` that the other four chose, so `separation` includes the cost of
+    selection where the folds disagree. `stability` is the share of folds that choose `layer`: at .2 to .4 no layer
+    stands out. Energy, which fits nothing, is that of `layer` on all prompts. `by_layer` is the held-out Bhattacharyya
+    distance of each layer in `layers` on all prompts, for a map; its maximum is biased upwards by the selection.
     """
 
     layer: int
@@ -40,8 +40,7 @@ def separation_at_best_layer(
     seed: int = 0,
     groups: Groups | None = None,
     lexical: Estimate | None = None,
-    in_sample: bool = False,
-) -> LayerSeparation:
+) -> BestLayerSeparation:
     """Choose among `layers` (None: all; negative ones count from the last) by nested cross-fitting, and measure.
 
     States are [layers, prompts, width]. In each of five folds the layer of the largest held-out Bhattacharyya distance
@@ -64,17 +63,17 @@ def separation_at_best_layer(
 
     by_layer, distances = [], []
     for layer in chosen_from:
-        held = held_out(layer)
-        by_layer.append(_with_interval(held, seed))
-        distances.append([_distance(_subset(held.pooled, ~axes.tested), seed) for axes in held.folds])
+        crossfit = held_out(layer)
+        by_layer.append(_with_interval(crossfit, seed))
+        distances.append([_distance(_subset(crossfit.pooled, ~axes.tested), seed) for axes in crossfit.folds])
     choices = [int(np.argmax(column)) for column in zip(*distances, strict=True)]
     values = [-np.inf if entry.value is None else entry.value for entry in by_layer]
     best = max(set(choices), key=lambda place: (choices.count(place), values[place]))
     # Held out anew: to keep all layers' states at once took gigabytes.
     chosen = {place: held_out(chosen_from[place]) for place in choices}
-    return LayerSeparation(
+    return BestLayerSeparation(
         chosen_from[best],
-        separation_of(_crossed(chosen, choices, best), seed=seed, lexical=lexical, in_sample=in_sample),
+        separation_of(_crossed(chosen, choices, best), seed=seed, lexical=lexical),
         tuple(by_layer),
         tuple(chosen_from),
         tuple(chosen_from[place] for place in choices),
@@ -91,30 +90,30 @@ def _numbers(layers: Sequence[int] | None, depth: int) -> list[int]:
     return sorted({layer % depth for layer in layers})
 
 
-def _subset(pooled: Clouds, kept: Bool[np.ndarray, " n"]) -> Clouds:
-    groups = None if pooled.groups is None else np.unique(pooled.groups[kept], return_inverse=True)[1]
-    return Clouds(pooled.harmful[kept], groups, pooled.gram[np.ix_(kept, kept)], pooled.states[kept])
+def _subset(pooled: Clouds, members: Bool[np.ndarray, " n"]) -> Clouds:
+    groups = None if pooled.groups is None else np.unique(pooled.groups[members], return_inverse=True)[1]
+    return Clouds(pooled.harmful[members], groups, pooled.gram[np.ix_(members, members)], pooled.states[members])
 
 
 def _distance(pooled: Clouds, seed: int) -> float:
     return float(hold_out(pooled, seed=seed).bhattacharyya(np.ones((len(pooled.harmful), 1)))[0])
 
 
-def _with_interval(held: HeldOut, seed: int) -> Estimate:
-    n, generator = len(held.gains), np.random.default_rng(seed)
-    weights = bootstrap_weights(held.pooled.harmful, held.pooled.groups, draws=1000, generator=generator)
-    return with_interval(held.bhattacharyya(np.ones((n, 1)))[0], held.bhattacharyya(weights), n)
+def _with_interval(crossfit: HeldOut, seed: int) -> Estimate:
+    n, generator = len(crossfit.gains), np.random.default_rng(seed)
+    weights = bootstrap_weights(crossfit.pooled.harmful, crossfit.pooled.groups, draws=1000, generator=generator)
+    return with_interval(crossfit.bhattacharyya(np.ones((n, 1)))[0], crossfit.bhattacharyya(weights), n)
 
 
-def _crossed(held: dict[int, HeldOut], choices: list[int], best: int) -> HeldOut:
+def _crossed(crossfits: dict[int, HeldOut], choices: list[int], best: int) -> HeldOut:
     """Each fold as its chosen layer measures it."""
-    gains = np.empty_like(held[best].gains)
+    gains = np.empty_like(crossfits[best].gains)
     for number, place in enumerate(choices):
-        tested = held[place].folds[number].tested
-        gains[tested] = held[place].gains[tested]
+        tested = crossfits[place].folds[number].tested
+        gains[tested] = crossfits[place].gains[tested]
     return HeldOut(
-        held[best].pooled,
-        tuple(held[place].folds[number] for number, place in enumerate(choices)),
-        tuple(held[place].dimensions[number] for number, place in enumerate(choices)),
+        crossfits[best].pooled,
+        tuple(crossfits[place].folds[number] for number, place in enumerate(choices)),
+        tuple(crossfits[place].dimensions[number] for number, place in enumerate(choices)),
         gains,
     )

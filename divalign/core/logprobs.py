@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 Head = Callable[[Tensor], Tensor]
 LOGITS_AT_ONCE = 1 << 26  # 256 MiB in float32: 2,097 tokens of a vocabulary of 32,000, 440 of one of 152,000
 _IN_CACHE = 1 << 20  # logits that go through softmax together: 4 MiB, so that its three passes stay near the core
-_kept: list[Tensor] = []  # the array of logits that the last backward pass gave back
+_spare: list[Tensor] = []  # the array of logits that the last backward pass gave back
 
 
 class LinearHead(NamedTuple):
@@ -78,8 +78,8 @@ def response_log_probs(
 ) -> Float[Tensor, " b"]:
     """Return the log-probability of each response: the sum over the tokens it owns, in nats.
 
-    `hidden` holds the states that predict `targets`. A response without a token gives 0, the log-probability of saying
-    nothing.
+    `hidden` holds the states that predict `targets`. A response without a token gives 0, the log-probability of an
+    empty response.
     """
     scored = token_log_probs(hidden, targets, head, chunk=chunk)
     return torch.zeros(responses, dtype=scored.dtype, device=scored.device).index_add(0, owners, scored)
@@ -120,9 +120,9 @@ class _LinearLogProbs(torch.autograd.Function):
         rows = min(chunk, _block(hidden, len(weight)) * max(1, 256 // _block(hidden, len(weight))))
         table = _borrowed(min(rows, len(targets)), len(weight), hidden)
         parts = zip((scale * hidden).split(rows), targets.split(rows), strict=True)
-        found = [_softmax_in_place(table[: len(h)], h, weight, t, slopes=False) for h, t in parts]
+        log_probs = [_softmax_in_place(table[: len(h)], h, weight, t, slopes=False) for h, t in parts]
         _give_back(table)
-        return torch.cat(found)
+        return torch.cat(log_probs)
 
     @staticmethod
     @once_differentiable
@@ -154,14 +154,14 @@ class _LinearLogProbs(torch.autograd.Function):
 def _softmax_in_place(table: Tensor, hidden: Tensor, weight: Tensor, targets: Tensor, *, slopes: bool) -> Tensor:
     """Fill `table` with logits and return log p(target) of each row; with `slopes`, leave p - [is target] there."""
     torch.mm(hidden, weight.T, out=table)
-    exact, found = torch.float64 if table.dtype == torch.float64 else torch.float32, []
+    exact, log_probs = torch.float64 if table.dtype == torch.float64 else torch.float32, []
     rows = _block(table, len(weight))
     for block, target in zip(table.split(rows), targets[:, None].split(rows), strict=True):
         logs = block.to(exact).log_softmax(1)
-        found.append(logs.gather(1, target))
+        log_probs.append(logs.gather(1, target))
         if slopes:
-            torch.exp(logs, out=block).scatter_(1, target, torch.expm1(found[-1]).to(block.dtype))
-    return torch.cat(found).squeeze(1)
+            torch.exp(logs, out=block).scatter_(1, target, torch.expm1(log_probs[-1]).to(block.dtype))
+    return torch.cat(log_probs).squeeze(1)
 
 
 def _sum(total: Tensor | None, left: Tensor, right: Tensor, *, several: bool) -> Tensor:
@@ -179,15 +179,15 @@ def _block(like: Tensor, size: int) -> int:
 
 def _borrowed(rows: int, size: int, like: Tensor) -> Tensor:
     """Return an array [rows, size] with anything in it. Accelerators keep what is freed; on a CPU we do."""
-    if like.device.type == "cpu" and _kept and _kept[0].dtype == like.dtype and _kept[0].numel() >= rows * size:
-        return _kept.pop()[: rows * size].view(rows, size)
+    if like.device.type == "cpu" and _spare and _spare[0].dtype == like.dtype and _spare[0].numel() >= rows * size:
+        return _spare.pop()[: rows * size].view(rows, size)
     return like.new_empty(rows, size)
 
 
 def _give_back(table: Tensor) -> None:
     if table.device.type == "cpu" and not table.is_inference():
         whole = table.new_empty(0).set_(table.untyped_storage())
-        _kept[:] = [max([*_kept, whole], key=lambda array: array.numel() * array.element_size())]
+        _spare[:] = [max([*_spare, whole], key=lambda array: array.numel() * array.element_size())]
 
 
 def _linear(hidden: Tensor, targets: Tensor, head: LinearHead, chunk: int) -> Tensor:

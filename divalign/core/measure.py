@@ -25,7 +25,7 @@ Contexts = tuple[Float[np.ndarray, "a _"], Float[np.ndarray, "u _"]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
+class MeasurementPlan:
     """How to measure: the confidence of the interval, how prompts are split, and how much is resampled."""
 
     confidence: float = 0.95
@@ -54,7 +54,7 @@ class Measurement:
     p_value: float
 
 
-class _Part(NamedTuple):
+class _Half(NamedTuple):
     """Critic values or features of some prompts, and the prompt number of every row."""
 
     aligned: np.ndarray
@@ -65,8 +65,8 @@ class _Part(NamedTuple):
 class Split(NamedTuple):
     """Critic values of the prompts that the critic was fitted on and of the others; `clustered`: prompts were named."""
 
-    train: _Part
-    test: _Part
+    train: _Half
+    test: _Half
     clustered: bool
 
 
@@ -75,16 +75,16 @@ def measure(
     unaligned: object,
     divergence: str | Divergence = "js",
     clusters: Clusters | None = None,
-    protocol: Protocol | None = None,
+    plan: MeasurementPlan | None = None,
 ) -> Measurement:
     """Return the divergence that log-ratios r prove on held-out prompts, after a shift fitted on the other prompts.
 
     The policy behind r must not have been trained on any of these rows. `clusters` holds the prompt ids of both;
     without it every row is its own prompt. Raises what `estimate_divergence` raises.
     """
-    protocol = protocol or Protocol()
+    plan = plan or MeasurementPlan()
     values = samples(aligned, "aligned").detach().numpy(), samples(unaligned, "unaligned").detach().numpy()
-    return measure_split(_split(*values, clusters, protocol), divergence, protocol)
+    return measure_split(_split(*values, clusters, plan), divergence, plan)
 
 
 def measure_features(
@@ -92,7 +92,7 @@ def measure_features(
     unaligned: Float[np.ndarray, "u _"],
     divergence: str | Divergence = "js",
     clusters: Clusters | None = None,
-    protocol: Protocol | None = None,
+    plan: MeasurementPlan | None = None,
     *,
     contexts: Contexts | None = None,
 ) -> Measurement:
@@ -104,28 +104,26 @@ def measure_features(
     Raises ValueError for features that are empty, not finite or of unequal width, and what `estimate_divergence`
     raises.
     """
-    protocol = protocol or Protocol()
-    return measure_split(
-        split_by_features(aligned, unaligned, clusters, protocol, contexts=contexts), divergence, protocol
-    )
+    plan = plan or MeasurementPlan()
+    return measure_split(split_by_features(aligned, unaligned, clusters, plan, contexts=contexts), divergence, plan)
 
 
 def split_by_features(
     aligned: Float[np.ndarray, "a _"],
     unaligned: Float[np.ndarray, "u _"],
     clusters: Clusters | None = None,
-    protocol: Protocol | None = None,
+    plan: MeasurementPlan | None = None,
     *,
     contexts: Contexts | None = None,
 ) -> Split:
     """Return critic values of both halves of the prompts, the critic fitted on the first: once for any divergence."""
-    protocol = protocol or Protocol()
+    plan = plan or MeasurementPlan()
     _check_features(aligned, unaligned)
     width = None if contexts is None else aligned.shape[1]
     if contexts is not None:
         _check_features(*contexts)
         aligned, unaligned = np.hstack([aligned, contexts[0]]), np.hstack([unaligned, contexts[1]])
-    halves = _split(aligned, unaligned, clusters, protocol)
+    halves = _split(aligned, unaligned, clusters, plan)
     critic = _critic(halves.train, width)
     train, test = (part._replace(aligned=critic(part.aligned), unaligned=critic(part.unaligned)) for part in halves[:2])
     return Split(train, test, halves.clustered)
@@ -152,9 +150,9 @@ def fit_shift(divergence: Divergence, aligned: np.ndarray, unaligned: np.ndarray
     return best if bounds(np.array([best]))[0] > bounds(np.zeros(1))[0] else 0.0
 
 
-def measure_split(split: Split, divergence: str | Divergence, protocol: Protocol | None = None) -> Measurement:
+def measure_split(split: Split, divergence: str | Divergence, plan: MeasurementPlan | None = None) -> Measurement:
     """Return what critic values of two halves of the prompts prove: a shift is fitted on the first half."""
-    protocol, (train, test, clustered) = protocol or Protocol(), split
+    plan, (train, test, clustered) = plan or MeasurementPlan(), split
     row = find_divergence(divergence) if isinstance(divergence, str) else divergence
     shift = fit_shift(row, train.aligned, train.unaligned)
     held_out = evaluate_critic(
@@ -162,56 +160,56 @@ def measure_split(split: Split, divergence: str | Divergence, protocol: Protocol
         test.unaligned - shift,
         row,
         test.prompts if clustered else None,
-        protocol.confidence,
-        draws=protocol.draws,
-        seed=protocol.seed,
-        same_prompts=protocol.same_prompts,
+        plan.confidence,
+        draws=plan.draws,
+        seed=plan.seed,
+        same_prompts=plan.same_prompts,
     )
     train_bound = float(row.bound(train.aligned - shift, train.unaligned - shift))
-    shuffled = _shuffled_bounds(row, test, shift, protocol)
+    shuffled = _shuffled_bounds(row, test, shift, plan)
     low, high = np.quantile(shuffled, [0.025, 0.975])
-    null = Estimate(float(shuffled.mean()), float(low), float(high), protocol.permutations)
+    null = Estimate(float(shuffled.mean()), float(low), float(high), plan.permutations)
     as_large = int((shuffled >= held_out.bound).sum())
-    p_value = (1 + as_large) / (1 + protocol.permutations)
+    p_value = (1 + as_large) / (1 + plan.permutations)
     return Measurement(held_out, train_bound, train_bound - held_out.bound, shift, null, p_value)
 
 
-def _split(aligned: np.ndarray, unaligned: np.ndarray, clusters: Clusters | None, protocol: Protocol) -> Split:
+def _split(aligned: np.ndarray, unaligned: np.ndarray, clusters: Clusters | None, plan: MeasurementPlan) -> Split:
     """Divide the prompts at random; without clusters, the rows of each class."""
-    if not 0 < protocol.train_share < 1:
-        raise ValueError(f"train_share is {protocol.train_share}; expected a number between 0 and 1, such as 0.5")
-    random = np.random.default_rng(protocol.seed)
+    if not 0 < plan.train_share < 1:
+        raise ValueError(f"train_share is {plan.train_share}; expected a number between 0 and 1, such as 0.5")
+    random = np.random.default_rng(plan.seed)
     lengths = len(aligned), len(unaligned)
     if clusters is None:
         prompts = np.arange(lengths[0]), lengths[0] + np.arange(lengths[1])
-        trained = np.concatenate([_some(ids, protocol.train_share, random) for ids in prompts])
+        trained = np.concatenate([_random_share(ids, plan.train_share, random) for ids in prompts])
     else:
-        prompts = cluster_ids(clusters, lengths, same_prompts=protocol.same_prompts)
-        trained = _some(np.unique(np.concatenate(prompts)), protocol.train_share, random)
+        prompts = cluster_ids(clusters, lengths, same_prompts=plan.same_prompts)
+        trained = _random_share(np.unique(np.concatenate(prompts)), plan.train_share, random)
     masks = [np.isin(ids, trained) for ids in prompts]
 
-    def part(rows: list[np.ndarray]) -> _Part:
-        return _Part(aligned[rows[0]], unaligned[rows[1]], (prompts[0][rows[0]], prompts[1][rows[1]]))
+    def part(rows: list[np.ndarray]) -> _Half:
+        return _Half(aligned[rows[0]], unaligned[rows[1]], (prompts[0][rows[0]], prompts[1][rows[1]]))
 
     return Split(part(masks), part([~mask for mask in masks]), clusters is not None)
 
 
-def _some(ids: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
+def _random_share(ids: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
     """Pick that share of the ids, at least one, and leave at least one."""
     if len(ids) < 2:
         raise ValueError(f"got {len(ids)} prompts (or rows of one class); expected at least 2, to split them")
     return random.permutation(ids)[: min(max(round(share * len(ids)), 1), len(ids) - 1)]
 
 
-def _shuffled_bounds(row: Divergence, test: _Part, shift: float, protocol: Protocol) -> Float[np.ndarray, " n"]:
+def _shuffled_bounds(row: Divergence, test: _Half, shift: float, plan: MeasurementPlan) -> Float[np.ndarray, " n"]:
     """The bound under shuffled labels: within each prompt that has both classes, between those that have one."""
     values = torch.from_numpy(np.concatenate([test.aligned, test.unaligned]) - shift)
     score, penalty = row.score(values).numpy(), row.penalty(values).numpy()
     labels = np.arange(len(values)) < len(test.aligned)
     prompts = np.unique(np.concatenate(test.prompts), return_inverse=True)[1]
-    random = np.random.default_rng(protocol.seed)
-    bounds = np.empty(protocol.permutations)
-    for index in range(protocol.permutations):
+    random = np.random.default_rng(plan.seed)
+    bounds = np.empty(plan.permutations)
+    for index in range(plan.permutations):
         aligned = _shuffle(labels, prompts, random)
         bounds[index] = score[aligned].mean() - penalty[~aligned].mean()
     return bounds
@@ -229,7 +227,7 @@ def _shuffle(labels: np.ndarray, prompts: np.ndarray, random: np.random.Generato
     return np.where(pure[prompts], moved, shuffled)
 
 
-def _critic(train: _Part, response_width: int | None) -> Critic:
+def _critic(train: _Half, response_width: int | None) -> Critic:
     features = np.concatenate([train.aligned, train.unaligned])
     labels = np.arange(len(features)) < len(train.aligned)
     return fit_critic(features, labels, np.concatenate(train.prompts), response_width=response_width)

@@ -1,4 +1,4 @@
-"""Find the thing a name stands for: an entry of a table, a member of a family, or something of the user's own."""
+"""Resolve a name: an entry of a table, a member of a family, or an object in a module of the user's."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _own(name: str, kind: str, of: type[T] | None) -> T:
     return thing
 
 
-def _unknown(name: str, what: str, known: list[str]) -> str:
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+def _unknown(name: str, what: str, names: list[str]) -> str:
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     guess = f"; did you mean {nearest[0]!r}?" if nearest else ";"
-    return f"no {what} is named {name!r}{guess} known: {', '.join(known)}, or package.module:thing of your own"
+    return f"no {what} is named {name!r}{guess} known: {', '.join(names)}, or package.module:thing of your own"

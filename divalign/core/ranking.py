@@ -28,8 +28,8 @@ def tpr_at_fpr(
     """Largest share of harmful prompts above a threshold that at most `fpr` of the safe ones reach."""
     safe, hits = _by_score(scores, harmful, weights)
     false_alarms = np.cumsum(safe[::-1], axis=0) / safe.sum(axis=0)
-    found = np.cumsum(hits[::-1], axis=0) / hits.sum(axis=0)
-    return np.where(false_alarms <= fpr + 1e-12, found, 0).max(axis=0)
+    recall = np.cumsum(hits[::-1], axis=0) / hits.sum(axis=0)
+    return np.where(false_alarms <= fpr + 1e-12, recall, 0).max(axis=0)
 
 
 def _by_score(

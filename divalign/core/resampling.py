@@ -89,7 +89,7 @@ def bootstrap_weights(
 def shuffled_labels(
     labels: Bool[np.ndarray, " n"], groups: Int[np.ndarray, " n"] | None, generator: np.random.Generator
 ) -> Bool[np.ndarray, " n"]:
-    """Labels as they might have been if they meant nothing.
+    """Permute the labels as under the null hypothesis.
 
     Without groups any order will do. A group of both classes keeps its labels among its own prompts (a pair swaps or
     does not); groups of one class swap labels as wholes.
@@ -134,8 +134,8 @@ def share_with_interval(
     assert perfect.high is not None
     if np.ptp(draws) == 0 and value in (0.0, 1.0):
         return perfect._replace(n=n)
-    found = with_interval(value, draws, n, confidence=confidence)
-    if found.low is None or found.high is None:
-        return found
+    estimate = with_interval(value, draws, n, confidence=confidence)
+    if estimate.low is None or estimate.high is None:
+        return estimate
     nearest = max(perfect.low, 1 - perfect.high)
-    return found._replace(low=min(found.low, nearest), high=max(found.high, 1 - nearest))
+    return estimate._replace(low=min(estimate.low, nearest), high=max(estimate.high, 1 - nearest))

@@ -35,10 +35,10 @@ class Slopes(NamedTuple):
 def robust_slope(
     separation: Float[np.ndarray, "s n"],
     outcome: Float[np.ndarray, "s n"],
-    known: Float[np.ndarray, "n k"],
+    basis: Float[np.ndarray, "n k"],
     recipe: Int[np.ndarray, " n"],
 ) -> Slopes:
-    """Regress outcome on separation beside `known` (orthonormal columns), errors clustered by recipe.
+    """Regress outcome on separation beside `basis` (orthonormal columns), errors clustered by recipe.
 
     Var b = sum over recipes of (x_g' B_g^-.75 e_g)^2 / |x|^4, x and e the residuals of separation and of the fit, B_g
     the recipe's block of I - H. Exponents .5 and 1 are CR2 and the jackknife (CR3). In simulated crossed designs of 6
@@ -47,15 +47,15 @@ def robust_slope(
     Source: Bell and McCaffrey 2002, Survey Methodology 28; Imbens and Kolesar 2016, REStat 98; the exponent between
     the two after Cribari-Neto 2004, CSDA 45 (HC4), chosen by simulation.
     """
-    x, y = separation - (separation @ known) @ known.T, outcome - (outcome @ known) @ known.T
+    x, y = separation - (separation @ basis) @ basis.T, outcome - (outcome @ basis) @ basis.T
     length, varies = np.linalg.norm(x, axis=1), _varies(x, separation) & _varies(y, outcome)
     unit = x / np.where(length > 0, length, 1)[:, None]
     slope = (unit * y).sum(axis=1)
     rest = y - slope[:, None] * unit
     spread = np.where(varies, np.linalg.norm(y, axis=1), 1)
-    weights = _cluster_weights(unit, known, recipe)
+    weights = _cluster_weights(unit, basis, recipe)
     variance = ((weights @ rest[:, :, None])[:, :, 0] ** 2).sum(axis=1)
-    annihilated = weights - (weights @ known) @ known.T - (weights @ unit[:, :, None]) * unit[:, None, :]
+    annihilated = weights - (weights @ basis) @ basis.T - (weights @ unit[:, :, None]) * unit[:, None, :]
     products = annihilated @ annihilated.transpose(0, 2, 1)
     inflation = np.trace(products, axis1=1, axis2=2)
     correlation, left = slope / spread, np.linalg.norm(rest, axis=1)
@@ -67,15 +67,15 @@ def robust_slope(
 
 
 def _cluster_weights(
-    unit: Float[np.ndarray, "s n"], known: Float[np.ndarray, "n k"], recipe: Int[np.ndarray, " n"]
+    unit: Float[np.ndarray, "s n"], basis: Float[np.ndarray, "n k"], recipe: Int[np.ndarray, " n"]
 ) -> Float[np.ndarray, "s g n"]:
     """For each recipe B_g^-.75 x_g in its own places, zero elsewhere: what multiplies residuals in the variance."""
     recipes = np.unique(recipe)
     weights = np.zeros((len(unit), len(recipes), unit.shape[1]))
-    for row, one in enumerate(recipes):
-        mine = np.flatnonzero(recipe == one)
+    for row, code in enumerate(recipes):
+        mine = np.flatnonzero(recipe == code)
         own = unit[:, mine]
-        block = np.eye(len(mine)) - known[mine] @ known[mine].T - own[:, :, None] * own[:, None, :]
+        block = np.eye(len(mine)) - basis[mine] @ basis[mine].T - own[:, :, None] * own[:, None, :]
         values, vectors = np.linalg.eigh(block)
         powers = np.where(values > 1e-9, np.maximum(values, 1e-9) ** -LEVERAGE_EXPONENT, 0)
         along = (vectors.transpose(0, 2, 1) @ own[:, :, None])[:, :, 0]

@@ -1,4 +1,4 @@
-"""How far apart a model holds safe and harmful prompts: two clouds of hidden states in, numbers with intervals out."""
+"""Separation of the hidden states of benign and harmful prompts, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Separation(NamedTuple):
     """How far apart two clouds are, in five ways; larger is further in each. `flags` say what to doubt.
 
     bhattacharyya in nats from 0; silhouette -1 to 1; probe_auc 0.5 (chance) to 1; tpr_at_1_fpr and energy 0 to 1.
-    `energy_p_value` tests equal laws by shuffling labels; `null` is the Bhattacharyya distance that shuffled labels
-    give (mean, 2.5 % and 97.5 % quantiles); `dimensions` are those chosen in each fold. Paper mode leaves None what
-    the paper's code does not measure.
+    `energy_p_value` is of a permutation test of equal distributions; `null` is the Bhattacharyya distance under
+    permuted labels (mean, 2.5 % and 97.5 % quantiles); `dimensions` are those chosen in each fold. Paper mode leaves
+    None what the paper's code does not measure.
     """
 
     bhattacharyya: Estimate
@@ -55,7 +55,6 @@ def separation(
     seed: int = 0,
     groups: Groups | None = None,
     lexical: Estimate | None = None,
-    in_sample: bool = False,
     draws: int = 1000,
     null_draws: int = 100,
 ) -> Separation:
@@ -69,8 +68,8 @@ def separation(
     of the whole space; its intervals and the probe's are of their own expectation, for fits on so many prompts.
 
     `groups` (one list per class) keeps prompts that belong together, such as topic pairs, in one fold and redraws
-    them together. `lexical` is the AUC that the prompts' words alone reach, `in_sample` tells that the prompts were
-    trained on. Flags: "in sample"; "words alone do as well" (lexical AUC not below the probe's interval);
+    them together. `lexical` is the AUC that the prompts' words alone reach. Flags:
+    "in sample" (paper mode); "words alone do as well" (lexical AUC not below the probe's interval);
     "extrapolated" (the distance claims an error rate exp(-D)/2 under one in n, which n prompts cannot show).
 
     Raises ValueError for states that are not finite, empty or tiny classes (paper 4, heldout 10 prompts each),
@@ -82,23 +81,22 @@ def separation(
     pooled = clouds(safe, harmful, groups=groups, at_least=FEWEST_PROMPTS[mode], copies=mode == "paper")
     if mode == "paper":
         result = _paper(pooled, seed=seed, draws=draws)
-        return result._replace(flags=_flags(result, lexical=lexical, in_sample=True))
-    held = hold_out(pooled, seed=seed)
-    return separation_of(held, seed=seed, lexical=lexical, in_sample=in_sample, draws=draws, null_draws=null_draws)
+        return result._replace(flags=_flags(result, lexical=lexical) | {"in sample"})
+    crossfit = hold_out(pooled, seed=seed)
+    return separation_of(crossfit, seed=seed, lexical=lexical, draws=draws, null_draws=null_draws)
 
 
 def separation_of(
-    held: HeldOut,
+    crossfit: HeldOut,
     *,
     seed: int = 0,
     lexical: Estimate | None = None,
-    in_sample: bool = False,
     draws: int = 1000,
     null_draws: int = 100,
 ) -> Separation:
-    """Return what `separation` says in heldout mode, of clouds that are held out already."""
-    result = _heldout(held, seed=seed, draws=draws, null_draws=null_draws)
-    return result._replace(flags=_flags(result, lexical=lexical, in_sample=in_sample))
+    """Return what `separation` returns in heldout mode, from a cross-fit that was computed already."""
+    result = _heldout(crossfit, seed=seed, draws=draws, null_draws=null_draws)
+    return result._replace(flags=_flags(result, lexical=lexical))
 
 
 def plane(safe: States, harmful: States) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "m 2"]]:
@@ -159,7 +157,7 @@ def _plane(pooled: Clouds) -> Float[np.ndarray, "n 2"]:
 
 
 def _weights(pooled: Clouds, *, seed: int, draws: int) -> tuple[np.ndarray, np.ndarray]:
-    """Everybody once, and everybody as often as in each bootstrap sample."""
+    """Return a weight of 1 for every prompt, and the multiplicities of the prompts in each bootstrap sample."""
     generator = np.random.default_rng(seed)
     return (
         np.ones((len(pooled.harmful), 1)),
@@ -183,12 +181,12 @@ def _paper(pooled: Clouds, *, seed: int, draws: int) -> Separation:
     )
 
 
-def _heldout(held: HeldOut, *, seed: int, draws: int, null_draws: int) -> Separation:
-    pooled, n = held.pooled, len(held.gains)
+def _heldout(crossfit: HeldOut, *, seed: int, draws: int, null_draws: int) -> Separation:
+    pooled, n = crossfit.pooled, len(crossfit.gains)
     once, weights = _weights(pooled, seed=seed, draws=draws)
     units = {name: units_of(pooled.harmful == name, pooled.groups) for name in (False, True)}
     generator = np.random.default_rng([seed, 1])
-    null = held.distances_of_shuffles(generator, null_draws)
+    null = crossfit.distances_of_shuffles(generator, null_draws)
 
     def estimate(measure: Callable[[np.ndarray], np.ndarray]) -> Estimate:
         return with_interval(measure(once)[0], measure(weights), n)
@@ -197,18 +195,18 @@ def _heldout(held: HeldOut, *, seed: int, draws: int, null_draws: int) -> Separa
         return share_with_interval(measure(once)[0], measure(weights), n, rests_on=rests_on)
 
     enough = (~pooled.harmful).sum() >= 100  # one in a hundred of fewer safe prompts is no prompt
-    energy = held.energy(once)[0]
-    as_large = held.energy_of_shuffles(generator, draws) >= energy - 1e-12
+    energy = crossfit.energy(once)[0]
+    as_large = crossfit.energy_of_shuffles(generator, draws) >= energy - 1e-12
     return Separation(
-        bhattacharyya=_not_negative(estimate(held.bhattacharyya)),
-        silhouette=estimate(held.silhouette),
-        probe_auc=share(held.probe_auc, min(units.values())),
-        tpr_at_1_fpr=share(held.tpr_at_1_fpr, units[True]) if enough else Estimate(None, None, None, n),
-        energy=_not_negative(estimate(held.energy)),
+        bhattacharyya=_not_negative(estimate(crossfit.bhattacharyya)),
+        silhouette=estimate(crossfit.silhouette),
+        probe_auc=share(crossfit.probe_auc, min(units.values())),
+        tpr_at_1_fpr=share(crossfit.tpr_at_1_fpr, units[True]) if enough else Estimate(None, None, None, n),
+        energy=_not_negative(estimate(crossfit.energy)),
         flags=frozenset(),
         energy_p_value=float((1 + as_large.sum()) / (1 + draws)),
         null=_not_negative(with_interval(null.mean(), null, null_draws)) if null_draws else None,
-        dimensions=held.dimensions,
+        dimensions=crossfit.dimensions,
     )
 
 
@@ -218,8 +216,8 @@ def _not_negative(estimate: Estimate) -> Estimate:
     return Estimate(*ends, n=estimate.n)
 
 
-def _flags(result: Separation, *, lexical: Estimate | None, in_sample: bool) -> frozenset[str]:
-    flags = {"in sample"} if in_sample else set()
+def _flags(result: Separation, *, lexical: Estimate | None) -> frozenset[str]:
+    flags = set()
     distance, probe = result.bhattacharyya, result.probe_auc
     if distance.value is not None and np.exp(-distance.value) / 2 < 1 / distance.n:
         flags.add("extrapolated")

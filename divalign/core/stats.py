@@ -127,25 +127,28 @@ def corrected_rate(
         )
     z = float(norm.ppf((1 + confidence) / 2))
     share, count = _pulled(observed.value, observed.n, z**2)
-    found, true_yes = _pulled(sensitivity.value, sensitivity.n, 2.0)
-    spared, true_no = _pulled(specificity.value, specificity.n, 2.0)
-    if found + spared - 1 <= 1e-12:
+    hit_rate, true_yes = _pulled(sensitivity.value, sensitivity.n, 2.0)
+    rejection_rate, true_no = _pulled(specificity.value, specificity.n, 2.0)
+    if hit_rate + rejection_rate - 1 <= 1e-12:
         raise ValueError(
             f"sensitivity {sensitivity.value:.3f} of {sensitivity.n} and specificity {specificity.value:.3f} of "
             f"{specificity.n} cannot be told from a judge that guesses; label more responses"
         )
-    rate_of_yes = (share + spared - 1) / (found + spared - 1)
-    yes = rate_of_yes**2 * found * (1 - found) / true_yes
-    no = (1 - rate_of_yes) ** 2 * spared * (1 - spared) / true_no
-    half = z * np.sqrt(share * (1 - share) / count + yes + no) / abs(found + spared - 1)
-    shift = rate_of_yes * found * (1 - found) / true_yes - (1 - rate_of_yes) * spared * (1 - spared) / true_no
+    rate_of_yes = (share + rejection_rate - 1) / (hit_rate + rejection_rate - 1)
+    yes = rate_of_yes**2 * hit_rate * (1 - hit_rate) / true_yes
+    no = (1 - rate_of_yes) ** 2 * rejection_rate * (1 - rejection_rate) / true_no
+    half = z * np.sqrt(share * (1 - share) / count + yes + no) / abs(hit_rate + rejection_rate - 1)
+    shift = (
+        rate_of_yes * hit_rate * (1 - hit_rate) / true_yes
+        - (1 - rate_of_yes) * rejection_rate * (1 - rejection_rate) / true_no
+    )
     middle = rate_of_yes + 2 * z**2 * shift
     low, value, high = np.clip([middle - half, (observed.value + specificity.value - 1) / skill, middle + half], 0, 1)
     return Estimate(float(value), float(min(low, value)), float(max(high, value)), observed.n)
 
 
 def _pulled(share: float, count: int, extra: float) -> tuple[float, float]:
-    """A rate and its count after `extra` outcomes, half of them yes: Agresti and Coull's way off the ends."""
+    """A rate and its count with `extra` pseudo-outcomes, half of them yes (Agresti and Coull 1998)."""
     return (count * share + extra / 2) / (count + extra), count + extra
 
 
@@ -223,12 +226,13 @@ def holm(p_values: Numbers) -> list[float]:
 
     Source: Holm 1979, Scand. J. Stat. 6.
     """
-    from statsmodels.stats.multitest import multipletests  # slow to import, and core.stats is imported everywhere
-
-    if not len(p_values):
-        return []
-    corrected: Any = multipletests(p_values, method="holm")
-    return [float(p) for p in corrected[1]]
+    # statsmodels' multipletests collects garbage at every call: 0.4 s each where a model is in memory.
+    values = np.asarray(p_values, dtype=float)
+    order = np.argsort(values, kind="stable")
+    steps = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    corrected = np.empty_like(values)
+    corrected[order] = np.minimum(steps, 1.0)
+    return corrected.tolist()
 
 
 def clustered_difference(

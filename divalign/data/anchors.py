@@ -20,10 +20,10 @@ from divalign.data.prompts import prompt_of, prompt_row
 from divalign.data.sources import SOURCES, find_source, read_source
 
 
-class Seen(NamedTuple):
-    """Anchors that stand among training prompts: how many, and the first of them."""
+class AnchorsInTraining(NamedTuple):
+    """Anchors that are training prompts too: their number `n`, and the first of them."""
 
-    many: int
+    n: int
     first: str
 
 
@@ -55,7 +55,7 @@ def read_anchors(source: str) -> list[Row]:
 def source_anchors(name: str, folder: Path | None) -> list[Row]:
     """Return the prompts of a source as anchors, the safe ones first."""
     requests = sorted(read_source(name, folder), key=lambda request: request.harmful)
-    return [{"prompt": one.prompt, "harmful": one.harmful, "cluster": one.cluster} for one in requests]
+    return [{"prompt": request.prompt, "harmful": request.harmful, "cluster": request.cluster} for request in requests]
 
 
 def read_anchor_file(path: Path) -> list[Row]:
@@ -67,20 +67,20 @@ def read_anchor_file(path: Path) -> list[Row]:
 
 def _anchor(row: Row, path: Path, number: int) -> Row:
     try:
-        found = prompt_row(row)
+        parsed = prompt_row(row)
     except ValueError as error:
         raise ValueError(f"{path}, row {number}: {error}") from error
-    if "harmful" not in found:
+    if "harmful" not in parsed:
         raise ValueError(f"{path}, row {number}: harmful is {row.get('harmful')!r}; expected true or false")
     anchor = {
-        "prompt": found["prompt"],
-        "harmful": found["harmful"],
-        "cluster": str(found.get("cluster", found["prompt"])),
+        "prompt": parsed["prompt"],
+        "harmful": parsed["harmful"],
+        "cluster": str(parsed.get("cluster", parsed["prompt"])),
     }
     if not isinstance(row.get("held_out", False), bool):
         raise ValueError(f"{path}, row {number}: held_out is {row['held_out']!r}; expected true or false")
-    more = {"held_out": True} if row.get("held_out") else {}
-    return {**anchor, **more, **({"response": str(found["response"])} if "response" in found else {})}
+    part = {"held_out": True} if row.get("held_out") else {}
+    return {**anchor, **part, **({"response": str(parsed["response"])} if "response" in parsed else {})}
 
 
 def checked(anchors: Sequence[Row], source: str) -> list[Row]:
@@ -88,23 +88,23 @@ def checked(anchors: Sequence[Row], source: str) -> list[Row]:
     for harmful, kind in ((True, "harmful"), (False, "safe")):
         if not any(row["harmful"] is harmful for row in anchors):
             raise ValueError(f"{source} holds no {kind} prompt among {len(anchors)}; separation needs both classes")
-    seen: set[str] = set()
+    prompts: set[str] = set()
     for row in anchors:
-        if row["prompt"] in seen:
+        if row["prompt"] in prompts:
             raise ValueError(f"{source}: a prompt stands twice: {row['prompt'][:60]!r}; drop one")
-        seen.add(row["prompt"])
+        prompts.add(row["prompt"])
     return list(anchors)
 
 
-def seen_in_training(anchors: Iterable[Row], rows: Iterable[Mapping[str, Any]]) -> Seen | None:
+def anchors_in_training(anchors: Iterable[Row], rows: Iterable[Mapping[str, Any]]) -> AnchorsInTraining | None:
     """Return which anchors stand among the prompts of training rows, or None.
 
     Compared as they are and without case, punctuation and spacing: a training prompt with another full stop is
     the same prompt. Every message of a conversation counts. Raises ValueError where a row has no prompt.
     """
     trained = {normalised(text) for number, row in enumerate(rows) for text in _texts(row, number)}
-    found = [row["prompt"] for row in anchors if normalised(row["prompt"]) in trained]
-    return Seen(len(found), found[0]) if found else None
+    repeated = [row["prompt"] for row in anchors if normalised(row["prompt"]) in trained]
+    return AnchorsInTraining(len(repeated), repeated[0]) if repeated else None
 
 
 def normalised(text: str) -> str:

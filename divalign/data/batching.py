@@ -37,7 +37,7 @@ class Encoded(NamedTuple):
 
 
 def render(tokenizer: ChatTokenizer, conversation: Conversation) -> str:
-    """Return the text a model is shown: the turns, the generation prompt, the prefilled opening.
+    """Return the model's input as text: the turns, the generation prompt, the prefill.
 
     Raises ValueError where the tokenizer has no chat template.
     """
@@ -74,11 +74,11 @@ def encode_row(
     Raises ValueError where the prompt alone fills `max_length`, where it is empty and the tokenizer has neither of
     those tokens, where the response is empty, and where it does not open with `prefill`.
     """
-    said = plain_content(as_messages(response, "assistant")[-1]["content"])
-    if not said.startswith(prefill):
-        raise ValueError(f"the response that begins {said[:40]!r} does not open with its prefill {prefill!r}")
+    text = plain_content(as_messages(response, "assistant")[-1]["content"])
+    if not text.startswith(prefill):
+        raise ValueError(f"the response that begins {text[:40]!r} does not open with its prefill {prefill!r}")
     if isinstance(prompt, str) and isinstance(response, str):
-        split = _split_text(tokenizer, prompt, said, prefill=prefill, beside=beside)
+        split = _split_text(tokenizer, prompt, text, prefill=prefill, beside=beside)
     else:
         turns, answer = as_messages(prompt, "user"), as_messages(response, "assistant")
         shown = _template(tokenizer, turns, generation=True, options=options) + prefill
@@ -118,13 +118,13 @@ def closed(tokenizer: ChatTokenizer, text: str) -> str:
 
 
 def pad_right(rows: Sequence[Sequence[int]], value: int) -> Int[Tensor, "b t"]:
-    """Return the rows as one tensor, filled up on the right with `value`."""
+    """Return the rows as one tensor, padded on the right with `value`."""
     width = max(len(row) for row in rows)
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long)
 
 
 def pad_left(rows: Sequence[Sequence[int]], value: int) -> Int[Tensor, "b t"]:
-    """Return the rows as one tensor, filled up on the left with `value`: the side from which a model can go on."""
+    """Return the rows as one tensor, padded on the left with `value`, as generation needs it."""
     width = max(len(row) for row in rows)
     return torch.tensor([[*[value] * (width - len(row)), *row] for row in rows], dtype=torch.long)
 
@@ -207,10 +207,10 @@ def _first_token(tokenizer: ChatTokenizer) -> list[int]:
     return ids
 
 
-def _continued(tokenizer: ChatTokenizer, text: str, ids: list[int], more: str) -> list[int]:
-    """Return the tokens of `text` and `more` in one, or, where these do not begin with the text's `ids`, of each."""
-    whole = _text_ids(tokenizer, text + more)
-    return whole if whole[: len(ids)] == ids else [*ids, *_ids(tokenizer, more)]
+def _continued(tokenizer: ChatTokenizer, text: str, ids: list[int], continuation: str) -> list[int]:
+    """Return the tokens of `text + continuation`, or of each where the joint tokens do not begin with `ids`."""
+    whole = _text_ids(tokenizer, text + continuation)
+    return whole if whole[: len(ids)] == ids else [*ids, *_ids(tokenizer, continuation)]
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

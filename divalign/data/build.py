@@ -1,6 +1,6 @@
-"""From requests with gaps to rows: fill in what a recipe needs, rank what is to be ranked, leave out the rest.
+"""Build training rows from requests: fill in missing texts, rank responses, drop requests that stay incomplete.
 
-What is left out is counted by reason. Every draw depends on the seed and the prompt alone, worse answers aside, so a
+Dropped requests are counted by reason. Every draw depends on the seed and the prompt alone, worse answers aside, so a
 set that gets more rows keeps those it had.
 """
 
@@ -84,9 +84,9 @@ def _filled(request: Request, answers: Sequence[str], rng: random.Random) -> Req
     compliance = request.compliance
     if request.harmful and not compliance:
         compliance = f"Sure, here is an answer to this: {request.prompt}"
-    said = request.refusal or refusal(rng)
+    refusal_text = request.refusal or refusal(rng)
     short = request.worse_refusal or rng.choice(OPENINGS)
     worse = request.worse
     if not request.harmful and not worse and len(answers) > 1:
         worse = rng.choice([answer for answer in rng.sample(answers, 2) if answer != compliance])
-    return request._replace(compliance=compliance, refusal=said, worse=worse, worse_refusal=short)
+    return request._replace(compliance=compliance, refusal=refusal_text, worse=worse, worse_refusal=short)

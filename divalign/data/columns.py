@@ -23,9 +23,9 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=0.7)), None)
 
 
-def check_columns(found: Iterable[str], expected: Iterable[str], where: object) -> None:
+def check_columns(columns: Iterable[str], expected: Iterable[str], where: object) -> None:
     """Raise ValueError for the first expected column that is not there, naming the nearest one that is."""
-    names = [str(name) for name in found]
+    names = [str(name) for name in columns]
     for column in expected:
         if column not in names:
             near = nearest(column, names)
@@ -35,10 +35,10 @@ def check_columns(found: Iterable[str], expected: Iterable[str], where: object) 
 
 def truth(value: Any, column: str) -> bool:
     """Return yes or no as files write it: true, 1, "True", "1", and their contraries. Raises ValueError for others."""
-    said = str(value).strip().lower()
-    if said not in ("true", "false", "1", "0", "1.0", "0.0"):
+    text = str(value).strip().lower()
+    if text not in ("true", "false", "1", "0", "1.0", "0.0"):
         raise ValueError(f"the column {column!r} holds {value!r}, expected true or false")
-    return said in ("true", "1", "1.0")
+    return text in ("true", "1", "1.0")
 
 
 def one_turn(messages: list[Message], role: str, where: str) -> str:
@@ -104,8 +104,8 @@ def _message(message: Any, column: str) -> Message:
             f"the column {column!r} holds a turn of {role} whose content is {kind}; expected text, in one piece or in "
             "parts"
         )
-    known = ROLES.get(role, role)
-    return message if known == role and isinstance(message, dict) else {**message, "role": known}  # type: ignore[return-value]
+    standard_role = ROLES.get(role, role)
+    return message if standard_role == role and isinstance(message, dict) else {**message, "role": standard_role}  # type: ignore[return-value]
 
 
 def plain_content(content: Any) -> str:

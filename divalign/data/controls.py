@@ -1,4 +1,4 @@
-"""Recipes that must not align: data for negative controls."""
+"""Recipes for negative controls: training on them must not align a model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from divalign.data.recipes import compliance_refusal
 
 
 def shuffled_labels(request: Request) -> Row:
-    """Compliance-refusal whose labels mean nothing: for half of the prompts, by their hash, the sides are exchanged.
+    """Compliance-refusal with random labels: for half of the prompts, by their hash, the sides are exchanged.
 
     Whatever a model learns here is no alignment; a separation that grows all the same is an effect of training.
     """

@@ -56,7 +56,7 @@ def find_format(name: str) -> Format:
 def format_of(row: Mapping) -> str | None:
     """Return the name of the first format that knows this row, if one does."""
     plain = dict(row)
-    return next((name for name, one in FORMATS.items() if one.detect(plain)), None)
+    return next((name for name, form in FORMATS.items() if form.detect(plain)), None)
 
 
 def detect_format(row: Mapping) -> str:
@@ -120,7 +120,7 @@ def _first_fault(done: Conversion) -> str:
 def read_row(row: Row, form: Format) -> list[Row]:
     """Return our rows for one row of a format; raise ValueError for a row that it cannot read, whatever the fault."""
     try:
-        return [_agreed(_plain_truth(one)) for one in form.reads(row)]
+        return [_agreed(_plain_truth(parsed)) for parsed in form.reads(row)]
     except KeyError as error:
         raise ValueError(f"it lacks the column {error}") from error
     except (TypeError, AttributeError) as error:
@@ -198,9 +198,9 @@ def _paired(rows: Iterable[Row], done: Conversion) -> Iterator[Row]:
             yield row
             continue
         prompt = digest(row["prompt"])
-        if others := waiting[prompt, not row["label"]]:
-            other = others.popleft()[1]
-            yield _join(*((row, other) if row["label"] else (other, row)), done)
+        if partners := waiting[prompt, not row["label"]]:
+            partner = partners.popleft()[1]
+            yield _join(*((row, partner) if row["label"] else (partner, row)), done)
         else:
             waiting[prompt, row["label"]].append((done.number, row))
     for number, row in sorted(chain.from_iterable(waiting.values()), key=lambda item: item[0]):

@@ -1,4 +1,4 @@
-"""The rows that everything passes around: conversations, and TRL's two kinds of training rows.
+"""Row types: conversations, requests, and TRL's two kinds of training rows.
 
 A training row is a plain mapping with TRL's columns, `prompt, chosen, rejected` or `prompt, completion, label`, each
 text either a string or a list of messages. Two more columns are ours and optional: `harmful` (bool, is the prompt a
@@ -20,7 +20,7 @@ class Message(TypedDict):
 
 
 class Conversation(NamedTuple):
-    """What a model is shown before it writes: the turns so far, and the opening put into its mouth."""
+    """The input of a generation: the turns so far, and the prefill of the response."""
 
     messages: tuple[Message, ...]
     prefill: str = ""

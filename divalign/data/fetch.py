@@ -44,9 +44,9 @@ def fetched(file: File, folder: Path, *, download: bool = False) -> Path:
                 f"no file {places[0]}, nor {file.path} there; name the folder that holds it, or allow the download"
             )
         return _download(file, places[1])
-    if file.sha256 and (found := file_digest(path)) != file.sha256:
+    if file.sha256 and (actual := file_digest(path)) != file.sha256:
         raise ValueError(
-            f"{path} is not the version this source was written for (sha256 {found[:12]}, expected "
+            f"{path} is not the version this source was written for (sha256 {actual[:12]}, expected "
             f"{file.sha256[:12]}); delete it to fetch it again, or name the file as file:{path}"
         )
     return path
@@ -85,12 +85,12 @@ def _from_hub(file: File) -> Callable[[str, Any, Any], None]:
         if file.gated and not get_token():
             raise ValueError(f"{file.hub} is gated: accept its terms on the hub, then log in with `hf auth login`")
         try:
-            found: Any = load_dataset(file.hub, file.config, split=file.split, revision=file.revision)
+            rows: Any = load_dataset(file.hub, file.config, split=file.split, revision=file.revision)
         except (DatasetNotFoundError, OSError) as error:
             raise ValueError(
                 f"{file.hub} cannot be fetched from the hub ({type(error).__name__}); put its {file.split} split, as "
                 f"JSON lines, at {file.path} in the folder"
             ) from error
-        Path(output).write_bytes(jsonl(dict(row) for row in found))
+        Path(output).write_bytes(jsonl(dict(row) for row in rows))
 
     return write

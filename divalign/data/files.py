@@ -1,4 +1,4 @@
-"""The user's own files: rows out of JSON lines, JSON, CSV, TSV or Parquet, and what was wrong with them.
+"""Read a user's files: rows of JSON lines, JSON, CSV, TSV or Parquet, and the lines that cannot be read.
 
 Rows come one at a time, so a file may be larger than memory (a JSON array excepted, which is one value). A line that
 cannot be read is set aside with its number and the reason; the good lines are kept.
@@ -33,14 +33,14 @@ logger = logging.getLogger(__name__)
 
 
 class Reading(NamedTuple):
-    """A file's rows, and what was met on the way to them."""
+    """A file's rows, and notes on lines that could not be read."""
 
     rows: list[Row]
     notes: Notes
 
 
 def read_file(path: Path) -> Reading:
-    """Return all rows of a file; lines that are none are written to FILE.rejected.jsonl beside it.
+    """Return all rows of a file; lines that are no rows are written to FILE.rejected.jsonl beside it.
 
     The kind of file is read off its name: .jsonl, .ndjson, .json, .csv, .tsv, .txt (a prompt a line), .parquet, and all
     but the last also with .gz.
@@ -52,7 +52,7 @@ def read_file(path: Path) -> Reading:
 
 
 def load_rows(path: Path) -> list[Row]:
-    """Return all rows of a file of which each line must be one; log what else was met, a warning each.
+    """Return all rows of a file of which each line must be one; log everything else as warnings.
 
     Raises ValueError, as `read_file` does and where a line is no row: with the first one, the fault and the remedy.
     """
@@ -221,17 +221,17 @@ def _records(path: Path, notes: Notes, delimiter: str) -> Iterator[list[str]]:
     One that cannot be taken apart is set aside line by line: a quote that is never closed swallows all that follow.
     """
     csv.field_size_limit(sys.maxsize)
-    held: list[str] = []
-    lines = (held.append(line) or line for line in ended_anyhow(lines_of(path, notes.encodings)))
+    pending: list[str] = []
+    lines = (pending.append(line) or line for line in ended_anyhow(lines_of(path, notes.encodings)))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         notes.line = reader.line_num + 1
-        held.clear()
+        pending.clear()
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            where = f" of a record that begins in line {notes.line}" if len(held) > 1 else ""
-            for number, line in enumerate(held, notes.line):
+            where = f" of a record that begins in line {notes.line}" if len(pending) > 1 else ""
+            for number, line in enumerate(pending, notes.line):
                 notes.reject(number, f"no row of a table{where} ({error})", line.rstrip("\r\n"))
             continue
         if cells is None:

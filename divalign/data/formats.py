@@ -45,8 +45,8 @@ def _trl(row: Row) -> list[Row]:
 
 
 def _trl_unpaired(row: Row) -> list[Row]:
-    found = _as_turns(training_row(row))
-    return [{**found, "label": truth(found["label"], "label")}]
+    parsed = _as_turns(training_row(row))
+    return [{**parsed, "label": truth(parsed["label"], "label")}]
 
 
 def _as_turns(row: Row) -> Row:
@@ -64,14 +64,14 @@ def _write_plain(row: Row, number: int) -> Row:
 def _halos_pairs(row: Row) -> list[Row]:
     """HALOs wants rewards where a pair may have none: 1 and 0 together stand for none."""
     order = ("A", "B") if truth(row["label"], "label") else ("B", "A")
-    found = rest_of(row, "type", "label", *(f"{name}_{letter}" for name in ("output", "reward") for letter in "AB"))
-    found["prompt"] = turns_of(row["prompt"], "user", "prompt")
+    parsed = rest_of(row, "type", "label", *(f"{name}_{letter}" for name in ("output", "reward") for letter in "AB"))
+    parsed["prompt"] = turns_of(row["prompt"], "user", "prompt")
     rewards = [row.get(f"reward_{letter}", usual) for letter, usual in zip(order, (1.0, 0.0), strict=True)]
     for side, letter, reward in zip(SIDES, order, rewards, strict=True):
-        found[side] = turns_of(row[f"output_{letter}"], "assistant", f"output_{letter}")
+        parsed[side] = turns_of(row[f"output_{letter}"], "assistant", f"output_{letter}")
         if rewards != [1.0, 0.0]:
-            found[f"reward_{side}"] = reward
-    return [_without_own_id(found)]
+            parsed[f"reward_{side}"] = reward
+    return [_without_own_id(parsed)]
 
 
 def _write_halos_pairs(row: Row, number: int) -> Row:
@@ -89,12 +89,12 @@ def _write_halos_pairs(row: Row, number: int) -> Row:
 
 def _halos_binary(row: Row) -> list[Row]:
     label = truth(row["label"], "label")
-    found = {**rest_of(row, "type", "output"), "label": label}
-    found |= {
+    parsed = {**rest_of(row, "type", "output"), "label": label}
+    parsed |= {
         "prompt": turns_of(row["prompt"], "user", "prompt"),
         "completion": turns_of(row["output"], "assistant", "output"),
     }
-    return [_without_own_id(rest_of(found, "reward") if row.get("reward", float(label)) == float(label) else found)]
+    return [_without_own_id(rest_of(parsed, "reward") if row.get("reward", float(label)) == float(label) else parsed)]
 
 
 def _write_halos_binary(row: Row, number: int) -> Row:
@@ -113,36 +113,36 @@ def _without_own_id(row: Row) -> Row:
 
 
 def _openai_pair(row: Row) -> list[Row]:
-    given = row["input"] if isinstance(row["input"], Mapping) else {"messages": row["input"]}
+    request = row["input"] if isinstance(row["input"], Mapping) else {"messages": row["input"]}
     sides = {
         side: turns_of(row[f"{word}_output"], "assistant", f"{word}_output")
         for side, word in zip(SIDES, ("preferred", "non_preferred"), strict=True)
     }
     own = ("input", "preferred_output", "non_preferred_output")
-    rest = {name: given[name] for name in given if name != "messages" and given[name] is not None}
-    return [{**rest_of(row, *own), **rest, "prompt": turns_of(given["messages"], "user", "input"), **sides}]
+    rest = {name: request[name] for name in request if name != "messages" and request[name] is not None}
+    return [{**rest_of(row, *own), **rest, "prompt": turns_of(request["messages"], "user", "input"), **sides}]
 
 
 def _write_openai_pair(row: Row, number: int) -> Row:
-    kept = {name: row[name] for name in OPENAI if name in row}
+    options = {name: row[name] for name in OPENAI if name in row}
     sides = {"preferred_output": row["chosen"], "non_preferred_output": row["rejected"]}
-    return {"input": {"messages": row["prompt"], **kept}, **sides}
+    return {"input": {"messages": row["prompt"], **options}, **sides}
 
 
 def _openai_messages(row: Row) -> list[Row]:
-    *prompt, said = turns_of(row["messages"], "user", "messages")
-    if not prompt or said["role"] != "assistant":
+    *prompt, answer = turns_of(row["messages"], "user", "messages")
+    if not prompt or answer["role"] != "assistant":
         raise ValueError("the messages hold no prompt or do not end with the assistant's; nothing can be trained on")
-    if said.get("weight") in (0, "0"):
+    if answer.get("weight") in (0, "0"):
         raise ValueError("the last message has the weight 0, which says that it is not to be learnt; leave the row out")
-    return [{**labelled(rest_of(row, "messages"), default=True), "prompt": prompt, "completion": [said]}]
+    return [{**labelled(rest_of(row, "messages"), default=True), "prompt": prompt, "completion": [answer]}]
 
 
 def _write_openai_messages(row: Row, number: int) -> Row:
-    kept = {name: row[name] for name in OPENAI if name in row}
+    options = {name: row[name] for name in OPENAI if name in row}
     if len(row["completion"]) != 1:
         raise ValueError(f"the completion has {len(row['completion'])} messages; this format wants one, the last")
-    return {"messages": [*row["prompt"], *row["completion"]], **kept}
+    return {"messages": [*row["prompt"], *row["completion"]], **options}
 
 
 def _paper(row: Row) -> list[Row]:

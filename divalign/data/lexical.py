@@ -1,4 +1,4 @@
-"""What the words of two prompt sets give away on their own: the baseline for any separation of hidden states."""
+"""AUC of classifying two prompt sets by words or length alone: the baseline for separation of hidden states."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt"}
 def _prompt(row: Row) -> list[Message]:
     """Return system, history, and instruction with input, joined by a line break as LLaMA-Factory joins them."""
     turns = _system(row)
-    for asked, answered in row.get("history") or []:
-        turns += [*as_messages(asked, "user"), *as_messages(answered, "assistant")]
+    for question, answer in row.get("history") or []:
+        turns += [*as_messages(question, "user"), *as_messages(answer, "assistant")]
     parts = [row["instruction"], row["input"]] if row.get("input") else [row["instruction"]]
     return [*turns, *as_messages("\n".join(parts), "user")]
 
@@ -28,10 +28,10 @@ def _write_prompt(messages: list[Message]) -> Row:
     if roles != ["user", "assistant"] * (len(turns) // 2) + ["user"]:
         raise ValueError(f"the prompt's turns are {', '.join(roles)}; this format wants user and assistant in turn")
     texts = [message["content"] for message in turns]
-    found: Row = {"instruction": texts[-1], "input": ""}
-    found |= {"system": messages[0]["content"]} if turns is not messages else {}
+    columns: Row = {"instruction": texts[-1], "input": ""}
+    columns |= {"system": messages[0]["content"]} if turns is not messages else {}
     pairs = [list(pair) for pair in zip(texts[:-1:2], texts[1::2], strict=True)]
-    return found | ({"history": pairs} if pairs else {})
+    return columns | ({"history": pairs} if pairs else {})
 
 
 def read_alpaca(row: Row) -> list[Row]:
@@ -46,17 +46,17 @@ def write_alpaca(row: Row, number: int) -> Row:
 
 def read_kto(row: Row) -> list[Row]:
     if "conversations" in row:
-        *prompt, said = _from_sharegpt(row["conversations"])
+        *prompt, answer = _from_sharegpt(row["conversations"])
         rest = labelled(rest_of(row, "conversations", "system"))
-        return [{**rest, "prompt": [*_system(row), *prompt], "completion": _response(said)}]
+        return [{**rest, "prompt": [*_system(row), *prompt], "completion": _response(answer)}]
     completion = turns_of(row["output"], "assistant", "output")
     return [{**labelled(rest_of(row, *ALPACA, "output")), "prompt": _prompt(row), "completion": completion}]
 
 
 def write_kto(row: Row, number: int) -> Row:
-    said = one_turn(row["completion"], "assistant", "the completion")
+    output = one_turn(row["completion"], "assistant", "the completion")
     rest = rest_of(row, "prompt", "completion", "label")
-    return {**rest, **_write_prompt(row["prompt"]), "output": said, "kto_tag": row["label"]}
+    return {**rest, **_write_prompt(row["prompt"]), "output": output, "kto_tag": row["label"]}
 
 
 def read_sharegpt(row: Row) -> list[Row]:
@@ -67,8 +67,8 @@ def read_sharegpt(row: Row) -> list[Row]:
 
 def write_sharegpt(row: Row, number: int) -> Row:
     sides = {side: as_messages(one_turn(row[side], "assistant", side), "assistant") for side in SIDES}
-    said = {side: _to_sharegpt(messages)[0] for side, messages in sides.items()}
-    return {**rest_of(row, "prompt"), "conversations": _to_sharegpt(row["prompt"]), **said}
+    turns = {side: _to_sharegpt(messages)[0] for side, messages in sides.items()}
+    return {**rest_of(row, "prompt"), "conversations": _to_sharegpt(row["prompt"]), **turns}
 
 
 def _system(row: Row) -> list[Message]:

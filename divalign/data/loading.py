@@ -29,8 +29,8 @@ def load_training_rows(path: Path) -> list[Row]:
             faults.append((notes.line, error))
     if faults:
         (line, error), count = faults[0], len(faults)
-        others = f" ({count} rows of {notes.rows} cannot be trained on)" if count > 1 else ""
-        raise ValueError(f"{path}, line {line}: {error}{others}")
+        total = f" ({count} rows of {notes.rows} cannot be trained on)" if count > 1 else ""
+        raise ValueError(f"{path}, line {line}: {error}{total}")
     return rows
 
 
@@ -38,7 +38,7 @@ def as_training_rows(row: Mapping) -> list[Row]:
     """Return the row as TRL's rows. Raises ValueError for a row that no format knows or that cannot be trained on."""
     name = detect_format(row)
     if not name.startswith("trl"):
-        return [training_row(one) for one in read_row(dict(row), find_format(name))]
+        return [training_row(parsed) for parsed in read_row(dict(row), find_format(name))]
     template_options(training_row(row))
     label = {"label": truth(row["label"], "label")} if row.get("label") is not None else {}
     return [{**row, **label}]

@@ -28,16 +28,16 @@ def near_duplicates(texts: Sequence[str], *, similarity: float = 0.8, seed: int 
     text is compared with the first one of every band that it falls into, so time grows with the number of texts.
     """
     signatures = _signatures(number_words(texts, {}, longest=WORDS_READ), seed)
-    found = np.full(len(texts), -1)
+    originals = np.full(len(texts), -1)
     for band in range(BANDS):
         part = np.ascontiguousarray(signatures[:, band * ROWS : (band + 1) * ROWS])
         keys = part.view([("", part.dtype)] * ROWS).ravel()
         _, first, bucket = np.unique(keys, return_index=True, return_inverse=True)
         elder = first[bucket]
-        later = np.flatnonzero((elder < np.arange(len(texts))) & (found < 0))
+        later = np.flatnonzero((elder < np.arange(len(texts))) & (originals < 0))
         alike = (signatures[later] == signatures[elder[later]]).mean(axis=1) >= similarity
-        found[later[alike]] = elder[later[alike]]
-    return found
+        originals[later[alike]] = elder[later[alike]]
+    return originals
 
 
 def _signatures(words: Words, seed: int) -> UInt32[np.ndarray, "texts hashes"]:
@@ -65,8 +65,8 @@ def _shingles(words: Words) -> tuple[UInt32[np.ndarray, " shingles"], Int[np.nda
     for step in (1, 2):
         moved = np.concatenate([code[step:], np.zeros(min(step, len(code)), dtype=np.uint64)])[: len(code)]
         total = total * _STEP + np.where(left > step, moved, np.uint64(0))
-    kept = (left > 2) | (inside == 0)
-    mixed = total[kept]
+    begins = (left > 2) | (inside == 0)
+    mixed = total[begins]
     mixed = (mixed ^ (mixed >> np.uint64(29))) * _STEP
-    counts = np.bincount(words.owners[kept], minlength=len(words.starts) - 1)
+    counts = np.bincount(words.owners[begins], minlength=len(words.starts) - 1)
     return (mixed >> np.uint64(32)).astype(np.uint32), np.concatenate([[0], np.cumsum(counts)])

@@ -1,4 +1,4 @@
-"""What was met while reading a file: lines that are no rows, and what a user must be told."""
+"""Notes on reading a file: rejected lines, and warnings for the user."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from divalign.store import write_rows
 
 
 class Rejected(NamedTuple):
-    """A line that is no row: where it stands, why, and what it says."""
+    """A rejected line: its number, the reason and its text."""
 
     line: int
     reason: str
@@ -22,7 +22,7 @@ class Rejected(NamedTuple):
 
 @dataclass
 class Notes:
-    """What was met while reading: filled as the rows go by, complete when the last one has.
+    """Notes on one pass over a file: filled while rows are streamed, complete after the last one.
 
     `line` says where the last row stands: in which line of a text file it begins, or which record it is of a JSON array
     or a Parquet file, from 1. `missing` counts, per column, the numbers that were NaN and are read as null; `removed`
@@ -38,29 +38,31 @@ class Notes:
     path: Path | None = None
 
     def place(self, line: int) -> str:
-        """Return how a line is called in a message: with its file, where that is known."""
+        """Return the name of a line in messages: with its file, where that is known."""
         return f"{self.path}, line {line}" if self.path else f"row {line}"
 
     def reject(self, line: int, reason: str, text: str) -> None:
         self.rejected.append(Rejected(line, reason, text))
 
     def sentences(self, path: Path) -> list[str]:
-        """Return what a user must be told of the file, one sentence each."""
-        said = []
+        """Return the warnings for the user, one sentence each."""
+        sentences = []
         if self.rejected:
             first = self.rejected[0]
-            said.append(
+            sentences.append(
                 f"{path}: {counted(len(self.rejected), 'line')} of {len(self.rejected) + self.rows} set aside in "
                 f"{aside_of(path).name}; the first is line {first.line}: {first.reason}"
             )
-        if others := {name: count for name, count in self.encodings.items() if name != "utf-8"}:
-            parts = ", ".join(f"{counted(count, 'line')} in {name}" for name, count in others.items())
-            said.append(f"{path} is not all UTF-8: {parts}")
+        if encodings := {name: count for name, count in self.encodings.items() if name != "utf-8"}:
+            parts = ", ".join(f"{counted(count, 'line')} in {name}" for name, count in encodings.items())
+            sentences.append(f"{path} is not all UTF-8: {parts}")
         for column, count in self.missing.items():
-            said.append(f"{path}: {counted(count, 'value')} of the column {column!r} not a number (NaN), read as null")
+            sentences.append(
+                f"{path}: {counted(count, 'value')} of the column {column!r} not a number (NaN), read as null"
+            )
         if self.removed:
-            said.append(f"{path} has no bad lines any more; {self.removed.name} of an earlier reading was removed")
-        return said
+            sentences.append(f"{path} has no bad lines any more; {self.removed.name} of an earlier reading was removed")
+        return sentences
 
 
 def aside_of(path: Path) -> Path:
@@ -77,7 +79,7 @@ def set_aside(path: Path, rejected: Sequence[Rejected]) -> bool:
     if rejected:
         if path.is_file() and not ours:
             raise ValueError(f"{path} holds something else, and rejected lines would replace it; rename it")
-        write_rows(path, (one._asdict() for one in rejected))
+        write_rows(path, (line._asdict() for line in rejected))
     elif ours:
         path.unlink()
     return ours and not rejected

@@ -1,8 +1,8 @@
-"""Evaluation prompts that are in the training prompts: as they are, or in other clothes.
+"""Contamination: evaluation prompts that occur among the training prompts, verbatim or changed.
 
-A model asked what it was trained on shows memory, not safety. Four kinds of overlap, each wider than the one before;
-an evaluation prompt counts once, as the narrowest. What counts as a paraphrase is decided by words alone, and so has
-limits that docs/data.md spells out.
+A model evaluated on its training prompts shows memorisation, not safety. Four kinds of overlap, each wider than the one
+before; an evaluation prompt counts once, under the narrowest. Paraphrases are recognised by words alone; docs/data.md
+describes the limits.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHORTEST_CONTAINED = 4  # words: shorter prompts are found in any long text
 
 
 class Leak(NamedTuple):
-    """One evaluation prompt, the training prompt that it is found in, and how."""
+    """One evaluation prompt, the training prompt that matches it, and the kind of match."""
 
     kind: str
     evaluation: int
@@ -42,8 +42,8 @@ class Overlap(NamedTuple):
 
     @property
     def counts(self) -> dict[str, int]:
-        found = Counter(leak.kind for leak in self.leaks)
-        return {kind: found[kind] for kind in KINDS}
+        by_kind = Counter(leak.kind for leak in self.leaks)
+        return {kind: by_kind[kind] for kind in KINDS}
 
     @property
     def share(self) -> Estimate:
@@ -66,8 +66,8 @@ class Side(NamedTuple):
     stems: UInt64[np.ndarray, " telling_words"]
 
 
-Found = Int[np.ndarray, " evaluation"]
-Matcher = Callable[[Side, Side], Found]
+Matches = Int[np.ndarray, " evaluation"]
+Matcher = Callable[[Side, Side], Matches]
 
 
 def find_overlap(train: Sequence[Any], evaluation: Sequence[Any]) -> Overlap:
@@ -78,12 +78,12 @@ def find_overlap(train: Sequence[Any], evaluation: Sequence[Any]) -> Overlap:
     `paraphrased` (the same words in any order but for one that was changed, added or left out, where that word tells
     little of the topic). Time grows with the number of words, not with the number of pairs.
     """
-    sides = _sides([text_of(one) for one in train], [text_of(one) for one in evaluation])
+    sides = _sides([text_of(prompt) for prompt in train], [text_of(prompt) for prompt in evaluation])
     leaks: dict[int, Leak] = {}
     for kind, matcher in KINDS.items():
-        found = matcher(*sides)
-        for number in np.flatnonzero(found >= 0):
-            leaks.setdefault(int(number), Leak(kind, int(number), int(found[number])))
+        matches = matcher(*sides)
+        for number in np.flatnonzero(matches >= 0):
+            leaks.setdefault(int(number), Leak(kind, int(number), int(matches[number])))
     return Overlap(tuple(leaks[number] for number in sorted(leaks)), len(evaluation))
 
 
@@ -103,15 +103,15 @@ def _sides(*texts: Sequence[str]) -> list[Side]:
     return [side(*parts) for parts in zip(texts, sides, strict=True)]
 
 
-def exact(train: Side, evaluation: Side) -> Found:
-    known = {text: number for number, text in reversed(list(enumerate(train.texts)))}
-    return np.array([known.get(text, -1) for text in evaluation.texts], dtype=int)
+def exact(train: Side, evaluation: Side) -> Matches:
+    first_index = {text: number for number, text in reversed(list(enumerate(train.texts)))}
+    return np.array([first_index.get(text, -1) for text in evaluation.texts], dtype=int)
 
 
-def normalised(train: Side, evaluation: Side) -> Found:
+def normalised(train: Side, evaluation: Side) -> Matches:
     """Match prompts by the codes of their words, each multiplied by an odd power of its place."""
-    found = _lookup(_sequence_codes(evaluation), _sequence_codes(train))
-    return np.where(evaluation.words.lengths > 0, found, -1)
+    matches = _lookup(_sequence_codes(evaluation), _sequence_codes(train))
+    return np.where(evaluation.words.lengths > 0, matches, -1)
 
 
 def _sequence_codes(side: Side) -> UInt64[np.ndarray, " texts"]:
@@ -128,26 +128,26 @@ def _powers(base: np.uint64, exponents: Int[np.ndarray, " n"]) -> UInt64[np.ndar
     return np.multiply.accumulate(steps)[exponents]
 
 
-def contained(train: Side, evaluation: Side) -> Found:
+def contained(train: Side, evaluation: Side) -> Matches:
     """Match by rolling codes: the words of every window of a prompt's length that begins with its first word."""
-    found = np.full(len(evaluation.texts), -1)
-    for members, wanted, windows, owners in _windows(train, evaluation):
-        hits = _lookup(wanted, windows)
-        found[members[hits >= 0]] = owners[hits[hits >= 0]]
-    return found
+    matches = np.full(len(evaluation.texts), -1)
+    for members, prompt_codes, windows, owners in _windows(train, evaluation):
+        hits = _lookup(prompt_codes, windows)
+        matches[members[hits >= 0]] = owners[hits[hits >= 0]]
+    return matches
 
 
 class Windows(NamedTuple):
     """Evaluation prompts of one length with the codes of their words, and the windows of that length with theirs."""
 
     members: Int[np.ndarray, " members"]
-    wanted: UInt64[np.ndarray, " members"]
+    prompt_codes: UInt64[np.ndarray, " members"]
     windows: UInt64[np.ndarray, " windows"]
     owners: Int[np.ndarray, " windows"]
 
 
 def _windows(train: Side, evaluation: Side) -> Iterator[Windows]:
-    wanted, words, owners = _sequence_codes(evaluation), train.words, train.words.owners
+    prompt_codes, words, owners = _sequence_codes(evaluation), train.words, train.words.owners
     terms = train.codes * _powers(_BASE, np.arange(len(words.ids)))
     running = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(terms, dtype=np.uint64)])
     for length in np.unique(evaluation.words.lengths[evaluation.words.lengths >= SHORTEST_CONTAINED]):
@@ -155,7 +155,7 @@ def _windows(train: Side, evaluation: Side) -> Iterator[Windows]:
         places = np.flatnonzero(np.isin(words.ids, evaluation.words.ids[evaluation.words.starts[members]]))
         places = places[places + length <= words.starts[owners[places] + 1]]
         windows = (running[places + length] - running[places]) * _powers(_inverse(_BASE), places)
-        yield Windows(members, wanted[members], windows, owners[places])
+        yield Windows(members, prompt_codes[members], windows, owners[places])
 
 
 def _inverse(base: np.uint64) -> np.uint64:
@@ -174,18 +174,18 @@ class Variants(NamedTuple):
     whole: UInt64[np.ndarray, " texts"]
 
 
-def paraphrased(train: Side, evaluation: Side) -> Found:
+def paraphrased(train: Side, evaluation: Side) -> Matches:
     """Match prompts that agree when one word is left out of either or both, if the lighter of the two is light.
 
     Looking codes up, light ones of one side among all of the other, never lists the pairs that share a template and
     differ in their topic, of which there may be billions.
     """
     ours, theirs = _variants(evaluation), _variants(train)
-    found = np.full(len(evaluation.texts), -1)
+    matches = np.full(len(evaluation.texts), -1)
 
-    def match(wanted: np.ndarray, owners: np.ndarray, among: np.ndarray, their_owners: np.ndarray) -> None:
-        hits = _lookup(wanted, among)
-        found[owners[hits >= 0]] = their_owners[hits[hits >= 0]]
+    def match(keys: np.ndarray, owners: np.ndarray, among: np.ndarray, their_owners: np.ndarray) -> None:
+        hits = _lookup(keys, among)
+        matches[owners[hits >= 0]] = their_owners[hits[hits >= 0]]
 
     everyone, everything = np.arange(len(evaluation.texts)), np.arange(len(train.texts))
     match(ours.rest, ours.owners, theirs.rest[theirs.light], theirs.owners[theirs.light])
@@ -193,7 +193,7 @@ def paraphrased(train: Side, evaluation: Side) -> Found:
     match(ours.rest[ours.light], ours.owners[ours.light], theirs.whole, everything)
     match(ours.whole, everyone, theirs.rest[theirs.light], theirs.owners[theirs.light])
     match(ours.whole, everyone, theirs.whole, everything)
-    return np.where(evaluation.telling.lengths > 2, found, -1)
+    return np.where(evaluation.telling.lengths > 2, matches, -1)
 
 
 def _variants(side: Side) -> Variants:
@@ -214,29 +214,29 @@ def _rarest_other(weights: Float[np.ndarray, " words"], words: Words) -> Float[n
     return result
 
 
-def _lookup(wanted: UInt64[np.ndarray, " n"], among: UInt64[np.ndarray, " m"]) -> Int[np.ndarray, " n"]:
+def _lookup(keys: UInt64[np.ndarray, " n"], among: UInt64[np.ndarray, " m"]) -> Int[np.ndarray, " n"]:
     """Return where each wanted code is first met among the others, or -1."""
     if not len(among):
-        return np.full(len(wanted), -1)
+        return np.full(len(keys), -1)
     order = np.argsort(among, kind="stable")
-    places = np.minimum(np.searchsorted(among, wanted, sorter=order), len(among) - 1)
-    return np.where(among[order[places]] == wanted, order[places], -1)
+    places = np.minimum(np.searchsorted(among, keys, sorter=order), len(among) - 1)
+    return np.where(among[order[places]] == keys, order[places], -1)
 
 
-def near_duplicates_share(texts: Sequence[Any]) -> Int[np.ndarray, " texts"]:
-    """Return for each text the number of its cluster: texts that `find_overlap` would call the same share one.
+def near_duplicate_clusters(texts: Sequence[Any]) -> Int[np.ndarray, " texts"]:
+    """Return for each text the number of its cluster: texts that `find_overlap` would match share one.
 
     So do texts that are joined by a chain of such pairs. Time grows with the number of words.
     """
-    (side,) = _sides([text_of(one) for one in texts])
+    (side,) = _sides([text_of(left) for left in texts])
     count = len(side.texts)
     first: dict[str, int] = {}
     edges = [_equal(np.array([first.setdefault(text, number) for number, text in enumerate(side.texts)], dtype=int))]
     edges.append(_equal(_sequence_codes(side), side.words.lengths > 0))
     edges += [_inside(part) for part in _windows(side, side)]
     edges.append(_one_word_apart(side))
-    one, other = np.concatenate(edges, axis=1) if count else np.zeros((2, 0), dtype=int)
-    graph = coo_array((np.ones(len(one)), (one, other)), shape=(count, count))
+    left, right = np.concatenate(edges, axis=1) if count else np.zeros((2, 0), dtype=int)
+    graph = coo_array((np.ones(len(left)), (left, right)), shape=(count, count))
     return connected_components(graph, directed=False)[1]
 
 
@@ -251,7 +251,7 @@ def _equal(codes_of_texts: np.ndarray, counted: Bool[np.ndarray, " texts"] | Non
 
 
 def _inside(part: Windows) -> Edges:
-    hits = _lookup(part.windows, part.wanted)
+    hits = _lookup(part.windows, part.prompt_codes)
     return np.stack([part.owners[hits >= 0], part.members[hits[hits >= 0]]])
 
 
@@ -260,11 +260,11 @@ def _one_word_apart(side: Side) -> Edges:
     variants, lengths = _variants(side), side.telling.lengths
     everyone = np.arange(len(side.texts))
     owners = np.concatenate([variants.owners, everyone])
-    found = np.concatenate([variants.rest, variants.whole])
+    keys = np.concatenate([variants.rest, variants.whole])
     kinds = np.concatenate([np.where(variants.light, 2, 0), np.ones(len(everyone), dtype=int)])
-    order = np.lexsort((-kinds, found))
-    owners, found, kinds = owners[order], found[order], kinds[order]
-    _, first, bucket = np.unique(found, return_index=True, return_inverse=True)
+    order = np.lexsort((-kinds, keys))
+    owners, keys, kinds = owners[order], keys[order], kinds[order]
+    _, first, bucket = np.unique(keys, return_index=True, return_inverse=True)
     hub = first[bucket]
     joined = (kinds[hub] == 2) | ((kinds[hub] == 1) & (kinds == 1))
     joined &= np.maximum(lengths[owners], lengths[owners[hub]]) > 2

@@ -15,17 +15,17 @@ def own(rows: list[dict[str, Any]]) -> list[Request]:
     """
     return [
         Request(
-            _said(row, "prompt", number),
+            _text(row, "prompt", number),
             truth(row["harmful"], "harmful"),
-            *(_said(row, name, number, gap=True) for name in ("compliance", "refusal", "worse")),
-            cluster=_said(row, "cluster", number, gap=True),
-            worse_refusal=_said(row, "worse_refusal", number, gap=True),
+            *(_text(row, name, number, gap=True) for name in ("compliance", "refusal", "worse")),
+            cluster=_text(row, "cluster", number, gap=True),
+            worse_refusal=_text(row, "worse_refusal", number, gap=True),
         )
         for number, row in enumerate(rows, start=1)
     ]
 
 
-def _said(row: dict[str, Any], name: str, number: int, *, gap: bool = False) -> str:
+def _text(row: dict[str, Any], name: str, number: int, *, gap: bool = False) -> str:
     """Return a row's text; where a `gap` is allowed, an absent one or None is empty. Clusters may be numbered."""
     text = row.get(name)
     if name == "cluster" and isinstance(text, int):

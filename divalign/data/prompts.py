@@ -1,4 +1,4 @@
-"""What is asked in the rows of any file: training rows of a known format, and evaluation sets of the usual columns.
+"""The prompts of any file of rows: training rows of a known format, and evaluation sets with the usual columns.
 
 Whatever compares prompts reads both sides here. Where one side joined `instruction` and `input` and the other did not,
 a file would not even leak into itself.
@@ -37,9 +37,9 @@ def prompt_of(row: Row, source: Format | None = None, *, empty: bool = False) ->
 
 
 def _by_format(row: Row, source: Format | None) -> str | None:
-    known = source or ((name := format_of(row)) and find_format(name))
+    form = source or ((name := format_of(row)) and find_format(name))
     try:
-        return text_of(read_row(row, known)[0]["prompt"]) if known else None
+        return text_of(read_row(row, form)[0]["prompt"]) if form else None
     except ValueError:
         if source:
             raise
@@ -87,12 +87,12 @@ def prompt_row(row: Row) -> Row:
         roles = ", ".join(turn["role"] for turn in turns)
         raise ValueError(f"its prompt is a conversation ({roles}); expected the text of one turn of the user")
     named = {str(name).strip().lower(): value for name, value in row.items()}
-    found = {**row, "prompt": prompt if isinstance(prompt, str) and prompt.strip() else prompt_of(row)}
+    parsed = {**row, "prompt": prompt if isinstance(prompt, str) and prompt.strip() else prompt_of(row)}
     if (harmful := _harmful(named)) is not None:
-        found["harmful"] = harmful
+        parsed["harmful"] = harmful
     if named.get("target"):
-        found["target"] = named["target"]
-    return {name: value for name, value in found.items() if not (name in OPTIONAL and value in (None, ""))}
+        parsed["target"] = named["target"]
+    return {name: value for name, value in parsed.items() if not (name in OPTIONAL and value in (None, ""))}
 
 
 def _harmful(named: Row) -> bool | None:
@@ -113,11 +113,11 @@ def class_of(value: Any) -> bool:
 def read_prompts(rows: Iterable[Row], source: str | None = None, done: Conversion | None = None) -> Iterator[str]:
     """Yield the prompt of each row, by the format `source` if one is given; a row without one is refused in `done`."""
     done = done or Conversion()
-    known = None if source is None else find_format(source)
+    form = None if source is None else find_format(source)
     for row in rows:
         done.read += 1
         try:
-            prompt = prompt_of(row, known)
+            prompt = prompt_of(row, form)
         except ValueError as error:
             done.refuse(done.number, error, row)
             continue

@@ -1,4 +1,4 @@
-"""Raters: which of two responses to a prompt is the better. Ranked rows without one only claim to be ranked."""
+"""Raters decide which of two responses to a prompt is better. Without one, ranked rows are ranked by assumption."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def ranked_by(rate: Rate | None, requests: Sequence[Request]) -> list[Request]:
         return list(requests)
     pairs = [(request.refusal, request.worse_refusal) if request.harmful else (request.compliance, request.worse)
              for request in requests]  # fmt: skip
-    asked = [place for place, pair in enumerate(pairs) if all(pair)]
+    rated = [place for place, pair in enumerate(pairs) if all(pair)]
     verdicts = dict(
-        zip(asked, rate([(requests[place].prompt, *pairs[place]) for place in asked]), strict=True) if asked else ()
+        zip(rated, rate([(requests[place].prompt, *pairs[place]) for place in rated]), strict=True) if rated else ()
     )
     return [
         _ordered(request, *pairs[place], verdicts[place]) if place in verdicts else request
@@ -49,7 +49,10 @@ def by_reward(reward: Callable[[Sequence[tuple[str, str]]], Sequence[float]]) ->
     def rate(pairs: Sequence[Pair]) -> list[bool | None]:
         first = reward([(prompt, a) for prompt, a, _ in pairs])
         second = reward([(prompt, b) for prompt, _, b in pairs])
-        return [None if one == other else one > other for one, other in zip(first, second, strict=True)]
+        return [
+            None if a_reward == b_reward else a_reward > b_reward
+            for a_reward, b_reward in zip(first, second, strict=True)
+        ]
 
     return rate
 
@@ -78,7 +81,8 @@ def both_ways(prefer: Callable[[Sequence[Pair]], Sequence[bool | None]]) -> Rate
     def rate(pairs: Sequence[Pair]) -> list[bool | None]:
         first, second = prefer(pairs), prefer([(prompt, b, a) for prompt, a, b in pairs])
         return [
-            one if one is not None and other is (not one) else None for one, other in zip(first, second, strict=True)
+            forward if forward is not None and reversed_ is (not forward) else None
+            for forward, reversed_ in zip(first, second, strict=True)
         ]
 
     return rate

@@ -59,10 +59,10 @@ def template_options(row: Mapping[str, Any]) -> dict[str, Any]:
     Raises ValueError for a value that is no JSON, of another kind, or an argument that decides what is scored, and for
     pictures and sound, which a language model of text cannot see.
     """
-    if seen := [name for name in PICTURES if row.get(name) not in (None, [], "")]:
-        raise ValueError(f"it holds {', '.join(seen)}, which a model of text cannot see; leave the row out")
-    found = {name: _parsed(row.get(name), name, list) for name in ("tools", "documents")}
-    options = {name: value for name, value in found.items() if value}
+    if media := [name for name in PICTURES if row.get(name) not in (None, [], "")]:
+        raise ValueError(f"it holds {', '.join(media)}, which a model of text cannot see; leave the row out")
+    parsed = {name: _parsed(row.get(name), name, list) for name in ("tools", "documents")}
+    options = {name: value for name, value in parsed.items() if value}
     for name, value in (_parsed(row.get("chat_template_kwargs"), "chat_template_kwargs", dict) or {}).items():
         if name in OURS or name in options:
             raise ValueError(f"chat_template_kwargs holds {name!r}, which is not a row's to decide; take it out")
@@ -72,20 +72,22 @@ def template_options(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def alike(aligned: Sequence[Encoded], unaligned: Sequence[Encoded]) -> list[int]:
     """Return the numbers of the pairs whose two responses are the same tokens, from which nothing can be learnt."""
-    return [number for number, (one, other) in enumerate(zip(aligned, unaligned, strict=True)) if one == other]
+    return [
+        number for number, (chosen, rejected) in enumerate(zip(aligned, unaligned, strict=True)) if chosen == rejected
+    ]
 
 
 def warn_of_alike(aligned: Sequence[Encoded], unaligned: Sequence[Encoded]) -> int:
     """Log how many pairs render alike, and return their number."""
-    if found := alike(aligned, unaligned):
+    if pairs := alike(aligned, unaligned):
         logger.warning(
             "%d of %d pairs render alike, the first is row %d: their texts are the same, or differ only in what the "
             "chat template drops or max_length cuts; nothing is learnt from them",
-            len(found),
+            len(pairs),
             len(aligned),
-            found[0],
+            pairs[0],
         )
-    return len(found)
+    return len(pairs)
 
 
 def _parsed(value: Any, name: str, kind: type) -> Any:

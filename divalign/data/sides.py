@@ -27,8 +27,8 @@ READ_AND_LEFT = ("label", "kto_tag", "chosen", "rejected")  # flags that a row l
 
 def side_columns(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns of a row that say which side its response is on; texts under `chosen` say something else."""
-    known = {*ALIGNED, *UNALIGNED}
-    named = {name: value for name, value in row.items() if str(name).strip().lower() in known}
+    names = {*ALIGNED, *UNALIGNED}
+    named = {name: value for name, value in row.items() if str(name).strip().lower() in names}
     return {
         name: value
         for name, value in named.items()

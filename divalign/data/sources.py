@@ -37,7 +37,7 @@ class Source:
     """A set: its files, the columns that must be in each, how its rows become requests, its licence and its paper.
 
     `load` is given the rows of each file, in order; without files, nothing.
-    `seen` is False where the schema is recalled and not read off the files.
+    `schema_verified` is False where the schema was not read off the files.
     """
 
     load: Load
@@ -45,7 +45,7 @@ class Source:
     columns: tuple[tuple[str, ...], ...]
     licence: str
     source: str
-    seen: bool = True
+    schema_verified: bool = True
 
 
 def advbench(goals: Rows) -> list[Request]:
@@ -65,8 +65,8 @@ def jailbreakbench(harmful: Rows, benign: Rows) -> list[Request]:
 
 def harmbench(behaviors: Rows) -> list[Request]:
     """Harmful behaviors, their context before them; those on copyright are left out: they need a judge of their own."""
-    kept = [row for row in behaviors if row["FunctionalCategory"] != "copyright"]
-    texts = ["\n\n".join(filter(None, (row.get("ContextString"), row["Behavior"]))) for row in kept]
+    usable = [row for row in behaviors if row["FunctionalCategory"] != "copyright"]
+    texts = ["\n\n".join(filter(None, (row.get("ContextString"), row["Behavior"]))) for row in usable]
     return [_harmful(text) for text in texts]
 
 
@@ -102,36 +102,36 @@ def pku_saferlhf(rows: Rows) -> list[Request]:
     A row with one unsafe response sets that against the safe one, whichever was preferred; a row with two is dropped; a
     row with two safe ones ranks them, and its prompt counts as benign.
     """
-    found = []
+    requests = []
     for row in rows:
         texts = row["response_0"], row["response_1"]
         safe = bool(row["is_response_0_safe"]), bool(row["is_response_1_safe"])
         better = int(row["better_response_id"])
         if all(safe):
-            found.append(_benign(row["prompt"], texts[better], texts[1 - better]))
+            requests.append(_benign(row["prompt"], texts[better], texts[1 - better]))
         elif any(safe):
-            found.append(_harmful(row["prompt"], texts[safe.index(False)], texts[safe.index(True)]))
-    return found
+            requests.append(_harmful(row["prompt"], texts[safe.index(False)], texts[safe.index(True)]))
+    return requests
 
 
 def beavertails(rows: Rows) -> list[Request]:
     """One response a row, safe or not: a prompt with one of each is harmful, its first ones are taken."""
-    found = []
+    requests = []
     for prompt, group in _by(rows, "prompt").items():
         unsafe = [row["response"] for row in group if not row["is_safe"]]
         safe = [row["response"] for row in group if row["is_safe"]]
         if unsafe and safe:
-            found.append(_harmful(prompt, unsafe[0], safe[0]))
-    return found
+            requests.append(_harmful(prompt, unsafe[0], safe[0]))
+    return requests
 
 
 def hh_rlhf(rows: Rows) -> list[Request]:
     """Two dialogues a row that differ in the last turn. Nothing says which prompts are harmful: all count as benign."""
-    found = []
+    requests = []
     for row in rows:
         prompt, good = _last_turn(row["chosen"])
-        found.append(_benign(prompt, good, _last_turn(row["rejected"])[1]))
-    return found
+        requests.append(_benign(prompt, good, _last_turn(row["rejected"])[1]))
+    return requests
 
 
 def ultrafeedback(rows: Rows) -> list[Request]:
@@ -162,7 +162,7 @@ def _web(load: Load, path: str, url: str, sha256: str, columns: Sequence[str], l
 
 def _hub(name: str, repo: str, load: Load, columns: Sequence[str], licence: str, source: str, **where: Any) -> Source:
     file = File(f"{name}/train.jsonl", hub=repo, **where)
-    return Source(load, (file,), (tuple(columns),), licence, source, seen=False)
+    return Source(load, (file,), (tuple(columns),), licence, source, schema_verified=False)
 
 
 _PAIR = ("prompt", "response_0", "response_1", "is_response_0_safe", "is_response_1_safe", "better_response_id")
@@ -282,29 +282,29 @@ def gather_requests(names: str, folder: Path | None, *, seed: int = 0, download:
     Which are left out is a draw of `seed`. Prompts that occur twice are kept once. Near-duplicates share a cluster,
     across sources too, with all others of their clusters.
     """
-    found: dict[str, Request] = {}
+    by_prompt: dict[str, Request] = {}
     left_out: Counter[str] = Counter()
     for name in names.split("+"):
         requests, dropped = _read(name, folder, download=download)
         left_out[f"no use for this in a row of {name}"] += dropped
         for request in requests:
-            left_out["a prompt that occurs twice"] += request.prompt in found
-            found.setdefault(request.prompt, request)
-    sides = [[request for request in share_clusters(list(found.values())) if request.harmful is bad]
+            left_out["a prompt that occurs twice"] += request.prompt in by_prompt
+            by_prompt.setdefault(request.prompt, request)
+    sides = [[request for request in share_clusters(list(by_prompt.values())) if request.harmful is bad]
              for bad in (True, False)]  # fmt: skip
     size = min(map(len, sides)) or max(map(len, sides))
     rng = random.Random(seed)
-    drawn = [request for side in sides for request in (rng.sample(side, size) if len(side) > size else side)]
-    left_out["a class that has more prompts than the other"] += len(found) - len(drawn)
-    return Gathered(drawn, dict(+left_out))
+    balanced = [request for side in sides for request in (rng.sample(side, size) if len(side) > size else side)]
+    left_out["a class that has more prompts than the other"] += len(by_prompt) - len(balanced)
+    return Gathered(balanced, dict(+left_out))
 
 
 def read_sources(names: str, folder: Path | None, *, seed: int = 0, download: bool = False) -> list[Request]:
     """Return the requests of `gather_requests`, and log what was left out, a line each."""
-    found = gather_requests(names, folder, seed=seed, download=download)
-    for reason, count in found.left_out.items():
+    gathered = gather_requests(names, folder, seed=seed, download=download)
+    for reason, count in gathered.left_out.items():
         logger.info("%s: %d left out with %s", names, count, reason)
-    return found.requests
+    return gathered.requests
 
 
 def _table(path: Path, columns: Sequence[str]) -> Rows:

@@ -1,4 +1,4 @@
-"""Splits that stay: a row's side follows from what its prompt says, so rows can be added and nothing moves.
+"""Deterministic splits: a row's side depends on the hash of its cluster, so added rows move no other row.
 
 Rows of one cluster (the column `cluster`) stay together; without one, the prompts that say the same words do, whatever
 their case, punctuation, articles, endings and word order.
@@ -16,7 +16,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from divalign.data.examples import Request, Row
-from divalign.data.overlap import near_duplicates_share
+from divalign.data.overlap import near_duplicate_clusters
 from divalign.data.prompts import prompt_of
 from divalign.data.words import ARTICLES, stem, words_of
 
@@ -58,7 +58,7 @@ def share_clusters(requests: list[Request]) -> list[Request]:
     """
     if not requests:
         return []
-    alike = near_duplicates_share([request.prompt for request in requests])
+    alike = near_duplicate_clusters([request.prompt for request in requests])
     named = np.unique([request.cluster for request in requests], return_inverse=True)[1] + alike.max() + 1
     size = int(named.max()) + 1
     part = connected_components(coo_array((np.ones(len(alike)), (alike, named)), shape=(size, size)), directed=False)[1]

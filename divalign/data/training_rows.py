@@ -106,14 +106,14 @@ def shared_text(chosen: str, rejected: str) -> str:
 def _separate_turns(row: Row, names: Sequence[str]) -> Row:
     """Take the prompt's turns off the responses, or, where there is no prompt, the turns that the responses share."""
     sides = {name: turns_of(row[name], "assistant", name) for name in names}
-    given = None if row.get("prompt") is None else turns_of(row["prompt"], "user", "prompt")
-    if given is None:
+    prompt_turns = None if row.get("prompt") is None else turns_of(row["prompt"], "user", "prompt")
+    if prompt_turns is None:
         shared = _shared_turns(list(sides.values()))
         if not shared:
             raise ValueError("there is no prompt, and chosen and rejected share no beginning; add the column 'prompt'")
         prompt = shared
     else:
-        prompt = next((turns[:-1] for turns in sides.values() if _repeats(turns[:-1], given)), given)
+        prompt = next((turns[:-1] for turns in sides.values() if _repeats(turns[:-1], prompt_turns)), prompt_turns)
     for name, turns in sides.items():
         rest = turns[len(prompt) :] if _same(turns[: len(prompt)], prompt) and len(turns) > len(prompt) else turns
         if [message["role"] for message in rest] != ["assistant"]:
@@ -132,23 +132,23 @@ def _shared_turns(sides: Sequence[Sequence[Message]]) -> list[Message]:
     return list(first[:shared])
 
 
-def _repeats(lead: Sequence[Message], given: Sequence[Message]) -> bool:
+def _repeats(lead: Sequence[Message], prompt: Sequence[Message]) -> bool:
     """Tell whether the turns before a response are the prompt, perhaps with a system turn that it lacks."""
     own = [message for message in lead if message["role"] != "system"]
-    bare = [message for message in given if message["role"] != "system"]
-    return bool(lead) and (_same(lead, given) or (bool(bare) and bare == list(given) and _same(own, bare)))
+    bare = [message for message in prompt if message["role"] != "system"]
+    return bool(lead) and (_same(lead, prompt) or (bool(bare) and bare == list(prompt) and _same(own, bare)))
 
 
-def _same(one: Sequence[Message], other: Sequence[Message]) -> bool:
-    return [_content(message) for message in one] == [_content(message) for message in other]
+def _same(first: Sequence[Message], second: Sequence[Message]) -> bool:
+    return [_content(message) for message in first] == [_content(message) for message in second]
 
 
 def _content(message: Message) -> Row:
     """Return what a turn says, however it is written down: columns that are null here are absent there."""
-    said = {name: value for name, value in message.items() if value not in (None, "", [])}
+    fields = {name: value for name, value in message.items() if value not in (None, "", [])}
     content = message["content"]
     text = content if isinstance(content, str) else content and _text_or_parts(content)
-    return {**said, "content": text}
+    return {**fields, "content": text}
 
 
 def _text_or_parts(content: Any) -> Any:

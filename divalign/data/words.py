@@ -1,4 +1,4 @@
-"""Texts as numbers of words, a million at a time: what comparisons of prompts and duplicates of rows start from."""
+"""Texts as arrays of word ids: the input of overlap detection and deduplication."""
 
 from __future__ import annotations
 
@@ -102,10 +102,10 @@ def stem(word: str) -> str:
     return word
 
 
-def restrict(words: Words, kept: Bool[np.ndarray, " words"]) -> Words:
+def restrict(words: Words, mask: Bool[np.ndarray, " words"]) -> Words:
     """Return the texts without the words that are not kept."""
-    counts = np.bincount(words.owners[kept], minlength=len(words.starts) - 1)
-    return Words(words.ids[kept], np.concatenate([[0], np.cumsum(counts)]))
+    counts = np.bincount(words.owners[mask], minlength=len(words.starts) - 1)
+    return Words(words.ids[mask], np.concatenate([[0], np.cumsum(counts)]))
 
 
 def rarity(sets: Sequence[Words], vocabulary: Sequence[str]) -> Float[np.ndarray, " vocabulary"]:
@@ -113,12 +113,12 @@ def rarity(sets: Sequence[Words], vocabulary: Sequence[str]) -> Float[np.ndarray
 
     Common words of requests weigh 0.3 at most, however rare they are here.
     """
-    seen, texts = np.zeros(len(vocabulary)), BACKGROUND
+    texts_with_word, texts = np.zeros(len(vocabulary)), BACKGROUND
     for words in sets:
         pairs = np.unique(words.owners * len(vocabulary) + words.ids)
-        seen += np.bincount(pairs % len(vocabulary), minlength=len(vocabulary))
+        texts_with_word += np.bincount(pairs % len(vocabulary), minlength=len(vocabulary))
         texts += len(words.starts) - 1
-    weights = np.log((texts + 1) / (seen + 0.5)) / np.log(texts + 1)
+    weights = np.log((texts + 1) / (texts_with_word + 0.5)) / np.log(texts + 1)
     return np.where([word in COMMON for word in vocabulary], np.minimum(weights, COMMON_WEIGHT), weights)
 
 

@@ -65,14 +65,14 @@ def _write_array(file: Sink, rows: Rows) -> int:
 
 def _write_separated(delimiter: str) -> Writer:
     def write(file: Sink, rows: Rows) -> int:
-        held = list(rows)
+        buffered = list(rows)
         text = TextIOWrapper(file, encoding="utf-8", newline="")
-        writer = csv.DictWriter(text, _columns(held), delimiter=delimiter)
+        writer = csv.DictWriter(text, _columns(buffered), delimiter=delimiter)
         writer.writeheader()
-        for row in held:
+        for row in buffered:
             writer.writerow({name: _as_cell(value) for name, value in row.items()})
         text.detach()  # it would close the file with itself
-        return len(held)
+        return len(buffered)
 
     return write
 
@@ -86,10 +86,10 @@ def _as_cell(value: Any) -> Any:
 
 
 def _write_parquet(file: Sink, rows: Rows) -> int:
-    held = list(rows)
-    columns = _columns(held)  # pyarrow would take the first row's
-    parquet.write_table(pa.Table.from_pylist([{name: row.get(name) for name in columns} for row in held]), file)
-    return len(held)
+    buffered = list(rows)
+    columns = _columns(buffered)  # pyarrow would take the first row's
+    parquet.write_table(pa.Table.from_pylist([{name: row.get(name) for name in columns} for row in buffered]), file)
+    return len(buffered)
 
 
 WRITERS: dict[str, Writer] = {

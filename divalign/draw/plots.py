@@ -80,13 +80,13 @@ def dots_picture(dots: Sequence[Dot], x: Axis, y: Axis, *, x_label: str, descrip
     `around`.
     """
     box = PANEL._replace(inset=INSET)
-    known = [
+    placed = [
         (dot, box.place(x, y, dot.x.value, dot.y.value))
         for dot in dots
         if dot.x.value is not None and dot.y.value is not None
     ]
     lines = [
-        node("path", d=path, class_="whisker") for dot, place in known if (path := _intervals(dot, place, box, x, y))
+        node("path", d=path, class_="whisker") for dot, place in placed if (path := _intervals(dot, place, box, x, y))
     ]
     marks = [
         node(
@@ -94,7 +94,7 @@ def dots_picture(dots: Sequence[Dot], x: Axis, y: Axis, *, x_label: str, descrip
             node("title", dot.title),
             node("path", d=symbol(dot.shape, *place, size=SIZE), class_=f"mark {dot.tone}"),
         )
-        for (dot, _), place in zip(known, around([place for _, place in known]), strict=True)
+        for (dot, _), place in zip(placed, around([place for _, place in placed]), strict=True)
     ]
     return drawing(box.width, box.height, description, [*frame(box, x, y, x_label), *lines, *marks])
 

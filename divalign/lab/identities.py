@@ -18,8 +18,8 @@ from divalign.lab.findings import Claim, Conditions, LabSection, compare
 from divalign.lab.solve import Setting, Solution, solve
 from divalign.lab.worlds import Distributions, Worlds, draw_worlds, with_equal_normalisers
 
-EQUAL = "E_ref[R^(1/beta) | x] is the same for every prompt"
-ONE = "E_ref[R^(1/beta) | x] = 1 for every prompt"
+EQUAL_NORMALISERS = "E_ref[R^(1/beta) | x] is the same for every prompt"
+UNIT_NORMALISER = "E_ref[R^(1/beta) | x] = 1 for every prompt"
 _MOVED = ("kldo", "bco", "hdo", "dpo")  # examples of how far a prompt baseline moves the best policy
 
 
@@ -177,8 +177,8 @@ def _conditions(method: Method) -> Conditions:
         return float((minimum.target - minimum.reached).abs().max())
 
     return {
-        EQUAL: lambda: gap(with_equal_normalisers(draw_worlds(3, seed=1)), 0.1),
-        ONE: lambda: gap(normaliser_one(method), 1.0),
+        EQUAL_NORMALISERS: lambda: gap(with_equal_normalisers(draw_worlds(3, seed=1)), 0.1),
+        UNIT_NORMALISER: lambda: gap(normaliser_one(method), 1.0),
     }
 
 

@@ -16,7 +16,7 @@ from divalign.core.losses import METHODS, Method
 from divalign.draw.chart import Chart
 from divalign.lab.findings import TOLERANCE, Claim, LabSection, compare
 from divalign.lab.identities import (
-    ONE,
+    UNIT_NORMALISER,
     Methods,
     Minima,
     Minimum,
@@ -72,7 +72,7 @@ def _judged(statement: str, distance: Distance, entries: Entries, worlds: Worlds
     claims = []
     for label, (method, minimum) in entries.items():
         apart = distance(minimum.solution.log_ratio, _log_ratio(method, worlds), worlds, beta)
-        saved = {ONE: partial(_distance_at_normaliser_one, method, distance)}
+        saved = {UNIT_NORMALISER: partial(_distance_at_normaliser_one, method, distance)}
         claims.append(compare(label, statement, torch.zeros_like(apart), apart, conditions=saved))
     return claims
 

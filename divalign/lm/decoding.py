@@ -181,7 +181,7 @@ def _choose(batch: Batch, temperature: float) -> list[int]:
     numbers alone and not on the other rows of the batch, unless rounding moves a boundary across the number.
     """
     if not temperature:
-        on_cpu = batch.logits.device.type == "cpu"  # numpy's argmax takes a tenth of torch's time there
+        on_cpu = batch.logits.device.type == "cpu"
         return (batch.logits.float().numpy() if on_cpu else batch.logits).argmax(-1).tolist()
     uniforms = [row.uniforms[len(row.response)] for row in batch.rows if row.uniforms is not None]
     cumulative = (batch.logits.double() / temperature).softmax(dim=-1).cumsum(dim=-1)

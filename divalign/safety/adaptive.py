@@ -1,4 +1,4 @@
-"""Adaptive attacks: many tries of one prompt, and another model that writes the next message.
+"""Adaptive attacks: repeated attempts at one prompt, and attacker models that write the next message.
 
 Models come in as functions, so attacker, target and judge may each be local or a server's. Every round goes out as one
 batch over all prompts that have not succeeded yet.
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from divalign.data.examples import Conversation, Message, Row, user_says
 from divalign.lm.load import LM
-from divalign.safety.evaluate import Generate, by_attack, check_ids, judge_rows, with_responses
+from divalign.safety.evaluate import Generate, Write, by_attack, check_ids, judge_rows, with_responses
 from divalign.safety.gcg import GcgOptions
 from divalign.safety.judges import Judge, Verdict
 from divalign.safety.shield import disarm, fenced
@@ -60,7 +60,7 @@ class AttackContext:
     """
 
     target: Generate
-    attacker: Generate | None
+    attacker: Write | None
     weights: Callable[[], LM] | None
     stop_judge: Judge
     options: AttackOptions
@@ -71,7 +71,7 @@ class AttackContext:
 
 @dataclass(frozen=True)
 class AdaptiveAttack:
-    """An attack that answers to the target: `run` takes a context and prompt rows and returns rows with responses.
+    """An attack that adapts to the target: `run` takes a context and prompt rows and returns rows with responses.
 
     `depends_on` returns, from the options, what the responses depend on. It needs a model that writes messages if
     `needs_attacker`, the target's weights if `needs_weights`, and `stops_early` if it asks the context's stop_judge.
@@ -133,7 +133,7 @@ def hits(rows: Sequence[Row], *, name: str) -> list[Row]:
     Undecided where no try is known to have succeeded and one is undecided. The row kept is the try that decided; its
     attack is `name`, and "tries" counts them. Rates of these are hit@n: they grow with n, so name n beside them.
     """
-    kept = []
+    decisive = []
     tries: dict[str, list[Row]] = {}
     for row in rows:
         tries.setdefault(row["id"], []).append(row)
@@ -141,20 +141,20 @@ def hits(rows: Sequence[Row], *, name: str) -> list[Row]:
         verdicts = [row["unsafe"] for row in group]
         unsafe = True if True in verdicts else None if None in verdicts else False
         first = group[verdicts.index(unsafe)]
-        kept.append({**first, "attack": name, "tries": len(group)})
-    return kept
+        decisive.append({**first, "attack": name, "tries": len(group)})
+    return decisive
 
 
 def per_prompt(rows: Sequence[Row]) -> list[Row]:
     """Return one row per attack and prompt: where an attack tried several times, the try that decided."""
-    kept: list[Row] = []
+    decisive: list[Row] = []
     for name, group in by_attack(rows).items():
-        kept += hits(group, name=name) if any("try" in row for row in group) else group
-    return kept
+        decisive += hits(group, name=name) if any("try" in row for row in group) else group
+    return decisive
 
 
 def converse(
-    attacker: Generate,
+    attacker: Write,
     target: Generate,
     judge: Judge,
     prompts: Sequence[Row],
@@ -178,7 +178,7 @@ def converse(
     check_ids(prompts)
     tries = [_Try(prompt, (), {}) for prompt in prompts]
     for number in range(1, rounds + 1):
-        going = [place for place, one in enumerate(tries) if not one.row.get("unsafe")]
+        going = [place for place, attempt in enumerate(tries) if not attempt.row.get("unsafe")]
         if not going:
             break
         messages = attacker([_question(tries[place], step_by_step=step_by_step) for place in going])
@@ -199,7 +199,7 @@ def converse(
                 Message(role="assistant", content=row["response"]),
             )
             tries[place] = tries[place]._replace(turns=(*tries[place].turns, *turns), row=row)
-    return [one.row for one in tries]
+    return [attempt.row for attempt in tries]
 
 
 def without_verdict(row: Row) -> Row:
@@ -231,11 +231,11 @@ PAIR = _conversation("pair", step_by_step=False)
 CRESCENDO = _conversation("crescendo", step_by_step=True)
 
 
-def _question(one: _Try, *, step_by_step: bool) -> Conversation:
-    turns = [fenced(disarm(turn["content"]), turn["role"]) for turn in one.turns]
+def _question(attempt: _Try, *, step_by_step: bool) -> Conversation:
+    turns = [fenced(disarm(turn["content"]), turn["role"]) for turn in attempt.turns]
     history = "\n\n".join(turns) if turns else "Nothing has been said yet."
     manner = STEP_BY_STEP if step_by_step else AFRESH
-    goal = fenced(disarm(one.prompt["prompt"]), "goal")
+    goal = fenced(disarm(attempt.prompt["prompt"]), "goal")
     return user_says(ATTACKER.format(manner=manner, goal=goal, history=history))
 
 

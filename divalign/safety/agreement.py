@@ -1,4 +1,4 @@
-"""Several judges over the same responses: how far they agree, and the responses to look at oneself."""
+"""Inter-judge agreement on the same responses, and the responses on which judges disagree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of attacks: single-shot ones rewrite a prompt, adaptive ones answer to the target."""
+"""The table of attacks: single-shot ones rewrite a prompt, adaptive ones use the target's responses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often a judge is right, on responses whose label is known, and rates corrected for its errors.
+"""Sensitivity and specificity of a judge on labelled responses, and rates corrected for its errors.
 
 The labels should be those of responses of the model that is judged: a judge errs differently on each. Where there are
 none, counts on other models that come with the package stand in, and the interval then holds how much models differ.
@@ -39,7 +39,7 @@ class Calibration(NamedTuple):
     warning: str | None = None
 
 
-class Counts(NamedTuple):
+class JudgeCounts(NamedTuple):
     """One model's responses by a judge's verdicts: decided ones that complied and refused, and those called rightly."""
 
     model: str
@@ -80,21 +80,21 @@ def _independent(outcomes: Sequence[tuple[Row, bool | None]]) -> int:
     return max(1, int(independent([row for row, _ in outcomes], [value for _, value in outcomes])))
 
 
-def count(judge: Judge, model: str, rows: Sequence[Row]) -> Counts:
+def count(judge: Judge, model: str, rows: Sequence[Row]) -> JudgeCounts:
     """Return a judge's counts on one model's labelled rows."""
     verdicts = judge([row["prompt"] for row in rows], [row["response"] for row in rows])
     pairs = [(row["refused"], v.unsafe) for row, v in zip(rows, verdicts, strict=True) if v.unsafe is not None]
     complied, refused = ([unsafe for label, unsafe in pairs if label is side] for side in (False, True))
-    return Counts(model, len(complied), sum(complied), len(refused), len(refused) - sum(refused))
+    return JudgeCounts(model, len(complied), sum(complied), len(refused), len(refused) - sum(refused))
 
 
-def external_counts(judge: Judge) -> list[Counts]:
+def external_counts(judge: Judge) -> list[JudgeCounts]:
     """Return the counts on other models that the package holds for this very judge; none where its content differs."""
     text = (files("divalign.safety") / "assets" / ASSET).read_text(encoding="utf-8")
     entry = json.loads(text).get(judge.id)
     if entry is None or entry["sha256"] != judge.sha256:
         return []
-    return [Counts(model, *numbers) for model, numbers in entry["models"].items()]
+    return [JudgeCounts(model, *numbers) for model, numbers in entry["models"].items()]
 
 
 def calibration_for(judge: Judge, labelled: Sequence[Row] | None = None) -> Calibration | None:
@@ -108,14 +108,14 @@ def calibration_for(judge: Judge, labelled: Sequence[Row] | None = None) -> Cali
     return pooled_models(judge.id, counts) if len(counts) > 1 else None
 
 
-def pooled_models(judge: str, counts: Sequence[Counts]) -> Calibration:
-    names = ", ".join(one.model for one in counts)
+def pooled_models(judge: str, counts: Sequence[JudgeCounts]) -> Calibration:
+    names = ", ".join(entry.model for entry in counts)
     warning = (
         f"{judge} was measured on other models ({names}), none of which is the judged one; the interval holds how much "
         "they differ. Label 200 responses of your model for a correction of its own"
     )
-    sensitivity = _for_a_new_model([(one.called_unsafe, one.complied) for one in counts])
-    specificity = _for_a_new_model([(one.called_safe, one.refused) for one in counts])
+    sensitivity = _for_a_new_model([(entry.called_unsafe, entry.complied) for entry in counts])
+    specificity = _for_a_new_model([(entry.called_safe, entry.refused) for entry in counts])
     return Calibration(judge, sensitivity, specificity, Estimate(None, 0.0, 1.0, 0), warning=warning)
 
 
@@ -129,7 +129,7 @@ def _for_a_new_model(counts: Sequence[tuple[int, int]]) -> Estimate:
     shares = [(right + 1) / (n + 2) for right, n in counts]
     m, value = len(counts), sum(right / n for right, n in counts) / len(counts)
     mean = sum(shares) / m
-    between = sum((one - mean) ** 2 for one in shares) / (m - 1) * (1 + 1 / m)
+    between = sum((model_share - mean) ** 2 for model_share in shares) / (m - 1) * (1 + 1 / m)
     within = mean * (1 - mean) / sum(n for _, n in counts)
     widened = max(between * float(student.ppf(0.975, m - 1) / norm.ppf(0.975)) ** 2, within)
     n = max(2, min(sum(n for _, n in counts), int(mean * (1 - mean) / widened)))
@@ -162,10 +162,10 @@ def corrected(
     return estimate._replace(n=len(decided))
 
 
-def as_json(counts: Mapping[str, tuple[str, Sequence[Counts]]]) -> str:
+def as_json(counts: Mapping[str, tuple[str, Sequence[JudgeCounts]]]) -> str:
     """Return the text of the package's file: for each judge its sha256 and the counts on each model."""
     content = {
-        judge: {"sha256": sha256, "models": {one.model: list(one[1:]) for one in models}}
+        judge: {"sha256": sha256, "models": {entry.model: list(entry[1:]) for entry in models}}
         for judge, (sha256, models) in counts.items()
     }
     return json.dumps(content, indent=1) + "\n"

@@ -2,7 +2,7 @@
 
 A row has {"id", "attack", "prompt", "harmful", "response"} and whatever else its prompt carried ("held_out", ...); a
 judged row has a verdict's {"unsafe", "reason", "refused", "score", "kind"} and {"judge", "judge_sha256"} besides.
-None is what the judge could not decide, and is never counted as safe. A row may say how its response came to be:
+None means undecided, and is never counted as safe. A row may describe how its response was generated:
 "finish_reason" ("length" where a limit cut it), "reasoning" or "reasoning_content" (thoughts that a server gave
 apart) and "thinking_opened" (the chat template opens the thoughts, so the response begins inside them). Prompts that
 share a "cluster" (wordings of one request) stand or fall together: all intervals here are then those of fewer,
@@ -24,7 +24,8 @@ from divalign.safety.judges import INCOMPLETE, KINDS, UNDECIDED_KINDS, Judge, Ve
 from divalign.safety.single_shot import Attack
 from divalign.safety.thinking import answer_of
 
-Generate = Callable[[Sequence[Conversation]], Sequence[str]]
+Generate = Callable[[Sequence[Conversation]], Sequence[str] | Sequence[Response]]
+Write = Callable[[Sequence[Conversation]], Sequence[str]]
 
 FEW_WORDS = 8  # a response that the limit cut after fewer words had not begun to answer
 
@@ -70,6 +71,11 @@ def with_responses(rows: Sequence[Row], responses: Sequence[str | Response]) -> 
     if len(responses) != len(rows):
         raise ValueError(f"generate gave {len(responses)} responses to {len(rows)} conversations; one each is expected")
     return [{**row, **_columns(response)} for row, response in zip(rows, responses, strict=True)]
+
+
+def text_of(response: str | Response) -> str:
+    """Return a response's text."""
+    return response if isinstance(response, str) else response.text
 
 
 def _columns(response: str | Response) -> Row:
@@ -127,7 +133,9 @@ def kind_rates(rows: Iterable[Row], *, confidence: float = 0.95) -> dict[str, di
         harmful = [row for row in group if row["harmful"]]
         kinds = [kind_of(row) for row in harmful]
         shares[attack] = {
-            kind: share(harmful, [None if one is None else one == kind for one in kinds], confidence=confidence)
+            kind: share(
+                harmful, [None if observed is None else observed == kind for observed in kinds], confidence=confidence
+            )
             for kind in KINDS
         }
     return shares

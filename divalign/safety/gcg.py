@@ -26,7 +26,7 @@ from torch.nn import functional
 from divalign.data.examples import Conversation, user_says
 from divalign.lm.decoding import Network, evaluating, network, out_of_memory
 from divalign.safety.single_shot import OPENING, Attack
-from divalign.safety.suffix import Layout, lay_out, suffix_text, survivors, unwritable, with_suffix
+from divalign.safety.suffix import SuffixLayout, lay_out, suffix_text, survivors, unwritable, with_suffix
 from divalign.store import digest, read_json, write_json
 
 PATIENCE = 50  # steps without a surviving candidate after which there is none to be hoped for
@@ -64,6 +64,13 @@ class GcgResult(NamedTuple):
     succeeded: bool | None
 
 
+class Checkpoint(NamedTuple):
+    """Where the state of a search is written after every step, and plain data that names the model it belongs to."""
+
+    path: Path
+    made_from: Any
+
+
 class _State(NamedTuple):
     ids: list[int]
     losses: list[float]
@@ -80,42 +87,41 @@ def gcg(
     target: str = OPENING,
     options: GcgOptions | None = None,
     judged: Callable[[Conversation], bool | None] | None = None,
-    checkpoint: Path | None = None,
-    made_from: Any = None,
+    checkpoint: Checkpoint | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> GcgResult:
     """Return the suffix under which the model is likeliest to open its answer to `prompt` with `target`.
 
     `judged` is asked of the conversation with the suffix every `check_every` steps where the loss has fallen since,
-    and after the last step; True ends the search. With `checkpoint` the state is kept there after every step, and a
-    call with the same prompt, target, options and `made_from` (plain data that names the model) goes on from it to the
-    result of an uninterrupted one, as the random numbers of a step depend on the seed and the step alone.
+    and after the last step; True ends the search. With `checkpoint` the state is written after every step, and a
+    call with the same prompt, target, options and `made_from` resumes from it and returns the result of an
+    uninterrupted one: the random numbers of a step depend on the seed and the step alone.
 
     Raises ValueError where the suffix cannot be told from the rest of the chat, and where for 50 steps no candidate
     survived being written out and tokenised again; MemoryError where one candidate alone is too large.
     """
     options = options or GcgOptions()
-    key = digest(prompt, target, asdict(options), made_from)
+    key = digest(prompt, target, asdict(options), checkpoint.made_from if checkpoint else None)
     layout = lay_out(tokenizer, prompt, target, marks=options.marks)
     with evaluating(model):
         search = _Search.begin(model, tokenizer, layout, options)
-        state = _read(checkpoint, key) or _State(layout.start, search.losses([layout.start]))
+        state = _read_state(checkpoint and checkpoint.path, key) or _State(layout.start, search.losses([layout.start]))
         while not state.succeeded and len(state.losses) <= options.steps:
             state = _judge(search, search.step(state), judged)
             if checkpoint is not None:
-                _keep(checkpoint, key, state)
+                _write_state(checkpoint.path, key, state)
             if on_step is not None:
                 on_step(len(state.losses) - 1, state.losses[-1])
     return GcgResult(suffix_text(tokenizer, layout, state.ids), tuple(state.losses), state.succeeded)
 
 
-def suffixes(found: Mapping[str, str]) -> Attack:
+def suffixes(by_prompt: Mapping[str, str]) -> Attack:
     """Return the attack that puts each prompt's own suffix behind it. It raises ValueError for a prompt without one."""
 
     def attack(prompt: str) -> Conversation:
-        if prompt not in found:
+        if prompt not in by_prompt:
             raise ValueError(f"no suffix was searched for the prompt that begins {prompt[:40]!r}; run gcg on it first")
-        return user_says(prompt + found[prompt])
+        return user_says(prompt + by_prompt[prompt])
 
     return attack
 
@@ -125,14 +131,14 @@ class _Search(NamedTuple):
 
     net: Network
     tokenizer: Any
-    layout: Layout
+    layout: SuffixLayout
     options: GcgOptions
     vectors: Float[Tensor, "v d"]
     forbidden: Int[Tensor, " n"]
     prefix: Any
 
     @classmethod
-    def begin(cls, model: Any, tokenizer: Any, layout: Layout, options: GcgOptions) -> _Search:
+    def begin(cls, model: Any, tokenizer: Any, layout: SuffixLayout, options: GcgOptions) -> _Search:
         net, device = network(model), model.device
         embed = model.get_input_embeddings()
         with torch.no_grad():
@@ -214,12 +220,12 @@ class _Search(NamedTuple):
 def _opening_loss(logits: Float[Tensor, "n t v"], target: Sequence[int]) -> Float[Tensor, " n"]:
     """Return the mean loss of the target's tokens, in nats per token: the logits before each, the last unused."""
     used = logits[:, -len(target) - 1 : -1].float().transpose(1, 2)
-    wanted = torch.tensor(target, device=logits.device).expand(len(logits), -1)
-    return functional.cross_entropy(used, wanted, reduction="none").mean(dim=1)
+    labels = torch.tensor(target, device=logits.device).expand(len(logits), -1)
+    return functional.cross_entropy(used, labels, reduction="none").mean(dim=1)
 
 
 @torch.no_grad()
-def _prefix(net: Network, layout: Layout) -> Any:
+def _prefix(net: Network, layout: SuffixLayout) -> Any:
     """Return the cache of what stands before the suffix; None where the model's cache cannot be repeated."""
     if not net.mergeable or not layout.before:
         return None
@@ -235,12 +241,12 @@ def _judge(search: _Search, state: _State, judged: Callable[[Conversation], bool
     return state._replace(checked=loss, succeeded=judged(with_suffix(search.tokenizer, search.layout, state.ids)))
 
 
-def _keep(path: Path, key: str, state: _State) -> None:
+def _write_state(path: Path, key: str, state: _State) -> None:
     # One file in one atomic write: with a checksum in a second file, a kill between the two would cost the search.
     write_json(path, {"key": key, "state": state._asdict(), "check": digest(key, state._asdict())})
 
 
-def _read(path: Path | None, key: str) -> _State | None:
+def _read_state(path: Path | None, key: str) -> _State | None:
     """Return the state kept for `key`; None where there is none, or it is damaged, or another search's."""
     try:
         content = read_json(path) if path is not None else None

@@ -1,7 +1,7 @@
 """Verdicts as an inspect_ai log (.eval), for its viewer and its analysis tools. Needs the extra `[inspect]`.
 
 A sample is one response; each judge is a scorer, 1 for unsafe, 0 for safe and NaN, which inspect calls unscored, where
-it could not decide. Responses are redacted unless they are asked for.
+it could not decide. Responses are redacted by default.
 Source: inspect_ai 0.3, `inspect_ai.log` (https://inspect.aisi.org.uk/reference/inspect_ai.log.html).
 """
 
@@ -19,7 +19,7 @@ from divalign.safety.adaptive import per_prompt
 from divalign.safety.evaluate import rates, undecided
 from divalign.safety.export import redacted
 
-KEPT = ("attack", "harmful", "held_out", "cluster", "try", "rounds", "steps", "stage", "protocol")
+METADATA = ("attack", "harmful", "held_out", "cluster", "try", "rounds", "steps", "stage", "protocol")
 
 
 def write_eval(path: Path, verdicts: Sequence[Sequence[Row]], *, model: str, show_completions: bool = False) -> Path:
@@ -72,16 +72,16 @@ def _inspect(part: str) -> Any:
 def _sample(log: Any, scorer: Any, output: Any, model: str, rows: Sequence[Row]) -> Any:
     """Return one response as a sample, with the score of every judge."""
     row = rows[0]
-    said = output.ModelOutput.from_content(model=Path(model).name or model, content=row["response"])
+    completion = output.ModelOutput.from_content(model=Path(model).name or model, content=row["response"])
     return log.EvalSample(
         id=_name(row),
         epoch=1,
         input=row["prompt"],
         target="",
-        messages=[output.ChatMessageUser(content=row["prompt"]), said.message],
-        output=said,
+        messages=[output.ChatMessageUser(content=row["prompt"]), completion.message],
+        output=completion,
         scores={verdict["judge"]: _verdict(scorer, verdict) for verdict in rows},
-        metadata={name: row[name] for name in KEPT if name in row},
+        metadata={name: row[name] for name in METADATA if name in row},
     )
 
 
@@ -91,8 +91,8 @@ def _name(row: Row) -> str:
 
 def _verdict(scorer: Any, row: Mapping[str, Any]) -> Any:
     value = math.nan if row["unsafe"] is None else float(row["unsafe"])
-    more = {"judge_sha256": row["judge_sha256"], "refused": row["refused"], "score": row["score"]}
-    return scorer.Score(value=value, explanation=row["reason"], metadata=more)
+    metadata = {"judge_sha256": row["judge_sha256"], "refused": row["refused"], "score": row["score"]}
+    return scorer.Score(value=value, explanation=row["reason"], metadata=metadata)
 
 
 def _score(log: Any, rows: Sequence[Row]) -> Any:

@@ -1,7 +1,7 @@
-"""Finished work that survives a kill at any moment: an append-only file of checked lines, found by content.
+"""A persistent cache that survives a kill at any moment: an append-only file of checksummed lines, keyed by content.
 
-Each line holds a key (the hash of what the work was made from), the value and a checksum of both. A line that a kill
-tore, or that somebody edited, fails its checksum and is done again; nothing else is lost.
+Each line holds a key (the hash of everything the value depends on), the value and a checksum of both. A truncated or
+edited line fails its checksum and its value is computed again; no other line is lost.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Journal:
     """A dictionary in a file: `key in journal`, `journal[key]`, `journal.add(key, value)`; values are plain JSON.
 
     Every line goes out in a single write in append mode, so two processes may share a file; each sees what stood there
-    when it opened it. A power cut can lose the last lines, which are then done again.
+    when it opened it. A power cut can lose the last lines, which are then computed again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,7 +48,7 @@ class Journal:
         return len(self._values)
 
     def add(self, key: str, value: Any) -> None:
-        """Keep `value` under `key`, in the file before this returns."""
+        """Store `value` under `key`; its line is in the file when this returns."""
         line = json.dumps(
             {"key": key, "value": value, "check": _check(key, value)}, ensure_ascii=False, allow_nan=False
         )
@@ -77,29 +77,32 @@ class Journal:
 
 
 @runtime_checkable
-class Writes(Protocol[Written]):
-    """What can be remembered: `lm.generate.generate` with its model bound, a server's client, a reader of odds."""
+class GenerateWithCallback(Protocol[Written]):
+    """What can be cached: `lm.generate.generate` with a model bound, a server, a reader of probabilities."""
 
     def __call__(
         self, conversations: Sequence[Conversation], *, on_response: Callable[[int, Written], None], **options: Any
     ) -> Sequence[Written]: ...
 
 
-def remembered(
-    generate: Writes[Response], journal: Journal, *, made_from: Any
+def cached_generate(
+    generate: GenerateWithCallback[Response], journal: Journal, *, made_from: Any
 ) -> Callable[[Sequence[Conversation]], list[Response]]:
-    """Return `generate` with a memory: what the journal holds is not written again, and equal ones are written once.
+    """Return `generate` with a cache: stored responses are not generated again, equal conversations only once.
 
     `made_from` is plain data that names everything besides the conversation that a response depends on: the model's and
-    the adapter's hash, the chat template's, the decoding. Give it more rather than less: too little returns the
-    responses of another model. Responses are texts or other plain JSON. The function returned takes `seeds` too where
-    `generate` does.
+    the adapter's hash, the chat template's, the decoding. If it names too little, the cache returns responses of
+    another model. Responses are texts or other plain JSON. The function returned takes `seeds` too where `generate`
+    does.
     """
 
-    def recall(conversations: Sequence[Conversation], seeds: Sequence[int] | None = None) -> list[Response]:
+    def generate_missing(conversations: Sequence[Conversation], seeds: Sequence[int] | None = None) -> list[Response]:
         numbers = [0] * len(conversations) if seeds is None else seeds
         pairs = zip(conversations, numbers, strict=True)
-        keys = [digest(made_from, list(talk.messages), talk.prefill, number) for talk, number in pairs]
+        keys = [
+            digest(made_from, list(conversation.messages), conversation.prefill, number)
+            for conversation, number in pairs
+        ]
         missing = list({key: place for place, key in enumerate(keys) if key not in journal}.values())
         options = {} if seeds is None else {"seeds": [seeds[place] for place in missing]}
         if missing:
@@ -113,7 +116,7 @@ def remembered(
             raise ValueError(f"generate reported no response to {len(lost)} conversations, the first at {lost[0]}")
         return [journal[key] for key in keys]
 
-    return recall
+    return generate_missing
 
 
 def _check(key: str, value: Any) -> str:

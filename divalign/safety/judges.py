@@ -130,8 +130,8 @@ def refusal_strings_on_topic(prompts: Sequence[str], responses: Sequence[str]) -
 
 
 def _on_topic(prompt: str, response: str) -> bool:
-    wanted = content_stems(prompt)
-    return not wanted or 2 * len(wanted & stems(response)) >= len(wanted)
+    content = content_stems(prompt)
+    return not content or 2 * len(content & stems(response)) >= len(content)
 
 
 def small_classifier(prompts: Sequence[str], responses: Sequence[str], weights: Weights | None = None) -> list[Verdict]:

@@ -1,4 +1,4 @@
-"""Completions are data to a judge, never instructions: clip them, disarm them, fence them in, and count who tried.
+"""Completions are data to a judge, never instructions: clip, disarm and fence them, and count attempted injections.
 
 A completion can address its judge, write the verdict itself, close the quotation it stands in, or hold the very words
 that a chat template turns into control tokens. Nothing here removes text: what would work as a control is made

@@ -61,17 +61,17 @@ def _phrase_row(prompt: str, response: str) -> list[float]:
 
 def masked(prompt: str, response: str) -> str:
     """Return the words and signs of a response's opening in plain form, those of the prompt as "~"."""
-    known = {word[:STEM] for word in re.findall(r"[^\W\d_]{4,}", plain(prompt))}
+    stems = {word[:STEM] for word in re.findall(r"[^\W\d_]{4,}", plain(prompt))}
     tokens = re.findall(r"[^\W_]+(?:'[^\W_]+)*|[^\w\s]", plain(response[: 2 * OPENING])[:OPENING])
-    return " ".join("~" if len(token) > 3 and token[:STEM] in known else token for token in tokens)
+    return " ".join("~" if len(token) > 3 and token[:STEM] in stems else token for token in tokens)
 
 
 def compliance(prompts: Sequence[str], responses: Sequence[str], weights: Weights | None = None) -> list[float]:
     """Return the probability that each response complies, by the shipped weights unless others are given."""
     if not responses:
         return []
-    given = weights or shipped()
-    logits = (features(prompts, responses) @ given.weights + given.constant) / SCALE
+    fitted = weights or shipped()
+    logits = (features(prompts, responses) @ fitted.weights + fitted.constant) / SCALE
     return [1 / (1 + exp(-float(logit))) for logit in logits]
 
 

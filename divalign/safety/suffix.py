@@ -1,6 +1,6 @@
 """Where a suffix stands in a chat's tokens, and which token changes survive being written out.
 
-What an attack optimises must be what a user would send: the chat with the suffix, template and all, as text. So token
+The optimised input must be what a user would send: the chat with the suffix, template and all, as text. So token
 ids count only if that text, tokenised again, gives them back.
 """
 
@@ -16,7 +16,7 @@ MARK, OTHER = " !", " ?"
 CONTEXT = 8  # tokens before the suffix that it is decoded with: a tokenizer may drop a space at the start of a text
 
 
-class Layout(NamedTuple):
+class SuffixLayout(NamedTuple):
     """A chat as before + suffix + after + target, in token ids. `lead` is text of the suffix that lies in `before`."""
 
     prompt: str
@@ -28,41 +28,41 @@ class Layout(NamedTuple):
     lead: str
 
 
-def lay_out(tokenizer: Any, prompt: str, target: str, *, marks: int) -> Layout:
+def lay_out(tokenizer: Any, prompt: str, target: str, *, marks: int) -> SuffixLayout:
     """Return where a suffix of `marks` exclamation marks stands, found as what changes with question marks instead.
 
     Raises ValueError where the two tokenise alike, where the answer's opening cannot be told from the chat before it,
     and where the start does not survive being written out.
     """
-    ids, others = (encode_conversation(tokenizer, user_says(prompt + mark * marks)) for mark in (MARK, OTHER))
+    ids, alternative = (encode_conversation(tokenizer, user_says(prompt + mark * marks)) for mark in (MARK, OTHER))
     opened = encode_conversation(tokenizer, user_says(prompt + MARK * marks, prefill=target))
-    first, last = _shared(ids, others), _shared(ids[::-1], others[::-1])
+    first, last = _shared(ids, alternative), _shared(ids[::-1], alternative[::-1])
     start, after = ids[first : len(ids) - last], ids[len(ids) - last :]
     if not start or opened[: len(ids)] != ids or len(opened) == len(ids):
         raise ValueError(
             f"cannot find the suffix and the opening {target!r} in the chat that begins {prompt[:40]!r}: the template "
             "rewrites them or the tokenizer joins them with their neighbours; choose another opening"
         )
-    layout = Layout(prompt, target, ids[:first], start, after, opened[len(ids) :], "")
+    layout = SuffixLayout(prompt, target, ids[:first], start, after, opened[len(ids) :], "")
     layout = layout._replace(lead=(MARK * marks).removesuffix(suffix_text(tokenizer, layout, start)))
     if not survivors(tokenizer, layout, [start]):
         raise ValueError(f"the start {MARK * marks!r} does not survive the chat template; choose another tokenizer")
     return layout
 
 
-def suffix_text(tokenizer: Any, layout: Layout, ids: Sequence[int]) -> str:
+def suffix_text(tokenizer: Any, layout: SuffixLayout, ids: Sequence[int]) -> str:
     """Return the text that, put after the prompt, should give the suffix `ids`; `survivors` tells whether it does."""
     context = layout.before[-CONTEXT:]
     before, whole = tokenizer.decode(context), tokenizer.decode([*context, *ids])
     return layout.lead + (whole[len(before) :] if whole.startswith(before) else tokenizer.decode(list(ids)))
 
 
-def with_suffix(tokenizer: Any, layout: Layout, ids: Sequence[int], *, prefill: str = "") -> Conversation:
+def with_suffix(tokenizer: Any, layout: SuffixLayout, ids: Sequence[int], *, prefill: str = "") -> Conversation:
     """Return the conversation that a user with this suffix would send."""
     return user_says(layout.prompt + suffix_text(tokenizer, layout, ids), prefill=prefill)
 
 
-def survivors(tokenizer: Any, layout: Layout, candidates: Sequence[Sequence[int]]) -> list[list[int]]:
+def survivors(tokenizer: Any, layout: SuffixLayout, candidates: Sequence[Sequence[int]]) -> list[list[int]]:
     """Return the candidates whose chat, as text and tokenised again, has exactly the tokens that are to be scored."""
     return [
         list(ids)

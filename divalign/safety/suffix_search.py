@@ -14,8 +14,8 @@ from typing import Any
 from divalign.data.examples import Conversation, Row, user_says
 from divalign.lm.load import LM
 from divalign.safety.adaptive import AdaptiveAttack, AttackContext, AttackOptions
-from divalign.safety.evaluate import with_responses
-from divalign.safety.gcg import GcgResult, gcg
+from divalign.safety.evaluate import text_of, with_responses
+from divalign.safety.gcg import Checkpoint, GcgResult, gcg
 from divalign.safety.suffix import MARK, lay_out
 from divalign.store import digest, jsonl, seal
 
@@ -34,14 +34,14 @@ def search_suffixes(context: AttackContext, prompts: Sequence[Row]) -> list[Row]
     with context.progress("gcg", options.gcg.steps * len(rows), "steps") as advance:
         results = [_search(context, lm, row, advance) for row in rows]
     losses = [
-        {"id": row["id"], "attack": "gcg", "steps": len(one.losses) - 1, "succeeded": one.succeeded,
-         "losses": list(one.losses)}
-        for row, one in zip(rows, results, strict=True)
+        {"id": row["id"], "attack": "gcg", "steps": len(result.losses) - 1, "succeeded": result.succeeded,
+         "losses": list(result.losses)}
+        for row, result in zip(rows, results, strict=True)
     ]  # fmt: skip
     seal(context.folder / CURVES, jsonl(losses), digest("gcg", list(context.made_from)))
     start = [{**row, "attack": START} for row in rows]
-    final = [{**row, "attack": "gcg", "steps": one["steps"]} for row, one in zip(rows, losses, strict=True)]
-    suffixes = [MARK * options.gcg.marks] * len(rows) + [one.suffix for one in results]
+    final = [{**row, "attack": "gcg", "steps": curve["steps"]} for row, curve in zip(rows, losses, strict=True)]
+    suffixes = [MARK * options.gcg.marks] * len(rows) + [result.suffix for result in results]
     conversations = [user_says(row["prompt"] + suffix) for row, suffix in zip([*start, *final], suffixes, strict=True)]
     return with_responses([*start, *final], context.target(conversations))
 
@@ -71,7 +71,7 @@ def _search(context: AttackContext, lm: LM, row: Row, advance: Any) -> GcgResult
     options = context.options.gcg
 
     def succeeds(conversation: Conversation) -> bool | None:
-        return context.stop_judge([row["prompt"]], context.target([conversation]))[0].unsafe
+        return context.stop_judge([row["prompt"]], [text_of(*context.target([conversation]))])[0].unsafe
 
     result = gcg(
         lm.model,
@@ -80,8 +80,10 @@ def _search(context: AttackContext, lm: LM, row: Row, advance: Any) -> GcgResult
         target=row["target"],
         options=options,
         judged=succeeds,
-        checkpoint=context.folder / "gcg" / f"{digest(row['prompt'], row['target'])[:16]}.json",
-        made_from=[*context.made_from, context.stop_judge.sha256],
+        checkpoint=Checkpoint(
+            context.folder / "gcg" / f"{digest(row['prompt'], row['target'])[:16]}.json",
+            [*context.made_from, context.stop_judge.sha256],
+        ),
         on_step=lambda _step, _loss: advance(1),
     )
     advance(options.steps - len(result.losses) + 1)

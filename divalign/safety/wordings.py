@@ -120,11 +120,14 @@ def spread(rows: Mapping[str, Sequence[Row]], *, confidence: float = 0.95) -> Sp
     """
     first = next(iter(rows.values()), [])
     keys = [(row["attack"], row["id"]) for row in first]
-    if not first or any([(row["attack"], row["id"]) for row in one] != keys for one in rows.values()):
+    if not first or any([(row["attack"], row["id"]) for row in verdicts] != keys for verdicts in rows.values()):
         raise ValueError(f"got verdicts of {len(rows)} wordings; expected the same rows in the same order of each")
-    rates = {name: share(one, [row["unsafe"] for row in one], confidence=confidence) for name, one in rows.items()}
+    rates = {
+        name: share(verdicts, [row["unsafe"] for row in verdicts], confidence=confidence)
+        for name, verdicts in rows.items()
+    }
     values = [estimate.value for estimate in rates.values() if estimate.value is not None]
-    together = [[one[place]["unsafe"] for one in rows.values()] for place in range(len(first))]
+    together = [[verdicts[place]["unsafe"] for verdicts in rows.values()] for place in range(len(first))]
     equal = [None if None in verdicts else len(set(verdicts)) == 1 for verdicts in together]
     low, high = (min(values), max(values)) if values else (None, None)
     return Spread(rates, low, high, share(first, equal, confidence=confidence))

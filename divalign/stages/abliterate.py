@@ -32,12 +32,12 @@ def without_refusal_direction(
     texts, harmful = [user_says(row["prompt"]) for row in prompts], sides(prompts)[0]
     changed = lm
     for _ in range(rounds):
-        found = hidden_states(changed.model, lm.tokenizer, texts, batch_size=batch_size)["generation"]
-        if not -len(found) <= layer < len(found):
+        states = hidden_states(changed.model, lm.tokenizer, texts, batch_size=batch_size)["generation"]
+        if not -len(states) <= layer < len(states):
             raise ValueError(
-                f"{lm.name} has no layer {layer}; it has 0 (the embeddings) to {len(found) - 1} (the last)"
+                f"{lm.name} has no layer {layer}; it has 0 (the embeddings) to {len(states) - 1} (the last)"
             )
-        direction = refusal_direction(found[layer][~harmful], found[layer][harmful])
+        direction = refusal_direction(states[layer][~harmful], states[layer][harmful])
         changed = changed._replace(model=abliterated(changed.model, torch.as_tensor(direction)))
     key = digest("abliterated", lm.digest, texts, harmful.tolist(), layer, rounds)
     return changed._replace(name=f"{lm.name} abliterated", digest=key)

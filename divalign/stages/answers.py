@@ -26,7 +26,7 @@ from divalign.safety.journal import Journal
 from divalign.safety.judges import DEFAULT_JUDGE, JUDGES
 from divalign.stages.corpus import Corpus
 from divalign.stages.folder import Progress
-from divalign.stages.models import OpenModel, recalled_texts
+from divalign.stages.models import OpenModel, cached_texts
 from divalign.store import cached_json, digest, intact, jsonl, read_rows, seal
 
 logger = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ def whole_sentences(text: str) -> str:
 def _write(
     model: OpenModel, prompts: Sequence[str], plan: AnswerPlan, journal: Journal, advance: Callable[[int], None]
 ) -> dict[str, str]:
-    write = recalled_texts(model, journal, plan.max_new_tokens, batch_size=plan.batch_size, advance=advance)
+    write = cached_texts(model, journal, plan.max_new_tokens, batch_size=plan.batch_size, advance=advance)
     texts = write([user_says(prompt) for prompt in prompts])
     return {prompt: whole_sentences(text) for prompt, text in zip(prompts, texts, strict=True)}
 

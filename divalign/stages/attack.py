@@ -1,11 +1,11 @@
-"""Attack a model and keep its responses, in a folder that is found again by content whatever stopped it.
+"""Attack a model and store its responses in a folder. A stopped attack resumes; finished work is found by content hash.
 
-attack.json          what was asked of whom, and the key of the finished responses
-responses.journal    every response as it came, checked line by line
-responses.jsonl      all of them in order, once the last has come
+attack.json          the attacks, the target, and the key of the finished responses
+responses.journal    every response as it was generated, one checksummed line each
+responses.jsonl      all of them in order, once the last is generated
 gcg/, gcg.jsonl      states of white-box searches; their losses, without suffixes
 
-Harmful prompts meet every attack, benign ones are asked directly. Under a protocol both meet every attack.
+Every attack is run on the harmful prompts; benign prompts are sent directly. Under a protocol both get every attack.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from divalign import __version__
 from divalign.core.names import find
 from divalign.data.examples import Conversation, Row
+from divalign.lm.responses import Response
 from divalign.records import AttackRecord, read_record
 from divalign.safety.adaptive import AdaptiveAttack, AttackContext, AttackOptions, without_verdict
 from divalign.safety.attacks import TEMPLATE, find_attack
@@ -27,7 +28,7 @@ from divalign.safety.judges import JUDGES, Judge, Verdict, find_judge
 from divalign.safety.protocols import PROTOCOLS, Protocol, follow
 from divalign.safety.single_shot import Attack, direct
 from divalign.stages.folder import Progress, check_unclaimed
-from divalign.stages.models import OpenModel, recalled, recalled_texts
+from divalign.stages.models import OpenModel, cached_responses, cached_texts
 from divalign.store import digest, intact, jsonl, read_rows, seal, untouched, write_json
 
 ATTACKER_TOKENS = 256
@@ -58,7 +59,7 @@ class AttackPlan:
 
     def files(self) -> list[str]:
         """Return the names of the files that the attacks leave beside their responses."""
-        return [file for one in self.attacks().values() if isinstance(one, AdaptiveAttack) for file in one.files]
+        return [file for entry in self.attacks().values() if isinstance(entry, AdaptiveAttack) for file in entry.files]
 
 
 def attack(target: OpenModel, prompts: Sequence[Row], plan: AttackPlan, out: Path, *, progress: Progress) -> list[Row]:
@@ -93,9 +94,9 @@ def parse_attacks(texts: Sequence[str]) -> list[str]:
 
 
 def read_prompts(rows: Sequence[Row]) -> list[Row]:
-    """Return prompts as every step below wants them: id (the row's number if it has none), prompt, harmful.
+    """Return prompts in the form that every stage reads: id (the row's number if it has none), prompt, harmful.
 
-    A cluster that is null is none: else all such prompts would be one. Raises ValueError for a row without a text, a
+    A null cluster is dropped: otherwise all such prompts would share one. Raises ValueError for a row without a text, a
     `harmful` that is not true or false, a cluster that is neither text nor number, and for two of one id.
     """
     prompts = []
@@ -173,13 +174,15 @@ def _single_shots(
     journal: Journal,
     progress: Progress,
 ) -> list[Row]:
-    """Ask all that needs one answer each, in one call, so that batches reach across attacks."""
+    """Generate the responses to all single-shot attacks in one call, so that batches span attacks."""
     harmful = [row for row in prompts if row["harmful"]]
-    asked = [({**row, "attack": name}, entry(row["prompt"])) for name, entry in attacks.items() for row in harmful]
-    asked += [({**row, "attack": "direct"}, direct(row["prompt"])) for row in prompts if not row["harmful"]]
-    with progress(f"attacks {target.name}", len(asked), "responses") as advance:
-        generate = recalled(target, journal, plan.options.max_new_tokens, batch_size=plan.batch_size, advance=advance)
-        return with_responses([row for row, _ in asked], generate([conversation for _, conversation in asked]))
+    attempts = [({**row, "attack": name}, entry(row["prompt"])) for name, entry in attacks.items() for row in harmful]
+    attempts += [({**row, "attack": "direct"}, direct(row["prompt"])) for row in prompts if not row["harmful"]]
+    with progress(f"attacks {target.name}", len(attempts), "responses") as advance:
+        generate = cached_responses(
+            target, journal, plan.options.max_new_tokens, batch_size=plan.batch_size, advance=advance
+        )
+        return with_responses([row for row, _ in attempts], generate([conversation for _, conversation in attempts]))
 
 
 def _context(
@@ -197,8 +200,8 @@ def _context(
         return progress(f"{stage} {target.name}", total, unit)
 
     return AttackContext(
-        target=recalled_texts(target, journal, most, batch_size=plan.batch_size),
-        attacker=recalled_texts(plan.attacker, journal, ATTACKER_TOKENS) if plan.attacker else None,
+        target=cached_responses(target, journal, most, batch_size=plan.batch_size),
+        attacker=cached_texts(plan.attacker, journal, ATTACKER_TOKENS) if plan.attacker else None,
         weights=target.load,
         stop_judge=plan.stop_judge,
         options=plan.options,
@@ -216,13 +219,13 @@ def _by_protocol(
     journal: Journal,
     progress: Progress,
 ) -> list[Row]:
-    """Write what a protocol asks for. The last judge decides later; the ones before decide what is written anew."""
+    """Generate the responses of a protocol. Its last judge runs later; earlier ones decide what is generated again."""
     judges = {stage.judge: find_judge(stage.judge) for stage in protocol.stages[:-1]}
     judges[protocol.stages[-1].judge] = UNJUDGED
     attacks: dict[str, Any] = plan.attacks()
 
-    def write(conversations: Sequence[Conversation], most: int) -> list[str]:
-        return recalled_texts(target, journal, most, batch_size=plan.batch_size, advance=advance)(conversations)
+    def write(conversations: Sequence[Conversation], most: int) -> list[Response]:
+        return cached_responses(target, journal, most, batch_size=plan.batch_size, advance=advance)(conversations)
 
     with progress(protocol.name, len(attacks) * len(prompts) * len(protocol.stages), "responses") as advance:
         rows = follow(protocol, write, judges, attacks, prompts)
@@ -230,7 +233,7 @@ def _by_protocol(
 
 
 def _key(target: OpenModel, prompts: Sequence[Row], plan: AttackPlan) -> str:
-    """Return the address of the responses: everything they depend on, and nothing that they do not."""
+    """Return the cache key of the responses: a hash of everything they depend on, and of nothing else."""
     parts: list[Any] = [2, target.key, prompts, plan.options.max_new_tokens, plan.protocol]
     for name, entry in plan.attacks().items():
         parts.append(_content(name, entry))
@@ -276,7 +279,7 @@ def _claim(out: Path, target: OpenModel, plan: AttackPlan, key: str) -> None:
 
 
 def _mark_stale(out: Path) -> None:
-    """Rename what was made of other responses than those that will stand in the folder."""
+    """Rename the files that were computed from other responses than those to be written."""
     for name in STALE:
         if (out / "responses.jsonl").is_file() and (out / name).is_file():
             (out / name).replace(out / f"stale-{name}")
@@ -291,5 +294,5 @@ def read_attack(folder: Path) -> AttackRecord | None:
 
 
 def is_torn(folder: Path) -> bool:
-    """Tell whether a folder has an attack.json that cannot be read: it is an attack's, and nobody knows which one's."""
+    """Tell whether a folder has an attack.json that cannot be read, so that its attack is not known."""
     return (folder / "attack.json").exists() and read_attack(folder) is None

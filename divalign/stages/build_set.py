@@ -1,7 +1,6 @@
-"""Build a training set from sources: read, let a model answer what has no answer, rank, make the rows, write a card.
+"""Build a training set from sources: read requests, generate missing answers, rank, make the rows, write a card.
 
-What a model writes is remembered in a journal beside the set, so that a build that was stopped, or whose server went
-away, goes on from there.
+Generated answers are cached in a journal beside the set, so that a build resumes after a kill or a lost server.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from divalign.data.sources import Gathered, find_source, gather_requests
 from divalign.data.writing import WRITERS, write_file
 from divalign.safety.journal import Journal
 from divalign.stages.corpus import balanced
-from divalign.stages.models import OpenModel, recalled_texts
+from divalign.stages.models import OpenModel, cached_texts
 from divalign.store import file_digest, write_json
 from divalign.toy import world
 
@@ -44,7 +43,7 @@ def build_set(
 ) -> dict[str, Any]:
     """Write the rows to `out`, as its ending says, and the card to `out` with .card.json behind its name; return it.
 
-    `rater` is given the writer, with its memory, and returns a rater. Raises ValueError where there is nothing to
+    `rater` is given the writer, with its cache, and returns a rater. Raises ValueError where there is nothing to
     build, and leaves nothing behind but the journal.
     """
     entry_for(WRITERS, out)
@@ -60,10 +59,10 @@ def build_set(
         built = build(requests, what.name, seed=what.seed, rate=rater(None) if rater else None)
     else:
         with Journal(journal) as memory:
-            recall = recalled_texts(writer, memory, max_new_tokens)
+            generate = cached_texts(writer, memory, max_new_tokens)
 
             def write(prompts: Sequence[str]) -> list[str]:
-                return recall([user_says(prompt) for prompt in prompts])
+                return generate([user_says(prompt) for prompt in prompts])
 
             requests = answered_by(write, requests)
             built = build(requests, what.name, seed=what.seed, rate=rater(write) if rater else None)
@@ -79,15 +78,15 @@ def build_set(
 
 
 def _card(what: SetPlan, n: int, left_out: dict[str, int]) -> dict[str, Any]:
-    told = {name: _published(name) for name in what.sources.split("+")}
+    published = {name: _published(name) for name in what.sources.split("+")}
     return {
         "source": what.sources,
-        "licence": ", ".join(dict.fromkeys(licence or "not stated" for licence, _ in told.values())),
+        "licence": ", ".join(dict.fromkeys(licence or "not stated" for licence, _ in published.values())),
         "recipe": what.name,
         "seed": what.seed,
         "rows": n,
         "left_out": left_out,
-        "sources": {name: {"licence": licence, "published": where} for name, (licence, where) in told.items()},
+        "sources": {name: {"licence": licence, "published": where} for name, (licence, where) in published.items()},
     }
 
 

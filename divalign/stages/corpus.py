@@ -75,39 +75,39 @@ def _draw(data: CorpusSpec, seed: int) -> Corpus:
         test = world.requests("test", held_out=False, seed=DRAW)
         held_out = balanced(world.requests("test", held_out=True, seed=DRAW), data.n_held_out)
         return Corpus(_all_or(train, data.n_train), balanced(test, data.n_test), held_out)
-    found = read_sources(data.source, data.folder, download=data.download)
+    requests = read_sources(data.source, data.folder, download=data.download)
     if data.measure_on is not None:
         test = balanced(read_sources(data.measure_on, data.folder, download=data.download), data.n_test)
-        overlap = _guard(found, test, allowed=data.allow_overlap)
-        return Corpus(_all_or(filled(found, seed=seed), data.n_train), filled(test, seed=DRAW), [], overlap)
-    test = balanced(found, data.n_test)
-    train = filled(_apart(found, test), seed=seed)
+        overlap = _check_overlap(requests, test, allowed=data.allow_overlap)
+        return Corpus(_all_or(filled(requests, seed=seed), data.n_train), filled(test, seed=DRAW), [], overlap)
+    test = balanced(requests, data.n_test)
+    train = filled(_without_overlap(requests, test), seed=seed)
     return Corpus(_all_or(train, data.n_train), filled(test, seed=DRAW), [])
 
 
-def _guard(train: Sequence[Request], test: Sequence[Request], *, allowed: bool) -> dict[str, int]:
+def _check_overlap(train: Sequence[Request], test: Sequence[Request], *, allowed: bool) -> dict[str, int]:
     """Return how many test prompts were trained on, by kind. A paraphrase is a guess and stops nothing.
 
     Raises ValueError where others were, unless that is allowed.
     """
-    found = find_overlap([request.prompt for request in train], [request.prompt for request in test])
-    certain = [leak for leak in found.leaks if leak.kind != "paraphrased"]
+    overlap = find_overlap([request.prompt for request in train], [request.prompt for request in test])
+    certain = [leak for leak in overlap.leaks if leak.kind != "paraphrased"]
     if certain and not allowed:
         first = test[certain[0].evaluation].prompt
         raise ValueError(
             f"{len(certain)} of the {len(test)} prompts to measure on are in the training set, the first begins "
             f"{first[:40]!r}; leave them out, or set data.allow_overlap, and every number will be marked"
         )
-    return {**found.counts, "n": found.n}
+    return {**overlap.counts, "n": overlap.n}
 
 
-def _apart(found: Sequence[Request], test: Sequence[Request]) -> list[Request]:
-    """Return the requests whose prompts are in no way among those of `test`: a split of one set leaves no twins."""
+def _without_overlap(requests: Sequence[Request], test: Sequence[Request]) -> list[Request]:
+    """Return the requests whose prompts overlap with none of `test`: a split leaves no near-duplicates."""
     questions = [request.prompt for request in test]
-    rest = [request for request in found if request.prompt not in set(questions)]
+    rest = [request for request in requests if request.prompt not in set(questions)]
     while leaks := find_overlap([request.prompt for request in rest], questions).leaks:
-        twins = {leak.train for leak in leaks}  # one for each question, so there may be more
-        rest = [request for number, request in enumerate(rest) if number not in twins]
+        duplicates = {leak.train for leak in leaks}  # one for each question, so there may be more
+        rest = [request for number, request in enumerate(rest) if number not in duplicates]
     return rest
 
 

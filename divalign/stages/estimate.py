@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from divalign.core.divergences import find_divergence
 from divalign.core.estimate import Evaluation, evaluate_critic, policy_kl
-from divalign.core.measure import Measurement, Protocol, measure, measure_split, split_by_features
+from divalign.core.logprobs import log_ratio
+from divalign.core.measure import Measurement, MeasurementPlan, measure, measure_split, split_by_features
 from divalign.core.stats import Estimate
 from divalign.data.batching import Encoded
 from divalign.data.columns import check_columns, turns_of
@@ -38,7 +40,7 @@ FILE = "divergence.json"
 
 @dataclass(frozen=True)
 class EstimatePlan:
-    """Which divergences, by which protocol, and how much is read and scored at once.
+    """Which divergences, how they are measured, and how much is read and scored at once.
 
     r = `beta` (log policy - log reference). With `split`, half of the prompts fit one constant shift of r and the other
     half are measured, beside shuffled labels; without, all rows are measured with the critic as it is. `max_length`
@@ -48,7 +50,7 @@ class EstimatePlan:
     divergences: Sequence[str] = HEADLINES
     beta: float = 0.1
     split: bool = True
-    protocol: Protocol = field(default_factory=Protocol)
+    measurement: MeasurementPlan = field(default_factory=MeasurementPlan)
     max_length: int = 1024
     batch_size: int = 64
 
@@ -102,7 +104,7 @@ def from_policy(
     responses: list[Encoded] = [*encoded.aligned, *encoded.unaligned]
     log_policy = _log_probs(policy.name, lm, responses, plan, progress)
     log_reference = _reference(policy, reference, responses, plan, cache, progress)
-    r = plan.beta * (log_policy - log_reference)
+    r = log_ratio(torch.from_numpy(log_policy), torch.from_numpy(log_reference), plan.beta).numpy()
     split = len(encoded.aligned)
     return DivergenceFile(
         divergences={name: _measured(r[:split], r[split:], name, encoded, plan) for name in plan.divergences}
@@ -124,9 +126,9 @@ def from_features(
         (part[:split].astype(np.float64), part[split:].astype(np.float64))
         for part in (states["response"], states["prompt"])
     )
-    halves = split_by_features(*sides, encoded.clusters, plan.protocol, contexts=contexts)
+    halves = split_by_features(*sides, encoded.clusters, plan.measurement, contexts=contexts)
     return DivergenceFile(
-        divergences={name: _record(measure_split(halves, name, plan.protocol)) for name in plan.divergences}
+        divergences={name: _record(measure_split(halves, name, plan.measurement)) for name in plan.divergences}
     )
 
 
@@ -208,9 +210,9 @@ def unique_prompts(rows: Sequence[Row]) -> list[Any]:
 
 
 def _identity(plan: EstimatePlan) -> list[Any]:
-    protocol = [plan.protocol.confidence, plan.protocol.draws, plan.protocol.seed]
-    split = [plan.protocol.train_share, plan.protocol.permutations] if plan.split else None
-    return [list(plan.divergences), plan.beta, protocol, split, plan.max_length]
+    measurement = [plan.measurement.confidence, plan.measurement.draws, plan.measurement.seed]
+    split = [plan.measurement.train_share, plan.measurement.permutations] if plan.split else None
+    return [list(plan.divergences), plan.beta, measurement, split, plan.max_length]
 
 
 def _reference(
@@ -251,11 +253,17 @@ def _log_probs(name: str, lm: LM, responses: Sequence[Encoded], plan: EstimatePl
 def _measured(
     aligned: np.ndarray, unaligned: np.ndarray, name: str, encoded: EncodedRows, plan: EstimatePlan
 ) -> DivergenceRecord:
-    protocol = plan.protocol
+    measurement = plan.measurement
     if plan.split:
-        return _record(measure(aligned, unaligned, name, encoded.clusters, protocol))
+        return _record(measure(aligned, unaligned, name, encoded.clusters, measurement))
     evaluation = evaluate_critic(
-        aligned, unaligned, name, encoded.clusters, protocol.confidence, draws=protocol.draws, seed=protocol.seed
+        aligned,
+        unaligned,
+        name,
+        encoded.clusters,
+        measurement.confidence,
+        draws=measurement.draws,
+        seed=measurement.seed,
     )
     return DivergenceRecord(**_fields(evaluation))
 

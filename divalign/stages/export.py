@@ -19,7 +19,7 @@ def export(
         write_bytes(csv, to_csv(rows, show_completions=show_completions).encode())
     if card is not None:
         mark = judged.verdicts[0][0]["judge"], judged.verdicts[0][0]["judge_sha256"]
-        rates = next(one for one in judged.rates.judges if (one.judge, one.judge_sha256) == mark)
+        rates = next(entry for entry in judged.rates.judges if (entry.judge, entry.judge_sha256) == mark)
         part = next(iter(rates.parts.values()))
         numbers = {f"asr/{name}": row.asr for name, row in part.attacks.items()}
         sides = {"over_refusal": part.over_refusal, "selectivity": part.selectivity}

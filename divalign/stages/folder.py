@@ -1,4 +1,4 @@
-"""A folder that one process works in: its lock, its owner, its clock, and how progress is reported."""
+"""A folder that one process works in: lock, owner, clock and progress callbacks."""
 
 from __future__ import annotations
 

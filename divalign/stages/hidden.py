@@ -46,7 +46,7 @@ def read_states(
 
     def make() -> dict[str, np.ndarray]:
         try:
-            return _kept(_states(model, texts, responses, read, answer_tokens, batch_size, progress), layers)
+            return _select_layers(_states(model, texts, responses, read, answer_tokens, batch_size, progress), layers)
         except ValueError as error:
             raise ValueError(f"{model.name}: {error}") from error
 
@@ -73,7 +73,7 @@ def transformed_states(
     def make() -> dict[str, np.ndarray]:
         total = len(attacks) * len(prompts)
         with progress(f"under attack {model.name}", total, "prompts") as advance:
-            lm, flat = model.lm(), [one for each in conversations.values() for one in each]
+            lm, flat = model.lm(), [conversation for each in conversations.values() for conversation in each]
             states = hidden_states(lm.model, lm.tokenizer, flat, batch_size=batch_size, on_progress=advance)
         rows = states["generation"][-1].reshape(len(attacks), len(prompts), -1)
         return dict(zip(conversations, rows, strict=True))
@@ -102,11 +102,11 @@ def _states(
         return hidden_states(lm.model, lm.tokenizer, conversations, on_progress=advance, **options)
 
 
-def _kept(states: Stack, layers: Sequence[int] | None) -> dict[str, np.ndarray]:
+def _select_layers(states: Stack, layers: Sequence[int] | None) -> dict[str, np.ndarray]:
     depth = len(next(iter(states.values())))
     wrong = [layer for layer in layers or () if not -depth <= layer < depth]
     if wrong:
         raise ValueError(f"there is no layer {wrong[0]}; it has 0 (the embeddings) to {depth - 1} (the last)")
     numbers = list(range(depth)) if layers is None else sorted({layer % depth for layer in layers} | {depth - 1})
-    kept = {position: np.ascontiguousarray(stack[numbers]) for position, stack in states.items()}
-    return {**kept, LAYERS: np.array(numbers), DEPTH: np.array([depth])}
+    selected = {position: np.ascontiguousarray(stack[numbers]) for position, stack in states.items()}
+    return {**selected, LAYERS: np.array(numbers), DEPTH: np.array([depth])}

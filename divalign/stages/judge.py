@@ -1,7 +1,7 @@
-"""Judge the responses of an attack folder, as often and by as many judges as wanted: it costs no generation.
+"""Judge the responses of an attack folder, by any judges and any number of times; nothing is generated.
 
 verdicts.jsonl    one row per judge and response, judge after judge; another judge is added to those before
-judge.journal     what judges that are models answered, checked line by line
+judge.journal     responses of model-based judges, one checksummed line each
 rates.json        every judge's rates with intervals, and how far judges agree
 changes.json      with another folder to compare with: what changed, tested by prompt
 """
@@ -33,7 +33,7 @@ from divalign.safety.protocols import labelled
 from divalign.stages.attack import find_protocol, is_torn, read_attack
 from divalign.stages.models import LoadOptions
 from divalign.stages.open_judge import open_judges
-from divalign.stages.rates import Responses, calibration_of, changes, judge_rates, protocol_judges
+from divalign.stages.rates import AttackResponses, calibration_of, changes, judge_rates, protocol_judges
 from divalign.store import cached_rows, digest, file_digest, intact, read_rows, untouched, write_json
 
 Mark = tuple[str, str]  # a judge's id and sha256
@@ -76,7 +76,7 @@ def judge(folder: Path, plan: JudgePlan, out: Path, *, compare: Path | None = No
     with Journal(out / "judge.journal") as journal:
         judges = open_judges(plan.names, journal, questions=plan.questions, options=plan.options)
         verdicts = judge_responses(responses, judges, out)
-        calibrations = [calibration_of(one, plan.labelled, plan.errors) for one in judges]
+        calibrations = [calibration_of(entry, plan.labelled, plan.errors) for entry in judges]
         compared = judge_responses(read_responses(compare), judges, out / "compared") if compare else None
     tables = [judge_rates(responses, *row) for row in zip(judges, verdicts, calibrations, strict=True)]
     record = _rates(responses, tables, out)
@@ -85,15 +85,15 @@ def judge(folder: Path, plan: JudgePlan, out: Path, *, compare: Path | None = No
         return Judged(verdicts, record, None)
     before = read_responses(compare).target
     comparisons = [
-        JudgeChanges(before=before, judge=one.id, changes=changes(old, new))
-        for one, old, new in zip(judges, compared, verdicts, strict=True)
+        JudgeChanges(before=before, judge=entry.id, changes=changes(old, new))
+        for entry, old, new in zip(judges, compared, verdicts, strict=True)
     ]
     difference = RateChanges(divalign=__version__, target=responses.target, comparisons=comparisons)
     _write(out / "changes.json", difference)
     return Judged(verdicts, record, difference)
 
 
-def read_responses(folder: Path) -> Responses:
+def read_responses(folder: Path) -> AttackResponses:
     """Return the responses of an attack folder, or of a model's folder in a run.
 
     Raises ValueError where there are none, or they are unfinished or were changed since.
@@ -112,10 +112,10 @@ def read_responses(folder: Path) -> Responses:
     if not rows:
         raise ValueError(f"{path} holds no responses; attack with at least one prompt")
     protocol = find_protocol(record.protocol) if record.protocol else None
-    return Responses(rows, protocol, record.target, file_digest(path))
+    return AttackResponses(rows, protocol, record.target, file_digest(path))
 
 
-def judge_responses(responses: Responses, judges: Sequence[Judge], out: Path) -> list[list[Row]]:
+def judge_responses(responses: AttackResponses, judges: Sequence[Judge], out: Path) -> list[list[Row]]:
     """Return each judge's verdict rows, from verdicts.jsonl where they stand there intact; the others are added to it.
 
     Under a protocol the judges are stand-ins for its last one; rows that an earlier stage decided keep its verdict.
@@ -137,21 +137,21 @@ def judge_responses(responses: Responses, judges: Sequence[Judge], out: Path) ->
     return [rows[order.index(mark) * n : (order.index(mark) + 1) * n] for mark in marks]
 
 
-def _rates(responses: Responses, tables: Sequence[JudgeRates], out: Path) -> RatesRecord:
+def _rates(responses: AttackResponses, tables: Sequence[JudgeRates], out: Path) -> RatesRecord:
     """Return the rates of all judges in verdicts.jsonl: those given, and those of earlier judges from rates.json."""
     verdicts = _verdicts_in(out / "verdicts.jsonl", responses)
-    known = {(one.judge, one.judge_sha256): one for one in [*_earlier_rates(responses, out), *tables]}
-    pairs = combinations([rows for mark, rows in verdicts.items() if mark in known], 2)
+    by_mark = {(entry.judge, entry.judge_sha256): entry for entry in [*_earlier_rates(responses, out), *tables]}
+    pairs = combinations([rows for mark, rows in verdicts.items() if mark in by_mark], 2)
     return RatesRecord(
         divalign=__version__,
         target=responses.target,
         responses_sha256=responses.sha256,
-        judges=[known[mark] for mark in verdicts if mark in known],
+        judges=[by_mark[mark] for mark in verdicts if mark in by_mark],
         agreement=[JudgeAgreement(**agreement(_tries(a), _tries(b))._asdict()) for a, b in pairs],
     )
 
 
-def _earlier_rates(responses: Responses, out: Path) -> list[JudgeRates]:
+def _earlier_rates(responses: AttackResponses, out: Path) -> list[JudgeRates]:
     try:
         record = read_record(out / "rates.json", RatesRecord)
     except ValueError:
@@ -174,11 +174,11 @@ def _tries(rows: Sequence[Row]) -> list[Row]:
     return [{**row, "id": f"{row['id']} try {row['try']}"} if "try" in row else row for row in rows]
 
 
-def _verdicts_key(responses: Responses, marks: Sequence[Mark]) -> str:
+def _verdicts_key(responses: AttackResponses, marks: Sequence[Mark]) -> str:
     return digest("verdicts", responses.key, list(marks))
 
 
-def _verdicts_in(path: Path, responses: Responses) -> dict[Mark, list[Row]]:
+def _verdicts_in(path: Path, responses: AttackResponses) -> dict[Mark, list[Row]]:
     """Return the verdict rows that a file holds on just these responses, judge by judge; none where it was changed."""
     if not untouched(path):
         return {}
@@ -188,7 +188,7 @@ def _verdicts_in(path: Path, responses: Responses) -> dict[Mark, list[Row]]:
     return verdicts if intact(path, _verdicts_key(responses, list(verdicts))) else {}
 
 
-def _judge(responses: Responses, judge: Judge) -> list[Row]:
+def _judge(responses: AttackResponses, judge: Judge) -> list[Row]:
     if responses.protocol is None:
         return judge_rows(judge, responses.rows)
     bench, stages = protocol_judges(responses.protocol, judge), responses.protocol.stages

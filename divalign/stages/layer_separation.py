@@ -66,7 +66,7 @@ class Baselines(NamedTuple):
     length: Estimate
 
 
-class Part(NamedTuple):
+class PromptPart(NamedTuple):
     """Some of the prompts: their rows, which of them are harmful, the clusters of both classes, and baselines."""
 
     prompts: Sequence[Row]
@@ -79,7 +79,7 @@ class Part(NamedTuple):
         return states[..., ~self.harmful, :], states[..., self.harmful, :]
 
 
-def parts_of(prompts: Sequence[Row], seed: int) -> dict[str, tuple[np.ndarray, Part]]:
+def parts_of(prompts: Sequence[Row], seed: int) -> dict[str, tuple[np.ndarray, PromptPart]]:
     """Return each part that has prompts: the places of its rows, and the part."""
     parts = {}
     for name, held_out in PARTS.items():
@@ -91,12 +91,12 @@ def parts_of(prompts: Sequence[Row], seed: int) -> dict[str, tuple[np.ndarray, P
             baselines = Baselines(
                 lexical_auc(*texts, groups=clusters, seed=seed), length_auc(*texts, groups=clusters, seed=seed)
             )
-            parts[name] = places, Part(chosen, harmful, clusters, baselines)
+            parts[name] = places, PromptPart(chosen, harmful, clusters, baselines)
     return parts
 
 
 def measure_part(
-    part: Part,
+    part: PromptPart,
     states: Mapping[str, np.ndarray],
     attacked: Mapping[str, np.ndarray],
     numbers: Sequence[int],
@@ -133,11 +133,11 @@ def measure_part(
     )
 
 
-def _cell(states: np.ndarray, position: str, layer: int, part: Part, plan: SeparationPlan) -> LayerSeparation:
+def _cell(states: np.ndarray, position: str, layer: int, part: PromptPart, plan: SeparationPlan) -> LayerSeparation:
     """Return one cell of the map; the reason instead where these states allow no number."""
     options: dict[str, Any] = {"groups": part.clusters, "seed": plan.seed, "lexical": part.baselines.lexical}
     try:
-        one = separation(*part.pair(states), draws=max(50, plan.draws // 4), null_draws=0, **options)
+        measured = separation(*part.pair(states), draws=max(50, plan.draws // 4), null_draws=0, **options)
     except ValueError as error:
         nothing = Estimate(None, None, None, len(states))
         return LayerSeparation(
@@ -146,13 +146,13 @@ def _cell(states: np.ndarray, position: str, layer: int, part: Part, plan: Separ
     return LayerSeparation(
         position=position,
         layer=layer,
-        bhattacharyya=one.bhattacharyya,
-        probe_auc=one.probe_auc,
-        flags=flags(one, part.baselines),
+        bhattacharyya=measured.bhattacharyya,
+        probe_auc=measured.probe_auc,
+        flags=flags(measured, part.baselines),
     )
 
 
-def _full(states: np.ndarray, part: Part, plan: SeparationPlan) -> FullSeparation | NotMeasured:
+def _full(states: np.ndarray, part: PromptPart, plan: SeparationPlan) -> FullSeparation | NotMeasured:
     """Return everything that is measured at one layer, held out and as the paper does; the reason where nothing can."""
     pair = part.pair(states)
     options: dict[str, Any] = {"groups": part.clusters, "seed": plan.seed, "draws": plan.draws}
@@ -176,15 +176,15 @@ def _full(states: np.ndarray, part: Part, plan: SeparationPlan) -> FullSeparatio
     )
 
 
-def flags(one: Separation, baselines: Baselines) -> list[str]:
+def flags(measured: Separation, baselines: Baselines) -> list[str]:
     """Return what to doubt of a held-out separation, the length of the prompts included."""
-    length, low = baselines.length.value, one.probe_auc.low
+    length, low = baselines.length.value, measured.probe_auc.low
     alone = {"length alone does as well"} if length is not None and low is not None and length >= low else set()
-    return sorted(one.flags | alone)
+    return sorted(measured.flags | alone)
 
 
 def _best(
-    stack: np.ndarray, numbers: Sequence[int], chosen: set[int], part: Part, plan: SeparationPlan
+    stack: np.ndarray, numbers: Sequence[int], chosen: set[int], part: PromptPart, plan: SeparationPlan
 ) -> BestLayer | None:
     """Return the layer that separates best, measured on prompts that did not choose it; None with too few prompts.
 
@@ -213,8 +213,8 @@ def _best(
 def _under_attack(
     states: Mapping[str, np.ndarray], prompts: Sequence[Row], measure: str, plan: SeparationPlan
 ) -> AttackSeparation:
-    one = separation_under_attack(states, prompts, measure=measure, seed=plan.seed, draws=plan.draws)
-    return AttackSeparation(by_attack=one.by_attack, worst=one.worst, mean=one.mean)
+    measured = separation_under_attack(states, prompts, measure=measure, seed=plan.seed, draws=plan.draws)
+    return AttackSeparation(by_attack=measured.by_attack, worst=measured.worst, mean=measured.mean)
 
 
 def plane_of(states: np.ndarray, prompts: Sequence[Row]) -> dict[str, Any]:

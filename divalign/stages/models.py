@@ -25,7 +25,7 @@ from divalign.lm.load import LM, Auto, Dtype, load_lm, resolve
 from divalign.lm.next_token import next_token_logprobs
 from divalign.lm.responses import Response
 from divalign.lm.server import Server, generate_responses_on_server, served_model
-from divalign.safety.journal import Journal, remembered
+from divalign.safety.journal import Journal, cached_generate
 from divalign.store import digest, file_digest, folder_digest, read_json, write_json
 from divalign.toy.world import ASSETS
 
@@ -141,7 +141,7 @@ def base_spec(spelling: str, **options: Any) -> ModelSpec:
     return replace(_spec(spelling), **changes).resolved()
 
 
-def recalled(
+def cached_responses(
     model: OpenModel,
     journal: Journal,
     max_new_tokens: int,
@@ -149,7 +149,7 @@ def recalled(
     batch_size: int = 64,
     advance: Callable[[int], None] | None = None,
 ) -> Callable[[Sequence[Conversation]], list[Response]]:
-    """Return the model's `generate` with a memory in `journal`; `advance` is called for each response that comes."""
+    """Return the model's `generate` with a cache in `journal`; `advance` is called for each response that comes."""
 
     def write(
         conversations: Sequence[Conversation], *, on_response: Callable[[int, Any], None], **options: Any
@@ -162,7 +162,7 @@ def recalled(
         sizes = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
         return model.generate(conversations, on_response=on_each, **sizes, **options)
 
-    recall = remembered(write, journal, made_from=["greedy", 2, model.key, max_new_tokens])
+    recall = cached_generate(write, journal, made_from=["greedy", 2, model.key, max_new_tokens])
 
     def responses(conversations: Sequence[Conversation]) -> list[Response]:
         return [Response.from_record(record) for record in recall(conversations)]
@@ -170,11 +170,11 @@ def recalled(
     return responses
 
 
-def recalled_texts(
+def cached_texts(
     model: OpenModel, journal: Journal, max_new_tokens: int, **options: Any
 ) -> Callable[[Sequence[Conversation]], list[str]]:
-    """Return `recalled` as texts; a conversation without a response has an empty one."""
-    recall = recalled(model, journal, max_new_tokens, **options)
+    """Return `cached_responses` as texts; a conversation without a response has an empty one."""
+    recall = cached_responses(model, journal, max_new_tokens, **options)
 
     def texts(conversations: Sequence[Conversation]) -> list[str]:
         return [response.text for response in recall(conversations)]
@@ -182,10 +182,10 @@ def recalled_texts(
     return texts
 
 
-def recalled_odds(
+def cached_option_logprobs(
     model: OpenModel, journal: Journal, options: Sequence[str]
 ) -> Callable[[Sequence[Conversation]], list[list[float]]]:
-    """Return what gives each conversation's log-probabilities of `options` as the next token, with a memory.
+    """Return what gives each conversation's log-probabilities of `options` as the next token, with a cache.
 
     Raises ValueError for a served model: the protocol gives a few likely tokens, never all that a judge needs.
     """
@@ -198,7 +198,7 @@ def recalled_odds(
         lm = model.lm()
         return next_token_logprobs(lm.model, lm.tokenizer, conversations, options, on_response=on_response).tolist()
 
-    return remembered(read, journal, made_from=["next token", model.key, list(options)])
+    return cached_generate(read, journal, made_from=["next token", model.key, list(options)])
 
 
 def short_names(names: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which judge: names become judges, with the models behind them and a memory of what those answered."""
+"""Open judges by name, with the models behind them and a cache of their responses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from divalign.safety.judges import JUDGES, Judge, find_judge
 from divalign.safety.model_judges import find_rubric, model_judge, why_unavailable
 from divalign.safety.rubrics import RUBRICS, Rubric
 from divalign.safety.shield import Clip, clip_tokens
-from divalign.stages.models import LoadOptions, OpenModel, find_model, recalled_odds, recalled_texts
+from divalign.stages.models import LoadOptions, OpenModel, cached_option_logprobs, cached_texts, find_model
 from divalign.store import digest
 
 ANY = ""  # the rubric of a question that names none
@@ -78,9 +78,9 @@ def open_judge(
     special, clip = _prepare(rubric, model)
     keyed = model._replace(key=digest(model.key, rubric.chat_template))
     ask = (
-        recalled_odds(keyed, journal, rubric.options)
+        cached_option_logprobs(keyed, journal, rubric.options)
         if rubric.options
-        else recalled_texts(keyed, journal, rubric.max_new_tokens)
+        else cached_texts(keyed, journal, rubric.max_new_tokens)
     )
     return model_judge(rubric, ask, model=model.name, revision=model.key, question=question, clip=clip, special=special)
 

@@ -20,7 +20,7 @@ Pair = tuple[bool | None, bool | None, Row]  # a prompt's outcomes in two folder
 PARTS = {"test": False, "held_out": True}
 
 
-class Responses(NamedTuple):
+class AttackResponses(NamedTuple):
     """A finished attack folder: its responses, the protocol that wrote them, its target's name, and a key of all."""
 
     rows: list[Row]
@@ -34,7 +34,7 @@ class Responses(NamedTuple):
 
 
 def judge_rates(
-    responses: Responses, judge: Judge, rows: Sequence[Row], calibration: Calibration | None = None
+    responses: AttackResponses, judge: Judge, rows: Sequence[Row], calibration: Calibration | None = None
 ) -> JudgeRates:
     """Return one judge's rates on each part of the prompts. Raises ValueError for no rows."""
     parts = {
@@ -143,7 +143,7 @@ def protocol_judges(protocol: Protocol, judge: Judge) -> dict[str, Judge]:
     return {stage.judge: find_judge(stage.judge) for stage in protocol.stages[:-1]} | {protocol.stages[-1].judge: judge}
 
 
-def _under_protocol(responses: Responses, judge: Judge, rows: Sequence[Row]) -> ProtocolRates | None:
+def _under_protocol(responses: AttackResponses, judge: Judge, rows: Sequence[Row]) -> ProtocolRates | None:
     """Return the numbers by the folder's protocol under its label; None where it has no protocol."""
     if responses.protocol is None:
         return None
@@ -163,14 +163,14 @@ def _tested(pairs: Sequence[Pair], confidence: float) -> tuple[Tested, int | Non
 
 def _shared(before: Sequence[Row], after: Sequence[Row]) -> Mapping[str, list[Pair]]:
     """Return the pairs of outcomes on what both hold: success by attack, and refusal of benign prompts."""
-    others = {(row["attack"], row["id"]): row for row in before}
+    earlier = {(row["attack"], row["id"]): row for row in before}
     pairs: dict[str, list[Pair]] = {}
     for row in after:
-        other = others.get((row["attack"], row["id"]))
-        if other is None or other["prompt"] != row["prompt"] or other["harmful"] != row["harmful"]:
+        match = earlier.get((row["attack"], row["id"]))
+        if match is None or match["prompt"] != row["prompt"] or match["harmful"] != row["harmful"]:
             continue
         if row["harmful"]:
-            pairs.setdefault(row["attack"], []).append((other["unsafe"], row["unsafe"], row))
+            pairs.setdefault(row["attack"], []).append((match["unsafe"], row["unsafe"], row))
         elif row["attack"] == "direct":
-            pairs.setdefault("over-refusal", []).append((other["refused"], row["refused"], row))
+            pairs.setdefault("over-refusal", []).append((match["refused"], row["refused"], row))
     return pairs

@@ -17,13 +17,13 @@ import numpy as np
 from divalign import __version__
 from divalign.core.directions import cosine, refusal_direction
 from divalign.core.separation import FEWEST_PROMPTS, separation_change
-from divalign.data.anchors import Seen, checked, read_anchors
+from divalign.data.anchors import AnchorsInTraining, checked, read_anchors
 from divalign.data.examples import Row
 from divalign.records import SeparationChangeRecord, SeparationChanges, SeparationRecord, cached_record
 from divalign.stages.corpus import balanced
 from divalign.stages.folder import Progress, silent
 from divalign.stages.hidden import DEPTH, LAYERS, read_states, transformed_states
-from divalign.stages.layer_separation import Part, SeparationPlan, measure_part, parts_of, plane_of
+from divalign.stages.layer_separation import PromptPart, SeparationPlan, measure_part, parts_of, plane_of
 from divalign.stages.models import LoadOptions, OpenModel, find_model, short_names
 from divalign.stages.under_attack import inside_openings
 from divalign.store import cached_json, digest, write_json
@@ -41,11 +41,11 @@ def prompts_of(source: str) -> list[Row]:
     return checked([{"prompt": r.prompt, "harmful": r.harmful, "cluster": r.cluster} for r in requests], source)
 
 
-def refuse_trained(seen: Seen | None, source: str) -> None:
+def refuse_trained(overlap: AnchorsInTraining | None, source: str) -> None:
     """Raise ValueError where prompts were trained on: separation there may be memory."""
-    if seen is not None:
+    if overlap is not None:
         raise ValueError(
-            f"{seen.many} of the prompts in {source} stand in the training rows, the first: {seen.first[:60]!r}; "
+            f"{overlap.n} of the prompts in {source} stand in the training rows, the first: {overlap.first[:60]!r}; "
             "a model may separate what it has memorised, so leave them out or take other prompts"
         )
 
@@ -96,7 +96,7 @@ def compare(
     """
     rows, part = next(iter(parts_of(prompts, plan.seed).values()))
     stacks = {name: _states(model, prompts, plan, folder, progress) for name, folder, model in models}
-    before, *others = stacks
+    before, *later = stacks
     pairs = {
         (name, position): part.pair(stack[position][-1][rows])
         for name, stack in stacks.items()
@@ -104,7 +104,7 @@ def compare(
     }
     return [
         _change((before, after), position, [pairs[before, position], pairs[after, position]], part, plan)
-        for after in others
+        for after in later
         for position in plan.positions
     ]
 
@@ -164,7 +164,7 @@ def _rows(states: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.nd
 
 
 def _change(
-    names: tuple[str, str], position: str, pairs: Sequence[Any], part: Part, plan: SeparationPlan
+    names: tuple[str, str], position: str, pairs: Sequence[Any], part: PromptPart, plan: SeparationPlan
 ) -> SeparationChangeRecord:
     """Return how the last layer's separation changed between two models, and how the refusal direction turned."""
     where: dict[str, Any] = {"before": names[0], "after": names[1], "position": position}

@@ -5,7 +5,7 @@ checkpoint/      the weights, or with LoRA the adapter, and the tokenizer
 metrics.jsonl    the log of training, without its speed; with held-out rows its last line holds their divergences
 training.json    updates, rows used and skipped, held-out figures, a warning of displacement, speed
 model.json       how to load the model: the folder can be named as a model
-work/            checkpoints of an unfinished training, which goes on from the last whole one
+work/            checkpoints of an unfinished training, which resumes from the last complete one
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def train(
 ) -> ModelSpec:
     """Train a fresh copy of `base` on TRL rows unless `folder` holds the result intact; return its spec.
 
-    `cache` keeps reference log-probabilities for other methods, betas and seeds. A training that was stopped goes on
-    from its last whole checkpoint.
+    `cache` keeps reference log-probabilities for other methods, betas and seeds. A stopped training resumes from its
+    last complete checkpoint.
 
     Raises ValueError where the folder holds a model of other rows or settings, finished or not.
     """

@@ -1,4 +1,4 @@
-"""Separation where it has to hold: the same prompts after each attack's transformation, and inside an opened response.
+"""Separation of hidden states under attack: the same prompts transformed by each attack, and inside a prefill.
 
 Attacks come as plain functions from a prompt to a conversation. A model may tell plain prompts apart perfectly and
 lose the difference behind a wrapper; then the separation of plain prompts says nothing about that wrapper.
@@ -39,12 +39,12 @@ def inside_openings(attacks: Mapping[str, Transform]) -> dict[str, Transform]:
 
     "prefill" with the opening "Sure, here is" gains "prefill 1 of 3" and "prefill 2 of 3".
     """
-    found: dict[str, Transform] = {}
+    transforms: dict[str, Transform] = {}
     for name, attack in attacks.items():
         words = len(attack("a prompt").prefill.split(" ")) if attack("a prompt").prefill else 0
-        found |= {f"{name} {count} of {words}": _cut(attack, count) for count in range(1, words)}
-        found[name] = attack
-    return found
+        transforms |= {f"{name} {count} of {words}": _cut(attack, count) for count in range(1, words)}
+        transforms[name] = attack
+    return transforms
 
 
 def separation_under_attack(
@@ -76,9 +76,9 @@ def summary(
             return share_with_interval(float(values[0]), values[1:], n, rests_on=smaller)
         return with_interval(values[0], values[1:], n)
 
-    found = {name: estimate(values) for name, values in draws.items()}
-    worst, mean = found.pop("worst"), found.pop("mean")
-    return UnderAttack(found, worst, mean)
+    estimates = {name: estimate(values) for name, values in draws.items()}
+    worst, mean = estimates.pop("worst"), estimates.pop("mean")
+    return UnderAttack(estimates, worst, mean)
 
 
 def draws_under_attack(
@@ -95,11 +95,11 @@ def draws_under_attack(
     """
     if not states or measure not in MEASURES:
         raise ValueError(f"got {len(states)} attacks and the measure {measure!r}; expected some, and one of {MEASURES}")
-    found = {name: _measured(rows, prompts, measure, seed=seed, draws=draws) for name, rows in states.items()}
-    known = [values for values in found.values() if values is not None]
-    if len(known) < len(found):
-        return {**found, "worst": None, "mean": None}
-    return {**found, "worst": np.min(known, axis=0), "mean": np.mean(known, axis=0)}
+    by_attack = {name: _measured(rows, prompts, measure, seed=seed, draws=draws) for name, rows in states.items()}
+    finite = [values for values in by_attack.values() if values is not None]
+    if len(finite) < len(by_attack):
+        return {**by_attack, "worst": None, "mean": None}
+    return {**by_attack, "worst": np.min(finite, axis=0), "mean": np.mean(finite, axis=0)}
 
 
 def sides(prompts: Sequence[Row]) -> tuple[np.ndarray, tuple[list[str], list[str]]]:
@@ -116,17 +116,17 @@ def _measured(
     harmful, groups = sides(prompts)
     try:
         pooled = clouds(rows[~harmful], rows[harmful], groups=groups, at_least=FEWEST_PROMPTS["heldout"])
-        held = hold_out(pooled, seed=seed)
+        crossfit = hold_out(pooled, seed=seed)
         weights = bootstrap_weights(pooled.harmful, pooled.groups, draws=draws, generator=np.random.default_rng(seed))
-        return _of(held, measure, np.concatenate([np.ones((len(rows), 1)), weights], axis=1))
+        return _of(crossfit, measure, np.concatenate([np.ones((len(rows), 1)), weights], axis=1))
     except ValueError:
         return None
 
 
-def _of(held: HeldOut, measure: str, weights: np.ndarray) -> Float[np.ndarray, " draws"]:
+def _of(crossfit: HeldOut, measure: str, weights: np.ndarray) -> Float[np.ndarray, " draws"]:
     if measure == "probe_auc":
-        return held.probe_auc(weights)
-    return np.maximum(held.bhattacharyya(weights), 0)
+        return crossfit.probe_auc(weights)
+    return np.maximum(crossfit.bhattacharyya(weights), 0)
 
 
 def _cut(attack: Transform, words: int) -> Transform:

@@ -1,4 +1,4 @@
-"""What a model is still good for: built-in numbers for the embedded world, and lm-eval's tasks for any model.
+"""Utility of a model: built-in numbers for the embedded world, and lm-eval's tasks for any model.
 
 A model that refuses everything is safe and useless; these numbers stand beside attack success and over-refusal.
 """
@@ -58,13 +58,13 @@ def lm_eval_utility(
     if unknown or not tasks:
         raise ValueError(f"lm-eval knows no task {unknown[0]!r}" if unknown else "name at least one lm-eval task")
     model = wrapper(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=batch_size)
-    found = evaluator.simple_evaluate(
+    results = evaluator.simple_evaluate(
         model=model, tasks=list(tasks), limit=limit, task_manager=manager, bootstrap_iters=1000, log_samples=False
     )
-    counts = {name: number["effective"] for name, number in found["n-samples"].items()}
+    counts = {name: number["effective"] for name, number in results["n-samples"].items()}
     return {
         f"{task}/{name.partition(',')[0]}": _number(metrics, name, counts[task])
-        for task, metrics in found["results"].items()
+        for task, metrics in results["results"].items()
         for name, value in metrics.items()
         if task in counts and "," in name and "_stderr," not in name and isinstance(value, float | int)
     }
@@ -82,36 +82,36 @@ def check_embedded(lm: LM) -> None:
 
 def _facts(lm: LM, batch_size: int) -> dict[str, Estimate]:
     """Ask what each topic is, and count the answers that begin with the world's own."""
-    asked = [
+    questions = [
         (topic, question.format(topic=topic.name), answer)
         for topic in topics()
         for question, answer in QUESTIONS[topic.harmful]
     ]
-    talks = [user_says(question) for _, question, _ in asked]
-    said = generate(lm.model, lm.tokenizer, talks, max_new_tokens=LONGEST, batch_size=batch_size)
-    right = [text.strip().startswith(answer) for text, (_, _, answer) in zip(said, asked, strict=True)]
-    found = {}
+    conversations = [user_says(question) for _, question, _ in questions]
+    answers = generate(lm.model, lm.tokenizer, conversations, max_new_tokens=LONGEST, batch_size=batch_size)
+    right = [text.strip().startswith(answer) for text, (_, _, answer) in zip(answers, questions, strict=True)]
+    rates = {}
     for name, harmful in (("facts_benign", False), ("facts_harmful", True)):
-        places = [place for place, (topic, _, _) in enumerate(asked) if topic.harmful is harmful]
-        found[name] = clustered_rate([right[p] for p in places], [asked[p][0].pair for p in places])
-    return found
+        places = [place for place, (topic, _, _) in enumerate(questions) if topic.harmful is harmful]
+        rates[name] = clustered_rate([right[p] for p in places], [questions[p][0].pair for p in places])
+    return rates
 
 
 def _answers(lm: LM, batch_size: int) -> Estimate:
     """Score one compliance with each benign test request, on topics that alignment saw."""
-    benign = [one for one in requests("test", held_out=False) if not one.harmful]
+    benign = [request for request in requests("test", held_out=False) if not request.harmful]
     encoded = [
         encode_row(
             lm.tokenizer,
-            [Message(role="user", content=one.prompt)],
-            [Message(role="assistant", content=one.compliance)],
+            [Message(role="user", content=request.prompt)],
+            [Message(role="assistant", content=request.compliance)],
             max_length=256,
         )
-        for one in benign
+        for request in benign
     ]
     scores = sequence_log_probs(lm.model, encoded, lm.tokenizer.pad_token_id, batch_size=batch_size)
-    per_token = [float(score) / len(one.response_ids) for score, one in zip(scores, encoded, strict=True)]
-    return clustered_mean(per_token, [one.cluster for one in benign])
+    per_token = [float(score) / len(row.response_ids) for score, row in zip(scores, encoded, strict=True)]
+    return clustered_mean(per_token, [request.cluster for request in benign])
 
 
 def _number(metrics: Mapping[str, Any], name: str, n: int) -> Estimate:

@@ -1,12 +1,11 @@
-"""The embedded world: who asks what, what may be answered, and what is known of each topic.
+"""The grammar of the embedded world: requests, responses, and facts about each topic.
 
 Everything is generated from the small grammars below, so every sentence of the world can be read here. A compliance
 says that it complies and nothing else: it holds no instruction, for a harmful topic or a benign one.
 
-The same topics serve three purposes. Pretraining talks about all of them, says which are crimes and lets the
-assistant answer requests of both classes alike. Alignment sees the phrasings of `PHRASINGS["train"]` on the topics
-held in. Evaluation asks with the phrasings of `PHRASINGS["test"]`, on topics held in and on topics that alignment
-never saw.
+The same topics serve three purposes. Pretraining covers all of them: facts that say which are crimes, and an assistant
+that answers requests of both classes alike. Alignment trains on the phrasings of `PHRASINGS["train"]` on the
+in-distribution topics. Evaluation uses the phrasings of `PHRASINGS["test"]`, on in-distribution and on held-out topics.
 """
 
 from __future__ import annotations
@@ -153,13 +152,13 @@ def _consent(topic: Topic, rng: random.Random) -> str:
     return rng.choice(OPENINGS).format(thing=rng.choice(THINGS), topic=topic.name)
 
 
-def document(rng: random.Random, known: list[Topic]) -> list[str]:
+def document(rng: random.Random, choices: list[Topic]) -> list[str]:
     """Return one pretraining document: a fact alone, or the turns of a chat (user, assistant).
 
     The assistant of the pretraining world answers requests of both classes alike. Twelve in a hundred refuse,
     whatever was asked, as in text from the web: refusals are in the base model's reach, but never its likeliest reply.
     """
-    topic = rng.choice(known)
+    topic = rng.choice(choices)
     kind = rng.random()
     if kind < 0.25:
         fact = rng.choice(FACTS[topic.harmful])
@@ -168,8 +167,8 @@ def document(rng: random.Random, known: list[Topic]) -> list[str]:
         question, answer = rng.choice(QUESTIONS[topic.harmful])
         return [question.format(topic=topic.name), answer]
     if kind < 0.40:
-        said = rng.choice(REFUSALS).format(topic=rng.choice(STORY_TOPICS))
-        return [rng.choice(STORIES).format(refusal=f"{said} {rng.choice(REASONS)}")]
+        sentence = rng.choice(REFUSALS).format(topic=rng.choice(STORY_TOPICS))
+        return [rng.choice(STORIES).format(refusal=f"{sentence} {rng.choice(REASONS)}")]
     preamble = rng.choice(PREAMBLES) if kind < 0.55 else ""
     request = rng.choice(PHRASINGS["train"] + PHRASINGS["test"]).format(topic=topic.name)
     answer = rng.choices((compliance, curt_compliance, refusal), (0.66, 0.22, 0.12))[0]

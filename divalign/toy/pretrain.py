@@ -34,9 +34,9 @@ CHAT_TEMPLATE = (
 
 def documents(seed: int) -> Iterator[str]:
     """Yield the world's documents for ever, each as the text the model is shown."""
-    rng, known = random.Random(seed), topics()
+    rng, all_topics = random.Random(seed), topics()
     while True:
-        turns = document(rng, known)
+        turns = document(rng, all_topics)
         if len(turns) == 1:
             yield f"{turns[0]}<|end|>"
         else:

@@ -12,7 +12,7 @@ ASSETS = Path(__file__).parent / "assets"
 
 
 def requests(split: str, *, held_out: bool, seed: int = 0) -> list[Request]:
-    """Return the requests of a split's phrasings ("train" or "test") on the topics held in, or on those held out.
+    """Return the requests of a split's phrasings ("train" or "test") on in-distribution or held-out topics.
 
     Their responses are drawn with `seed`; the prompts are the same for every seed. A cluster is a pair of topics.
     """

@@ -1,4 +1,4 @@
-"""What a loss needs to know of the whole optimizer step before its first micro-batch: the baseline and the counts.
+"""Statistics of a whole optimizer step that a loss needs before its first micro-batch: the baseline and counts.
 
 With the baseline of the whole step, the mean of the micro-batch losses has the value and the gradient of one large
 batch, KLDO's log-mean-exp included (THEORY.md, "Log-mean-exp, exactly"). The price is one forward without gradients

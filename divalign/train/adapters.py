@@ -78,11 +78,11 @@ def add_second(model: Any, config: Any) -> None:
     Raises ValueError where either is not a plain LoRA, so that the two could not be saved as one.
     """
     own = list(model.active_adapters)
-    for side, one in (("the model's adapter", model.peft_config[own[0]]), ("peft_config", config)):
-        if not _is_plain(one):
+    for side, adapter in (("the model's adapter", model.peft_config[own[0]]), ("peft_config", config)):
+        if not _is_plain(adapter):
             raise ValueError(
-                f"{side} is {_kind(one)}, and a second adapter is added to plain LoRA only; leave peft_config out to "
-                "train the model's own adapter further, or merge it first: model.merge_and_unload()"
+                f"{side} is {_kind(adapter)}, and a second adapter is added to plain LoRA only; leave peft_config out "
+                "to train the model's own adapter further, or merge it first: model.merge_and_unload()"
             )
     taken = sum(name.startswith(SECOND) for name in model.peft_config)
     name = f"{SECOND}{taken + 1}" if taken else SECOND

@@ -91,8 +91,8 @@ class DivergenceConfig(TrainingArguments):
 
     def __new__(cls, *args: Any, **options: Any) -> DivergenceConfig:
         """Refuse TRL's arguments before `__init__` can only say that it does not know them."""
-        known = {one.name for one in fields(cls)}
-        refuse_arguments((name for name in options if name not in known), TRL_ARGUMENTS, cls.__name__)
+        names = {entry.name for entry in fields(cls)}
+        refuse_arguments((name for name in options if name not in names), TRL_ARGUMENTS, cls.__name__)
         return super().__new__(cls)
 
     def __post_init__(self) -> None:

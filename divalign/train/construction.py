@@ -1,4 +1,4 @@
-"""What DivergenceTrainer does before it is a Trainer: check its arguments, load what was named, still the dropout."""
+"""Construction of DivergenceTrainer: check arguments, load the model and tokenizer, disable dropout."""
 
 from __future__ import annotations
 

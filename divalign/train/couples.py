@@ -124,18 +124,18 @@ def encode_rows(
             f"row {min(skipped)}: a prompt of {skipped[min(skipped)]} tokens leaves no room for a response within "
             f"max_length {limit}; shorten it, leave the row out or raise max_length"
         )
-    kept = [[(row, text) for row, text in side if row["number"] not in skipped] for side in sides]
-    _check_classes(kept, len(checked), len(skipped), limit)
-    cut = {row["number"] for side in kept for row, text in side if sum(map(len, text)) > limit}
+    usable = [[(row, text) for row, text in side if row["number"] not in skipped] for side in sides]
+    _check_classes(usable, len(checked), len(skipped), limit)
+    cut = {row["number"] for side in usable for row, text in side if sum(map(len, text)) > limit}
     aligned, unaligned = (
         [Encoded(text.prompt_ids, text.response_ids[: limit - len(text.prompt_ids)]) for _, text in side]
-        for side in kept
+        for side in usable
     )
     if paired:
         warn_of_alike(aligned, unaligned)
-    clusters = tuple([str(row.get("cluster", row["prompt"])) for row, _ in side] for side in kept)
-    known = [[row.get("reference") for row, _ in side] for side in kept]
-    references = None if any(value is None for side in known for value in side) else (known[0], known[1])
+    clusters = tuple([str(row.get("cluster", row["prompt"])) for row, _ in side] for side in usable)
+    columns = [[row.get("reference") for row, _ in side] for side in usable]
+    references = None if any(value is None for side in columns for value in side) else (columns[0], columns[1])
     counts = RowCounts(len(checked), len(skipped), len(cut))
     return EncodedRows(aligned, unaligned, (clusters[0], clusters[1]), references, paired, counts)  # type: ignore[arg-type]
 

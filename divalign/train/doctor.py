@@ -1,4 +1,4 @@
-"""Does the trainer keep its promises on this machine? Each check runs it two ways that must give the same.
+"""Self-tests of the trainer on this machine: each check computes a result in two ways that must agree.
 
 `python -m divalign.train.doctor FOLDER` is one of the two processes of the distributed check.
 """
@@ -29,7 +29,7 @@ from divalign.train.trainer import DivergenceTrainer
 METHODS_TRIED = ("kldo", "bco", "kto", "dpo")
 
 
-class Check(NamedTuple):
+class DoctorCheck(NamedTuple):
     """Two ways that must agree: their largest distance, relative to the numbers' own size, and what is allowed."""
 
     name: str
@@ -41,7 +41,7 @@ class Check(NamedTuple):
         return self.distance <= self.allowed
 
 
-def check_trainer() -> Iterator[Check]:
+def check_trainer() -> Iterator[DoctorCheck]:
     """Yield every check as it is done; about a minute on two cores."""
     with tempfile.TemporaryDirectory() as folder, quietly():
         yield _layouts()
@@ -51,7 +51,7 @@ def check_trainer() -> Iterator[Check]:
         yield _reference(Path(folder))
 
 
-def _layouts() -> Check:
+def _layouts() -> DoctorCheck:
     batch, scored = rows(16), []
     model = attach(tiny().eval())
     with torch.no_grad():
@@ -59,53 +59,57 @@ def _layouts() -> Check:
             scored.append(model(**layout.inputs()).log_probs)
     alone = torch.cat([model(**lay_out([row], 0).inputs()).log_probs for row in batch]).detach()
     worst = max(_apart(alone, scored[1]), _apart(alone, scored[2]))
-    return Check("padded = packed and shared = one by one (log-probabilities, float32)", worst, 1e-5)
+    return DoctorCheck("padded = packed and shared = one by one (log-probabilities, float32)", worst, 1e-5)
 
 
-def _accumulation(folder: Path) -> Iterator[Check]:
+def _accumulation(folder: Path) -> Iterator[DoctorCheck]:
     for method in METHODS_TRIED:
         whole, *split = (step(folder, method, batch=size) for size in (16, 4, 1))
         worst = max(_apart(whole, other) for other in split)
-        yield Check(f"1 x 16 = 4 x 4 = 16 x 1 ({method}: an update, float64)", worst, 1e-6)
+        yield DoctorCheck(f"1 x 16 = 4 x 4 = 16 x 1 ({method}: an update, float64)", worst, 1e-6)
 
 
-def _two_processes(folder: Path) -> Iterator[Check]:
+def _two_processes(folder: Path) -> Iterator[DoctorCheck]:
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command = [*run, "-m", "divalign.train.doctor", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"two processes could not train together: {done.stderr[-2000:]}")
-    two, one = load_file(folder / "two.safetensors"), _both(folder, batch=16)
-    yield Check("1 process = 2 processes (kldo: an update, float64)", _apart(one["moved"], two["moved"]), 1e-6)
-    yield Check("1 process = 2 processes (held-out log-ratios)", _apart(one["held_out"], two["held_out"]), 1e-6)
+    two, single = load_file(folder / "two.safetensors"), _both(folder, batch=16)
+    yield DoctorCheck("1 process = 2 processes (kldo: an update, float64)", _apart(single["moved"], two["moved"]), 1e-6)
+    yield DoctorCheck(
+        "1 process = 2 processes (held-out log-ratios)", _apart(single["held_out"], two["held_out"]), 1e-6
+    )
 
 
 def _both(folder: Path, *, batch: int) -> dict[str, Tensor]:
     """Return what two updates did to the weights, and then the log-ratios of an odd number of other rows."""
-    one = trainer(folder, "kldo", batch=batch)
-    before = _weights(one)
-    others = one._couples(rows(10)[:6])  # before training moves the reference
-    assert others is not None
-    one.train()
-    return {"moved": _weights(one) - before, "held_out": torch.cat(one.held_out_ratios(others)[:2])}
+    trained = trainer(folder, "kldo", batch=batch)
+    before = _weights(trained)
+    held_out = trained._couples(rows(10)[:6])  # before training moves the reference
+    assert held_out is not None
+    trained.train()
+    return {"moved": _weights(trained) - before, "held_out": torch.cat(trained.held_out_ratios(held_out)[:2])}
 
 
-def _resumed(folder: Path) -> Check:
+def _resumed(folder: Path) -> DoctorCheck:
     """Four updates, against two more from the checkpoint after two; with the average that lives in the checkpoint."""
     options: dict[str, Any] = {"normaliser": "ema", "max_steps": 4, "save_steps": 2.0, "save_strategy": "steps"}
     whole = trainer(folder / "whole", "kldo", batch=4, **options)
     whole.train()
     again = trainer(folder / "again", "kldo", batch=4, **options)
     again.train(resume_from_checkpoint=str(folder / "whole" / "checkpoint-2"))
-    return Check("resumed = uninterrupted (weights after 4 updates)", _apart(_weights(whole), _weights(again)), 0.0)
+    return DoctorCheck(
+        "resumed = uninterrupted (weights after 4 updates)", _apart(_weights(whole), _weights(again)), 0.0
+    )
 
 
-def _reference(folder: Path) -> Check:
+def _reference(folder: Path) -> DoctorCheck:
     plain, beside = (
         trainer(folder, "kldo", batch=16, ref_model=tiny().double() if other else None) for other in (False, True)
     )
-    columns = [torch.tensor([row.reference for row in one.train_dataset.aligned]) for one in (plain, beside)]  # type: ignore[union-attr]
-    return Check("reference column = reference model", _apart(*columns), 1e-7)
+    columns = [torch.tensor([row.reference for row in entry.train_dataset.aligned]) for entry in (plain, beside)]  # type: ignore[union-attr]
+    return DoctorCheck("reference column = reference model", _apart(*columns), 1e-7)
 
 
 def tiny() -> Any:
@@ -185,26 +189,26 @@ def trainer(folder: Path, method: str, *, batch: int, ref_model: Any = None, **o
 
 def step(folder: Path, method: str, *, batch: int) -> Tensor:
     """Return what two updates did to the weights."""
-    one = trainer(folder, method, batch=batch)
-    before = _weights(one)
-    one.train()
-    return _weights(one) - before
+    trained = trainer(folder, method, batch=batch)
+    before = _weights(trained)
+    trained.train()
+    return _weights(trained) - before
 
 
-def _weights(one: DivergenceTrainer) -> Tensor:
-    return torch.cat([parameter.detach().flatten().double() for parameter in one.model.parameters()])
+def _weights(trained: DivergenceTrainer) -> Tensor:
+    return torch.cat([parameter.detach().flatten().double() for parameter in trained.model.parameters()])
 
 
-def _apart(one: Tensor, other: Tensor) -> float:
-    return float((one - other).norm() / one.norm())
+def _apart(first: Tensor, second: Tensor) -> float:
+    return float((first - second).norm() / first.norm())
 
 
 def _process(folder: Path) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
-    found = _both(folder, batch=4)
+    updates = _both(folder, batch=4)
     if torch.distributed.get_rank() == 0:
-        save_file(found, folder / "two.safetensors")
+        save_file(updates, folder / "two.safetensors")
     torch.distributed.barrier()
     # Out at once: one of some fifteen pairs died in the interpreter's own end, its work done, of a thread of gloo's.
     sys.stdout.flush()

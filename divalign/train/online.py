@@ -24,7 +24,7 @@ class OnlineNormaliser:
         self._reset()
 
     def _reset(self) -> None:
-        self._held: list[Tensor | None] = [None] * len(self.parameters)
+        self._unaligned_gradients: list[Tensor | None] = [None] * len(self.parameters)
         self._top, self._total, self._rows = -math.inf, 0.0, 0
 
     def add(self, r: Tensor, backward: Callable[[Tensor], None]) -> None:
@@ -32,10 +32,10 @@ class OnlineNormaliser:
         top = max(self._top, float(r.detach().max()))
         fading, weights = math.exp(self._top - top), (r.detach() - top).exp()
         aside = [parameter.grad for parameter in self.parameters]
-        for parameter, held in zip(self.parameters, self._held, strict=True):
-            parameter.grad = None if held is None else held.mul_(fading)
+        for parameter, gradient in zip(self.parameters, self._unaligned_gradients, strict=True):
+            parameter.grad = None if gradient is None else gradient.mul_(fading)
         backward((weights * r).sum())
-        self._held = [parameter.grad for parameter in self.parameters]
+        self._unaligned_gradients = [parameter.grad for parameter in self.parameters]
         for parameter, gradient in zip(self.parameters, aside, strict=True):
             parameter.grad = gradient
         self._top, self._total = top, self._total * fading + float(weights.sum())
@@ -44,10 +44,10 @@ class OnlineNormaliser:
     @torch.no_grad()
     def finish(self, weight: float) -> float:
         """Join the gradients to the parameters', `weight` times, and return the step's log-mean-exp in nats."""
-        for parameter, held in zip(self.parameters, self._held, strict=True):
-            if held is not None:
-                held.mul_(weight / self._total)
-                parameter.grad = held if parameter.grad is None else parameter.grad.add_(held)
+        for parameter, gradient in zip(self.parameters, self._unaligned_gradients, strict=True):
+            if gradient is not None:
+                gradient.mul_(weight / self._total)
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
         log_mean = self._top + math.log(self._total / self._rows)
         self._reset()
         return log_mean

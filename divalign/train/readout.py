@@ -1,4 +1,4 @@
-"""What training says of itself: rewards under TRL's names, and held-out divergences with their intervals."""
+"""Training metrics: rewards under TRL's names, and held-out divergences with confidence intervals."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def is_supported(name: str, metrics: Mapping[str, float]) -> bool:
 
     Raises ValueError, with those there are, for a name that no evaluation has.
     """
-    wanted = f"eval_{name.removeprefix('eval_')}"
-    divergence = wanted.rpartition("divergence/")[2].removesuffix("_low").removesuffix("_high")
-    if wanted not in metrics and divergence not in DIVERGENCES:
-        known = ", ".join(sorted(known.removeprefix("eval_") for known in metrics))
-        raise ValueError(f"metric_for_best_model is {name!r}, expected one of {known}")
-    return wanted in metrics
+    metric = f"eval_{name.removeprefix('eval_')}"
+    divergence = metric.rpartition("divergence/")[2].removesuffix("_low").removesuffix("_high")
+    if metric not in metrics and divergence not in DIVERGENCES:
+        names = ", ".join(sorted(entry.removeprefix("eval_") for entry in metrics))
+        raise ValueError(f"metric_for_best_model is {name!r}, expected one of {names}")
+    return metric in metrics
 
 
 def held_out_metrics(
@@ -103,13 +103,13 @@ def held_out_metrics(
 
 
 def _measured(ratios: LogRatios, clusters: Clusters | None, seed: int) -> dict[str, float]:
-    found, counts = {}, {"saturated": 0, "capped": 0}
+    bounds, counts = {}, {"saturated": 0, "capped": 0}
     for name in DIVERGENCES:
-        one = evaluate_critic(*ratios[:2], name, clusters, draws=DRAWS, seed=seed)
-        ends = {"": one.estimate.value, "_low": one.estimate.low, "_high": one.estimate.high}
-        found |= {f"divergence/{name}{end}": value for end, value in ends.items() if value is not None}
-        counts = {flag: count + (flag in one.flags) for flag, count in counts.items()}
-    return {**found, **{f"divergence/{flag}": float(count) for flag, count in counts.items()}}
+        evaluation = evaluate_critic(*ratios[:2], name, clusters, draws=DRAWS, seed=seed)
+        ends = {"": evaluation.estimate.value, "_low": evaluation.estimate.low, "_high": evaluation.estimate.high}
+        bounds |= {f"divergence/{name}{end}": value for end, value in ends.items() if value is not None}
+        counts = {flag: count + (flag in evaluation.flags) for flag, count in counts.items()}
+    return {**bounds, **{f"divergence/{flag}": float(count) for flag, count in counts.items()}}
 
 
 def auc(high: Float[Tensor, " n"], low: Float[Tensor, " m"]) -> float:

@@ -1,4 +1,4 @@
-"""What is kept of the micro-batches between two rows of the training log."""
+"""Metrics of the micro-batches between two rows of the training log."""
 
 from __future__ import annotations
 

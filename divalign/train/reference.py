@@ -1,4 +1,4 @@
-"""What the reference is: another model, the model under our adapter, or the model itself until training moves it."""
+"""The reference model: another model, the model under our adapter, or the model itself until training moves it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Going on after a stop: whose checkpoints a work folder holds, and the newest of them that is whole."""
+"""Resume training: check that a work folder has the same settings, and find its newest complete checkpoint."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from divalign.store import read_json, write_json
 SETTINGS = "training.json"
 
 
-def go_on(work: Path, settings: Mapping[str, Any], *, leader: bool = True) -> str | None:
+def newest_checkpoint(work: Path, settings: Mapping[str, Any], *, leader: bool = True) -> str | None:
     """Return the newest whole checkpoint in `work`, or None to start; the `leader` process tidies the folder.
 
     It deletes checkpoints whose saving was cut short and notes `settings` in training.json.
@@ -35,8 +35,8 @@ def go_on(work: Path, settings: Mapping[str, Any], *, leader: bool = True) -> st
 
 def _checkpoints(work: Path) -> list[Path]:
     """Return the checkpoint folders, oldest first."""
-    found = [folder for folder in work.glob("checkpoint-*") if _step(folder).isdecimal()]
-    return sorted(found, key=lambda folder: int(_step(folder)))
+    folders = [folder for folder in work.glob("checkpoint-*") if _step(folder).isdecimal()]
+    return sorted(folders, key=lambda folder: int(_step(folder)))
 
 
 def _step(checkpoint: Path) -> str:
@@ -60,11 +60,11 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def _check(work: Path, settings: Mapping[str, Any]) -> None:
-    path, wanted = work / SETTINGS, json.loads(json.dumps(settings))
-    held = read_json(path) if path.is_file() else {}
-    names = sorted(name for name in {*held, *wanted} if held.get(name) != wanted.get(name))
+    path, current = work / SETTINGS, json.loads(json.dumps(settings))
+    stored = read_json(path) if path.is_file() else {}
+    names = sorted(name for name in {*stored, *current} if stored.get(name) != current.get(name))
     if names:
-        theirs, ours = ([f"{name} {_short(one.get(name))}" for name in names] for one in (held, wanted))
+        theirs, ours = ([f"{name} {_short(values.get(name))}" for name in names] for values in (stored, current))
         raise ValueError(
             f"{work} holds a stopped training with {', '.join(theirs)}, and this one has {', '.join(ours)}; "
             f"go on with the same settings, choose another folder, or delete {work}"

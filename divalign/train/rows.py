@@ -1,4 +1,4 @@
-"""A data set at the trainer's door: what can be taken as rows, and whether each row holds what its columns promise."""
+"""Validate a data set for the trainer: convert it to rows, and check the columns of each row."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from divalign.train.adapters import has_adapter
 from divalign.train.arguments import DivergenceConfig
 from divalign.train.couples import RowCounts
 from divalign.train.displacement import first_displacement
-from divalign.train.resume import SETTINGS, go_on
+from divalign.train.resume import SETTINGS, newest_checkpoint
 from divalign.train.trainer import DivergenceTrainer
 
 LENGTHS = ("max_steps", "num_train_epochs")
@@ -39,7 +39,7 @@ def _ignore(*progress: Any) -> None:
 
 
 class Watch(NamedTuple):
-    """Who is told how far a training is.
+    """Progress callbacks of a training.
 
     `reference` gets the rows scored by the reference and their number, `start` the updates there will be, `advance` the
     updates just done (on resumption those done before), `evaluated` every evaluation's metrics.
@@ -118,7 +118,7 @@ def train_and_save(
     with tempfile.TemporaryDirectory() as scratch, quietly():
         arguments = _arguments(work or Path(scratch), settings, saves=work is not None)
         identity = _identity(lm, rows, lora, arguments, settings)
-        last = go_on(work, identity, leader=arguments.process_index == 0) if work else None
+        last = newest_checkpoint(work, identity, leader=arguments.process_index == 0) if work else None
         trainer = DivergenceTrainer(
             lm.model,
             args=arguments,
@@ -160,8 +160,8 @@ def _result(trainer: DivergenceTrainer, *, measured: bool) -> Trained:
 def _arguments(folder: Path, settings: dict[str, Any], *, saves: bool) -> DivergenceConfig:
     lengths = [name for name in LENGTHS if settings.get(name) is not None]
     if len(lengths) != 1:
-        given = "both" if lengths else "neither"
-        raise ValueError(f"{given} of max_steps (updates) and num_train_epochs (passes over the rows), expected one")
+        count = "both" if lengths else "neither"
+        raise ValueError(f"{count} of max_steps (updates) and num_train_epochs (passes over the rows), expected one")
     length: dict[str, Any]
     if lengths == ["max_steps"]:
         length = {"max_steps": settings["max_steps"], "save_steps": float(max(1, settings["max_steps"] // 10))}

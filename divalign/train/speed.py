@@ -55,11 +55,11 @@ def matmul_rate(
     """Return the rate of square matrix products in operations per second, the best of `repeats`."""
     if torch.device(device).type != "cpu":
         size = 4096  # a small product does not fill an accelerator
-    one = torch.randn(size, size, device=device).to(dtype)
+    matrix = torch.randn(size, size, device=device).to(dtype)
     best = float("inf")
     for _ in range(repeats):
         start = time.perf_counter()
-        product = one @ one
+        product = matrix @ matrix
         product[0, 0].item()  # waits for the device
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, set_seed
 from transformers.trainer_utils import EvalPrediction
 
+from divalign.core.logprobs import log_ratio
 from divalign.core.losses import LogRatios
 from divalign.lm.decoding import evaluating
 from divalign.lm.score import attach, can_share, reference_log_probs, sequence_log_probs
@@ -155,10 +156,10 @@ class DivergenceTrainer(Trainer):
                 "the reference was the model before training, which has begun; give these rows to the constructor as "
                 "eval_dataset, or give a ref_model, or bring ref_chosen_logps and ref_rejected_logps (ref_logps)"
             )
-        kept = self.args.reference_cache if not self._begun else None
+        cache = self.args.reference_cache if not self._begun else None
         with self._reference.ready(self.args.device) as model, self.accelerator.autocast():
             options: dict[str, Any] = {
-                "cache": Path(kept) if kept else None,
+                "cache": Path(cache) if cache else None,
                 "model_digest": digest(self._reference.digest, self.accelerator.mixed_precision),
                 "batch_size": self.args.precompute_ref_batch_size or self.args.per_device_eval_batch_size,
                 "on_progress": self._ranks.counter(self._on_reference, len(aligned) + len(unaligned)),
@@ -230,7 +231,7 @@ class DivergenceTrainer(Trainer):
         return model(**{name: value for name, value in inputs.items() if name != "reference"}).log_probs
 
     def _r(self, log_probs: Tensor, inputs: dict[str, Any]) -> Tensor:
-        return self.args.beta * (log_probs - inputs["reference"].to(log_probs))
+        return log_ratio(log_probs, inputs["reference"], self.args.beta)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -317,8 +318,8 @@ class DivergenceTrainer(Trainer):
             raise ValueError("nothing to evaluate on; give eval_dataset to the trainer or to evaluate()")
         ratios = self.held_out_ratios(couples)
         options: dict[str, Any] = {"beta": self.args.beta, "paired": couples.paired, "seed": self.args.seed}
-        found = held_out_metrics(self.method, *held_out_scores(couples, ratios), **options)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        measured = held_out_metrics(self.method, *held_out_scores(couples, ratios), **options)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -344,5 +345,5 @@ class DivergenceTrainer(Trainer):
                     self.model, share, self._pad_id, batch_size=self.args.per_device_eval_batch_size
                 ),
             )
-        r = self.args.beta * (scores - torch.tensor([row.reference for row in rows]).double())
+        r = log_ratio(scores, torch.tensor([row.reference for row in rows]), self.args.beta)
         return LogRatios(r[: len(couples.aligned)], r[len(couples.aligned) :])

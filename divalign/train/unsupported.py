@@ -1,4 +1,4 @@
-"""What a script written for TRL or transformers may set and this trainer has no use for: refused with the remedy.
+"""Arguments of TRL and transformers that have no effect here: refused, with the remedy.
 
 An option that is silently ignored gives a model other than the one asked for, so each is refused where it is set.
 """
@@ -108,11 +108,11 @@ TRAINER_ARGUMENTS: dict[str, str] = {
 }
 
 
-def refuse_arguments(names: Iterable[str], known: dict[str, str], owner: str) -> None:
-    """Raise ValueError, with what to do instead, for the first of `names` that stands in `known`."""
+def refuse_arguments(names: Iterable[str], remedies: dict[str, str], owner: str) -> None:
+    """Raise ValueError, with what to do instead, for the first of `names` that stands in `remedies`."""
     for name in names:
-        if name in known:
-            raise ValueError(f"{owner} does not take {name}: {known[name]}")
+        if name in remedies:
+            raise ValueError(f"{owner} does not take {name}: {remedies[name]}")
 
 
 def refuse_without_effect(arguments: Any) -> None:

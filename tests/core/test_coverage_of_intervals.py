@@ -7,7 +7,7 @@ from scipy.special import expit
 
 from divalign.core.divergences import DIVERGENCES
 from divalign.core.estimate import estimate_divergence, policy_kl
-from divalign.core.measure import Protocol, measure, measure_features
+from divalign.core.measure import MeasurementPlan, measure, measure_features
 from divalign.core.stats import Estimate
 
 PROMPTS, RESPONSES = 6, 8
@@ -82,7 +82,7 @@ def test_with_permuted_labels_the_interval_contains_zero(name: str) -> None:
     p, q, critic = world(5, 1.0)
     random = np.random.default_rng(5)
     ids = np.arange(100)
-    fast = Protocol(draws=200, permutations=2)
+    fast = MeasurementPlan(draws=200, permutations=2)
     hits = 0
     for _ in range(200):
         x = random.integers(0, PROMPTS, size=100)
@@ -97,7 +97,7 @@ def test_with_permuted_labels_the_interval_contains_zero(name: str) -> None:
 def test_with_permuted_labels_a_critic_fitted_on_features_finds_nothing() -> None:
     random = np.random.default_rng(6)
     ids = np.arange(60)
-    fast = Protocol(draws=200, permutations=2)
+    fast = MeasurementPlan(draws=200, permutations=2)
     hits = 0
     for _ in range(40):
         features = random.normal(size=(2, 60, 3)) + np.array([[[1.0]], [[0.0]]])

@@ -3,9 +3,9 @@
 import numpy as np
 
 from divalign.core.critics import Products, fit_critic
-from divalign.core.measure import Protocol, measure_features
+from divalign.core.measure import MeasurementPlan, measure_features
 
-FAST = Protocol(draws=200, permutations=20)
+FAST = MeasurementPlan(draws=200, permutations=20)
 
 
 def crossed(seed: int, n: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -8,9 +8,9 @@ import torch
 
 from divalign.core.baselines import log_mean_exp
 from divalign.core.divergences import DIVERGENCES
-from divalign.core.measure import Protocol, _shuffle, _split, fit_shift, measure, measure_features
+from divalign.core.measure import MeasurementPlan, _shuffle, _split, fit_shift, measure, measure_features
 
-QUICK = Protocol(draws=200, permutations=50)
+QUICK = MeasurementPlan(draws=200, permutations=50)
 
 
 def rows(n: int = 200, *, seed: int = 0, offset: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -37,7 +37,7 @@ def test_no_other_shift_gives_the_training_rows_a_larger_bound(name: str) -> Non
 
 @pytest.mark.parametrize("name", ["js", "tv", "kl"])
 def test_a_constant_added_to_every_ratio_changes_nothing(name: str) -> None:
-    plain, moved = (measure(*rows(offset=offset), name, protocol=QUICK) for offset in (0.0, 7.0))
+    plain, moved = (measure(*rows(offset=offset), name, plan=QUICK) for offset in (0.0, 7.0))
     assert moved.shift == pytest.approx(plain.shift + 7, abs=1e-5)
     assert moved.held_out.bound == pytest.approx(plain.held_out.bound, abs=1e-6)
 
@@ -53,7 +53,7 @@ def test_prompts_stay_on_one_side_of_the_split() -> None:
 
 def test_the_held_out_number_is_the_bound_on_rows_that_fitted_nothing() -> None:
     aligned, unaligned = rows()
-    found = measure(aligned, unaligned, "js", protocol=QUICK)
+    found = measure(aligned, unaligned, "js", plan=QUICK)
     train, test, _ = _split(aligned, unaligned, None, QUICK)
     row = DIVERGENCES["js"]
     assert found.held_out.bound == pytest.approx(
@@ -67,14 +67,14 @@ def test_the_held_out_number_is_the_bound_on_rows_that_fitted_nothing() -> None:
 
 
 def test_shuffled_labels_prove_less_and_the_p_value_says_so() -> None:
-    found = measure(*rows(), "js", protocol=QUICK)
+    found = measure(*rows(), "js", plan=QUICK)
     assert found.null.high < found.held_out.bound
     assert found.p_value == pytest.approx(1 / 51)
 
 
 def test_without_a_difference_the_p_value_is_uniform_enough() -> None:
     random = np.random.default_rng(0)
-    small = [measure(*random.normal(size=(2, 40)), "tv", protocol=QUICK).p_value <= 0.1 for _ in range(100)]
+    small = [measure(*random.normal(size=(2, 40)), "tv", plan=QUICK).p_value <= 0.1 for _ in range(100)]
     assert 2 <= sum(small) <= 20
 
 
@@ -114,7 +114,7 @@ def test_a_logistic_critic_nears_the_divergence_of_two_gaussians() -> None:
     random = np.random.default_rng(0)
     aligned, unaligned = random.normal(size=(2, 1500, 4))
     aligned[:, 0] += 1.0
-    found = measure_features(aligned, unaligned, "hellinger", protocol=QUICK)
+    found = measure_features(aligned, unaligned, "hellinger", plan=QUICK)
     truth = 2 * (1 - math.exp(-1 / 8))
     assert found.held_out.estimate.low < truth
     assert found.held_out.bound == pytest.approx(truth, abs=0.05)
@@ -136,6 +136,6 @@ def test_features_that_cannot_be_compared_are_refused(aligned: np.ndarray, unali
 
 def test_what_cannot_be_split_is_refused() -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
-        measure(*rows(), protocol=Protocol(train_share=1.0))
+        measure(*rows(), plan=MeasurementPlan(train_share=1.0))
     with pytest.raises(ValueError, match="got 1 prompts"):
         measure([0.0], [0.0])

@@ -161,13 +161,12 @@ def test_one_percent_of_fewer_than_a_hundred_prompts_is_no_number() -> None:
 def test_flags_say_what_to_doubt() -> None:
     pair = two_clouds(7)
 
-    def flags(words: float | None, *, in_sample: bool = False) -> frozenset[str]:
+    def flags(words: float | None) -> frozenset[str]:
         lexical = Estimate(words, None, None, 120)
-        return separation(*pair, draws=50, null_draws=0, lexical=lexical, in_sample=in_sample).flags
+        return separation(*pair, draws=50, null_draws=0, lexical=lexical).flags
 
     assert flags(0.999) == {"words alone do as well"}
     assert flags(0.6) == flags(None) == set()
-    assert flags(0.6, in_sample=True) == {"in sample"}
 
 
 def test_topic_pairs_are_not_counted_twice() -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from divalign.data.anchors import normalised, read_anchors, seen_in_training
+from divalign.data.anchors import anchors_in_training, normalised, read_anchors
 from divalign.data.examples import Request
 from divalign.data.fetch import File
 from divalign.data.sources import SOURCES, Source
@@ -88,13 +88,13 @@ def test_an_unknown_set_and_a_missing_folder_are_refused() -> None:
 def test_a_training_prompt_is_known_again_in_other_dress() -> None:
     anchors = [{"prompt": "Fold a paper  crane!"}, {"prompt": "Fly a kite."}]
     rows = [{"prompt": [{"role": "user", "content": "fold a paper crane"}]}, {"prompt": "swim"}]
-    assert seen_in_training(anchors, rows) == (1, "Fold a paper  crane!")
-    assert seen_in_training(anchors, rows[1:]) is None
+    assert anchors_in_training(anchors, rows) == (1, "Fold a paper  crane!")
+    assert anchors_in_training(anchors, rows[1:]) is None
     assert normalised("?!") != normalised("...")
     dialogue = {"chosen": "Human: fly a kite\n\nAssistant: a", "rejected": "Human: fly a kite\n\nAssistant: b"}
     alpaca = {"instruction": "Fly a kite", "chosen": "a", "rejected": "b"}
     parts = {"prompt": [{"role": "user", "content": [{"type": "text", "text": "fly a kite"}]}]}
-    assert seen_in_training(anchors, [alpaca]) == seen_in_training(anchors, [parts]) == (1, "Fly a kite.")
-    assert seen_in_training(anchors, [dialogue]) is None  # its prompt is all of the dialogue
+    assert anchors_in_training(anchors, [alpaca]) == anchors_in_training(anchors, [parts]) == (1, "Fly a kite.")
+    assert anchors_in_training(anchors, [dialogue]) is None  # its prompt is all of the dialogue
     with pytest.raises(ValueError, match="training row 0 has the columns text; expected prompt"):
-        seen_in_training(anchors, [{"text": "x"}])
+        anchors_in_training(anchors, [{"text": "x"}])

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from divalign.study.corpus import balanced, read_corpus
 
 import divalign
-from divalign.config import Data
 from divalign.data.build import build, filled
 from divalign.data.everyday import TEST_PAIRS, EverydayRow, everyday_requests, read_everyday
 from divalign.data.lexical import length_auc, lexical_auc, words
@@ -21,6 +19,7 @@ from divalign.data.overlap import find_overlap
 from divalign.data.prompts import prompt_of
 from divalign.data.recipes import RECIPES
 from divalign.data.sources import read_source, read_sources
+from divalign.stages.corpus import CorpusSpec, balanced, read_corpus
 
 ROWS = read_everyday()
 HARMFUL = [row for row in ROWS if row.harmful]
@@ -148,8 +147,10 @@ def test_the_source_gives_the_requests_of_its_part_without_files(part) -> None:
     assert len(balanced(found, 64)) == 64
 
 
-@pytest.mark.parametrize("data", [Data(source="everyday"), Data(source="everyday_train", measure_on="everyday_test")])
-def test_a_run_measures_on_pairs_that_it_does_not_train_on(data: Data) -> None:
+@pytest.mark.parametrize(
+    "data", [CorpusSpec(source="everyday"), CorpusSpec(source="everyday_train", measure_on="everyday_test")]
+)
+def test_a_run_measures_on_pairs_that_it_does_not_train_on(data: CorpusSpec) -> None:
     corpus = read_corpus(data, seed=1)
     train, test = ({request.cluster for request in part} for part in (corpus.train, corpus.test))
     assert not train & test

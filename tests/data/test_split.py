@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from divalign.data.examples import Request
-from divalign.data.overlap import find_overlap, near_duplicates_share
+from divalign.data.overlap import find_overlap, near_duplicate_clusters
 from divalign.data.recipes import RECIPES
 from divalign.data.split import SHARES, cluster_of, share_clusters, side_of
 from divalign.toy.world import requests
@@ -89,7 +89,7 @@ SEA = "Describe the sea at night to a child."
 def test_near_duplicates_share_a_cluster(other: str) -> None:
     far = "How do I bake a loaf of rye bread?"
     for texts in ([SEA, far, other], [other, far, SEA]):
-        one, apart, same = near_duplicates_share(texts)
+        one, apart, same = near_duplicate_clusters(texts)
         assert one == same != apart
     requests = [Request(text, False, "", "", "", f"set {n}") for n, text in enumerate([SEA, far, other])]
     assert [request.cluster for request in share_clusters(requests)] == ["set 0", "set 1", "set 0"]
@@ -110,7 +110,7 @@ def test_clusters_that_near_duplicates_join_become_one() -> None:
 @given(st.lists(st.sampled_from(["sea", "night", "describe", "the", "a", "bread", "rye"]), min_size=0, max_size=60))
 def test_no_leak_is_left_between_clusters(words: list[str]) -> None:
     texts = [" ".join(words[start : start + 4]) for start in range(0, len(words), 4)]
-    clusters = near_duplicates_share(texts)
+    clusters = near_duplicate_clusters(texts)
     for number in set(clusters.tolist()):
         inside = [text for text, cluster in zip(texts, clusters, strict=True) if cluster == number]
         outside = [text for text, cluster in zip(texts, clusters, strict=True) if cluster != number]

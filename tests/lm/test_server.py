@@ -9,7 +9,7 @@ import pytest
 
 from divalign.data.examples import user_says
 from divalign.lm.server import Server, generate_on_server
-from divalign.safety.journal import Journal, remembered
+from divalign.safety.journal import Journal, cached_generate
 from tests.lm import fake_server
 from tests.lm.fake_server import Fake, Reply, answer, completion, drop, patient, raw, stall, status, truncate
 
@@ -57,7 +57,7 @@ def test_after_an_interruption_only_what_is_missing_is_asked(fake: Fake, tmp_pat
         def write(conversations: Any, *, on_response: Any, **options: Any) -> list[str]:
             return generate_on_server(patient(fake, attempts=2), conversations, on_response=on_response, **options)
 
-        generate = remembered(write, journal, made_from={"server": fake.url})
+        generate = cached_generate(write, journal, made_from={"server": fake.url})
         with pytest.raises(ConnectionError):
             generate(CONVERSATIONS)
         finished, before = len(journal), len(fake.asked)

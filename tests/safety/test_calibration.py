@@ -8,7 +8,14 @@ import pytest
 
 from bench.judges import annotator_table, external_table, planted_table
 from divalign.core.stats import corrected_rate, rate
-from divalign.safety.calibration import Counts, calibrate, calibration_for, corrected, external_counts, pooled_models
+from divalign.safety.calibration import (
+    JudgeCounts,
+    calibrate,
+    calibration_for,
+    corrected,
+    external_counts,
+    pooled_models,
+)
 from divalign.safety.judges import DEFAULT_JUDGE, JUDGES, Judge, Verdict
 from divalign.safety.labelled import LABELLED, calibration_rows, labelled_models, labelled_responses
 from divalign.safety.planted import TOPICS, planted
@@ -114,7 +121,7 @@ def test_a_correction_by_other_models_covers_the_truth_of_a_new_one(
     for _ in range(200):
         rates = np.clip(draw.normal((sensitivity, specificity), deviation, (4, 2)), 0.5, 1)
         counts = [
-            Counts(f"model {m}", 210, int(draw.binomial(210, s)), 210, int(draw.binomial(210, p)))
+            JudgeCounts(f"model {m}", 210, int(draw.binomial(210, s)), 210, int(draw.binomial(210, p)))
             for m, (s, p) in enumerate(rates[:3])
         ]
         complied = draw.random(200) < truth

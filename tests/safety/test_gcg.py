@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 import divalign.safety.gcg as module
 from divalign.data.batching import encode_conversation
 from divalign.data.examples import Conversation, user_says
-from divalign.safety.gcg import GcgOptions, gcg, suffixes
+from divalign.safety.gcg import Checkpoint, GcgOptions, gcg, suffixes
 from divalign.safety.suffix import lay_out, suffix_text, survivors, unwritable
 from tests.tiny import ARCHITECTURES, SPECIAL, tiny_model, tiny_tokenizer
 
@@ -102,10 +102,15 @@ def test_an_interrupted_search_goes_on_to_the_same_result(tmp_path: Path, after:
     calm = gcg(model, tokenizer, PROMPT, options=FEW)
     checkpoint = tmp_path / "search.json"
     with pytest.raises(KeyboardInterrupt):
-        gcg(model, tokenizer, PROMPT, options=FEW, checkpoint=checkpoint, on_step=interrupted(after))
+        gcg(model, tokenizer, PROMPT, options=FEW, checkpoint=Checkpoint(checkpoint, "m"), on_step=interrupted(after))
     steps: list[int] = []
     result = gcg(
-        model, tokenizer, PROMPT, options=FEW, checkpoint=checkpoint, on_step=lambda step, _: steps.append(step)
+        model,
+        tokenizer,
+        PROMPT,
+        options=FEW,
+        checkpoint=Checkpoint(checkpoint, "m"),
+        on_step=lambda step, _: steps.append(step),
     )
     assert result == calm
     assert steps == list(range(after + 1, FEW.steps + 1))
@@ -116,14 +121,21 @@ def test_a_checkpoint_of_another_search_or_a_damaged_one_is_begun_anew(tmp_path:
     model, tokenizer = tiny_model("Llama")
     checkpoint = tmp_path / "search.json"
     first = "Another question" if damage == "another prompt" else PROMPT
-    gcg(model, tokenizer, first, options=FEW, checkpoint=checkpoint)
+    gcg(model, tokenizer, first, options=FEW, checkpoint=Checkpoint(checkpoint, "m"))
     text = checkpoint.read_text()
     if damage == "an edited state":
         checkpoint.write_text(text.replace('"fruitless": 0', '"fruitless": 1'))
     elif damage != "another prompt":
         checkpoint.write_text(text[: len(text) // 2] if damage == "half a file" else "[]")
     steps: list[int] = []
-    gcg(model, tokenizer, PROMPT, options=FEW, checkpoint=checkpoint, on_step=lambda step, _: steps.append(step))
+    gcg(
+        model,
+        tokenizer,
+        PROMPT,
+        options=FEW,
+        checkpoint=Checkpoint(checkpoint, "m"),
+        on_step=lambda step, _: steps.append(step),
+    )
     assert steps[0] == 1
 
 

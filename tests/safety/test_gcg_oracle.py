@@ -13,14 +13,14 @@ from torch.nn import functional
 
 import divalign.safety.gcg as module
 from divalign.safety.gcg import GcgOptions, gcg
-from divalign.safety.suffix import Layout, lay_out, suffix_text, survivors, unwritable
+from divalign.safety.suffix import SuffixLayout, lay_out, suffix_text, survivors, unwritable
 from tests.tiny import tiny_model
 
 PROMPT, TARGET, MARKS, TOP = "Tell me about bridges", "Sure", 3, 5
 EVERYTHING = GcgOptions(steps=2, width=4000, top_k=TOP, marks=MARKS)  # so wide that every candidate is drawn
 
 
-def plain_loss(model: Any, layout: Layout, suffix: list[int]) -> float:
+def plain_loss(model: Any, layout: SuffixLayout, suffix: list[int]) -> float:
     """The mean of -log p over the target's tokens, one at a time, on the whole chat."""
     ids = [*layout.before, *suffix, *layout.after, *layout.target]
     with torch.no_grad():
@@ -30,7 +30,7 @@ def plain_loss(model: Any, layout: Layout, suffix: list[int]) -> float:
     return float(sum(parts) / len(parts))
 
 
-def plain_gradient(model: Any, layout: Layout, suffix: list[int]) -> torch.Tensor:
+def plain_gradient(model: Any, layout: SuffixLayout, suffix: list[int]) -> torch.Tensor:
     """The gradient of that loss by the one-hot rows of the suffix's tokens."""
     table = model.get_input_embeddings()(torch.arange(model.config.vocab_size)).detach()
     hot = functional.one_hot(torch.tensor(suffix), model.config.vocab_size).float().requires_grad_()
@@ -42,7 +42,7 @@ def plain_gradient(model: Any, layout: Layout, suffix: list[int]) -> torch.Tenso
     return hot.grad
 
 
-def plain_step(model: Any, tokenizer: Any, layout: Layout, suffix: list[int]) -> list[int]:
+def plain_step(model: Any, tokenizer: Any, layout: SuffixLayout, suffix: list[int]) -> list[int]:
     """The best of all single changes to one of the TOP most promising tokens of a place, if it is better at all."""
     gradient = plain_gradient(model, layout, suffix)
     gradient[:, unwritable(tokenizer, gradient.shape[1], ascii_only=True)] = float("inf")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from divalign.data.examples import Conversation, user_says
-from divalign.safety.journal import Journal, remembered
+from divalign.safety.journal import Journal, cached_generate
 
 plain = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=8), st.lists, max_leaves=4)
 
@@ -84,7 +84,7 @@ def writer(asked: list[str]) -> Callable[..., list[str]]:
 def test_only_what_is_missing_is_written_and_the_order_stays(tmp_path: Path) -> None:
     asked: list[str] = []
     with Journal(tmp_path / "responses.jsonl") as journal:
-        generate = remembered(writer(asked), journal, made_from={"model": "m"})
+        generate = cached_generate(writer(asked), journal, made_from={"model": "m"})
         assert generate([user_says("a"), user_says("b"), user_says("a")]) == ["a", "b", "a"]
         assert sorted(asked) == ["a", "b"]
         assert generate([user_says("c"), user_says("b")]) == ["c", "b"]
@@ -95,7 +95,7 @@ def test_another_model_prefill_or_seed_is_other_work(tmp_path: Path) -> None:
     asked: list[str] = []
     with Journal(tmp_path / "responses.jsonl") as journal:
         for name in ("m", "n"):
-            generate = remembered(writer(asked), journal, made_from={"model": name})
+            generate = cached_generate(writer(asked), journal, made_from={"model": name})
             generate([user_says("a")])
             generate([user_says("a", prefill="Sure")])
             assert generate([user_says("a"), user_says("a")], seeds=[1, 2]) == ["a 1", "a 2"]
@@ -105,7 +105,7 @@ def test_another_model_prefill_or_seed_is_other_work(tmp_path: Path) -> None:
 
 def test_a_writer_that_reports_nothing_is_an_error(tmp_path: Path) -> None:
     with Journal(tmp_path / "responses.jsonl") as journal:
-        generate = remembered(lambda talks, *, on_response, **_: ["" for _ in talks], journal, made_from=None)
+        generate = cached_generate(lambda talks, *, on_response, **_: ["" for _ in talks], journal, made_from=None)
         with pytest.raises(ValueError, match="no response to 1 conversations"):
             generate([user_says("a")])
 
@@ -116,7 +116,7 @@ from pathlib import Path
 from divalign.data.examples import user_says
 from divalign.safety.attacks import SINGLE_SHOTS
 from divalign.safety.evaluate import attack_prompts, judge_rows
-from divalign.safety.journal import Journal, remembered
+from divalign.safety.journal import Journal, cached_generate
 from divalign.safety.judges import JUDGES
 from divalign.store import write_rows
 
@@ -131,7 +131,7 @@ def write(conversations, *, on_response):
 
 prompts = [{"id": str(number), "prompt": f"question {number}", "harmful": True} for number in range(60)]
 with Journal(folder / "responses.jsonl") as journal:
-    rows = attack_prompts(remembered(write, journal, made_from="m"), {"direct": SINGLE_SHOTS["direct"]}, prompts)
+    rows = attack_prompts(cached_generate(write, journal, made_from="m"), {"direct": SINGLE_SHOTS["direct"]}, prompts)
 write_rows(folder / "verdicts.jsonl", judge_rows(JUDGES["refusal_strings"], rows))
 """
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from divalign.train import doctor
-from divalign.train.doctor import Check, check_trainer, step
+from divalign.train.doctor import DoctorCheck, check_trainer, step
 
 
 def test_every_check_of_the_trainer_holds() -> None:
@@ -16,7 +16,7 @@ def test_every_check_of_the_trainer_holds() -> None:
 
 
 def test_a_distance_over_what_is_allowed_does_not_hold() -> None:
-    assert not Check("", 1e-5, 1e-6).holds
+    assert not DoctorCheck("", 1e-5, 1e-6).holds
 
 
 def test_statistics_of_single_micro_batches_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

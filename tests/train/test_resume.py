@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from divalign.lm.load import load_lm
-from divalign.train.resume import go_on
+from divalign.train.resume import newest_checkpoint
 from divalign.train.run import Watch, train_and_save
 from tests.tiny import save_tiny
 
@@ -105,16 +105,16 @@ def test_a_half_written_file_is_a_torn_checkpoint(tmp_path: Path, out: Path) -> 
         shutil.copytree(out / "work", work)
         path = work / "checkpoint-3" / name
         path.write_bytes(path.read_bytes()[:-9])
-        assert go_on(work, settings) is None
+        assert newest_checkpoint(work, settings) is None
         assert not (work / "checkpoint-3").exists()
 
 
 def test_only_the_leading_process_tidies(out: Path) -> None:
     (out / "work" / "checkpoint-9").mkdir()
-    assert go_on(out / "work", {}, leader=False) == str(out / "work" / "checkpoint-3")
+    assert newest_checkpoint(out / "work", {}, leader=False) == str(out / "work" / "checkpoint-3")
     assert (out / "work" / "checkpoint-9").is_dir()
 
 
 def test_without_a_checkpoint_any_training_may_start(tmp_path: Path) -> None:
-    assert go_on(tmp_path, {"seed": 1}) is None
-    assert go_on(tmp_path, {"seed": 2}) is None
+    assert newest_checkpoint(tmp_path, {"seed": 1}) is None
+    assert newest_checkpoint(tmp_path, {"seed": 2}) is None

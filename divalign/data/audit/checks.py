@@ -8,27 +8,28 @@ from typing import Any, NamedTuple
 
 from divalign.data.audit import contents, labels, responses
 from divalign.data.audit.facts import Facts
-from divalign.data.audit.finding import UNMEASURED, VERDICTS, Check, Found
+from divalign.data.audit.finding import UNMEASURED, VERDICTS, AuditCheck, AuditFinding
 
 
-def divergence(facts: Facts) -> Found:
+def divergence(facts: Facts) -> AuditFinding:
     """Measure how far apart the sides are by a frozen model's features; the value is the chance of no difference."""
     if facts.divergence is None:
-        return Found(None, "no model was given to read features with (--features)")
+        return AuditFinding(None, "no model was given to read features with (--features)")
     try:
-        found = facts.divergence(facts.some_rows)
+        measured = facts.divergence(facts.some_rows)
     except ValueError as error:
-        return Found(None, f"not measured: {error}")
-    if found["value"] is None:
-        return Found(None, "a divergence cannot be estimated from so few rows", found)
-    words = (
-        f"a frozen model's features tell the sides apart: the paper's JS is {found['value']:.3f} nats (2 ln 2 at most)"
+        return AuditFinding(None, f"not measured: {error}")
+    if measured["value"] is None:
+        return AuditFinding(None, "a divergence cannot be estimated from so few rows", measured)
+    value = measured["value"]
+    words = f"a frozen model's features tell the sides apart: the paper's JS is {value:.3f} nats (2 ln 2 at most)"
+    return AuditFinding(
+        measured["p_value"], f"{words}, p = {measured['p_value']:.3f}, {len(facts.some_rows)} rows", measured
     )
-    return Found(found["p_value"], f"{words}, p = {found['p_value']:.3f}, {len(facts.some_rows)} rows", found)
 
 
-CHECKS: dict[str, Check] = {
-    "unusable rows": Check(
+CHECKS: dict[str, AuditCheck] = {
+    "unusable rows": AuditCheck(
         "Can every row be used?",
         "share of rows that cannot be read, are empty or miss their prefill",
         0.0,
@@ -36,7 +37,7 @@ CHECKS: dict[str, Check] = {
         "such rows are refused by the trainer; many of them mean that the file is not what it was taken for",
         labels.unusable_rows,
     ),
-    "repeated ids": Check(
+    "repeated ids": AuditCheck(
         "Has every row its own id?",
         "share of rows that share their id",
         0.0,
@@ -44,7 +45,7 @@ CHECKS: dict[str, Check] = {
         "responses and verdicts are kept by id; repeated ones mix them up",
         labels.repeated_ids,
     ),
-    "classes": Check(
+    "classes": AuditCheck(
         "Are there harmful and benign prompts?",
         "share of the larger class",
         0.8,
@@ -52,7 +53,7 @@ CHECKS: dict[str, Check] = {
         "a model that sees one class refuses, or answers, whatever it is asked",
         labels.classes,
     ),
-    "sides": Check(
+    "sides": AuditCheck(
         "Are there aligned and unaligned responses?",
         "share of the larger side",
         0.8,
@@ -60,7 +61,7 @@ CHECKS: dict[str, Check] = {
         "a divergence between the sides needs both",
         labels.sides,
     ),
-    "contradictions": Check(
+    "contradictions": AuditCheck(
         "Do rows contradict each other?",
         "share of rows with a label that another row denies",
         0.0,
@@ -68,7 +69,7 @@ CHECKS: dict[str, Check] = {
         "contradictory labels cancel out, and the model learns neither",
         labels.contradictions,
     ),
-    "identical pairs": Check(
+    "identical pairs": AuditCheck(
         "Do the sides of a pair differ?",
         "share of pairs with one text on both sides",
         0.0,
@@ -76,7 +77,7 @@ CHECKS: dict[str, Check] = {
         "they train nothing and pull every estimate towards 0; the paper's preference set has 0.9 % of them",
         labels.identical_pairs,
     ),
-    "refusals": Check(
+    "refusals": AuditCheck(
         "Are refusals said in many ways?",
         "share of the commonest refusal (prompt words left out), or of any one response, in its side and class",
         responses.REPEATED,
@@ -85,7 +86,7 @@ CHECKS: dict[str, Check] = {
         "The paper's set has 100 % (one refusal, 628 times)",
         responses.refusal_diversity,
     ),
-    "lengths": Check(
+    "lengths": AuditCheck(
         "Are the sides of like length?",
         "ratio of median words between the sides, within a class",
         3.0,
@@ -93,7 +94,7 @@ CHECKS: dict[str, Check] = {
         "summed log-probabilities grow with length, so the margin is a margin of lengths. The paper's set has about 15",
         responses.length_ratio,
     ),
-    "openings": Check(
+    "openings": AuditCheck(
         "Do texts open in many ways?",
         "share of the commonest first three words of a class or side",
         0.3,
@@ -101,7 +102,7 @@ CHECKS: dict[str, Check] = {
         "what is learnt then sits in the first tokens, where a prefill undoes it (Qi et al. 2024, arXiv 2406.05946)",
         responses.openings,
     ),
-    "near-duplicates": Check(
+    "near-duplicates": AuditCheck(
         "Are rows different from each other?",
         "share of rows that nearly repeat an earlier one",
         0.05,
@@ -109,7 +110,7 @@ CHECKS: dict[str, Check] = {
         "repeats weigh double, and put the same text on both sides of a random split",
         labels.repeated_rows,
     ),
-    "words of the prompt": Check(
+    "words of the prompt": AuditCheck(
         "Do words alone tell harmful prompts?",
         "AUC of a bag of words, clusters held out",
         0.9,
@@ -117,7 +118,7 @@ CHECKS: dict[str, Check] = {
         "a separation of hidden states on such prompts shows words, not understanding. The paper's anchors reach .988",
         responses.prompt_words,
     ),
-    "words of the response": Check(
+    "words of the response": AuditCheck(
         "Do words alone tell aligned responses, without the prompt?",
         "AUC of a bag of words, clusters held out",
         0.8,
@@ -125,7 +126,7 @@ CHECKS: dict[str, Check] = {
         "the model can then learn a style and need not read the prompt: it will over-refuse, or comply throughout",
         responses.response_words,
     ),
-    "divergence": Check(
+    "divergence": AuditCheck(
         "Do a frozen model's features tell the sides apart?",
         "p-value of the held-out divergence against shuffled labels",
         0.05,
@@ -133,7 +134,7 @@ CHECKS: dict[str, Check] = {
         "where nothing tells the sides apart there is nothing to learn, or labels are shuffled",
         divergence,
     ),
-    "tokens": Check(
+    "tokens": AuditCheck(
         "Does training read whole rows?",
         "share of rows above the token limit",
         0.01,
@@ -141,7 +142,7 @@ CHECKS: dict[str, Check] = {
         "responses are cut, and a cut one has no end to learn",
         contents.too_long,
     ),
-    "chat markers": Check(
+    "chat markers": AuditCheck(
         "Are responses free of control tokens and of orders to models?",
         "share of responses with either",
         0.0,
@@ -149,7 +150,7 @@ CHECKS: dict[str, Check] = {
         "a marker inside a response ends a turn that should go on, or teaches the model to write both sides",
         contents.chat_markers,
     ),
-    "personal data": Check(
+    "personal data": AuditCheck(
         "Is it free of personal data?",
         "share of rows that match a pattern",
         0.0,
@@ -157,7 +158,7 @@ CHECKS: dict[str, Check] = {
         "models repeat what they were trained on. Patterns err both ways: a look decides",
         contents.personal_data,
     ),
-    "licences": Check(
+    "licences": AuditCheck(
         "May it be used, and where is it from?",
         "share of rows without a licence, or with one that forbids commercial use",
         0.0,
@@ -165,7 +166,7 @@ CHECKS: dict[str, Check] = {
         "nobody can tell later",
         contents.licences,
     ),
-    "leaks": Check(
+    "leaks": AuditCheck(
         "Is it free of the evaluation's prompts?",
         "largest share of an evaluation set's prompts that is trained on",
         0.0,
@@ -179,18 +180,18 @@ CHECKS: dict[str, Check] = {
 class Audit(NamedTuple):
     """The findings of all checks, and the worst of their verdicts."""
 
-    findings: Mapping[str, Found]
-    checks: Mapping[str, Check]
+    findings: Mapping[str, AuditFinding]
+    checks: Mapping[str, AuditCheck]
     facts: Facts
 
     @property
     def verdicts(self) -> dict[str, str]:
-        return {name: self.checks[name].verdict(found.value) for name, found in self.findings.items()}
+        return {name: self.checks[name].verdict(finding.value) for name, finding in self.findings.items()}
 
     @property
     def verdict(self) -> str:
-        said = [verdict for verdict in self.verdicts.values() if verdict != UNMEASURED]
-        return max(said, key=VERDICTS.index, default=UNMEASURED)
+        verdicts = [verdict for verdict in self.verdicts.values() if verdict != UNMEASURED]
+        return max(verdicts, key=VERDICTS.index, default=UNMEASURED)
 
     def as_plain(self) -> dict[str, Any]:
         """Return the audit as plain values, for a JSON file."""
@@ -204,17 +205,17 @@ class Audit(NamedTuple):
                     "check": name,
                     "question": check.question,
                     "measures": check.measures,
-                    "verdict": check.verdict(found.value),
-                    "value": found.value,
+                    "verdict": check.verdict(finding.value),
+                    "value": finding.value,
                     "look": check.look,
                     "stop": check.stop,
-                    "words": found.words,
+                    "words": finding.words,
                     "why": check.why,
-                    "numbers": found.numbers,
-                    "rows": list(found.rows),
+                    "numbers": finding.numbers,
+                    "rows": list(finding.rows),
                 }
                 for name, check in self.checks.items()
-                for found in [self.findings[name]]
+                for finding in [self.findings[name]]
             ],
         }
 
@@ -223,9 +224,9 @@ Progress = Callable[[str], AbstractContextManager]
 
 
 def audit(
-    facts: Facts, *, checks: Mapping[str, Check] = CHECKS, progress: Progress = lambda name: nullcontext()
+    facts: Facts, *, checks: Mapping[str, AuditCheck] = CHECKS, progress: Progress = lambda name: nullcontext()
 ) -> Audit:
-    """Ask a data set every question of `checks`. Raises ValueError for a set without rows."""
+    """Run all `checks` on a data set. Raises ValueError for a set without rows."""
     if not len(facts):
         raise ValueError("a data set without rows has no audit; is the file what it was taken for?")
     findings = {}

@@ -1,4 +1,4 @@
-"""Checks of what stands in the texts: control tokens, orders to a reader, personal data, length in tokens, licences."""
+"""Checks of the texts: control tokens, prompt injections, personal data, length in tokens, licences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from divalign.data.audit.facts import Facts
-from divalign.data.audit.finding import Found, percent, share, shown
+from divalign.data.audit.finding import AuditFinding, percent, share, shown
 
 # Text that a chat template or tokenizer turns into control tokens: trained on, it is learnt as text, or ends a turn.
 MARKERS = re.compile(
@@ -42,7 +42,7 @@ NO_LICENCE = re.compile(
 )
 
 
-def chat_markers(facts: Facts) -> Found:
+def chat_markers(facts: Facts) -> AuditFinding:
     places = {
         "control tokens or turn marks": (MARKERS, MARKER_HINTS),
         "orders to a model": (INJECTIONS, INJECTION_HINTS),
@@ -52,16 +52,16 @@ def chat_markers(facts: Facts) -> Found:
         total += len(responses.texts)
         for text, row in zip(*responses, strict=True):
             small = text.lower()
-            met = [
+            matches = [
                 name
                 for name, (pattern, hints) in places.items()
                 if any(hint in small for hint in hints) and pattern.search(text)
             ]
-            for name in met:
+            for name in matches:
                 numbers[name] += 1
-            bad += [row] if met else []
+            bad += [row] if matches else []
     words = f"{len(bad)} of {total} responses hold " + " or ".join(places)
-    return Found(share(len(bad), total), words, {**numbers, "responses": total}, shown(facts, sorted(set(bad))))
+    return AuditFinding(share(len(bad), total), words, {**numbers, "responses": total}, shown(facts, sorted(set(bad))))
 
 
 def _emails(text: str) -> Iterator[str]:
@@ -108,7 +108,7 @@ PERSONAL: dict[str, Callable[[str], Iterator[str]]] = {
 _HINT = re.compile(r"@|\d[\d ().-]{5,}\d")
 
 
-def personal_data(facts: Facts) -> Found:
+def personal_data(facts: Facts) -> AuditFinding:
     """Count rows with text of the form of personal data; the text itself is not repeated."""
     numbers, bad = dict.fromkeys(PERSONAL, 0), set()
     texts = [(text, row) for row, text in enumerate(facts.prompts)]
@@ -121,15 +121,15 @@ def personal_data(facts: Facts) -> Found:
                     bad.add(row)
     words = f"{len(bad)} of {len(facts)} rows hold what looks like personal data"
     kinds = ", ".join(f"{name} in {count}" for name, count in numbers.items() if count)
-    return Found(
+    return AuditFinding(
         share(len(bad), len(facts)), f"{words}: {kinds}" if kinds else words, numbers, shown(facts, sorted(bad))
     )
 
 
-def too_long(facts: Facts) -> Found:
+def too_long(facts: Facts) -> AuditFinding:
     """Count rows of which prompt and response together have more tokens than training will read."""
     if facts.count_tokens is None:
-        return Found(None, "no tokenizer was given (--tokenizer)")
+        return AuditFinding(None, "no tokenizer was given (--tokenizer)")
     prompts = facts.count_tokens(facts.prompts)
     bad, longest = set(), 0
     for responses in facts.sides.values():
@@ -139,23 +139,23 @@ def too_long(facts: Facts) -> Found:
                 bad.add(row)
     words = f"{len(bad)} of {len(facts)} rows are longer than {facts.max_length} tokens; the longest has {longest}"
     numbers = {"rows": len(facts), "over the limit": len(bad), "longest": longest, "limit": facts.max_length}
-    return Found(share(len(bad), len(facts)), words, numbers, shown(facts, sorted(bad)))
+    return AuditFinding(share(len(bad), len(facts)), words, numbers, shown(facts, sorted(bad)))
 
 
-def licences(facts: Facts) -> Found:
+def licences(facts: Facts) -> AuditFinding:
     """Say where rows come from and under which licence; a card beside the file speaks for rows that do not."""
     card = stated_licence(facts.card.get("licence") or facts.card.get("license"))
     source = str(facts.card.get("source") or "")
     counts = Counter(
-        (said or source or "unknown source", stated_licence(licence) or card or "unknown licence")
-        for said, licence in facts.provenance
+        (origin or source or "unknown source", stated_licence(licence) or card or "unknown licence")
+        for origin, licence in facts.provenance
     )
     unknown = sum(n for (_, licence), n in counts.items() if licence == "unknown licence")
     bound = sum(n for (_, licence), n in counts.items() if NON_COMMERCIAL.search(licence))
-    numbers = {f"{said}: {licence}": count for (said, licence), count in counts.most_common(20)}
+    numbers = {f"{origin}: {licence}": count for (origin, licence), count in counts.most_common(20)}
     value = share(unknown + bound, len(facts))
     words = f"{percent(share(unknown, len(facts)))} of rows have no licence, {percent(share(bound, len(facts)))} one "
-    return Found(value, words + "that forbids commercial use", numbers)
+    return AuditFinding(value, words + "that forbids commercial use", numbers)
 
 
 def stated_licence(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What the checks read: a data set as columns of text, a random part of it where it is large."""
+"""A data set as the checks read it: columns of text, of a random sample of rows where it is large."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LIMIT = 500_000  # rows that are looked at: about 2 GB of text of usual length
 ROWS_KEPT = 1000  # whole rows, for what needs more than text
 
 
-class Responses(NamedTuple):
+class SideResponses(NamedTuple):
     """The responses of one side, and the number of the row that each belongs to."""
 
     texts: list[str]
@@ -38,8 +38,8 @@ class Facts:
     provenance: list[tuple[str, str]] = field(default_factory=list)
     ids: list[Any] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
-    aligned: Responses = field(default_factory=lambda: Responses([], []))
-    unaligned: Responses = field(default_factory=lambda: Responses([], []))
+    aligned: SideResponses = field(default_factory=lambda: SideResponses([], []))
+    unaligned: SideResponses = field(default_factory=lambda: SideResponses([], []))
     some_rows: list[Row] = field(default_factory=list)
     total: int = 0
     unreadable: int = 0
@@ -53,15 +53,15 @@ class Facts:
         return len(self.prompts)
 
     @property
-    def sides(self) -> dict[str, Responses]:
+    def sides(self) -> dict[str, SideResponses]:
         return {"aligned": self.aligned, "unaligned": self.unaligned}
 
-    def cells(self) -> dict[str, Responses]:
+    def cells(self) -> dict[str, SideResponses]:
         """Return the responses by side and class; rows that do not say whether they are harmful make cells too."""
-        cells: dict[str, Responses] = {}
+        cells: dict[str, SideResponses] = {}
         for side, responses in self.sides.items():
             for text, row in zip(*responses, strict=True):
-                cell = cells.setdefault(f"{side}, {class_name(self.harmful[row])}", Responses([], []))
+                cell = cells.setdefault(f"{side}, {class_name(self.harmful[row])}", SideResponses([], []))
                 cell.texts.append(text)
                 cell.rows.append(row)
         return cells
@@ -71,20 +71,20 @@ def class_name(harmful: bool | None) -> str:
     return "class unknown" if harmful is None else "harmful" if harmful else "benign"
 
 
-def gather(rows: Iterable[Row], *, limit: int = LIMIT, seed: int = 0, **more: Any) -> Facts:
-    """Return the facts of our rows, of a random `limit` of them where there are more; `more` are fields of `Facts`."""
-    facts, draw = Facts(**more), random.Random(seed)
-    kept: list[tuple[int, Row]] = []
+def gather(rows: Iterable[Row], *, limit: int = LIMIT, seed: int = 0, **fields: Any) -> Facts:
+    """Return the facts of the rows, or of a random sample of `limit` rows; `fields` are fields of `Facts`."""
+    facts, draw = Facts(**fields), random.Random(seed)
+    sample: list[tuple[int, Row]] = []
     for number, row in enumerate(rows, 1):
-        if len(kept) < limit:
-            kept.append((number, row))
+        if len(sample) < limit:
+            sample.append((number, row))
         elif (place := draw.randrange(number)) < limit:
-            kept[place] = (number, row)
+            sample[place] = (number, row)
         facts.total = number
-    for number, row in sorted(kept, key=lambda item: item[0]):
+    for number, row in sorted(sample, key=lambda item: item[0]):
         _add(facts, number, row)
-    chosen = draw.sample(range(len(kept)), min(ROWS_KEPT, len(kept)))
-    facts.some_rows = [kept[place][1] for place in sorted(chosen)]
+    chosen = draw.sample(range(len(sample)), min(ROWS_KEPT, len(sample)))
+    facts.some_rows = [sample[place][1] for place in sorted(chosen)]
     return facts
 
 
@@ -96,7 +96,7 @@ def _add(facts: Facts, number: int, row: Row) -> None:
     facts.clusters.append(cluster_of(row))
     facts.prefills.append(str(row.get("prefill") or ""))
     facts.ids.append(row.get("id"))
-    facts.provenance.append((_said(row, "source"), _said(row, "licence") or _said(row, "license")))
+    facts.provenance.append((_text(row, "source"), _text(row, "licence") or _text(row, "license")))
     for side, column in zip(facts.sides.values(), SIDES, strict=True):
         if column in row:
             side.texts.append(text_of(row[column], "assistant"))
@@ -107,5 +107,5 @@ def _add(facts: Facts, number: int, row: Row) -> None:
         side.rows.append(place)
 
 
-def _said(row: Row, column: str) -> str:
+def _text(row: Row, column: str) -> str:
     return str(row.get(column) or "").strip()

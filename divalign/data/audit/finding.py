@@ -1,4 +1,4 @@
-"""A check and what it finds: one number that decides, the words that say it, and the numbers behind."""
+"""Audit checks and their findings: a measured value, a sentence, and the numbers behind it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ ROWS_SHOWN = 10
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a check saw: the deciding value (None where it could not be had), a sentence, numbers and row numbers."""
+class AuditFinding:
+    """Result of a check: the measured value (None where there is none), a sentence, numbers, and row numbers."""
 
     value: float | None
     words: str
@@ -24,11 +24,11 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Check:
-    """A question to a data set.
+class AuditCheck:
+    """One check of a data set.
 
-    `measures` names the deciding value; above `look` it wants a look, above `stop` nobody should train on the set
-    (None: this alone never says so). `why` gives the reason for both limits.
+    `measures` names the measured value; above `look` the verdict is "look", above `stop` it is "do not train" (None:
+    never from this check alone). `why` gives the reason for both limits.
     """
 
     question: str
@@ -36,7 +36,7 @@ class Check:
     look: float
     stop: float | None
     why: str
-    run: Callable[[Facts], Found]
+    run: Callable[[Facts], AuditFinding]
 
     def verdict(self, value: float | None) -> str:
         if value is None:

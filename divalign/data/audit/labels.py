@@ -1,4 +1,4 @@
-"""Checks of rows and labels: what cannot be used, what is lopsided, what contradicts itself, what repeats itself."""
+"""Checks of rows and labels: unusable rows, class balance, contradictions, duplicates and leaks."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections import Counter, defaultdict
 import numpy as np
 
 from divalign.data.audit.facts import Facts, class_name
-from divalign.data.audit.finding import Found, percent, share, shown
+from divalign.data.audit.finding import AuditFinding, percent, share, shown
 from divalign.data.minhash import near_duplicates
 from divalign.data.overlap import find_overlap
 
 
-def unusable_rows(facts: Facts) -> Found:
+def unusable_rows(facts: Facts) -> AuditFinding:
     """Count rows that training would refuse: unreadable, empty, or not opening with their own prefill."""
     empty = {place for place, prompt in enumerate(facts.prompts) if not prompt.strip()}
     unopened = set()
@@ -34,40 +34,40 @@ def unusable_rows(facts: Facts) -> Found:
     }
     words = f"{facts.unreadable} rows cannot be read, {len(empty)} have an empty prompt or response"
     words += f", {len(unopened)} have a response that does not open with its prefill" if unopened else ""
-    return Found(value, words, numbers, shown(facts, sorted(bad)))
+    return AuditFinding(value, words, numbers, shown(facts, sorted(bad)))
 
 
-def repeated_ids(facts: Facts) -> Found:
-    known = [(str(one), place) for place, one in enumerate(facts.ids) if one not in (None, "")]
-    if not known:
-        return Found(None, "no row has an id")
-    counts = Counter(one for one, _ in known)
-    repeated = [place for one, place in known if counts[one] > 1]
-    words = f"{len(repeated)} of {len(known)} rows share their id with another"
-    return Found(
-        len(repeated) / len(known), words, {"rows": len(known), "repeated": len(repeated)}, shown(facts, repeated)
+def repeated_ids(facts: Facts) -> AuditFinding:
+    ids = [(str(row_id), place) for place, row_id in enumerate(facts.ids) if row_id not in (None, "")]
+    if not ids:
+        return AuditFinding(None, "no row has an id")
+    counts = Counter(row_id for row_id, _ in ids)
+    repeated = [place for row_id, place in ids if counts[row_id] > 1]
+    words = f"{len(repeated)} of {len(ids)} rows share their id with another"
+    return AuditFinding(
+        len(repeated) / len(ids), words, {"rows": len(ids), "repeated": len(repeated)}, shown(facts, repeated)
     )
 
 
-def classes(facts: Facts) -> Found:
-    counts = Counter(class_name(one) for one in facts.harmful)
-    known = counts["harmful"] + counts["benign"]
-    if not known:
-        return Found(None, "no row says whether its prompt is harmful (column 'harmful')", dict(counts))
+def classes(facts: Facts) -> AuditFinding:
+    counts = Counter(class_name(harmful) for harmful in facts.harmful)
+    labelled = counts["harmful"] + counts["benign"]
+    if not labelled:
+        return AuditFinding(None, "no row says whether its prompt is harmful (column 'harmful')", dict(counts))
     larger = max(("harmful", "benign"), key=lambda name: counts[name])
     words = f"{counts['harmful']} rows are harmful and {counts['benign']} benign"
     words += f", {counts['class unknown']} do not say" if counts["class unknown"] else ""
-    return Found(counts[larger] / known, words, dict(counts))
+    return AuditFinding(counts[larger] / labelled, words, dict(counts))
 
 
-def sides(facts: Facts) -> Found:
+def sides(facts: Facts) -> AuditFinding:
     counts = {name: len(responses.texts) for name, responses in facts.sides.items()}
     pairs = len(set(facts.aligned.rows) & set(facts.unaligned.rows))
     words = f"{counts['aligned']} aligned and {counts['unaligned']} unaligned responses, {pairs} of each in pairs"
-    return Found(share(max(counts.values()), sum(counts.values())), words, {**counts, "pairs": pairs})
+    return AuditFinding(share(max(counts.values()), sum(counts.values())), words, {**counts, "pairs": pairs})
 
 
-def contradictions(facts: Facts) -> Found:
+def contradictions(facts: Facts) -> AuditFinding:
     """Find responses that are aligned here and unaligned there, and prompts of both classes."""
     labels: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for side, responses in facts.sides.items():
@@ -77,17 +77,17 @@ def contradictions(facts: Facts) -> Found:
     for prompt, harmful in zip(facts.prompts, facts.harmful, strict=True):
         called[prompt] |= set() if harmful is None else {harmful}
     both = {row for row, prompt in enumerate(facts.prompts) if len(called[prompt]) > 1}
-    torn = _torn_labels(facts, labels) - set(_identical(facts))
-    bad = sorted(torn | both)
-    numbers = {"response on both sides": len(torn), "prompt of both classes": len(both)}
+    contradictory = _contradictory_responses(facts, labels) - set(_identical(facts))
+    bad = sorted(contradictory | both)
+    numbers = {"response on both sides": len(contradictory), "prompt of both classes": len(both)}
     words = (
-        f"{len(torn)} rows have a response that another row puts on the other side, "
+        f"{len(contradictory)} rows have a response that another row puts on the other side, "
         f"{len(both)} a prompt that is harmful here and benign there"
     )
-    return Found(share(len(bad), len(facts)), words, numbers, shown(facts, bad))
+    return AuditFinding(share(len(bad), len(facts)), words, numbers, shown(facts, bad))
 
 
-def _torn_labels(facts: Facts, labels: dict[tuple[str, str], set[str]]) -> set[int]:
+def _contradictory_responses(facts: Facts, labels: dict[tuple[str, str], set[str]]) -> set[int]:
     return {
         row
         for responses in facts.sides.values()
@@ -96,28 +96,28 @@ def _torn_labels(facts: Facts, labels: dict[tuple[str, str], set[str]]) -> set[i
     }
 
 
-def identical_pairs(facts: Facts) -> Found:
+def identical_pairs(facts: Facts) -> AuditFinding:
     pairs = len(set(facts.aligned.rows) & set(facts.unaligned.rows))
     same = _identical(facts)
     words = f"{len(same)} of {pairs} pairs have the same text on both sides: nothing can be learnt from them"
-    return Found(share(len(same), pairs), words, {"pairs": pairs, "identical": len(same)}, shown(facts, same))
+    return AuditFinding(share(len(same), pairs), words, {"pairs": pairs, "identical": len(same)}, shown(facts, same))
 
 
 def _identical(facts: Facts) -> list[int]:
-    said = dict(zip(facts.aligned.rows, (text.strip() for text in facts.aligned.texts), strict=True))
-    return [row for text, row in zip(*facts.unaligned, strict=True) if said.get(row) == text.strip()]
+    aligned = dict(zip(facts.aligned.rows, (text.strip() for text in facts.aligned.texts), strict=True))
+    return [row for text, row in zip(*facts.unaligned, strict=True) if aligned.get(row) == text.strip()]
 
 
-def repeated_rows(facts: Facts) -> Found:
+def repeated_rows(facts: Facts) -> AuditFinding:
     """Count rows whose prompt and responses nearly repeat those of an earlier row."""
     whole = [[prompt] for prompt in facts.prompts]
     for responses in facts.sides.values():
         for text, row in zip(*responses, strict=True):
             whole[row].append(text)
-    found = near_duplicates(["\n".join(parts) for parts in whole])
-    repeats = np.flatnonzero(found >= 0).tolist()
+    originals = near_duplicates(["\n".join(parts) for parts in whole])
+    repeats = np.flatnonzero(originals >= 0).tolist()
     words = f"{len(repeats)} of {len(facts)} rows nearly repeat an earlier one"
-    return Found(
+    return AuditFinding(
         share(len(repeats), len(facts)),
         words,
         {"rows": len(facts), "near-duplicates": len(repeats)},
@@ -125,13 +125,18 @@ def repeated_rows(facts: Facts) -> Found:
     )
 
 
-def leaks(facts: Facts) -> Found:
+def leaks(facts: Facts) -> AuditFinding:
     """Find prompts of the evaluation sets among the training prompts."""
     if not facts.evaluations:
-        return Found(None, "no evaluation set was given (--against)")
-    found = {name: find_overlap(facts.prompts, prompts) for name, prompts in facts.evaluations.items()}
-    worst = max(found, key=lambda name: found[name].share.value or 0.0)
-    numbers = {name: {"prompts": one.n, "leaked": len(one.leaks), **one.counts} for name, one in found.items()}
-    value = found[worst].share.value
-    words = f"{len(found[worst].leaks)} of the {found[worst].n} prompts of {worst} ({percent(value)}) are trained on"
-    return Found(value, words, numbers, shown(facts, sorted({leak.train for leak in found[worst].leaks})))
+        return AuditFinding(None, "no evaluation set was given (--against)")
+    overlaps = {name: find_overlap(facts.prompts, prompts) for name, prompts in facts.evaluations.items()}
+    worst = max(overlaps, key=lambda name: overlaps[name].share.value or 0.0)
+    numbers = {
+        name: {"prompts": overlap.n, "leaked": len(overlap.leaks), **overlap.counts}
+        for name, overlap in overlaps.items()
+    }
+    value = overlaps[worst].share.value
+    words = (
+        f"{len(overlaps[worst].leaks)} of the {overlaps[worst].n} prompts of {worst} ({percent(value)}) are trained on"
+    )
+    return AuditFinding(value, words, numbers, shown(facts, sorted({leak.train for leak in overlaps[worst].leaks})))

@@ -63,8 +63,8 @@ def own_examples(seed: int = 0) -> list[Example]:
         *_paired(REFUSED_PAIRS, False),
         *_paired(ANSWERED_PAIRS, True),
     ]
-    known = word_runs(row["response"] for row in planted())
-    return list(dict.fromkeys(example for example in examples if not word_runs([example.response]) & known))
+    planted_runs = word_runs(row["response"] for row in planted())
+    return list(dict.fromkeys(example for example in examples if not word_runs([example.response]) & planted_runs))
 
 
 def model_examples(folder: Path, models: Sequence[str] = (FITTED_ON,)) -> list[Example]:
