@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any, NoReturn
 
 import typer
@@ -36,6 +37,7 @@ INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 def main() -> None:
     """Run the command line; a ValueError is the user's to mend, anything else is ours."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # for its callers, not for users
     try:
         code = app(standalone_mode=False)  # a verb's typer.Exit comes back as its code, not as an exception
     except ValueError as error:

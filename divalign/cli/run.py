@@ -12,9 +12,14 @@ from rich.table import Table
 
 from divalign.cli import show
 from divalign.cli.app import Overrides, Quiet, app, console, failing, printed, progress_of, to_folder, with_options
+from divalign.cli.cost import show_cost
 
 Config = Annotated[Path | None, typer.Argument(help="YAML configuration; the tour of the embedded world if left out.")]
-Out = Annotated[Path, typer.Option(help="Run folder; a run that was stopped there goes on.", callback=to_folder)]
+Out = Annotated[Path | None, typer.Option(help="Run folder; a run that was stopped there goes on.", callback=to_folder)]
+
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what the run will cost in time, memory and disk, and do nothing.")
+]
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,25 @@ class Short:
 
 @app.command(epilog="Example: divalign run configs/short.yaml --out runs/short --methods kldo,dpo")
 @with_options
-def run(out: Out, short: Short, config: Config = None, overrides: Overrides = None, quiet: Quiet = False) -> None:
+def run(
+    short: Short,
+    config: Config = None,
+    out: Out = None,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+    dry_run: DryRun = False,
+) -> None:
     """Align, measure, attack and report: the whole loop, into a run folder."""
     from divalign.config import load_config
     from divalign.report import write_report
     from divalign.study.run import run as run_stages
 
     resolved = load_config(config, [*short.overrides(), *(overrides or [])])
+    if dry_run:
+        show_cost(resolved, out or Path())
+        return
+    if out is None:
+        raise typer.BadParameter("name the run folder: --out DIR (only --dry-run goes without)")
     with failing():
         results = run_stages(resolved, out, progress=progress_of(quiet=quiet))
     page = write_report(out)

@@ -75,8 +75,8 @@ class Connection(NamedTuple):
             return error.response
         except RetryableError as error:
             raise ConnectionError(
-                f"{self.server.address} failed {self.server.attempts} times, last with: {error}. The responses so far "
-                "are saved; is the server up, and does it allow as many requests at a time?"
+                f"{self.server.address} failed {self.server.attempts} times, last with: {error}. Responses that came "
+                "are kept; is the server up, and does it allow as many requests at a time?"
             ) from None
 
     def exchange(self, body: dict[str, Any]) -> Response:

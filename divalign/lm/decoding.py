@@ -117,8 +117,8 @@ def _advance(
 def _similar_lengths(rows: Sequence[Row]) -> list[list[Row]]:
     """Return the rows in parts to be prefilled one after the other, so that little of the work is padding.
 
-    Each part has at least PREFILL_TOKENS, since small products use the hardware badly: for 32 prompts of 31 to 56
-    tokens on one core, 18 % of the prefill was padding, in parts 5 %.
+    Each part has at least PREFILL_TOKENS, since small products use the hardware badly: of 32 prompts of 31 to 56
+    tokens in one part, 18 % of the prefill would be padding.
     """
     parts: list[list[Row]] = []
     for row in sorted(rows, key=lambda row: -len(row.tokens)):

@@ -17,7 +17,7 @@ from divalign.safety.judges import Judge
 from divalign.safety.single_shot import Attack
 
 # Conversations and the most new tokens to their responses.
-GenerateUpTo = Callable[[Sequence[Conversation], int], Sequence[str]]
+GenerateUpTo = Callable[[Sequence[Conversation], int], Sequence[str] | Sequence[Response]]
 
 
 class Stage(NamedTuple):

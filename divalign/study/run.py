@@ -15,6 +15,7 @@ from divalign.config import Config, as_yaml
 from divalign.core.stats import Estimate
 from divalign.data.batching import encode_conversation, encode_row
 from divalign.data.examples import Row
+from divalign.lm.shape import model_shape
 from divalign.records import (
     ModelResult,
     NotMeasured,
@@ -31,6 +32,7 @@ from divalign.safety.suffix_search import check_room
 from divalign.stages.answers import answer_corpora, placeholders
 from divalign.stages.attack import attack, read_prompts
 from divalign.stages.corpus import Corpus, prompt_rows, read_corpus
+from divalign.stages.cost import check_memory, free_memory
 from divalign.stages.estimate import estimate
 from divalign.stages.folder import Clock, Progress, check_unclaimed, locked, silent
 from divalign.stages.judge import judge
@@ -258,6 +260,7 @@ def _point(model: ModelResult, successes: int, trials: int) -> ModelPoint:
 
 def _check_model(config: Config, inputs: Inputs) -> None:
     """Load the model and show it the longest texts, so that what does not fit is met before anything is written."""
+    _check_memory(config)
     lm = open_model(model_of(config.model)).lm()
     context = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None) or config.train.max_length
     if config.train.max_length > context:
@@ -275,6 +278,14 @@ def _check_model(config: Config, inputs: Inputs) -> None:
     ]
     if searched:
         check_room(lm, read_prompts(inputs.prompts), searched[0].options, context=context)
+
+
+def _check_memory(config: Config) -> None:
+    """Raise ValueError, before the weights are loaded, where they and the optimiser cannot fit."""
+    spec, lora = model_of(config.model), config.train.lora
+    if Path(spec.source).is_dir():
+        shape, free = model_shape(spec.source, trust_remote_code=spec.trust_remote_code), free_memory(spec.device)
+        check_memory(shape, dtype=spec.dtype, rank=lora.rank if lora else None, free=free)
 
 
 def _check_attacks(config: Config, prompts: Sequence[Row], tokenizer: Any, context: int) -> None:

@@ -30,14 +30,9 @@ def test_a_stage_that_fails_says_so_and_leaves_no_thread() -> None:
     lines: list[str] = []
     before = threading.active_count()
     stage = progress_lines("attacks base", 9, "responses", write=lines.append, period=60.0)
-
-    def fail() -> None:
-        with stage as advance:
-            advance(2)
-            raise MemoryError
-
-    with pytest.raises(MemoryError):
-        fail()
+    advance = stage.__enter__()
+    advance(2)
+    assert not stage.__exit__(MemoryError, MemoryError("full"), None)  # the error goes on
     assert lines[-1] == "attacks base: stopped, 2 of 9 responses in 0 s"
     assert threading.active_count() == before
 
@@ -58,10 +53,11 @@ def test_durations_read_as_people_say_them(seconds: float, text: str) -> None:
 def test_lines_go_to_stderr_and_a_terminal_gets_bars(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    stderr = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stderr)
     with progress_of(quiet=False)("hidden base", 2, "prompts") as advance:
         advance(2)
-    said = sys.stderr.getvalue().splitlines()
+    said = stderr.getvalue().splitlines()
     assert [line.split(" ", 1)[1] for line in said] == [
         "hidden base: started, 2 prompts", "hidden base: done, 2 of 2 prompts in 0 s",
     ]  # fmt: skip

@@ -1,0 +1,233 @@
+"""What a configuration will cost, from its data, the tokenizer and config.json: no weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from divalign.config import Config
+from divalign.data.batching import encode_conversation
+from divalign.data.examples import Conversation, Row, user_says
+from divalign.lm.shape import ModelShape, model_shape, read_tokenizer
+from divalign.safety.adaptive import AdaptiveAttack
+from divalign.stages.attack import ATTACKER_TOKENS
+from divalign.stages.cost import (
+    Batch,
+    Forecast,
+    Job,
+    Machine,
+    disk,
+    forecast,
+    loading,
+    measure_machine,
+    memory,
+    scoring,
+    statistics,
+    training,
+    writing,
+)
+from divalign.study.plan import Aligned, answer_plan, attack_plan, check_names, model_of, training_rows
+from divalign.study.run import Inputs, read_inputs
+
+HOUR = 3600.0
+SEARCHED = 0.1  # share of GCG's steps that a search of the tour takes: a success ends it
+TRIED = 6  # tokens per candidate of a GCG step, which keeps what stands before the change
+WRITTEN = 0.9  # share of max_new_tokens that a response has: .8 in the tour, 1 in most unaligned models
+
+
+class Sized(NamedTuple):
+    """A configuration with everything that its cost follows from; `lengths` remembers conversations' tokens."""
+
+    config: Config
+    inputs: Inputs
+    tokenizer: Any
+    shape: ModelShape
+    lengths: dict[str, int]
+
+    def length(self, conversation: Conversation) -> int:
+        """Return a conversation's tokens; all models meet the same prompts, so each is looked at once."""
+        key = repr(conversation)
+        if key not in self.lengths:
+            self.lengths[key] = len(encode_conversation(self.tokenizer, conversation))
+        return self.lengths[key]
+
+
+def dry_run(config: Config, out: Path) -> Forecast:
+    """Return what a run of `config` in the folder `out` will cost on this machine.
+
+    Raises ValueError for what `run` refuses without weights: unknown names, missing files, data of one class.
+    """
+    check_names(config)
+    spec = model_of(config.model)
+    kind = getattr(torch, spec.dtype)
+    machine = measure_machine(out, device=spec.device, dtype=kind)
+    return _forecast(_sized(config), machine)
+
+
+def remedies(config: Config, whole: Forecast) -> list[tuple[str, float]]:
+    """Return the three settings of which half shortens the run most, as --set takes them, with the seconds saved."""
+    sized = _sized(config)
+    saved = []
+    for key, change in _halves(config).items():
+        section, name = key.split(".")
+        part = getattr(config, section).model_copy(update={name: change})
+        changed = sized._replace(config=config.model_copy(update={section: part}))
+        changed = changed._replace(inputs=read_inputs(changed.config))
+        text = f"[{','.join(change)}]" if isinstance(change, tuple) else str(change)
+        saved.append((f"{key}={text}", whole.total - _forecast(changed, whole.machine).total))
+    return sorted(saved, key=lambda one: -one[1])[:3]
+
+
+def _halves(config: Config) -> dict[str, Any]:
+    """Return every setting that shortens a run, halved; only what has a half."""
+    data, train, measure = config.data, config.train, config.measure
+    numbers: dict[str, Any] = {
+        "train.updates": train.updates and max(1, train.updates // 2),
+        "train.epochs": train.epochs and train.epochs / 2,
+        "data.n_test": max(20, data.n_test // 2),
+        "measure.max_new_tokens": max(1, measure.max_new_tokens // 2),
+        "train.methods": train.methods[: max(1, len(train.methods) // 2)],
+        "data.recipes": data.recipes[: max(1, len(data.recipes) // 2)],
+        "measure.attacks": measure.attacks[: max(1, len(measure.attacks) // 2)],
+    }
+    present = config.model_dump()
+    return {key: value for key, value in numbers.items() if value and value != _value(present, key)}
+
+
+def _value(content: Mapping[str, Any], key: str) -> Any:
+    section, name = key.split(".")
+    return content[section][name]
+
+
+def _sized(config: Config) -> Sized:
+    spec = model_of(config.model)
+    options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
+    tokenizer = read_tokenizer(spec.source, chat_template=spec.chat_template, **options)
+    return Sized(config, read_inputs(config), tokenizer, model_shape(spec.source, **options), {})
+
+
+def _forecast(sized: Sized, machine: Machine) -> Forecast:
+    config, inputs, shape = sized.config, sized.inputs, sized.shape
+    jobs = [*_answer_jobs(sized), *_train_jobs(sized), *_measure_jobs(sized)]
+    lora, models = config.train.lora, len(inputs.models)
+    pairs = [_pairs(sized, model.rows) for model in inputs.models]
+    largest = max((batch.tokens / batch.rows for batch in pairs), default=0.0) * config.train.pairs_per_batch
+    rows = config.measure.batch_size * min(config.train.max_length, 64 + config.measure.max_new_tokens)
+    rank = lora.rank if lora else None
+    need = memory(shape, dtype=config.model.dtype, rank=rank, train_tokens=largest, row_tokens=float(rows))
+    responses = sum(job.rows for job in jobs if job.stage in ("attacks", "answers"))
+    states = (models + 1) * len(inputs.prompts)
+    left = disk(shape, dtype=config.model.dtype, rank=rank, models=models, responses=responses, states=states)
+    return forecast(jobs, shape, machine, need, left)
+
+
+def _answer_jobs(sized: Sized) -> Iterator[Job]:
+    if sized.config.data.answers != "model":
+        return
+    corpus, data = sized.inputs.corpus, sized.config.data
+    requests = [*corpus.train, *corpus.test]
+    worse = [request for request in requests if not request.harmful] if answer_plan(sized.config).worse else []
+    prompts = _prompts(sized, [request.prompt for request in (*requests, *worse)])
+    size = sized.config.measure.batch_size
+    yield writing(sized.shape, "base", "answers", prompts, data.answer_tokens, size)
+
+
+def _train_jobs(sized: Sized) -> Iterator[Job]:
+    """Yield each model's training, and a reference pass for each set of rows, which all methods share."""
+    config, shape = sized.config, sized.shape
+    scored: set[tuple[str, int]] = set()
+    for model in sized.inputs.models:
+        batch, plan = _pairs(sized, model.rows), model.plan
+        if (model.recipe, plan.seed) not in scored:
+            scored.add((model.recipe, plan.seed))
+            yield scoring(shape, model.name, "reference", batch, config.measure.batch_size)
+        per_update = _times(batch, plan.pairs_per_update / batch.rows)._replace(rows=plan.pairs_per_update)
+        batches = plan.pairs_per_update // plan.pairs_per_batch
+        yield loading(shape, model.name, 1, config.model.dtype)
+        yield training(shape, model.name, per_update, _updates(model), batches=batches, adapter=plan.lora is not None)
+
+
+def _updates(model: Aligned) -> int:
+    plan = model.plan
+    if plan.updates is not None:
+        return plan.updates
+    return max(1, round((plan.epochs or 0) * len(model.rows) / plan.pairs_per_update))
+
+
+def _measure_jobs(sized: Sized) -> Iterator[Job]:
+    config, shape, inputs = sized.config, sized.shape, sized.inputs
+    prompts, size = _prompts(sized, [row["prompt"] for row in inputs.prompts]), config.measure.batch_size
+    held_out = {recipe: _held_out(sized, recipe) for recipe in config.data.recipes}
+    referred: set[str] = set()
+    for model in (None, *inputs.models):
+        name = model.name if model else "base"
+        yield loading(shape, name, 1, config.model.dtype)
+        yield scoring(shape, name, "hidden states", prompts._replace(scored=0), size)
+        yield statistics(name, len(inputs.prompts))
+        yield from _attack_jobs(sized, name, model)
+        if model is None:
+            continue
+        if model.recipe not in referred:
+            referred.add(model.recipe)
+            yield scoring(shape, name, "divergences", held_out[model.recipe], size)
+        yield scoring(shape, name, "divergences", held_out[model.recipe], size)
+
+
+def _attack_jobs(sized: Sized, name: str, model: Aligned | None) -> Iterator[Job]:
+    """Yield what is written under attack; adaptive attacks by the rounds that they may take at most."""
+    config, shape = sized.config, sized.shape
+    measure, size = config.measure, config.measure.batch_size
+    harmful = [row["prompt"] for row in sized.inputs.prompts if row["harmful"]]
+    plan = attack_plan(config, method=model.plan.method if model else None, recipe=model.recipe if model else None)
+    conversations = [user_says(row["prompt"]) for row in sized.inputs.prompts if not row["harmful"]]
+    for entry in plan.attacks().values():
+        if isinstance(entry, AdaptiveAttack):
+            if entry.needs_weights:
+                yield _search(sized, name, harmful[: plan.options.gcg_prompts])
+            else:
+                rounds = _times(_prompts(sized, harmful), measure.rounds)
+                new = measure.max_new_tokens + (ATTACKER_TOKENS if entry.needs_attacker else 0)
+                yield writing(shape, name, "attacks", rounds, new, size)
+        else:
+            conversations += [entry(prompt) for prompt in harmful]
+    lengths = [sized.length(one) for one in conversations]
+    new = max(1, round(WRITTEN * measure.max_new_tokens))
+    yield writing(shape, name, "attacks", Batch(len(lengths), sum(lengths), 0), new, size)
+
+
+def _search(sized: Sized, name: str, prompts: Sequence[str]) -> Job:
+    """Return a search's cost: each step scores `width` candidates behind a prompt that is kept."""
+    gcg, shape = sized.config.measure.gcg, sized.shape
+    steps = SEARCHED * len(prompts) * (gcg.steps if gcg else 250)
+    tokens = steps * (gcg.width if gcg else 256) * TRIED
+    work = 2 * (shape.backbone + shape.head) * tokens
+    return Job(name, "search", "forward", len(prompts), tokens, 0, work, 2 * steps)
+
+
+def _held_out(sized: Sized, recipe: str) -> Batch:
+    return _pairs(sized, training_rows(sized.inputs.corpus.rows_of_test(), recipe))
+
+
+def _prompts(sized: Sized, texts: Iterable[str]) -> Batch:
+    lengths = [sized.length(user_says(text)) for text in texts]
+    return Batch(len(lengths), sum(lengths), 0)
+
+
+def _pairs(sized: Sized, rows: Sequence[Row]) -> Batch:
+    """Return paired rows with the tokens of their prompts once and of both responses; `rows` counts pairs.
+
+    Of many rows, every so many-th is looked at.
+    """
+    looked = rows[:: max(1, len(rows) // 256)]
+    prompts = _prompts(sized, [row["prompt"][-1]["content"] for row in looked])
+    texts = [row[side][-1]["content"] for row in looked for side in ("chosen", "rejected")]
+    responses = sum(len(ids) + 1 for ids in sized.tokenizer(texts, add_special_tokens=False)["input_ids"])
+    whole = Batch(len(looked), prompts.tokens + responses, responses)
+    return _times(whole, len(rows) / len(looked))._replace(rows=len(rows))
+
+
+def _times(batch: Batch, factor: float) -> Batch:
+    return Batch(round(batch.rows * factor), batch.tokens * factor, batch.scored * factor)
