@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-import divalign.cli.data as verbs
+import divalign.cli.audit as verbs
 from bench.data import bad_rows, evaluation_rows, world_rows
 from divalign.cli.app import app
 from divalign.data.writing import write_file
