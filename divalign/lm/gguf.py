@@ -45,6 +45,11 @@ def gguf_folder(path: Path, cache: Path | None = None) -> Path:
         return cached_folder(folder, key, lambda draft: _convert(path, header, draft))
 
 
+def readable_source(source: str) -> str:
+    """Return what transformers reads: the folder that a GGUF file was converted into; other sources as they are."""
+    return str(gguf_folder(Path(source))) if is_gguf(source) else source
+
+
 def default_cache() -> Path:
     """Return $DIVALIGN_CACHE, or ~/.cache/divalign."""
     return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "divalign")

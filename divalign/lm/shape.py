@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from divalign.lm.gguf import readable_source
 from divalign.lm.load import PLAIN_TEMPLATE, quietly
 
 
@@ -35,9 +36,10 @@ def model_shape(source: str, *, revision: str | None = None, trust_remote_code: 
 
     Raises ValueError where the folder or hub id has no configuration that transformers knows.
     """
+    place = readable_source(source)
     try:
         with quietly(), torch.device("meta"):
-            config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+            config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
             auto: Any = AutoModelForCausalLM
             model = auto.from_config(config, trust_remote_code=trust_remote_code)
     except (ImportError, OSError, KeyError, ValueError) as error:
@@ -61,7 +63,7 @@ def model_shape(source: str, *, revision: str | None = None, trust_remote_code: 
 def read_tokenizer(source: str, *, chat_template: str | None = None, **options: Any) -> Any:
     """Return a model's tokenizer with the chat template that `load_lm` would give it, without the model."""
     with quietly():
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(readable_source(source), **options)
     if chat_template is not None:
         plain = chat_template == "plain"
         tokenizer.chat_template = PLAIN_TEMPLATE if plain else Path(chat_template).read_text(encoding="utf-8")

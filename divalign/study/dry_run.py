@@ -117,10 +117,10 @@ def _forecast(sized: Sized, machine: Machine) -> Forecast:
     largest = max((batch.tokens / batch.rows for batch in pairs), default=0.0) * config.train.pairs_per_batch
     rows = config.measure.batch_size * min(config.train.max_length, 64 + config.measure.max_new_tokens)
     rank = lora.rank if lora else None
-    need = memory(shape, dtype=config.model.dtype, rank=rank, train_tokens=largest, row_tokens=float(rows))
+    need = memory(shape, dtype=model_of(config.model).dtype, rank=rank, train_tokens=largest, row_tokens=float(rows))
     responses = sum(job.rows for job in jobs if job.stage in ("attacks", "answers"))
     states = (models + 1) * len(inputs.prompts)
-    left = disk(shape, dtype=config.model.dtype, rank=rank, models=models, responses=responses, states=states)
+    left = disk(shape, dtype=model_of(config.model).dtype, rank=rank, models=models, responses=responses, states=states)
     return forecast(jobs, shape, machine, need, left)
 
 
@@ -146,7 +146,7 @@ def _train_jobs(sized: Sized) -> Iterator[Job]:
             yield scoring(shape, model.name, "reference", batch, config.measure.batch_size)
         per_update = _times(batch, plan.pairs_per_update / batch.rows)._replace(rows=plan.pairs_per_update)
         batches = plan.pairs_per_update // plan.pairs_per_batch
-        yield loading(shape, model.name, 1, config.model.dtype)
+        yield loading(shape, model.name, 1, model_of(config.model).dtype)
         yield training(shape, model.name, per_update, _updates(model), batches=batches, adapter=plan.lora is not None)
 
 
@@ -164,7 +164,7 @@ def _measure_jobs(sized: Sized) -> Iterator[Job]:
     referred: set[str] = set()
     for model in (None, *inputs.models):
         name = model.name if model else "base"
-        yield loading(shape, name, 1, config.model.dtype)
+        yield loading(shape, name, 1, model_of(config.model).dtype)
         yield scoring(shape, name, "hidden states", prompts._replace(scored=0), size)
         yield statistics(name, len(inputs.prompts))
         yield from _attack_jobs(sized, name, model)
