@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,12 +59,34 @@ def train(
     silently = quiet or os.environ.get("RANK", "0") != "0"
     progress = progress_of(quiet=silently)
     plan = train_plan(resolved, method=method, recipe=data.recipe, seed=seed)
-    given = data.rows
-    rows = load_training_rows(given) if given else _recipe_rows(resolved, data.recipe, seed, out, progress)
+    file = data.rows
+    rows = load_training_rows(file) if file else _recipe_rows(resolved, data.recipe, seed, out, progress)
     held_out = load_training_rows(data.held_out) if data.held_out else None
     run_stage(model_of(resolved.model), rows, plan, out, held_out=held_out, progress=progress)
     if not silently:
+        for line in _summary(out):
+            console.print(line, highlight=False)
         console.print(str(out / "checkpoint"))
+
+
+def _summary(out: Path) -> Iterator[str]:
+    """Yield what a finished training says of itself: rows, loss, held-out figures, signs of displacement."""
+    from divalign.store import read_json, read_rows
+
+    content, log = read_json(out / "training.json"), read_rows(out / "metrics.jsonl")
+    counts = content["rows"]
+    yield (
+        f"{content['updates']} updates on {counts['rows']} rows; {counts['skipped']} too long and skipped, "
+        f"{counts['cut']} cut"
+    )
+    losses = [row["loss"] for row in log if row.get("loss") is not None]
+    if losses:
+        yield f"loss {losses[0]:.4f} at the first update logged, {losses[-1]:.4f} at the last"
+    if content["held_out"]:
+        figures = (f"{name} {value:.4g}" for name, value in content["held_out"].items() if value is not None)
+        yield "held out: " + ", ".join(figures)
+    if content["displacement"]:
+        yield f"warning: {content['displacement']}"
 
 
 def _recipe_rows(config: Any, recipe: str, seed: int, out: Path, progress: Any) -> list[Any]:
@@ -76,9 +99,9 @@ def _recipe_rows(config: Any, recipe: str, seed: int, out: Path, progress: Any) 
     corpus = read_corpus(corpus_of(config.data), seed=seed)
     if config.data.answers == "model":
         # The verb's recipe may be another than the configuration's.
-        asked = config.model_copy(update={"data": config.data.model_copy(update={"recipes": (recipe,)})})
+        changed = config.model_copy(update={"data": config.data.model_copy(update={"recipes": (recipe,)})})
         base = open_model(model_of(config.model))
         corpus = answer_corpora(
-            {seed: corpus._replace(test=[])}, base, answer_plan(asked), out / "data", progress=progress
+            {seed: corpus._replace(test=[])}, base, answer_plan(changed), out / "data", progress=progress
         )[seed]
     return training_rows(corpus.train, recipe)

@@ -60,8 +60,8 @@ def _writers(backbone: Any) -> Iterator[tuple[Any, Any]]:
     blocks = _blocks(backbone)
     names = next((names for names in WRITERS if all(_part(blocks[0], name) is not None for name in names)), None)
     if names is None:
-        known = " or ".join(", ".join(pair) for pair in WRITERS)
-        raise ValueError(f"{type(backbone).__name__}: its blocks have none of {known}; add their names to WRITERS")
+        supported = " or ".join(", ".join(pair) for pair in WRITERS)
+        raise ValueError(f"{type(backbone).__name__}: its blocks have none of {supported}; add their names to WRITERS")
     for block in blocks:
         # Llama too calls a norm post_attention_layernorm, but that one reads the stream.
         sandwich = _part(block, NORMS_AFTER[1]) is not None

@@ -201,7 +201,7 @@ def _part(part: Any) -> tuple[str, str]:
             return "text", text
     if kind in ("thinking", "reasoning"):
         inner = part.get("thinking", part.get("text", ""))
-        return "reasoning", inner if isinstance(inner, str) else "".join(_part(one)[1] for one in inner)
+        return "reasoning", inner if isinstance(inner, str) else "".join(_part(item)[1] for item in inner)
     raise _unknown_shape(f"a content part of type {kind or type(part).__name__} without text")
 
 

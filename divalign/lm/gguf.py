@@ -122,8 +122,8 @@ def _check_architecture(path: Path, header: GgufHeader) -> None:
     except ImportError:  # older versions have one list alone
         GGUF_ARCHS = {}
     # the names in files and in transformers differ by hyphens and underscores: qwen3moe, qwen3_moe; gpt-oss, gpt_oss
-    known = {_bare(name) for name in [*GGUF_SUPPORTED_ARCHITECTURES, *GGUF_ARCHS]}
-    if _bare(header.architecture) not in known:
+    supported = {_bare(name) for name in [*GGUF_SUPPORTED_ARCHITECTURES, *GGUF_ARCHS]}
+    if _bare(header.architecture) not in supported:
         raise ValueError(
             f"{path} holds a model of the architecture {header.architecture!r}, which transformers cannot read from "
             "GGUF; give the model's folder of safetensors or its hub id instead"

@@ -144,8 +144,8 @@ def check_device(device: str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         kind = torch.accelerator.current_accelerator()
-        others = [f"{kind.type}:{number}" for number in range(torch.accelerator.device_count())] if kind else []
-        raise ValueError(f"there is no device {device!r}; torch has {', '.join(['cpu', *others])} here") from error
+        present = [f"{kind.type}:{number}" for number in range(torch.accelerator.device_count())] if kind else []
+        raise ValueError(f"there is no device {device!r}; torch has {', '.join(['cpu', *present])} here") from error
 
 
 def _weights_digest(source: str, model: Any) -> str:

@@ -182,8 +182,8 @@ def _trial_rows(vocabulary: int) -> list[Encoded]:
     def tokens(start: int, count: int) -> list[int]:
         return [(7 * start + 3 * index * index + index) % min(vocabulary, 200) for index in range(count)]
 
-    one, other = tokens(1, 12), tokens(4, 10)
-    sizes = [(one, 24), (one, 20), (one, 16), (other, 18), (other, 14)]
+    first, second = tokens(1, 12), tokens(4, 10)
+    sizes = [(first, 24), (first, 20), (first, 16), (second, 18), (second, 14)]
     return [Encoded(prompt, tokens(5 + number, size)) for number, (prompt, size) in enumerate(sizes)]
 
 
@@ -191,11 +191,11 @@ def _mask(causal: Any, groups: Tensor, parts: Tensor) -> Any:
     """Return the shared layout's attention in the form that the model's attention takes."""
     if causal.config.get_text_config()._attn_implementation == "flex_attention":
         return block_attention(groups, parts)
-    seen = attention(groups, parts)
+    allowed = attention(groups, parts)
     if causal.config.get_text_config()._attn_implementation != "eager":
-        return seen
+        return allowed
     lowest = torch.finfo(causal.dtype).min
-    return torch.zeros_like(seen, dtype=causal.dtype).masked_fill(~seen, lowest)
+    return torch.zeros_like(allowed, dtype=causal.dtype).masked_fill(~allowed, lowest)
 
 
 def _on(device: Any, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def generate_responses_on_server(
         "max_tokens": max_new_tokens,
         "temperature": server.temperature if temperature is None else temperature,
     }
-    results = _Results([None] * len(conversations), on_response, on_progress)
+    results = _ServerResults([None] * len(conversations), on_response, on_progress)
     for index, conversation in enumerate(conversations):
         if (outcome := unreadable(conversation)) is not None:
             results.add(index, outcome)
@@ -101,7 +101,7 @@ def _body(server: Server, conversation: Conversation, options: dict[str, Any]) -
 
 
 @dataclass
-class _Results:
+class _ServerResults:
     """Responses so far, reported as they come."""
 
     responses: list[Response | None]
@@ -119,7 +119,7 @@ class _Results:
 
 
 def _run(
-    server: Server, jobs: list[tuple[int, dict[str, Any]]], results: _Results, pause: Callable[[float], None]
+    server: Server, jobs: list[tuple[int, dict[str, Any]]], results: _ServerResults, pause: Callable[[float], None]
 ) -> None:
     """Send every request and report its response.
 

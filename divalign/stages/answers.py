@@ -54,8 +54,8 @@ class AnswerPlan:
 def needs_worse_answer(recipe: str) -> bool:
     """Tell whether a recipe's rows of benign prompts hold the worse answer. Raises ValueError for an unknown recipe."""
     make = find_recipe(recipe)
-    one, other = (make(Request("?", False, "answer", "refusal", worse, "")) for worse in ("one", "another"))
-    return one != other
+    first, second = (make(Request("?", False, "answer", "refusal", worse, "")) for worse in ("one", "another"))
+    return first != second
 
 
 def answer_corpora(
@@ -95,9 +95,12 @@ def write_answers(
     if not intact(path, key):
         benign = [prompt for prompt, harmful in prompts.items() if plan.worse and not harmful]
         total = len(prompts) + len(benign)
-        with Journal(folder / "answers.journal") as journal, progress(f"answers {model.name}", total, "texts") as told:
-            answers = _write(model, list(prompts), plan, journal, told)
-            worse = _write(_sampling(model), benign, plan, journal, told)
+        with (
+            Journal(folder / "answers.journal") as journal,
+            progress(f"answers {model.name}", total, "texts") as advance,
+        ):
+            answers = _write(model, list(prompts), plan, journal, advance)
+            worse = _write(_sampling(model), benign, plan, journal, advance)
         kinds = [verdict.kind for verdict in judge(list(answers), list(answers.values()))]
         rows = [
             {"prompt": prompt, "harmful": prompts[prompt], "answer": text, "worse": worse.get(prompt, ""), "kind": kind}

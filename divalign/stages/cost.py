@@ -47,7 +47,7 @@ class Machine(NamedTuple):
     disk: float
 
 
-class Batch(NamedTuple):
+class TokenBatch(NamedTuple):
     """What is run: `rows`, their `tokens` of prompt and response, each prompt once, and the tokens under the head."""
 
     rows: int
@@ -80,7 +80,7 @@ def measure_machine(folder: Path, *, device: str = "cpu", dtype: torch.dtype = t
     return Machine(rate, _tiny_seconds(), free_memory(device), float(psutil.disk_usage(str(existing)).free))
 
 
-def training(shape: ModelShape, model: str, update: Batch, updates: int, *, batches: int, adapter: bool) -> Job:
+def training(shape: ModelShape, model: str, update: TokenBatch, updates: int, *, batches: int, adapter: bool) -> Job:
     """Return the cost of `updates` updates of the same size, each of `batches` forwards and backwards.
 
     `update.rows` counts pairs. The optimiser and the gradients count with what is between the products.
@@ -91,13 +91,13 @@ def training(shape: ModelShape, model: str, update: Batch, updates: int, *, batc
     return Job(model, "train", "adapter" if adapter else "train", update.rows * updates, *whole)
 
 
-def scoring(shape: ModelShape, model: str, stage: str, batch: Batch, size: int) -> Job:
+def scoring(shape: ModelShape, model: str, stage: str, batch: TokenBatch, size: int) -> Job:
     """Return the cost of forwards without gradients, `size` rows each: log-probabilities or hidden states."""
     work = 2 * (shape.backbone * batch.tokens + shape.head * batch.scored)
     return Job(model, stage, "forward", batch.rows, batch.tokens, batch.scored, work, math.ceil(batch.rows / size))
 
 
-def writing(shape: ModelShape, model: str, stage: str, prompts: Batch, new_tokens: int, size: int) -> Job:
+def writing(shape: ModelShape, model: str, stage: str, prompts: TokenBatch, new_tokens: int, size: int) -> Job:
     """Return the cost of generating `new_tokens` after each prompt, in batches of `size` rows."""
     new = prompts.rows * new_tokens
     work = 2 * (shape.backbone * (prompts.tokens + new) + shape.head * new)
@@ -144,11 +144,11 @@ def memory(shape: ModelShape, *, dtype: str, rank: int | None, train_tokens: flo
     """
     size, weights = BYTES[dtype], shape.parameters * BYTES[dtype]
     trained = shape.parameters if rank is None else rank * shape.linear_sizes
-    kept = train_tokens * shape.layers * (20 * shape.width + 8 * shape.inner_width) * size
+    activations = train_tokens * shape.layers * (20 * shape.width + 8 * shape.inner_width) * size
     logits = 3 * min(train_tokens * shape.vocabulary, 1 << 25) * 4
     extra = trained * (3 if rank is None else 4) * size
     caches = row_tokens * shape.layers * 4 * shape.width * size
-    return Memory(PROCESS + weights + extra + kept + logits, PROCESS + 2 * weights + caches)
+    return Memory(PROCESS + weights + extra + activations + logits, PROCESS + 2 * weights + caches)
 
 
 def disk(shape: ModelShape, *, dtype: str, rank: int | None, models: int, responses: int, states: int) -> float:
@@ -188,11 +188,11 @@ def forecast(jobs: Sequence[Job], shape: ModelShape, machine: Machine, need: Mem
 
 
 def _tiny_seconds() -> float:
-    one, best = torch.ones(16, 16), math.inf
+    matrix, best = torch.ones(16, 16), math.inf
     for _ in range(50):
         start = time.perf_counter()
         for _ in range(100):
-            torch.mm(one, one)
+            torch.mm(matrix, matrix)
         best = min(best, (time.perf_counter() - start) / 100)
     return best
 

@@ -15,10 +15,10 @@ from divalign.lm.shape import ModelShape, model_shape, read_tokenizer
 from divalign.safety.adaptive import AdaptiveAttack
 from divalign.stages.attack import ATTACKER_TOKENS
 from divalign.stages.cost import (
-    Batch,
     Forecast,
     Job,
     Machine,
+    TokenBatch,
     disk,
     forecast,
     loading,
@@ -78,7 +78,7 @@ def remedies(config: Config, whole: Forecast) -> list[tuple[str, float]]:
         changed = changed._replace(inputs=read_inputs(changed.config))
         text = f"[{','.join(change)}]" if isinstance(change, tuple) else str(change)
         saved.append((f"{key}={text}", whole.total - _forecast(changed, whole.machine).total))
-    return sorted(saved, key=lambda one: -one[1])[:3]
+    return sorted(saved, key=lambda saving: -saving[1])[:3]
 
 
 def _halves(config: Config) -> dict[str, Any]:
@@ -193,9 +193,9 @@ def _attack_jobs(sized: Sized, name: str, model: Aligned | None) -> Iterator[Job
                 yield writing(shape, name, "attacks", rounds, new, size)
         else:
             conversations += [entry(prompt) for prompt in harmful]
-    lengths = [sized.length(one) for one in conversations]
+    lengths = [sized.length(conversation) for conversation in conversations]
     new = max(1, round(WRITTEN * measure.max_new_tokens))
-    yield writing(shape, name, "attacks", Batch(len(lengths), sum(lengths), 0), new, size)
+    yield writing(shape, name, "attacks", TokenBatch(len(lengths), sum(lengths), 0), new, size)
 
 
 def _search(sized: Sized, name: str, prompts: Sequence[str]) -> Job:
@@ -207,16 +207,16 @@ def _search(sized: Sized, name: str, prompts: Sequence[str]) -> Job:
     return Job(name, "search", "forward", len(prompts), tokens, 0, work, 2 * steps)
 
 
-def _held_out(sized: Sized, recipe: str) -> Batch:
+def _held_out(sized: Sized, recipe: str) -> TokenBatch:
     return _pairs(sized, training_rows(sized.inputs.corpus.rows_of_test(), recipe))
 
 
-def _prompts(sized: Sized, texts: Iterable[str]) -> Batch:
+def _prompts(sized: Sized, texts: Iterable[str]) -> TokenBatch:
     lengths = [sized.length(user_says(text)) for text in texts]
-    return Batch(len(lengths), sum(lengths), 0)
+    return TokenBatch(len(lengths), sum(lengths), 0)
 
 
-def _pairs(sized: Sized, rows: Sequence[Row]) -> Batch:
+def _pairs(sized: Sized, rows: Sequence[Row]) -> TokenBatch:
     """Return paired rows with the tokens of their prompts once and of both responses; `rows` counts pairs.
 
     Of many rows, every so many-th is looked at.
@@ -225,9 +225,9 @@ def _pairs(sized: Sized, rows: Sequence[Row]) -> Batch:
     prompts = _prompts(sized, [row["prompt"][-1]["content"] for row in looked])
     texts = [row[side][-1]["content"] for row in looked for side in ("chosen", "rejected")]
     responses = sum(len(ids) + 1 for ids in sized.tokenizer(texts, add_special_tokens=False)["input_ids"])
-    whole = Batch(len(looked), prompts.tokens + responses, responses)
+    whole = TokenBatch(len(looked), prompts.tokens + responses, responses)
     return _times(whole, len(rows) / len(looked))._replace(rows=len(rows))
 
 
-def _times(batch: Batch, factor: float) -> Batch:
-    return Batch(round(batch.rows * factor), batch.tokens * factor, batch.scored * factor)
+def _times(batch: TokenBatch, factor: float) -> TokenBatch:
+    return TokenBatch(round(batch.rows * factor), batch.tokens * factor, batch.scored * factor)

@@ -9,7 +9,7 @@ from divalign.config import load_config
 from divalign.lm.load import load_lm
 from divalign.lm.shape import model_shape
 from divalign.stages import cost
-from divalign.stages.cost import Batch, Machine, check_memory, memory, scoring, seconds, training, writing
+from divalign.stages.cost import TokenBatch, Machine, check_memory, memory, scoring, seconds, training, writing
 from divalign.study import dry_run as module
 from divalign.study.dry_run import dry_run, remedies
 from divalign.study.run import run
@@ -50,18 +50,18 @@ def test_an_adapter_has_rank_times_the_linear_sizes(folder: Path) -> None:
 
 
 def test_operations_are_counted_as_training_counts_them() -> None:
-    update = Batch(32, 1000.0, 800.0)
+    update = TokenBatch(32, 1000.0, 800.0)
     job = training(TOY, "m", update, 10, batches=1, adapter=False)
     assert job.operations == 10 * 6 * (TOY.backbone * 1000 + TOY.head * 800)
     adapted = training(TOY, "m", update, 10, batches=1, adapter=True)
     assert adapted.operations == job.operations * 4 / 6
     assert scoring(TOY, "m", "s", update, 64).operations == job.operations / 30
-    written = writing(TOY, "m", "s", Batch(8, 100.0, 0), 5, 8)
+    written = writing(TOY, "m", "s", TokenBatch(8, 100.0, 0), 5, 8)
     assert written.operations == 2 * (TOY.backbone * 140 + TOY.head * 40)
 
 
 def test_a_faster_machine_is_faster_and_time_adds_up(folder: Path) -> None:
-    job = scoring(TOY, "m", "s", Batch(32, 1e6, 1e6), 64)
+    job = scoring(TOY, "m", "s", TokenBatch(32, 1e6, 1e6), 64)
     assert seconds(job, TOY, IDLE._replace(rate=580e9)) < seconds(job, TOY, IDLE)
     assert seconds(job, TOY, IDLE._replace(tiny=2.2e-6)) > seconds(job, TOY, IDLE)
     whole = dry_run(small(f"model.source={folder}"), Path("/tmp"))
