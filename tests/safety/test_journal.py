@@ -116,7 +116,7 @@ from pathlib import Path
 from divalign.data.examples import user_says
 from divalign.safety.attacks import SINGLE_SHOTS
 from divalign.safety.evaluate import attack_prompts, judge_rows
-from divalign.safety.journal import Journal, remembered
+from divalign.safety.journal import Journal, cached_generate
 from divalign.safety.judges import JUDGES
 from divalign.store import write_rows
 
@@ -131,7 +131,7 @@ def write(conversations, *, on_response):
 
 prompts = [{"id": str(number), "prompt": f"question {number}", "harmful": True} for number in range(60)]
 with Journal(folder / "responses.jsonl") as journal:
-    rows = attack_prompts(remembered(write, journal, made_from="m"), {"direct": SINGLE_SHOTS["direct"]}, prompts)
+    rows = attack_prompts(cached_generate(write, journal, made_from="m"), {"direct": SINGLE_SHOTS["direct"]}, prompts)
 write_rows(folder / "verdicts.jsonl", judge_rows(JUDGES["refusal_strings"], rows))
 """
 
