@@ -9,7 +9,7 @@ from divalign.config import load_config
 from divalign.lm.load import load_lm
 from divalign.lm.shape import model_shape
 from divalign.stages import cost
-from divalign.stages.cost import TokenBatch, Machine, check_memory, memory, scoring, seconds, training, writing
+from divalign.stages.cost import Machine, TokenBatch, check_memory, memory, scoring, seconds, training, writing
 from divalign.study import dry_run as module
 from divalign.study.dry_run import dry_run, remedies
 from divalign.study.run import run
