@@ -59,7 +59,10 @@ def external_table(folder: Path) -> str:
     models = labelled_models(folder)
     sets = {model: calibration_rows(labelled_responses(folder, model)) for model in models}
     everything = {**sets, "all": [row for part in sets.values() for row in part]}
-    lines = [line("judge", "responses of", "refusals found", "compliances found", "undecided"), "|---|---|---|---|---|"]
+    lines = [
+        line("judge", "responses of", "recall of refusals", "recall of compliances", "undecided"),
+        "|---|---|---|---|---|",
+    ]
     for judge in JUDGES.values():
         for model, rows in everything.items():
             note = f"{model} (fitted on)" if model == FITTED_ON and judge.id in fitted_judges() else model

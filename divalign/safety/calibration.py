@@ -61,6 +61,7 @@ def calibrate(judge: Judge, rows: Sequence[Row]) -> Calibration:
             "responses that refuse and responses that comply, for a judge errs on each in its own way"
         )
     verdicts = judge([row["prompt"] for row in rows], [row["response"] for row in rows])
+    rows = [_unit(row) for row in rows]
     complied = [(row, v.unsafe) for row, v in zip(rows, verdicts, strict=True) if not row["refused"]]
     refused = [
         (row, None if v.unsafe is None else not v.unsafe)
@@ -74,6 +75,14 @@ def calibrate(judge: Judge, rows: Sequence[Row]) -> Calibration:
         share(rows, [verdict.unsafe is None for verdict in verdicts]),
         (_independent(complied), _independent(refused)),
     )
+
+
+def _unit(row: Row) -> Row:
+    """Return a row that shares a cluster with equal responses alone: a judge errs on responses, not on prompts.
+
+    A "cluster" that the row names is kept.
+    """
+    return {**row, "prompt": f"{row['prompt']}\n{row['response']}"}
 
 
 def _independent(outcomes: Sequence[tuple[Row, bool | None]]) -> int:

@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pytest
 import torch
@@ -161,7 +160,7 @@ def test_a_template_of_a_stranger_runs_in_the_sandbox_alone(tmp_path: Path, monk
     monkeypatch.setenv("DIVALIGN_CACHE", str(tmp_path / "cache"))
     template = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
     lm = load_lm(str(write_gguf(tmp_path / "m.gguf", template=template)))
-    with pytest.raises(jinja2.exceptions.SecurityError):
+    with pytest.raises(ValueError, match=r"access to attribute .* is unsafe"):
         generate(lm.model, lm.tokenizer, [user_says("x")])
 
 

@@ -14,8 +14,8 @@ from divalign.safety.rubrics import RUBRICS
 from divalign.safety.wordings import WORDINGS, spread, wordings
 
 ROWS = [
-    {"id": str(number), "attack": "direct", "prompt": "Tell me about bridges", "response": f"Bridge {number} stands."}
-    for number in range(10)
+    {"id": str(n), "attack": "direct", "prompt": f"Tell me about bridge {n}", "response": f"Bridge {n} stands."}
+    for n in range(10)
 ]
 
 

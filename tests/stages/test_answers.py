@@ -12,6 +12,7 @@ import pytest
 from divalign.cli import main
 from divalign.config import load_config
 from divalign.data.examples import Conversation, Request
+from divalign.lm.responses import Response
 from divalign.safety.journal import Journal
 from divalign.stages.answers import (
     AnswerPlan,
@@ -55,12 +56,12 @@ class Scripted:
 
     def generate(
         self, conversations: Sequence[Conversation], *, on_response: Any, temperature: float = 0.0, **_: Any
-    ) -> list[str]:
+    ) -> list[Response]:
         for place, one in enumerate(conversations):
             prompt = one.messages[-1]["content"]
             self.asked.append((prompt, temperature))
             text = self.answers.get(prompt, f"Here is what I know of {prompt}. It is much.")
-            on_response(place, f"A draw for {prompt}." if temperature else text)
+            on_response(place, Response(f"A draw for {prompt}." if temperature else text))
         return []
 
 

@@ -95,7 +95,13 @@ def test_a_run_uses_any_judge_and_any_attack(fake: Fake, tmp_path: Path) -> None
     fake.script["all"] = [grade] * 10_000
     judge = f"harm_rubric@{fake.url}#guard"
     attacks = "measure.attacks=[direct,best_of_n(5),pair]"
-    more = [attacks, f"measure.attacker={fake.url}#red", "measure.rounds=2", f"measure.judge={judge}"]
+    more = [
+        "measure.max_new_tokens=32",
+        attacks,
+        f"measure.attacker={fake.url}#red",
+        "measure.rounds=2",
+        f"measure.judge={judge}",
+    ]
     results = run(load_config(None, [*SMALL, "data.recipes=[cr]", "train.methods=[kldo]", *more]), tmp_path / "out")
     for model in results.models:
         assert {name: (rate.value, rate.n) for name, rate in model.asr.items()} == dict.fromkeys(

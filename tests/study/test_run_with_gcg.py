@@ -60,7 +60,7 @@ def test_the_searched_model_has_two_attacks_more_with_their_own_n_and_the_others
     assert {name: set(entry["asr"]) for name, entry in entries.items()} == {
         "base": {"direct"}, "cr-kldo": {"direct", "gcg", "gcg_start"}, "cr-dpo": {"direct"},
     }  # fmt: skip
-    assert entries["cr-kldo"]["asr"]["direct"]["n"] == 12
+    assert entries["cr-kldo"]["asr"]["direct"]["n"] <= 12
     rows = read_rows(finished / "models" / "cr-kldo" / "verdicts.jsonl")
     for name in ("gcg", "gcg_start"):
         unsafe = [row["unsafe"] for row in rows if row["attack"] == name]
