@@ -34,12 +34,13 @@ from divalign.stages.attack import attack, read_prompts
 from divalign.stages.corpus import Corpus, prompt_rows, read_corpus
 from divalign.stages.cost import check_memory, free_memory
 from divalign.stages.estimate import estimate
-from divalign.stages.folder import Clock, Progress, check_unclaimed, locked, silent
+from divalign.stages.folder import Clock, Progress, locked, silent
 from divalign.stages.judge import judge
 from divalign.stages.models import ModelSpec, OpenModel, open_model, write_model_spec
 from divalign.stages.separate import separate
 from divalign.stages.train import train
-from divalign.store import cached_rows, digest, write_bytes, write_json
+from divalign.store import cached_rows, digest, write_json
+from divalign.study.claim import claim, is_new
 from divalign.study.plan import (
     Aligned,
     aligned_models,
@@ -81,10 +82,10 @@ def run(config: Config, out: Path, *, progress: Progress = silent) -> Results:
     """
     clock, inputs = Clock(out / "clock.json"), read_inputs(config)
     check_names(config)
-    if _is_new(out, config):
+    if is_new(out, config):
         _check_model(config, inputs)
     with locked(out):
-        _claim(out, config)
+        claim(out, config)
         if config.data.answers == "model":
             inputs = _answered_inputs(config, out, clock.around(progress))
         models = list(_measure_all(config, inputs, out, clock.around(progress)))
@@ -300,43 +301,6 @@ def _check_attacks(config: Config, prompts: Sequence[Row], tokenizer: Any, conte
                     f"prompt {row['id']} under the attack {name!r} is {length} tokens, which leaves no room for "
                     f"{most} new ones in a context of {context}; leave it or the attack out"
                 )
-
-
-def _is_new(out: Path, config: Config) -> bool:
-    """Tell whether `out` is yet to become this configuration's run folder, or is so already.
-
-    Raises ValueError where it belongs to another run or is something else.
-    """
-    path, results = out / "config.yaml", out / "results.json"
-    if not path.is_file():
-        check_unclaimed(out, "run")
-        return True
-    if path.read_text(encoding="utf-8") != as_yaml(config):
-        raise ValueError(
-            f"{out} holds a run with another configuration (see {path}); choose another --out or delete the folder"
-        )
-    if results.is_file():
-        _refuse_old(results)
-    return False
-
-
-def _refuse_old(path: Path) -> None:
-    """Raise ValueError for results of another schema; torn ones are written again."""
-    try:
-        read_record(path, Results)
-    except ValueError as error:
-        if "has schema" in str(error):
-            raise
-
-
-def _claim(out: Path, config: Config) -> None:
-    """Write the configuration, unless it is there; looked at again, as another process may have come first."""
-    if not _is_new(out, config):
-        return
-    try:
-        write_bytes(out / "config.yaml", as_yaml(config).encode())
-    except OSError as error:
-        raise ValueError(f"cannot write to {out}: {error.strerror}; choose an --out that you may write to") from error
 
 
 def _publish(path: Path, results: Results) -> Results:

@@ -19,12 +19,12 @@ from divalign.stages.abliterate import abliterated_copy
 from divalign.stages.corpus import read_corpus
 from divalign.stages.folder import Clock, Progress, check_unclaimed, locked, silent
 from divalign.stages.models import OpenModel, find_model, open_model
+from divalign.stages.sweep_measures import measure_extras
 from divalign.stages.train import train_key
 from divalign.store import digest, read_rows, write_bytes, write_json
 from divalign.study.plan import check_names, corpus_of, model_of
 from divalign.study.run import measure, model_result, read_inputs, run
 from divalign.study.sweep_config import Abliterate, PlannedRun, Sweep, planned_runs
-from divalign.study.sweep_extras import measure_extras
 from divalign.study.sweep_verdict import weigh
 
 
@@ -131,7 +131,11 @@ def _entry(
     """
     planned = context.run
     recipe = f"{result.method} on {result.data}" + (f", {planned.steps}" if planned.steps else "")
-    extras = measure_extras(model, context.prompts, planned.config, context.plan.draws, folder, context.progress)
+    settings = planned.config.measure
+    extras = measure_extras(
+        model, context.prompts, settings.attacks, folder,
+        draws=context.plan.draws, batch_size=settings.batch_size, progress=context.progress,
+    )  # fmt: skip
     return SweepModel(
         **dict(result),
         **dict(extras),

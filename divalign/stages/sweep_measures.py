@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from divalign.config import Config
 from divalign.core.separation import separation
 from divalign.data.examples import Row
 from divalign.records import AttackSeparation, BenignDistances, SeparationDraws, SweepMeasures, cached_record
@@ -20,20 +19,26 @@ from divalign.store import digest
 
 
 def measure_extras(
-    model: OpenModel, prompts: Sequence[Row], config: Config, draws: int, folder: Path, progress: Progress
+    model: OpenModel,
+    prompts: Sequence[Row],
+    attacks: Sequence[str],
+    folder: Path,
+    *,
+    draws: int,
+    batch_size: int,
+    progress: Progress,
 ) -> SweepMeasures:
     """Return a model's separation under attack and between benign topics, on topics of the training data.
 
-    The attacks are the run's, prefills word by word, and the plain prompt is among them. Draws are those of D_B, direct
-    and at its worst under attack, for a bootstrap over models on the same resampled prompts.
+    The attacks are the named ones, prefills word by word, and the plain prompt is among them. Draws are those of D_B,
+    direct and at its worst under attack, for a bootstrap over models on the same resampled prompts.
     """
     in_distribution = [row for row in prompts if not row["held_out"]]
-    attacks = inside_openings({name: find_single_shot(name) for name in ("direct", *config.measure.attacks)})
-    key = digest("extras", 4, model.key, in_distribution, list(attacks), draws)
+    transforms = inside_openings({name: find_single_shot(name) for name in ("direct", *attacks)})
+    key = digest("extras", 4, model.key, in_distribution, list(transforms), draws)
 
     def make() -> SweepMeasures:
-        size = config.measure.batch_size
-        states = transformed_states(model, in_distribution, attacks, None, batch_size=size, progress=progress)
+        states = transformed_states(model, in_distribution, transforms, None, batch_size=batch_size, progress=progress)
         return _measures(states, in_distribution, draws)
 
     return cached_record(folder / "extras.json", key, SweepMeasures, make)
