@@ -11,12 +11,9 @@ from divalign.data.convert import Conversion, convert, detect_format, read_rows
 from divalign.data.files import read_file
 from divalign.data.formats import FORMATS
 from divalign.data.writing import write_file
+from tests.messages import said
 
 TEXT = st.text(min_size=1, max_size=30)
-
-
-def said(text: str, role: str = "assistant") -> list[dict]:
-    return [{"role": role, "content": text}]
 
 
 @st.composite

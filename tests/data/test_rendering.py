@@ -15,6 +15,7 @@ from divalign.data.batching import encode_row
 from divalign.data.examples import as_messages
 from divalign.data.rendering import encode_training_row, template_options
 from divalign.data.training_rows import shared_text, training_row
+from tests.messages import said
 from tests.tiny import TEMPLATE, tiny_model, tiny_tokenizer
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -25,10 +26,6 @@ DROPS_THOUGHTS = (
     "{% for message in messages %}<{{ message.role }}>{{ message.content.split('</think>')[-1] }}<end>{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-
-
-def said(text: str, role: str = "assistant") -> list[dict]:
-    return [{"role": role, "content": text}]
 
 
 def scored(row: dict, side: str = "chosen", tokenizer: Any = None) -> tuple[str, str]:
