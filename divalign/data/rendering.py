@@ -70,6 +70,12 @@ def template_options(row: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
+def renders_alike(tokenizer: ChatTokenizer, row: Mapping[str, Any], *, max_length: int) -> bool:
+    """Tell whether both responses of a pair are the same tokens. Raises ValueError as `encode_training_row` does."""
+    sides = [encode_training_row(tokenizer, row, side, max_length=max_length) for side in SIDES]
+    return bool(alike(sides[:1], sides[1:]))
+
+
 def alike(aligned: Sequence[Encoded], unaligned: Sequence[Encoded]) -> list[int]:
     """Return the numbers of the pairs whose two responses are the same tokens, from which nothing can be learnt."""
     return [
