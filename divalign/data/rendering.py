@@ -10,7 +10,7 @@ from typing import Any
 
 from divalign.data.batching import ChatTokenizer, Encoded, encode_row
 from divalign.data.columns import SIDES
-from divalign.data.examples import Message
+from divalign.data.examples import Message, as_messages
 from divalign.data.training_rows import SHARED_TEXT
 
 logger = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ def encode_training_row(tokenizer: ChatTokenizer, row: Mapping[str, Any], side: 
     """
     options = template_options(row)
     prompt, response = row["prompt"], row[side]
+    _refuse_empty(response)
     if isinstance(prompt, str) and isinstance(response, str):
         if options:
             raise ValueError(
@@ -51,6 +52,17 @@ def encode_training_row(tokenizer: ChatTokenizer, row: Mapping[str, Any], side: 
         options=options,
         beside=beside,
     )
+
+
+def _refuse_empty(response: str | list[Message]) -> None:
+    """Raise ValueError for a response that only ends: a missing text, which would teach the model to say nothing."""
+    turns = as_messages(response, "assistant")
+    if not any(turn.get("tool_calls") or not _is_blank(turn["content"]) for turn in turns):
+        raise ValueError("an empty response, which would teach the model to say nothing; leave the row out")
+
+
+def _is_blank(content: Any) -> bool:
+    return not (content.strip() if isinstance(content, str) else content)
 
 
 def template_options(row: Mapping[str, Any]) -> dict[str, Any]:
