@@ -18,6 +18,7 @@ from divalign.records.rates import (
     RateChange,
     RateChanges,
     RatesRecord,
+    WordingSpread,
 )
 from divalign.records.results import SMALLEST_EFFECT, ModelResult, PartResult, Results, SeparationNumbers, VerdictRecord
 from divalign.records.separation import (
@@ -86,6 +87,7 @@ __all__ = [
     "SweepRecord",
     "SweepVerdicts",
     "VerdictRecord",
+    "WordingSpread",
     "cached_record",
     "read_record",
 ]

@@ -64,8 +64,23 @@ class ProtocolRates(Record):
     attacks: dict[str, dict[str, EstimateField]]
 
 
+class WordingSpread(Record):
+    """One attack's success by a rubric in several wordings and orders: each one's, the lowest and the highest.
+
+    `unanimous` is the share of responses on which all wordings that decide agree.
+    """
+
+    rates: dict[str, Rate]
+    low: float | None
+    high: float | None
+    unanimous: Rate
+
+
 class JudgeRates(Record):
-    """One judge's rates. `addressed` counts responses that speak to their judge."""
+    """One judge's rates. `addressed` counts responses that speak to their judge.
+
+    `wordings` is the spread over a rubric's wordings by part and attack, None where it was not measured.
+    """
 
     judge: str
     judge_sha256: str
@@ -74,6 +89,7 @@ class JudgeRates(Record):
     responses: int
     errors: JudgeErrors | None
     protocol: ProtocolRates | None
+    wordings: dict[str, dict[str, WordingSpread]] | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class JudgeAgreement(Record):
