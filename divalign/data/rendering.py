@@ -34,6 +34,8 @@ def encode_training_row(tokenizer: ChatTokenizer, row: Mapping[str, Any], side: 
     options = template_options(row)
     prompt, response = row["prompt"], row[side]
     _refuse_empty(response)
+    if not isinstance(prefill := row.get("prefill") or "", str):
+        raise ValueError(f"its prefill is {type(prefill).__name__}, expected text")
     if isinstance(prompt, str) and isinstance(response, str):
         if options:
             raise ValueError(
@@ -48,7 +50,7 @@ def encode_training_row(tokenizer: ChatTokenizer, row: Mapping[str, Any], side: 
         prompt,
         response,
         max_length=max_length,
-        prefill=row.get("prefill") or "",
+        prefill=prefill,
         options=options,
         beside=beside,
     )

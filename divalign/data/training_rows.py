@@ -48,6 +48,8 @@ def training_row(row: Mapping[str, Any]) -> Row:
                 raise ValueError(f"it lacks the column {side!r}{_meant(side, plain)}")
         check_pair(plain)
     elif "completion" not in plain:
+        if kinds := [type(plain[name]).__name__ for name in SIDES if name in plain and "responses" not in plain]:
+            raise ValueError(f"its chosen and rejected are {' and '.join(kinds)}; expected text or messages")
         raise ValueError(f"it has the columns {', '.join(plain) or '(none)'}; expected {EXPECTED}")
     elif set(side_columns(plain)) != {"label"}:  # whether a plain label is one of two, its reader decides
         plain = labelled(plain)
