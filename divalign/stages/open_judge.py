@@ -103,11 +103,11 @@ def _open(
         if rubric.options
         else cached_texts(keyed, journal, rubric.max_new_tokens)
     )
-    first, *others = [
+    first, *reworded = [
         model_judge(worded, ask, model=model.name, revision=model.key, question=question, clip=clip, special=special)
         for worded in (rubric, *([] if count is None else wordings(rubric, count)))
     ]
-    return OpenJudge(first, others)
+    return OpenJudge(first, reworded)
 
 
 def check_judge(name: str) -> None:
