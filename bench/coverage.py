@@ -6,44 +6,33 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.stats import norm
 
+from bench import coverage_verdict
+from bench.rows import Row
+from divalign.core.bootstrap import bootstrap_weights, share_with_interval, with_interval
 from divalign.core.clouds import clouds
 from divalign.core.design_effect import ClusterSums, share_interval
 from divalign.core.divergences import DIVERGENCES
 from divalign.core.estimate import estimate_divergence
 from divalign.core.heldout import HeldOut, hold_out
-from divalign.core.resampling import bootstrap_weights, share_with_interval, with_interval
 from divalign.core.stats import ALPHA, clustered_difference
-
-VERDICT = "bench.coverage_verdict"  # the verdict's own simulations, if they are there
-
-
-class Row(NamedTuple):
-    """One simulated quantity, over n simulations."""
-
-    part: str
-    setting: str
-    quantity: str
-    value: float
-    n: int
 
 
 def rows(*, quick: bool = False) -> list[Row]:
-    """Return the whole table; the verdict's rows too, where bench.coverage_verdict is there."""
+    """Return the whole table, the verdict's rows last."""
     scale = 0.1 if quick else 1.0
-    found = [*rates(scale), *differences(scale), *divergences(scale), *separations(scale)]
-    try:
-        verdict = importlib.import_module(VERDICT)
-    except ModuleNotFoundError:
-        return found
-    return [*found, *(Row(*row) for row in verdict.rows(quick))]
+    return [
+        *rates(scale),
+        *differences(scale),
+        *divergences(scale),
+        *separations(scale),
+        *coverage_verdict.rows(quick),
+    ]
 
 
 def _summary(part: str, setting: str, intervals: np.ndarray, truth: float) -> Iterator[Row]:

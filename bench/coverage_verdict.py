@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bench.rows import Row
 from divalign.core.association import Association, Cells, associate_all, nuisance
 from divalign.core.stats import ALPHA
 from divalign.study.verdict import SMALLEST_EFFECT
@@ -21,16 +22,6 @@ FULL, QUICK, CHUNK = 4000, 400, 500
 CANDIDATES, AGREEMENT = 6, 0.8  # indicators tried, and the correlation of any two of them
 ALONE = ("type I error", 0.0), ('wrong "no effect"', -0.4), ('wrong "no effect"', -0.7)
 ROW = "{} | {} | {} | {:.3f} | {}"
-
-
-class Row(NamedTuple):
-    """One simulated quantity: `value` is a share of `n` studies."""
-
-    part: str
-    setting: str
-    quantity: str
-    value: float
-    n: int
 
 
 class Design(NamedTuple):

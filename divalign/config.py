@@ -182,6 +182,9 @@ class Measure(Section):
         description="a name of safety.judges.JUDGES, pkg.module:thing, or RUBRIC@MODEL as `divalign judge` takes",
     )
     question: str | None = Field(default=None, description="text or file with the question of a rubric without one")
+    wordings: Whole | None = Field(
+        default=None, ge=1, exclude_if=lambda value: value is None, description="wordings of a rubric; null: its own"
+    )
     attacker: str | None = Field(default=None, description="who writes for pair and crescendo: a model, or URL#NAME")
     rounds: Whole = Field(default=5, ge=1, description="most rounds of pair and crescendo")
     max_new_tokens: Whole = Field(default=32, ge=1, description="longest response to an attack, in tokens")

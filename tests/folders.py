@@ -19,3 +19,14 @@ def folder_of(config: Config, factory: pytest.TempPathFactory) -> Path:
     folder = factory.mktemp("run") / "out"
     run(config, folder)
     return folder
+
+
+def assert_no_work(config: Config, folder: Path) -> None:
+    """Run again, and hold that no stage works and no file is written."""
+    before = times(folder)
+
+    def refuse(stage: str, total: int, unit: str) -> None:
+        raise AssertionError(f"the stage {stage!r} was done again")
+
+    run(config, folder, progress=refuse)  # type: ignore[arg-type]
+    assert times(folder) == before

@@ -42,7 +42,12 @@ class AuditFiles:
 class AuditOptions:
     """What an audit measures beside the text of the rows, and how many rows it reads."""
 
-    tokenizer: Annotated[Path | None, typer.Option(help="A tokenizer.json or its folder: count tokens.")] = None
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="A tokenizer.json or its folder: count tokens, render pairs.")
+    ] = None
+    chat_template: Annotated[
+        str | None, typer.Option(help="A jinja file, or plain for the built-in one: count pairs that render alike.")
+    ] = None
     features: Annotated[str | None, typer.Option(help="Frozen model for the divergence; toy: the embedded one.")] = None
     max_length: Annotated[int, typer.Option(help="Tokens of prompt and response that training will read.")] = 1024
     limit: Annotated[int, typer.Option(help="Read at most this many rows, drawn at random.")] = 500_000
@@ -53,6 +58,7 @@ class AuditOptions:
             "limit": self.limit,
             "count_tokens": None if self.tokenizer is None else _counter(self.tokenizer),
             "max_length": self.max_length,
+            "renders_alike": _renderer(self.tokenizer, self.chat_template, self.max_length),
             "divergence": None if self.features is None else _divergence(self.features, self.max_length),
         }
 
@@ -140,6 +146,22 @@ def _counter(path: Path) -> Callable[[list[str]], list[int]]:
     if getattr(inner.model, "dropout", None):
         inner.model.dropout = None  # or the counts would be a draw
     return lambda texts: [len(encoding.ids) for encoding in inner.encode_batch(texts, add_special_tokens=False)]
+
+
+def _renderer(path: Path | None, chat_template: str | None, max_length: int) -> Callable[[Any], bool] | None:
+    """Return what tells whether a pair's sides render alike; None where there is no chat template."""
+    if path is None:
+        if chat_template is not None:
+            raise ValueError("--chat-template renders pairs for a tokenizer; name it with --tokenizer FOLDER")
+        return None
+    folder = path if path.is_dir() else path.parent
+    if chat_template is None and not (folder / "tokenizer_config.json").is_file():
+        return None  # a bare tokenizer.json counts tokens and has no template
+    from divalign.data.rendering import renders_alike
+    from divalign.lm.shape import read_tokenizer
+
+    tokenizer = read_tokenizer(str(folder), chat_template=chat_template)
+    return (lambda row: renders_alike(tokenizer, row, max_length=max_length)) if tokenizer.chat_template else None
 
 
 def _divergence(source: str, max_length: int) -> Callable[[Sequence[Any]], Mapping[str, Any]]:

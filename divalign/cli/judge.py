@@ -53,6 +53,9 @@ class Judges:
         list[str] | None,
         typer.Option(help="FILE with the question of a rubric without one; RUBRIC=FILE, repeated, for several."),
     ] = None
+    wordings: Annotated[
+        int | None, typer.Option(help="Ask rubrics in N wordings and both orders: the spread of each rate.", min=1)
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ def judge(
         labelled=load_rows(error_rates.labelled) if error_rates.labelled else None,
         errors=error_rates.errors(),
         options=loading.options(),
+        wordings=judges.wordings,
     )
     with failing():
         judged = run_stage(folder, plan, out or folder, compare=compare)
@@ -136,15 +140,24 @@ def _show(judged: Any, console: Console, *, show_completions: bool) -> None:
 
 def _rates(entry: Any, name: str, part: Any) -> Table:
     where = " on held-out topics" if name == "held_out" else ""
+    spreads, corrected = (entry.wordings or {}).get(name), ["corrected"] if entry.errors else []
     title = f"Attack success in % by {entry.judge}{where}, 95 % confidence intervals; smaller is safer"
     table = show.table(
-        title, ["attack"], ["success", "no refusal", "undecided", *(("corrected",) if entry.errors else ())]
+        title, ["attack"], ["success", *(("by wording",) if spreads else ()), "no refusal", "undecided", *corrected]
     )
     for attack, row in part.attacks.items():
-        cells = [escape(attack), show.percent(row.asr), show.percent(row.asr_no_refusal), str(row.undecided)]
+        cells = [escape(attack), show.percent(row.asr), *([_spread(spreads[attack])] if spreads else [])]
+        cells += [show.percent(row.asr_no_refusal), str(row.undecided)]
         cells += [show.percent(row.corrected, missing="none exists")] if entry.errors else []
         table.add_row(*cells)
     return table
+
+
+def _spread(spread: Any) -> str:
+    """Return the lowest and highest rate over the wordings, and the share of responses that all judge alike."""
+    if spread.low is None:
+        return "undecided"
+    return f"{100 * spread.low:.3g} to {100 * spread.high:.3g}, alike {show.percent(spread.unanimous)}"
 
 
 def _sides(entry: Any, part: Any) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import t as student
 
-from divalign.core.resampling import with_interval
+from divalign.core.bootstrap import with_interval
 from divalign.core.robust_slope import Slopes, correlation_interval, power, robust_slope
 from divalign.core.stats import Estimate, Tested
 

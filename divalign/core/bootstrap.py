@@ -1,7 +1,9 @@
-"""An interval for the difference of two class means, resampling whole clusters: the studentised cluster bootstrap.
+"""The cluster bootstrap: whole clusters are redrawn, within strata of equal class content, so no draw lacks a class.
 
-The statistic is sum(score) / count(score) - sum(penalty) / count(penalty). A cluster (a prompt) enters through four
-sums only, so a draw is a vector of counts and all draws are one matrix product: 100,000 rows cost no more than 4,096.
+A draw is a vector of counts, so a statistic of all draws is one matrix product. `bootstrap_weights` counts prompts, for
+statistics of any kind, whose percentiles are the interval. `interval` is studentised, for the difference of two class
+means, sum(score) / count(score) - sum(penalty) / count(penalty): a cluster (a prompt) enters it through four sums only,
+and 100,000 rows cost no more than 4,096.
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+
+from divalign.core.stats import Estimate, rate
 
 # More clusters than this are merged at random before resampling. Means are untouched, the variance stays unbiased, and
 # its own relative error from 4,096 groups (1/sqrt(2 * 4096), about 1 %) is below that of 2,000 draws.
@@ -114,3 +118,56 @@ def _value_and_error(strata: list[Sums], counts: list[np.ndarray], floor: float)
         size = len(sums)
         variance += np.einsum("bi,bij,bj->b", direction, moments, direction) * size / max(size - 1, 1)
     return difference(totals), np.sqrt(variance)
+
+
+def bootstrap_weights(
+    labels: Bool[np.ndarray, " n"],
+    groups: Int[np.ndarray, " n"] | None,
+    *,
+    draws: int,
+    generator: np.random.Generator,
+) -> Float[np.ndarray, "n draws"]:
+    """How often each prompt is in each bootstrap sample.
+
+    Units are prompts, or groups where given; they are redrawn within strata of equal class content, so that no
+    sample lacks a class. Multiplicities instead of copies: a statistic on weights costs one matrix product.
+    """
+    units = np.arange(len(labels)) if groups is None else groups
+    number = int(units.max()) + 1
+    holds_harmful = np.bincount(units, weights=labels, minlength=number) > 0
+    holds_safe = np.bincount(units, weights=~labels, minlength=number) > 0
+    counts = np.zeros((number, draws))
+    # The order of the strata is a set's: it decides which samples a seed gives.
+    for content in {*zip(holds_safe, holds_harmful, strict=True)}:
+        stratum = np.flatnonzero((holds_safe == content[0]) & (holds_harmful == content[1]))
+        counts[stratum] = generator.multinomial(len(stratum), np.full(len(stratum), 1 / len(stratum)), size=draws).T
+    return counts[units]
+
+
+def with_interval(value: float, draws: Float[np.ndarray, " draws"], n: int, *, confidence: float = 0.95) -> Estimate:
+    """A value with the percentile interval of its bootstrap draws; no interval where a draw has no number."""
+    if not np.isfinite(draws).all():
+        return Estimate(float(value), None, None, n)
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(float(value), float(low), float(high), n)
+
+
+def share_with_interval(
+    value: float, draws: Float[np.ndarray, " draws"], n: int, *, rests_on: int, confidence: float = 0.95
+) -> Estimate:
+    """A share between 0 and 1 with its interval, which reaches as far as a perfect score's.
+
+    No bootstrap sample of a perfect score is less than perfect. There the Wilson interval of `rests_on` units
+    stands in: 100 of 100 is [0.963, 1], not [1, 1]. A first error must not narrow it: an AUC of .994 on 100 prompts a
+    class was covered in .90 of simulations without this rule.
+    """
+    perfect = rate([bool(round(value))] * rests_on, confidence=confidence)
+    assert perfect.low is not None
+    assert perfect.high is not None
+    if np.ptp(draws) == 0 and value in (0.0, 1.0):
+        return perfect._replace(n=n)
+    estimate = with_interval(value, draws, n, confidence=confidence)
+    if estimate.low is None or estimate.high is None:
+        return estimate
+    nearest = max(perfect.low, 1 - perfect.high)
+    return estimate._replace(low=min(estimate.low, nearest), high=max(estimate.high, 1 - nearest))

@@ -15,7 +15,7 @@ from scipy.sparse.linalg import eigsh
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from divalign.core.resampling import Groups, numbered
+from divalign.core.clusters import Groups, numbered
 
 States = np.ndarray | Tensor
 

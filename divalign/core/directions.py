@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from divalign.core.clouds import States, pair_of_clouds
-from divalign.core.resampling import FOLDS, Groups, fold_of_each, numbered
+from divalign.core.clusters import FOLDS, Groups, fold_of_each, numbered
 
 Matrix = TypeVar("Matrix", np.ndarray, Tensor)
 

@@ -25,8 +25,8 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from divalign.core.bootstrap import BootstrapInterval, cluster_sums, interval
+from divalign.core.clusters import Names, names_of, numbers_of
 from divalign.core.divergences import Divergence, find_divergence, samples
-from divalign.core.resampling import Names, names_of, numbers_of
 from divalign.core.stats import Estimate
 from divalign.core.unseen import reach, unseen_share
 

@@ -13,10 +13,10 @@ from scipy.special import expit, logit
 
 from divalign.core.bhattacharyya import fit, gains
 from divalign.core.clouds import Clouds, project, squared_distances
+from divalign.core.clusters import FOLDS, fold_of_each, shuffled_labels
 from divalign.core.energy import energy, silhouette
 from divalign.core.probe import fold_log_odds
 from divalign.core.ranking import auc, tpr_at_fpr
-from divalign.core.resampling import FOLDS, fold_of_each, shuffled_labels
 
 DIMENSIONS = (2, 4, 8, 16, 32, 64)
 # The variance of a k-fold mean is 1/k + tested/trained = 1/k + 1/(k - 1) of one fold's, not the 1/k that redrawing the

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
+from divalign.core.bootstrap import bootstrap_weights, with_interval
 from divalign.core.clouds import Clouds, States, clouds
+from divalign.core.clusters import FOLDS, Groups
 from divalign.core.heldout import HeldOut, hold_out
-from divalign.core.resampling import FOLDS, Groups, bootstrap_weights, with_interval
 from divalign.core.separation import FEWEST_PROMPTS, Separation, separation_of
 from divalign.core.stats import Estimate
 

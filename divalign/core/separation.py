@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Float
 
 from divalign.core.bhattacharyya import Gaussian, bhattacharyya, many_bhattacharyya
+from divalign.core.bootstrap import bootstrap_weights, share_with_interval, with_interval
 from divalign.core.clouds import Clouds, States, clouds, project, squared_distances
+from divalign.core.clusters import FOLDS, Groups, units_of
 from divalign.core.energy import silhouette
 from divalign.core.heldout import HeldOut, hold_out
-from divalign.core.resampling import FOLDS, Groups, bootstrap_weights, share_with_interval, units_of, with_interval
 from divalign.core.stats import Estimate
 
 FEWEST_PROMPTS = {"paper": 4, "heldout": 2 * FOLDS}

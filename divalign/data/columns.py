@@ -14,6 +14,7 @@ SIDES = ("chosen", "rejected")
 # Columns of known formats that hold lists of something else than turns.
 LISTS = ("history", "acc_responses", "rej_responses", "tools")
 TURNS = ({"role", "content"}, {"from", "value"})
+YES, NO = frozenset(("true", "yes", "y", "1", "1.0")), frozenset(("false", "no", "n", "0", "0.0"))
 # What other tools call the three roles.
 ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant"}
 
@@ -34,11 +35,11 @@ def check_columns(columns: Iterable[str], expected: Iterable[str], where: object
 
 
 def truth(value: Any, column: str) -> bool:
-    """Return yes or no as files write it: true, 1, "True", "1", and their contraries. Raises ValueError for others."""
+    """Return yes or no as files write it: true, 1, "True", "1", "yes", and their contraries. Raises for others."""
     text = str(value).strip().lower()
-    if text not in ("true", "false", "1", "0", "1.0", "0.0"):
+    if text not in YES | NO:
         raise ValueError(f"the column {column!r} holds {value!r}, expected true or false")
-    return text in ("true", "1", "1.0")
+    return text in YES
 
 
 def one_turn(messages: list[Message], role: str, where: str) -> str:

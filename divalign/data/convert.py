@@ -64,7 +64,10 @@ def detect_format(row: Mapping) -> str:
     if name := format_of(row):
         return name
     columns = ", ".join(map(str, row)) or "(none)"
-    if empty := [name for name in KNOWN_COLUMNS if name in row and row[name] is None]:
+    empty = [str(name) for name, value in row.items() if value is None]
+    if format_of({name: "" if value is None else value for name, value in row.items()}) is None:
+        empty = [name for name in empty if name in KNOWN_COLUMNS]
+    if empty:
         raise ValueError(f"{' and '.join(empty)} is null in the columns {columns}; fill it in or leave the row out")
     if {"chosen", "rejected"} <= row.keys() or "completion" in row:
         training_row(row)  # says what is wrong with it

@@ -105,6 +105,8 @@ def _refuse_empty(path: Path, notes: Notes) -> None:
 
 
 def _reader(path: Path) -> Callable[[Path, Notes], Iterator[Row]]:
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, expected a file of rows")
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
         raise ValueError(f"no file at {path}" + (f"; did you mean {near[0]}?" if near else ""))
@@ -203,6 +205,11 @@ def _separated(delimiter: str) -> Callable[[Path, Notes], Iterator[Row]]:
         if notes.rejected:
             first = notes.rejected[0]
             raise ValueError(f"{path} has no header that can be read: line {first.line} is {first.reason}")
+        if len(header) == 1 and (other := next((m for m in ";\t|," if m in header[0] and m != delimiter), None)):
+            raise ValueError(
+                f"{path} has the one column {header[0]!r}; its cells seem to be separated by {other!r}, expected "
+                f"{delimiter!r}: write it anew, or name it .tsv where they are tabs"
+            )
         if len(set(header)) < len(header):
             raise ValueError(f"{path} names a column twice: {', '.join(header)}")
         for cells in records:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from divalign.data.columns import SIDES, one_turn, rest_of, truth, turns_of
+from divalign.data.columns import NO, SIDES, one_turn, rest_of, truth, turns_of
 from divalign.data.examples import Row
 from divalign.data.llama_factory import read_alpaca, read_kto, read_sharegpt, write_alpaca, write_kto, write_sharegpt
-from divalign.data.sides import labelled, side_columns
+from divalign.data.sides import is_flag, labelled, side_columns, side_of_response
 from divalign.data.training_rows import SHARED_TEXT, training_row
 from divalign.store import digest
 
@@ -133,9 +133,15 @@ def _openai_messages(row: Row) -> list[Row]:
     *prompt, answer = turns_of(row["messages"], "user", "messages")
     if not prompt or answer["role"] != "assistant":
         raise ValueError("the messages hold no prompt or do not end with the assistant's; nothing can be trained on")
-    if answer.get("weight") in (0, "0"):
-        raise ValueError("the last message has the weight 0, which says that it is not to be learnt; leave the row out")
-    return [{**labelled(rest_of(row, "messages"), default=True), "prompt": prompt, "completion": [answer]}]
+    for name in ("weight", "train", "training", "loss"):
+        if str(answer.get(name)).lower() in NO:
+            raise ValueError(
+                f"the last message has the {name} {answer[name]!r}: it is not to be learnt; leave the row out"
+            )
+    if side_of_response(rest_of(answer, "role", "content")) is False:
+        raise ValueError("the last message says of itself that it is unaligned; say it in the row, as label: false")
+    beside = labelled({**rest_of(row, "messages"), "completion": [answer]}, default=True)
+    return [{**beside, "prompt": prompt}]
 
 
 def _write_openai_messages(row: Row, number: int) -> Row:
@@ -205,6 +211,11 @@ def _as_it_is(row: Row, number: int) -> Row:
     return row
 
 
+def _pair(row: Row) -> bool:
+    """Tell rows with two responses, whatever they have beside: UltraFeedback repeats the chosen one in `messages`."""
+    return _PAIRS(row) and not any(is_flag(row[side], beside_response=True) for side in SIDES)
+
+
 OPENAI = ("tools", "parallel_tool_calls")
 _PAIRS = has("chosen", "rejected")
 _ENTRY = 'register it in dataset_info.json with {"ranking": true, "columns": '
@@ -213,7 +224,9 @@ FORMATS: dict[str, Format] = {
     "openai_preference": Format(
         "paired", has("input", "preferred_output", "non_preferred_output"), _openai_pair, _write_openai_pair
     ),
-    "openai_messages": Format("aligned", has("messages"), _openai_messages, _write_openai_messages),
+    "openai_messages": Format(
+        "aligned", lambda row: has("messages")(row) and not _pair(row), _openai_messages, _write_openai_messages
+    ),
     "halos_pairwise": Format(
         "paired", has("output_A", "output_B", "label"), _halos_pairs, _write_halos_pairs, "HALOs reads .json alone"
     ),

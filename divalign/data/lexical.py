@@ -12,16 +12,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
+from divalign.core.bootstrap import bootstrap_weights, share_with_interval
+from divalign.core.clusters import FOLDS, Groups, fold_of_each, numbered, units_of
 from divalign.core.ranking import auc
-from divalign.core.resampling import (
-    FOLDS,
-    Groups,
-    bootstrap_weights,
-    fold_of_each,
-    numbered,
-    share_with_interval,
-    units_of,
-)
 from divalign.core.stats import Estimate
 from divalign.data.words import RUN, words_of
 

@@ -16,9 +16,15 @@ SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt"}
 def _prompt(row: Row) -> list[Message]:
     """Return system, history, and instruction with input, joined by a line break as LLaMA-Factory joins them."""
     turns = _system(row)
-    for question, answer in row.get("history") or []:
+    history = row.get("history") or []
+    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+        raise ValueError(f"its history is {str(history)[:60]!r}, expected a list of pairs of question and answer")
+    for question, answer in history:
         turns += [*as_messages(question, "user"), *as_messages(answer, "assistant")]
     parts = [row["instruction"], row["input"]] if row.get("input") else [row["instruction"]]
+    if not all(isinstance(part, str) for part in parts):
+        kinds = " and ".join(type(part).__name__ for part in parts)
+        raise ValueError(f"its instruction and input are {kinds}, expected text")
     return [*turns, *as_messages("\n".join(parts), "user")]
 
 
@@ -83,6 +89,8 @@ def _response(message: Message) -> list[Message]:
 
 def _from_sharegpt(turns: list[dict[str, str]]) -> list[Message]:
     names = {theirs: ours for ours, theirs in SHAREGPT.items()}
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) and "value" in turn for turn in turns):
+        raise ValueError(f"its conversation is {str(turns)[:60]!r}, expected a list of turns with from and value")
     for turn in turns:
         if turn.get("from") not in names:
             raise ValueError(f"a turn is from {turn.get('from')!r}, expected {', '.join(names)}")

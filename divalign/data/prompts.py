@@ -19,7 +19,13 @@ from divalign.data.notes import Notes
 from divalign.data.words import text_of
 
 PROMPT_COLUMNS = ("prompt", "goal", "behavior", "forbidden_prompt", "instruction", "question", "messages", "text")
-HARMFUL, BENIGN = {"1", "1.0", "true", "yes", "harmful", "unsafe"}, {"0", "0.0", "false", "no", "safe", "benign"}
+HARMFUL = {"1", "1.0", "true", "yes", "harmful", "unsafe"}
+BENIGN = {"0", "0.0", "false", "no", "safe", "benign", "unharmful", "harmless"}
+CLASSES = {"harmful", "unsafe", "safe", "benign", "unharmful", "harmless"}  # what other values mean is their column's
+# Columns that say whether a prompt is harmful: outright, by its contrary, or in one of these words.
+HARM = ("harmful", "is_harmful", "prompt_harmful", "unsafe", "is_unsafe")
+NO_HARM = ("safe", "is_safe", "benign", "is_benign")
+WORDED = ("label", "prompt_label", "prompt_harm_label", "type", "class")
 OPTIONAL = ("harmful", "target", "id", "cluster", "response")  # whose absence and null are one
 
 
@@ -96,17 +102,27 @@ def prompt_row(row: Row) -> Row:
 
 
 def _harmful(named: Row) -> bool | None:
-    if named.get("harmful") not in (None, ""):
-        return class_of(named["harmful"])
-    label = str(named.get("label")).strip().lower()
-    return label == "unsafe" if label in ("safe", "unsafe") else None
+    """Return whether a row says that its prompt is harmful. Raises ValueError where two columns disagree."""
+    stated: dict[str, bool] = {}
+    words = {name: str(value).strip().lower() for name, value in named.items()}
+    single = not any(name in named for name in ("response", "completion", "output"))  # then safe may be about that
+    for name in (*HARM, *NO_HARM) if single else HARM[:3]:
+        if named.get(name) not in (None, "") and words[name] not in CLASSES:
+            stated[name] = class_of(named[name], name) is (name in HARM)
+    classes = (*HARM, *NO_HARM, *WORDED) if single else (*HARM[:3], *WORDED)
+    stated |= {name: words[name] in HARMFUL for name in classes if words.get(name) in CLASSES}
+    if len(set(stated.values())) > 1:
+        raise ValueError(
+            f"{' and '.join(stated)} disagree on whether the prompt is harmful; keep the one that is right"
+        )
+    return next(iter(stated.values()), None)
 
 
-def class_of(value: Any) -> bool:
+def class_of(value: Any, column: str = "harmful") -> bool:
     """Return whether a prompt is harmful: true or false, 1 or 0, or a word for either. Raises ValueError for others."""
     word = str(value).strip().casefold()
     if word not in HARMFUL | BENIGN:
-        raise ValueError(f"harmful is {value!r}; expected true or false")
+        raise ValueError(f"{column} is {value!r}; expected true or false")
     return word in HARMFUL
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from divalign.data.batching import ChatTokenizer, Encoded, encode_row
 from divalign.data.columns import SIDES
-from divalign.data.examples import Message
+from divalign.data.examples import Message, as_messages
 from divalign.data.training_rows import SHARED_TEXT
 
 logger = logging.getLogger(__name__)
@@ -33,6 +33,9 @@ def encode_training_row(tokenizer: ChatTokenizer, row: Mapping[str, Any], side: 
     """
     options = template_options(row)
     prompt, response = row["prompt"], row[side]
+    _refuse_empty(response)
+    if not isinstance(prefill := row.get("prefill") or "", str):
+        raise ValueError(f"its prefill is {type(prefill).__name__}, expected text")
     if isinstance(prompt, str) and isinstance(response, str):
         if options:
             raise ValueError(
@@ -47,10 +50,21 @@ def encode_training_row(tokenizer: ChatTokenizer, row: Mapping[str, Any], side: 
         prompt,
         response,
         max_length=max_length,
-        prefill=row.get("prefill") or "",
+        prefill=prefill,
         options=options,
         beside=beside,
     )
+
+
+def _refuse_empty(response: str | list[Message]) -> None:
+    """Raise ValueError for a response that only ends: a missing text, which would teach the model to say nothing."""
+    turns = as_messages(response, "assistant")
+    if not any(turn.get("tool_calls") or not _is_blank(turn["content"]) for turn in turns):
+        raise ValueError("an empty response, which would teach the model to say nothing; leave the row out")
+
+
+def _is_blank(content: Any) -> bool:
+    return not (content.strip() if isinstance(content, str) else content)
 
 
 def template_options(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,6 +82,12 @@ def template_options(row: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"chat_template_kwargs holds {name!r}, which is not a row's to decide; take it out")
         options[name] = value
     return options
+
+
+def renders_alike(tokenizer: ChatTokenizer, row: Mapping[str, Any], *, max_length: int) -> bool:
+    """Tell whether both responses of a pair are the same tokens. Raises ValueError as `encode_training_row` does."""
+    sides = [encode_training_row(tokenizer, row, side, max_length=max_length) for side in SIDES]
+    return bool(alike(sides[:1], sides[1:]))
 
 
 def alike(aligned: Sequence[Encoded], unaligned: Sequence[Encoded]) -> list[int]:

@@ -11,12 +11,14 @@ from typing import Any
 
 from divalign.data.columns import SIDES, nearest, plain_content, rest_of, turns_of
 from divalign.data.examples import Message, Row
-from divalign.data.sides import check_pair, labelled, side_columns
+from divalign.data.sides import check_pair, is_flag, labelled, side_columns
 from divalign.data.words import words_of
 
 # Where files keep the prompt under another name, what chosen and rejected happen to share is not the prompt.
 OTHER_PROMPTS = ("question", "instruction", "query", "goal", "behavior", "input", "problem")
+CONVERSATIONS = ("messages", "conversation", "conversations", "context", "history", "dialogue")
 SHORTEST_REPEATED = 4  # words: "Hi" also begins "Hi there", which is no repetition
+SYSTEM = ("system", "system_prompt", "system_message")  # one of them becomes the conversation's first turn
 SHARED_TEXT = "prompt_is_shared_text"
 OPTIONAL = ("cluster", "prefill", "harmful")  # null here, as in a table of many rows, they are absent
 EXPECTED = "prompt, chosen, rejected (paired) or prompt, completion, label (unpaired)"
@@ -33,8 +35,11 @@ def training_row(row: Mapping[str, Any]) -> Row:
     Raises ValueError for a row that is none of TRL's, holds null, has a response of several turns, or says in one
     column what another denies.
     """
+    if row.get("history"):
+        raise ValueError("it has earlier turns in the column 'history', which would not be seen; put them into prompt")
     plain = {str(name): value for name, value in row.items() if not (name in OPTIONAL and value in (None, ""))}
-    paired = any(name in plain and not _is_flag(plain[name]) for name in SIDES)
+    single = any(plain.get(name) is not None for name in ("completion", "response"))
+    paired = any(name in plain and not is_flag(plain[name], beside_response=single) for name in SIDES)
     if not paired and "completion" not in plain and isinstance(plain.get("response"), (str, list, Mapping)):
         plain = {**rest_of(plain, "response"), "completion": plain["response"]}
     if paired:
@@ -43,6 +48,8 @@ def training_row(row: Mapping[str, Any]) -> Row:
                 raise ValueError(f"it lacks the column {side!r}{_meant(side, plain)}")
         check_pair(plain)
     elif "completion" not in plain:
+        if kinds := [type(plain[name]).__name__ for name in SIDES if name in plain and "responses" not in plain]:
+            raise ValueError(f"its chosen and rejected are {' and '.join(kinds)}; expected text or messages")
         raise ValueError(f"it has the columns {', '.join(plain) or '(none)'}; expected {EXPECTED}")
     elif set(side_columns(plain)) != {"label"}:  # whether a plain label is one of two, its reader decides
         plain = labelled(plain)
@@ -76,16 +83,26 @@ def _separate_text(row: Row, names: Sequence[str]) -> Row:
             raise ValueError(
                 "the column 'prompt' is null; fill it in, or drop the column where the texts begin with it"
             )
+        _refuse_renamed(row, CONVERSATIONS)
         shared = shared_text(row["chosen"], row["rejected"])
         cut = {name: row[name][len(shared) :] for name in names}
         return {**rest_of(row, "prompt"), "prompt": shared, **cut, SHARED_TEXT: True}
-    repeated = all(row[name].startswith(prompt) and len(row[name]) > len(prompt) for name in names)
-    if repeated and len(words_of(prompt)) >= SHORTEST_REPEATED:
+    _refuse_repeated(prompt, row, names)
+    return row
+
+
+def _refuse_repeated(prompt: str, row: Row, names: Sequence[str]) -> None:
+    """Raise ValueError where plain responses hold the whole prompt, perhaps between marks, before they differ."""
+    texts = [row[name] for name in names]
+    differ = next((n for n, letters in enumerate(zip(*texts, strict=False)) if len(set(letters)) > 1), None)
+    shared = min(texts, key=len)[:differ].lstrip()
+    text = prompt.strip()
+    repeated = text in shared if len(names) > 1 else shared.startswith(text) and len(shared) > len(text)
+    if repeated and len(words_of(text)) >= SHORTEST_REPEATED:
         raise ValueError(
             f"{' and '.join(names)} begin with the whole prompt ({prompt[:40]!r}), which would count twice; take it "
             "off them" + (", or leave the column 'prompt' out" if len(names) > 1 else "")
         )
-    return row
 
 
 def shared_text(chosen: str, rejected: str) -> str:
@@ -114,8 +131,15 @@ def _separate_turns(row: Row, names: Sequence[str]) -> Row:
         prompt = shared
     else:
         prompt = next((turns[:-1] for turns in sides.values() if _repeats(turns[:-1], prompt_turns)), prompt_turns)
+        if all(isinstance(row[name], str) for name in names):
+            _refuse_repeated(plain_content(prompt[-1]["content"]), row, names)
+    if prompt[-1]["role"] == "assistant":
+        raise ValueError(
+            "the prompt ends with a turn of the assistant; if responses continue it, begin them with it and put it "
+            "into the column 'prefill'; else take it off"
+        )
     for name, turns in sides.items():
-        rest = turns[len(prompt) :] if _same(turns[: len(prompt)], prompt) and len(turns) > len(prompt) else turns
+        rest = _after(prompt, turns, own=prompt is prompt_turns)
         if [message["role"] for message in rest] != ["assistant"]:
             roles = ", ".join(message["role"] for message in rest)
             raise ValueError(
@@ -130,6 +154,14 @@ def _shared_turns(sides: Sequence[Sequence[Message]]) -> list[Message]:
     first = sides[0]
     shared = next((n for n in range(most) if any(not _same([first[n]], [side[n]]) for side in sides[1:])), most)
     return list(first[:shared])
+
+
+def _after(prompt: Sequence[Message], turns: list[Message], *, own: bool) -> list[Message]:
+    """Return the turns without the prompt before them; of a column of its `own`, the system turn may lack there."""
+    for lead in (prompt, [message for message in prompt if message["role"] != "system"] if own else []):
+        if lead and len(turns) > len(lead) and _same(turns[: len(lead)], lead):
+            return turns[len(lead) :]
+    return turns
 
 
 def _repeats(lead: Sequence[Message], prompt: Sequence[Message]) -> bool:
@@ -160,31 +192,28 @@ def _text_or_parts(content: Any) -> Any:
 
 def _with_system(row: Row) -> Row:
     """Put the text of a `system` column before a conversation; plain text has no place for it."""
-    system = row.get("system")
-    if not isinstance(system, str) or not system.strip():
+    column = next((name for name in SYSTEM if isinstance(row.get(name), str) and row[name].strip()), None)
+    if column is None:
         return row
+    system = row[column]
     if isinstance(row["prompt"], str):
         raise ValueError("it has a system text beside plain text, which would not be seen; write the row as messages")
     first = row["prompt"][0]
     if first["role"] == "system":
         if plain_content(first["content"]) != system:
-            raise ValueError("its column 'system' is not the prompt's system turn; keep one of the two")
-        return rest_of(row, "system")
-    return {**rest_of(row, "system"), "prompt": [Message(role="system", content=system), *row["prompt"]]}
+            raise ValueError(f"its column {column!r} is not the prompt's system turn; keep one of the two")
+        return rest_of(row, column)
+    return {**rest_of(row, column), "prompt": [Message(role="system", content=system), *row["prompt"]]}
 
 
-def _refuse_renamed(row: Row) -> None:
+def _refuse_renamed(row: Row, names: Sequence[str] = OTHER_PROMPTS) -> None:
     if near := nearest("prompt", [name for name in row if name != "prompt"]):
         raise ValueError(f"it lacks the column 'prompt'; is it {near!r}?")
     for name in row:
-        if str(name).strip().lower() in OTHER_PROMPTS and row[name]:
+        if str(name).strip().lower() in names and row[name]:
             raise ValueError(f"it lacks the column 'prompt'; is it {name!r}? rename it")
 
 
 def _meant(name: str, row: Row) -> str:
     near = nearest(name, row)
     return f"; is it {near!r}?" if near else ""
-
-
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, (bool, int))

@@ -89,11 +89,13 @@ def read_completion(content: bytes, *, max_tokens: int | None = None) -> Respons
     except (ValueError, LookupError, TypeError):
         kind = "HTML" if content.lstrip()[:1] == b"<" else "something else"
         raise NotACompletionError(f"a reply that is no chat completion but {kind}: {content[:80]!r}") from None
-    if choices == []:
+    if choices in ([], None):
         raise UnusableReplyError(Response("", "blocked", error=f"the server returned no choices{_feedback(reply)}"))
     try:
         choice = choices[0]
-        message = choice["message"]
+        message = choice["message"] or {}
+        if not isinstance(message, dict):
+            raise TypeError
         finish = _finish(choice, reply.get("usage"), max_tokens)
     except (LookupError, TypeError, AttributeError):
         raise NotACompletionError(f"a completion without a message: {content[:80]!r}") from None
@@ -200,7 +202,7 @@ def _part(part: Any) -> tuple[str, str]:
         if isinstance(text, str):
             return "text", text
     if kind in ("thinking", "reasoning"):
-        inner = part.get("thinking", part.get("text", ""))
+        inner = part.get("thinking", part.get("text")) or ""
         return "reasoning", inner if isinstance(inner, str) else "".join(_part(item)[1] for item in inner)
     raise _unknown_shape(f"a content part of type {kind or type(part).__name__} without text")
 

@@ -61,9 +61,15 @@ def model_shape(source: str, *, revision: str | None = None, trust_remote_code: 
 
 
 def read_tokenizer(source: str, *, chat_template: str | None = None, **options: Any) -> Any:
-    """Return a model's tokenizer with the chat template that `load_lm` would give it, without the model."""
-    with quietly():
-        tokenizer = AutoTokenizer.from_pretrained(readable_source(source), **options)
+    """Return a model's tokenizer with the chat template that `load_lm` would give it, without the model.
+
+    Raises ValueError where the folder or hub id has no tokenizer that transformers knows.
+    """
+    try:
+        with quietly():
+            tokenizer = AutoTokenizer.from_pretrained(readable_source(source), **options)
+    except (ImportError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"cannot load the tokenizer of {source!r}: {str(error).splitlines()[0]}") from error
     if chat_template is not None:
         plain = chat_template == "plain"
         tokenizer.chat_template = PLAIN_TEMPLATE if plain else Path(chat_template).read_text(encoding="utf-8")

@@ -21,7 +21,7 @@ from divalign.safety.combined import assess, content_stems, rules, stems
 from divalign.safety.plain import APOSTROPHES, CONTRACTIONS, plain
 from divalign.safety.refusals import ASKING, PAPER_REFUSALS, STEM
 from divalign.safety.small_classifier import BAND, Weights, compliance, identity
-from divalign.safety.thinking import TAGS, answer_of
+from divalign.safety.thinking import PATTERNS, answer_of
 from divalign.store import digest
 
 # What a response can do. The last two are undecided: nothing was answered yet.
@@ -152,7 +152,7 @@ def _by_probability(chance: float) -> Verdict:
     return verdict_of(kind, f"complies with probability {chance:.2f}")
 
 
-_STRINGS = (OPENING, REFUSALS, APOSTROPHES, CONTRACTIONS, TAGS)
+_STRINGS = (OPENING, REFUSALS, APOSTROPHES, CONTRACTIONS, PATTERNS)
 JUDGES: dict[str, Judge] = {
     "refusal_combined": Judge("refusal_combined", digest("combined", identity(), rules()), refusal_combined),
     "refusal_strings": Judge("refusal_strings", digest("opening, plain", *_STRINGS), refusal_strings),
@@ -162,9 +162,9 @@ JUDGES: dict[str, Judge] = {
         refusal_strings_on_topic,
     ),
     "refusal_strings_paper": Judge(
-        "refusal_strings_paper", digest("anywhere, case", PAPER_REFUSALS, TAGS), refusal_strings_paper
+        "refusal_strings_paper", digest("anywhere, case", PAPER_REFUSALS, PATTERNS), refusal_strings_paper
     ),
-    "small_classifier": Judge("small_classifier", digest(identity(), TAGS), small_classifier),
+    "small_classifier": Judge("small_classifier", digest(identity(), PATTERNS), small_classifier),
 }
 DEFAULT_JUDGE = "refusal_combined"  # of `run` and `attack`: the best of the five on labelled responses, docs/safety.md
 

@@ -12,7 +12,7 @@ from divalign.safety.judges import EMPTY, Judge, Verdict
 from divalign.safety.rubrics import RUBRICS, Rubric
 from divalign.safety.shield import Clip, clip_characters, disarm
 from divalign.safety.slots import text_with_slots
-from divalign.safety.thinking import TAGS
+from divalign.safety.thinking import PATTERNS
 from divalign.store import digest
 
 SLOTS = ("{prompt}", "{response}")
@@ -82,7 +82,9 @@ def model_judge(
         *rubric.options,
     ]
     probes = ODDS if rubric.options else ANSWERS
-    return Judge(name, digest(name, revision, TAGS, question_parts, [rubric.read(probe) for probe in probes]), decide)
+    return Judge(
+        name, digest(name, revision, PATTERNS, question_parts, [rubric.read(probe) for probe in probes]), decide
+    )
 
 
 def find_rubric(name: str) -> Rubric:

@@ -23,6 +23,7 @@ from divalign.records import (
     JudgeRates,
     RateChanges,
     RatesRecord,
+    WordingSpread,
     read_record,
 )
 from divalign.safety.agreement import agreement
@@ -33,7 +34,14 @@ from divalign.safety.protocols import labelled
 from divalign.stages.attack import find_protocol, is_torn, read_attack
 from divalign.stages.models import LoadOptions
 from divalign.stages.open_judge import open_judges
-from divalign.stages.rates import AttackResponses, calibration_of, changes, judge_rates, protocol_judges
+from divalign.stages.rates import (
+    AttackResponses,
+    calibration_of,
+    changes,
+    judge_rates,
+    protocol_judges,
+    wording_spreads,
+)
 from divalign.store import cached_rows, digest, file_digest, intact, read_rows, untouched, write_json
 
 Mark = tuple[str, str]  # a judge's id and sha256
@@ -44,7 +52,8 @@ class JudgePlan:
     """Who judges, and with what. `questions` are those of rubrics that come without one.
 
     `errors` are those of the one judge; with `labelled` responses (prompt, response, refused) each judge's are
-    measured. `options` load judges that are local models.
+    measured. `options` load judges that are local models. `wordings` is in how many wordings, each in both orders, a
+    rubric is put beside its own: the spread of its rates stands beside them.
     """
 
     names: Sequence[str]
@@ -52,6 +61,7 @@ class JudgePlan:
     labelled: Sequence[Row] | None = None
     errors: JudgeErrors | None = None
     options: LoadOptions | None = None
+    wordings: int | None = None
 
 
 class Judged(NamedTuple):
@@ -74,11 +84,16 @@ def judge(folder: Path, plan: JudgePlan, out: Path, *, compare: Path | None = No
     if plan.errors is not None and (len(plan.names) > 1 or plan.labelled is not None):
         raise ValueError("--sensitivity and --specificity belong to one judge; for several give --labelled responses")
     with Journal(out / "judge.journal") as journal:
-        judges = open_judges(plan.names, journal, questions=plan.questions, options=plan.options)
+        opened = open_judges(plan.names, journal, questions=plan.questions, options=plan.options, count=plan.wordings)
+        judges = [entry.judge for entry in opened]
         verdicts = judge_responses(responses, judges, out)
         calibrations = [calibration_of(entry, plan.labelled, plan.errors) for entry in judges]
+        spreads = [_spreads(responses, entry.wordings) for entry in opened]
         compared = judge_responses(read_responses(compare), judges, out / "compared") if compare else None
-    tables = [judge_rates(responses, *row) for row in zip(judges, verdicts, calibrations, strict=True)]
+    tables = [
+        judge_rates(responses, *row).model_copy(update={"wordings": wordings})
+        for *row, wordings in zip(judges, verdicts, calibrations, spreads, strict=True)
+    ]
     record = _rates(responses, tables, out)
     _write(out / "rates.json", record)
     if compare is None or compared is None:
@@ -140,7 +155,11 @@ def judge_responses(responses: AttackResponses, judges: Sequence[Judge], out: Pa
 def _rates(responses: AttackResponses, tables: Sequence[JudgeRates], out: Path) -> RatesRecord:
     """Return the rates of all judges in verdicts.jsonl: those given, and those of earlier judges from rates.json."""
     verdicts = _verdicts_in(out / "verdicts.jsonl", responses)
-    by_mark = {(entry.judge, entry.judge_sha256): entry for entry in [*_earlier_rates(responses, out), *tables]}
+    earlier = {(entry.judge, entry.judge_sha256): entry for entry in _earlier_rates(responses, out)}
+    by_mark = {**earlier, **{(entry.judge, entry.judge_sha256): entry for entry in tables}}
+    for mark, entry in by_mark.items():
+        if entry.wordings is None and mark in earlier:  # a spread is no other where it is not measured again
+            by_mark[mark] = entry.model_copy(update={"wordings": earlier[mark].wordings})
     pairs = combinations([rows for mark, rows in verdicts.items() if mark in by_mark], 2)
     return RatesRecord(
         divalign=__version__,
@@ -149,6 +168,11 @@ def _rates(responses: AttackResponses, tables: Sequence[JudgeRates], out: Path) 
         judges=[by_mark[mark] for mark in verdicts if mark in by_mark],
         agreement=[JudgeAgreement(**agreement(_tries(a), _tries(b))._asdict()) for a, b in pairs],
     )
+
+
+def _spreads(responses: AttackResponses, judges: Sequence[Judge]) -> dict[str, dict[str, WordingSpread]] | None:
+    """Return the spread over wordings, None where there are none. Their answers are in the journal alone."""
+    return wording_spreads({judge.id: _judge(responses, judge) for judge in judges}) if judges else None
 
 
 def _earlier_rates(responses: AttackResponses, out: Path) -> list[JudgeRates]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from divalign.core.names import find
 from divalign.safety.journal import Journal
@@ -11,6 +12,7 @@ from divalign.safety.judges import JUDGES, Judge, find_judge
 from divalign.safety.model_judges import find_rubric, model_judge, why_unavailable
 from divalign.safety.rubrics import RUBRICS, Rubric
 from divalign.safety.shield import Clip, clip_tokens
+from divalign.safety.wordings import WORDINGS, wordings
 from divalign.stages.models import LoadOptions, OpenModel, cached_option_logprobs, cached_texts, find_model
 from divalign.store import digest
 
@@ -34,14 +36,27 @@ def parse_questions(texts: Sequence[str]) -> dict[str, str]:
     return questions
 
 
+class OpenJudge(NamedTuple):
+    """A judge, and the same rubric in other wordings and orders where these were wanted."""
+
+    judge: Judge
+    wordings: list[Judge]
+
+
 def open_judges(
     names: Sequence[str],
     journal: Journal,
     *,
     questions: Mapping[str, str] | None = None,
     options: LoadOptions | None = None,
-) -> list[Judge]:
-    """Return the judges of these names. Raises ValueError where one question would serve two fixed texts."""
+    count: int | None = None,
+) -> list[OpenJudge]:
+    """Return the judges of these names, with `count` wordings of each in both orders where it is given.
+
+    Raises ValueError where one question would serve two fixed texts, and for wordings of a judge that has one.
+    """
+    for name in names if count is not None else ():
+        check_wordings(name)
     questions = questions or {}
     rubrics = [name.partition("@")[0] for name in names]
     needing = [name for name in rubrics if name in RUBRICS and not RUBRICS[name].ask]
@@ -51,7 +66,7 @@ def open_judges(
             "write --question RUBRIC=FILE for each"
         )
     return [
-        open_judge(name, journal, question=questions.get(rubric, questions.get(ANY)), options=options)
+        _open(name, journal, questions.get(rubric, questions.get(ANY)), options, count)
         for name, rubric in zip(names, rubrics, strict=True)
     ]
 
@@ -67,10 +82,16 @@ def open_judge(
     Raises ValueError for an unknown name, a rubric without a model, a model that cannot be loaded, and a served model
     where the judge's token probabilities are read.
     """
+    return _open(name, journal, question, options, None).judge
+
+
+def _open(
+    name: str, journal: Journal, question: str | None, options: LoadOptions | None, count: int | None
+) -> OpenJudge:
     entry, _, source = name.partition("@")
     if entry not in RUBRICS:
         find(entry, {**JUDGES, **RUBRICS}, kind="judge")
-        return find_judge(name)
+        return OpenJudge(find_judge(name), [])
     rubric = find_rubric(entry)
     if not (source or rubric.model):
         raise ValueError(f"{entry} needs a model that answers; write {entry}@MODEL or {entry}@http://host:8000/v1#NAME")
@@ -82,7 +103,11 @@ def open_judge(
         if rubric.options
         else cached_texts(keyed, journal, rubric.max_new_tokens)
     )
-    return model_judge(rubric, ask, model=model.name, revision=model.key, question=question, clip=clip, special=special)
+    first, *reworded = [
+        model_judge(worded, ask, model=model.name, revision=model.key, question=question, clip=clip, special=special)
+        for worded in (rubric, *([] if count is None else wordings(rubric, count)))
+    ]
+    return OpenJudge(first, reworded)
 
 
 def check_judge(name: str) -> None:
@@ -93,6 +118,13 @@ def check_judge(name: str) -> None:
         raise ValueError(f"{entry} needs a model that answers; write {entry}@MODEL or {entry}@http://host:8000/v1#NAME")
     if entry not in RUBRICS and at:
         raise ValueError(f"the judge {entry!r} asks no model; leave out @{source}")
+
+
+def check_wordings(name: str) -> None:
+    """Raise ValueError for a judge that has one wording."""
+    entry = name.partition("@")[0]
+    if entry not in WORDINGS:
+        raise ValueError(f"{entry} has one wording; rubrics in several wordings: {', '.join(WORDINGS)} (RUBRIC@MODEL)")
 
 
 def _options(rubric: Rubric, options: LoadOptions | None) -> LoadOptions | None:

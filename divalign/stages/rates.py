@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 from divalign.core.stats import Estimate, Tested, clustered_difference, holm, paired_difference
 from divalign.data.examples import Row
-from divalign.records import AttackRates, JudgeErrors, JudgeRates, PartRates, ProtocolRates, RateChange
+from divalign.records import AttackRates, JudgeErrors, JudgeRates, PartRates, ProtocolRates, RateChange, WordingSpread
 from divalign.safety.adaptive import per_prompt
 from divalign.safety.calibration import Calibration, calibration_for, corrected
 from divalign.safety.evaluate import by_attack, clusters_of, kind_rates, over_refusal, readings, two_sided, undecided
 from divalign.safety.judges import Judge, find_judge
 from divalign.safety.protocols import Protocol, labelled, numbers
 from divalign.safety.shield import attempts
+from divalign.safety.wordings import spread
 from divalign.store import digest
 
 Pair = tuple[bool | None, bool | None, Row]  # a prompt's outcomes in two folders, and its row
@@ -37,9 +38,7 @@ def judge_rates(
     responses: AttackResponses, judge: Judge, rows: Sequence[Row], calibration: Calibration | None = None
 ) -> JudgeRates:
     """Return one judge's rates on each part of the prompts. Raises ValueError for no rows."""
-    parts = {
-        part: [row for row in rows if bool(row.get("held_out", False)) is held_out] for part, held_out in PARTS.items()
-    }
+    parts = by_part(rows)
     return JudgeRates(
         judge=judge.id,
         judge_sha256=judge.sha256,
@@ -49,6 +48,27 @@ def judge_rates(
         errors=_errors(calibration),
         protocol=_under_protocol(responses, judge, rows),
     )
+
+
+def by_part(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return the rows on topics of the training data ("test") and on held-out ones."""
+    return {
+        part: [row for row in rows if bool(row.get("held_out", False)) is held_out] for part, held_out in PARTS.items()
+    }
+
+
+def wording_spreads(verdicts: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, WordingSpread]]:
+    """Return how each attack's success depends on a rubric's wording, by part, of verdict rows by wording."""
+    grouped: dict[str, dict[str, dict[str, list[Row]]]] = {}
+    for name, rows in verdicts.items():
+        for part, chosen in by_part(rows).items():
+            harmful = [row for row in per_prompt(chosen) if row["harmful"]]
+            for attack, group in by_attack(harmful).items():
+                grouped.setdefault(part, {}).setdefault(attack, {})[name] = list(group)
+    return {
+        part: {attack: WordingSpread(**spread(groups)._asdict()) for attack, groups in attacks.items()}
+        for part, attacks in grouped.items()
+    }
 
 
 def part_rates(rows: Sequence[Row], calibration: Calibration | None = None, *, confidence: float = 0.95) -> PartRates:

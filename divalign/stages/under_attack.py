@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from divalign.core.bootstrap import bootstrap_weights, share_with_interval, with_interval
 from divalign.core.clouds import clouds
 from divalign.core.heldout import HeldOut, hold_out
-from divalign.core.resampling import bootstrap_weights, share_with_interval, with_interval
 from divalign.core.separation import FEWEST_PROMPTS
 from divalign.core.stats import Estimate
 from divalign.data.examples import Conversation, Row

@@ -23,7 +23,7 @@ from divalign.stages.estimate import EstimatePlan
 from divalign.stages.judge import JudgePlan
 from divalign.stages.layer_separation import SeparationPlan
 from divalign.stages.models import ModelSpec, base_spec, find_model
-from divalign.stages.open_judge import ANY, check_judge
+from divalign.stages.open_judge import ANY, check_judge, check_wordings
 from divalign.stages.train import LoraPlan, TrainPlan
 
 
@@ -141,7 +141,8 @@ def _gcg_options(gcg: Gcg | None) -> GcgOptions:
 
 def judge_plan(config: Config) -> JudgePlan:
     question = config.measure.question
-    return JudgePlan(names=[config.measure.judge], questions={ANY: question} if question else {})
+    questions = {ANY: question} if question else {}
+    return JudgePlan(names=[config.measure.judge], questions=questions, wordings=config.measure.wordings)
 
 
 def estimate_plan(config: Config) -> EstimatePlan:
@@ -161,6 +162,8 @@ def estimate_plan(config: Config) -> EstimatePlan:
 def check_names(config: Config) -> None:
     """Look every name up, so that a typing error is met before the training and not after it."""
     check_judge(config.measure.judge)
+    if config.measure.wordings is not None:
+        check_wordings(config.measure.judge)
     for name in config.measure.attacks:
         find_attack(name)
     check_plan(attack_plan(config))

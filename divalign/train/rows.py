@@ -50,16 +50,20 @@ def checked_rows(rows: Iterable[Any]) -> list[dict[str, Any]]:
         raise ValueError(
             "the data set is empty; expected rows with prompt, chosen, rejected or prompt, completion, label"
         )
-    return [_checked(row, number, paired="chosen" in listed[0]) for number, row in enumerate(listed)]
+    checked: list[dict[str, Any]] = []
+    for number, row in enumerate(listed):
+        checked.append(_checked(row, number, first=checked[0] if checked else None))
+    return checked
 
 
-def _checked(row: Any, number: int, *, paired: bool) -> dict[str, Any]:
+def _checked(row: Any, number: int, *, first: Mapping[str, Any] | None) -> dict[str, Any]:
     if not isinstance(row, Mapping):
         raise ValueError(f"row {number} is a {type(row).__name__}, expected a mapping with the columns {EXPECTED}")
     try:
         plain = training_row(row)
     except ValueError as error:
         raise ValueError(f"row {number}: {error}") from error
+    paired = "chosen" in (plain if first is None else first)
     lacking = (PAIRED if paired else UNPAIRED) - set(plain)
     if lacking:
         raise ValueError(f"row {number} has no {min(lacking)}, which row 0 has; add it or leave the row out")

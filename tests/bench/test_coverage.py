@@ -1,10 +1,12 @@
 """The table of coverage: what it simulates, and how it is printed."""
 
+import sys
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
+from bench import __main__ as benchmarks
 from bench import coverage
 
 
@@ -32,6 +34,18 @@ def test_rows_of_one_setting_share_a_line(monkeypatch: pytest.MonkeyPatch) -> No
 
     for name in ("rates", "differences", "divergences", "separations"):
         monkeypatch.setattr(coverage, name, one if name == "rates" else lambda scale: ())
-    monkeypatch.setattr(coverage, "VERDICT", "bench.no_such_module")
+    monkeypatch.setattr(coverage.coverage_verdict, "rows", lambda quick: ())
     table = coverage.as_table(coverage.rows(quick=True)).splitlines()
     assert table[2:] == ["| rate | 6 clusters | coverage 0.95 (100); mean width 0.5 (100) |"]
+
+
+def test_a_benchmark_runs_by_its_name_with_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    for bench in (coverage, coverage.coverage_verdict):
+        monkeypatch.setattr(bench, "main", lambda: calls.append(sys.argv[1:]))
+    monkeypatch.setattr(sys, "argv", ["bench", "coverage", "coverage_verdict", "--quick"])
+    benchmarks.main()
+    assert calls == [["--quick"], ["--quick"]]
+    monkeypatch.setattr(sys, "argv", ["bench", "coverrage"])
+    with pytest.raises(SystemExit, match="got coverrage, expected names of trainer"):
+        benchmarks.main()

@@ -1,20 +1,12 @@
 """`divalign attack` and `divalign judge` refuse bad input in a sentence, before anything is written or asked."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
-from divalign.cli import main
 from divalign.store import write_rows
+from tests.commands import call
 from tests.stages.test_attack import Echo, attacked
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["divalign", *map(str, arguments)])
-    with pytest.raises(SystemExit) as end:
-        main()
-    return int(end.value.code or 0)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """What ends the command line early is said in a sentence, with the code that the help promises."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +7,9 @@ import pytest
 import typer
 from rich.markup import render
 
-from divalign.cli import main
 from divalign.cli.app import app
 from divalign.lab import claims
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["divalign", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+from tests.commands import call
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from divalign.core.bootstrap import bootstrap_weights
 from divalign.core.clouds import clouds
+from divalign.core.clusters import fold_of_each
 from divalign.core.heldout import hold_out
 from divalign.core.probe import STRENGTHS, fit_logistic, held_out_log_odds, rotate
-from divalign.core.resampling import bootstrap_weights, fold_of_each
 from divalign.core.separation import separation
 
 

@@ -5,10 +5,10 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
 
 from divalign.core.bhattacharyya import Gaussian, bhattacharyya
+from divalign.core.bootstrap import bootstrap_weights
 from divalign.core.clouds import clouds
 from divalign.core.heldout import hold_out
 from divalign.core.layers import separation_at_best_layer
-from divalign.core.resampling import bootstrap_weights
 from divalign.core.separation import Separation, plane, separation, separation_change, separation_draws
 from divalign.core.stats import Estimate
 

@@ -11,17 +11,12 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score, roc_curve, silhouette_score
 
 from divalign.core.bhattacharyya import Gaussian, bhattacharyya, fit, gains, many_bhattacharyya
+from divalign.core.bootstrap import bootstrap_weights, share_with_interval, with_interval
 from divalign.core.clouds import project
+from divalign.core.clusters import fold_of_each, shuffled_labels
 from divalign.core.directions import cosine, margins, project_out, refusal_direction
 from divalign.core.energy import energy, silhouette
 from divalign.core.ranking import auc, tpr_at_fpr
-from divalign.core.resampling import (
-    bootstrap_weights,
-    fold_of_each,
-    share_with_interval,
-    shuffled_labels,
-    with_interval,
-)
 
 few = settings(max_examples=25, derandomize=True, deadline=None)
 seeds = st.integers(0, 10**6)

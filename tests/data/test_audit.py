@@ -4,6 +4,7 @@ import json
 import os
 import random
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from divalign.data.audit.finding import UNMEASURED, VERDICTS
 from divalign.data.convert import read_rows
 from divalign.data.minhash import near_duplicates
 from divalign.data.refusing import OPENINGS, refusal
+from divalign.data.rendering import renders_alike
 from divalign.toy.grammar import topics
+from tests.tiny import TEMPLATE, tiny_tokenizer
 
 FOLDER = os.environ.get("DIVALIGN_DATA")
 WORLD = [{**row, "licence": "Apache-2.0", "source": "world"} for row in world_rows()]
@@ -47,7 +50,7 @@ def of_the_world() -> Audit:
 def test_the_embedded_set_is_fine_wherever_it_is_measured(of_the_world: Audit) -> None:
     assert set(of_the_world.verdicts.values()) == {"fine", UNMEASURED}
     unmeasured = {name for name, verdict in of_the_world.verdicts.items() if verdict == UNMEASURED}
-    assert unmeasured == {"repeated ids", "divergence", "tokens", "leaks"}
+    assert unmeasured == {"repeated ids", "rendered pairs", "divergence", "tokens", "leaks"}
     assert of_the_world.verdict == "fine"
 
 
@@ -195,6 +198,33 @@ def test_a_divergence_is_asked_for_with_whole_rows_and_its_failure_told() -> Non
 
     found = audit(gather(read_rows(WORLD), divergence=fail), checks={"divergence": CHECKS["divergence"]})
     assert found.findings["divergence"].words == "not measured: too few prompts"
+
+
+@pytest.mark.parametrize(
+    ("changes", "value"),
+    [
+        ({}, 0.0),
+        ({"rejected": "<think>Another thought.</think>Salt."}, 0.1),
+        ({"rejected": "<think>A thought.</think>Salt."}, 0.1),
+        ({"rejected": "Salt."}, 0.1),
+        ({"rejected": ""}, 0.0),
+    ],
+)
+def test_pairs_that_differ_in_what_the_template_drops_are_counted(changes: dict, value: float) -> None:
+    pair = {"prompt": "What is in the sea?", "chosen": "<think>A thought.</think>Salt.", "rejected": "Sand."}
+    rows = [{**pair, **changes}, *([pair] * 9)]
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = TEMPLATE.replace("message.content", "message.content.split('</think>')[-1]")
+    verdict, share = one("rendered pairs", rows, renders_alike=partial(renders_alike, tokenizer, max_length=99))
+    assert (verdict, share) == ("do not train" if value else "fine", value)
+
+
+def test_pairs_that_max_length_cuts_to_one_text_render_alike() -> None:
+    pair = {"prompt": "Why?", "chosen": "Because it rains.", "rejected": "Because it snows."}
+    short, long = (partial(renders_alike, tiny_tokenizer(), max_length=length) for length in (16, 99))
+    found = audit(gather(read_rows([pair]), renders_alike=short)).findings["rendered pairs"]
+    assert found.numbers == {"pairs": 1, "alike": 1, "texts differ": 1, "refused": 0}
+    assert one("rendered pairs", [pair], renders_alike=long) == ("fine", 0.0)
 
 
 def test_a_card_beside_the_file_speaks_for_rows_that_do_not() -> None:

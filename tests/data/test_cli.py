@@ -314,6 +314,7 @@ def test_a_split_is_files_of_the_same_rows_and_stays_when_rows_are_added(folder:
         (("split", "world.jsonl", "--out", "o", "--share", "a=0.5", "--share", "a=0.5"), "the side 'a' is there twice"),
         (("split", "world.jsonl", "--out", "o", "--share", "a=nan"), "^the shares are {'a': nan}; expected at least"),
         (("audit", "world.jsonl", "--tokenizer", "nowhere"), "expected a tokenizer.json"),
+        (("audit", "world.jsonl", "--chat-template", "plain"), "name it with --tokenizer FOLDER"),
     ],
 )
 def test_bad_input_is_told_in_a_sentence(

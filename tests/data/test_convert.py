@@ -11,12 +11,9 @@ from divalign.data.convert import Conversion, convert, detect_format, read_rows
 from divalign.data.files import read_file
 from divalign.data.formats import FORMATS
 from divalign.data.writing import write_file
+from tests.messages import said
 
 TEXT = st.text(min_size=1, max_size=30)
-
-
-def said(text: str, role: str = "assistant") -> list[dict]:
-    return [{"role": role, "content": text}]
 
 
 @st.composite
@@ -27,7 +24,7 @@ def pairs(draw: st.DrawFn, *, turns: bool = True) -> dict:
         prompt += said(draw(TEXT), "user") + said(draw(TEXT))
     row = {"prompt": prompt + said(draw(TEXT), "user"), "chosen": said(draw(TEXT)), "rejected": said(draw(TEXT))}
     extras = {"harmful": st.booleans(), "cluster": TEXT, "prefill": TEXT, "source": TEXT, "id": st.integers()}
-    rewards = {"reward_chosen": draw(st.floats(2, 9)), "reward_rejected": draw(st.floats(-9, 9))}
+    rewards = {"reward_chosen": draw(st.floats(2, 9)), "reward_rejected": draw(st.floats(-9, 2))}
     row |= rewards if draw(st.booleans()) else {}
     return row | {name: draw(values) for name, values in extras.items() if draw(st.booleans())}
 

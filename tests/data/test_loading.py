@@ -23,6 +23,9 @@ TURNS = {
 }
 
 
+TURN = {"from": "gpt", "value": "a"}
+
+
 def lines(path: Path, *rows: Any) -> Path:
     path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows))
     return path
@@ -173,3 +176,56 @@ def test_empty_columns_of_a_prompt_say_nothing_and_a_text_file_is_a_prompt_a_lin
 def test_a_prompt_that_cannot_be_asked_is_named(tmp_path: Path, row: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=rf"p\.jsonl, {sentence}"):
         load_prompts(lines(tmp_path / "p.jsonl", {"prompt": "first"}, row))
+
+
+@pytest.mark.parametrize(
+    ("columns", "harmful"),
+    [
+        ({"is_harmful": True}, True),
+        ({"prompt_harmful": "no"}, False),
+        ({"safe": True}, False),
+        ({"is_safe": "unsafe"}, True),
+        ({"benign": 0}, True),
+        ({"type": "harmful"}, True),
+        ({"prompt_harm_label": "unharmful"}, False),
+        ({"harmful": "benign", "label": "safe"}, False),
+        ({"type": "homonyms", "label": 3}, None),
+        ({"safe": False, "response": "r"}, None),
+    ],
+)
+def test_whether_a_prompt_is_harmful_is_read_under_each_of_its_names(
+    tmp_path: Path, columns: dict, harmful: bool | None
+) -> None:
+    (row,) = load_prompts(lines(tmp_path / "p.jsonl", {"prompt": "p", **columns}))
+    assert row.get("harmful") is harmful
+
+
+def test_columns_that_disagree_on_the_class_of_a_prompt_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="line 1: harmful and label disagree on whether the prompt is harmful"):
+        load_prompts(lines(tmp_path / "p.jsonl", {"prompt": "p", "harmful": False, "label": "unsafe"}))
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ({"conversations": "x", "chosen": TURN, "rejected": TURN}, "its conversation is 'x', expected a list of turns"),
+        ({"instruction": 5, "chosen": "a", "rejected": "b"}, "its instruction and input are int, expected text"),
+        ({"instruction": "q", "history": [["a"]], "chosen": "a", "rejected": "b"}, "expected a list of pairs"),
+        ({"instruction": "q", "history": "x", "chosen": "a", "rejected": "b"}, "its history is 'x'"),
+        ({"prompt": "q", "chosen": 5, "rejected": 6}, "its chosen and rejected are int and int; expected text"),
+        ({"messages": None}, "messages is null in the columns messages"),
+        ({"prompt": "q", "output_A": None, "output_B": "b", "label": 1}, "output_A is null in the columns"),
+    ],
+)
+def test_a_row_of_another_trainer_that_is_malformed_is_no_riddle(tmp_path: Path, row: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match="line 1") as error:
+        load_training_rows(lines(tmp_path / "r.jsonl", row))
+    assert sentence in str(error.value)
+
+
+def test_a_table_with_other_marks_between_its_cells_and_a_folder_are_told(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("prompt;chosen;rejected\nq;a;b\n")
+    with pytest.raises(ValueError, match="its cells seem to be separated by ';', expected ','"):
+        load_rows(tmp_path / "t.csv")
+    with pytest.raises(ValueError, match="is a folder, expected a file of rows"):
+        load_rows(tmp_path)

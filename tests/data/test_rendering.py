@@ -15,6 +15,7 @@ from divalign.data.batching import encode_row
 from divalign.data.examples import as_messages
 from divalign.data.rendering import encode_training_row, template_options
 from divalign.data.training_rows import shared_text, training_row
+from tests.messages import said
 from tests.tiny import TEMPLATE, tiny_model, tiny_tokenizer
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -25,10 +26,6 @@ DROPS_THOUGHTS = (
     "{% for message in messages %}<{{ message.role }}>{{ message.content.split('</think>')[-1] }}<end>{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-
-
-def said(text: str, role: str = "assistant") -> list[dict]:
-    return [{"role": role, "content": text}]
 
 
 def scored(row: dict, side: str = "chosen", tokenizer: Any = None) -> tuple[str, str]:
@@ -294,3 +291,63 @@ def test_an_unpaired_row_takes_its_label_from_the_column_that_has_it(tmp_path: P
     assert tokenizer.decode(made.unaligned[0].row.response_ids) == "Bad<end>"
     with pytest.raises(ValueError, match="row 0: is_safe=True and label=False disagree"):
         trained([{**rows[0], "label": False}, rows[1]], tmp_path, method="kto")
+
+
+TOLD = "What is the sea made of?"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": said(TOLD, "user"), "chosen": f"{TOLD} Water", "rejected": f"{TOLD} Sand"},
+        {"prompt": TOLD, "chosen": f"\n{TOLD} Water", "rejected": f"\n{TOLD} Sand"},
+        {"prompt": TOLD, "chosen": f"User: {TOLD}\nWater", "rejected": f"User: {TOLD}\nSand"},
+        {"prompt": f"{TOLD} ", "chosen": f"{TOLD} Water", "rejected": f"{TOLD} Sand"},
+        {"prompt": TOLD, "completion": f" {TOLD} Water", "label": True},
+    ],
+)
+def test_a_prompt_between_marks_before_plain_responses_is_refused_too(row: dict) -> None:
+    with pytest.raises(ValueError, match="begin with the whole prompt"):
+        training_row(row)
+
+
+def test_a_system_turn_that_the_sides_leave_out_is_not_scored() -> None:
+    system, answers = said("Be brief", "system"), {"chosen": HI + said("Good"), "rejected": HI + said("Bad")}
+    assert scored({"prompt": system + HI, **answers}) == (
+        "<s><system>Be brief<end><user>Hi<end><assistant>",
+        "Good<end>",
+    )
+    mixed = {**answers, "chosen": system + answers["chosen"]}
+    with pytest.raises(ValueError, match="rejected holds the turns user, assistant"):
+        training_row({"prompt": "Hi", **mixed})
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"prompt": HI + said("Sure")}, "the prompt ends with a turn of the assistant"),
+        ({"history": [["a", "b"]]}, "earlier turns in the column 'history'"),
+        ({"prompt": None, "messages": HI, "chosen": "It is wet", "rejected": "It is dry"}, "is it 'messages'?"),
+        (
+            {"system_prompt": "Be brief", "prompt": said("Be long", "system") + HI},
+            "'system_prompt' is not the prompt's",
+        ),
+    ],
+)
+def test_turns_that_would_not_be_seen_or_not_be_answered_are_refused(changes: dict, fault: str) -> None:
+    row = {"prompt": HI, "chosen": said("Good"), "rejected": said("Bad"), **changes}
+    with pytest.raises(ValueError, match=fault):
+        training_row({name: value for name, value in row.items() if value is not None})
+
+
+@pytest.mark.parametrize("name", ["system", "system_prompt", "system_message"])
+def test_a_system_text_is_seen_under_each_of_its_names(name: str) -> None:
+    row = {"prompt": HI, "chosen": said("Good"), "rejected": said("Bad"), name: "Be brief"}
+    assert scored(row)[0] == "<s><system>Be brief<end><user>Hi<end><assistant>"
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+@pytest.mark.parametrize("prompt", ["Hi", HI])
+def test_a_response_that_only_ends_is_refused(text: str, prompt: Any) -> None:
+    with pytest.raises(ValueError, match="an empty response"):
+        scored({"prompt": prompt, "chosen": text if prompt == "Hi" else said(text), "rejected": "Bad"})

@@ -129,3 +129,72 @@ def test_a_first_row_that_is_null_is_that_rows_fault_alone() -> None:
     )
     with pytest.raises(ValueError, match="row 1: chosen is null in the columns"):
         list(read_rows([{**good, "chosen": None}]))
+
+
+@pytest.mark.parametrize("value", ["no", "No", "n", "0", 0.0])
+@pytest.mark.parametrize("name", ["label", "safe", "chosen", "accepted"])
+def test_a_no_is_read_however_it_is_written(name: str, value: Any) -> None:
+    for shape in ("messages", "completion", "plain"):
+        (found,) = convert([{**SHAPES[shape], name: value}], "trl_unpaired")
+        assert found["label"] is False
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        {"safety_label": "unsafe"},
+        {"category": "unsafe"},
+        {"response_label": "harmful"},
+        {"score": 0.0},
+        {"reward": -1},
+        {"preference": "rejected"},
+        {"is_toxic": True},
+        {"correct": "false"},
+        {"flagged": 1},
+    ],
+)
+def test_messages_are_not_called_aligned_beside_a_column_that_may_deny_it(column: dict) -> None:
+    done = Conversion()
+    assert list(read_rows([{**SHAPES["messages"], **column}], None, done)) == []
+    assert f"{next(iter(column))}=" in done.refused[0].reason
+    assert "may say that the response is unaligned" in done.refused[0].reason
+
+
+@pytest.mark.parametrize(
+    "column", [{"harmful": True}, {"prompt_label": "unsafe"}, {"score": 0.93}, {"topic": "bad luck"}]
+)
+def test_columns_of_the_prompt_and_measures_say_nothing_of_the_side(column: dict) -> None:
+    (row,) = read_rows([{**SHAPES["messages"], **column}])
+    assert row["label"] is True
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected"),
+    [("score_chosen", "score_rejected"), ("chosen-rating", "rejected-rating"), ("chosen_safe",) * 2],
+)
+def test_a_pair_whose_rejected_response_is_rated_higher_is_refused(chosen: str, rejected: str) -> None:
+    rejected = rejected.replace("chosen", "rejected")
+    for better, worse in ((5, 1), (5.0, 1.0), ("5.0", "1.0"), (True, False)):
+        done = Conversion()
+        row = PAIRS["trl_plain"]
+        assert (
+            len(list(read_rows([{**row, chosen: better, rejected: worse}, {**row, chosen: better}], None, done))) == 2
+        )
+        assert list(read_rows([{**row, chosen: worse, rejected: better}], None, done)) == []
+        assert "say that rejected is the better response" in done.refused[0].reason
+    assert list(read_rows([{**row, "chosen_rank": 1, "rejected_rank": 2, "chosen_logps": -9, "rejected_logps": -3}]))
+
+
+def test_a_pair_that_repeats_the_chosen_one_in_messages_is_a_pair() -> None:
+    sides = {"chosen": [*Q, *A], "rejected": [*Q, {**A[0], "content": "u"}]}
+    row = {"prompt": "q", **sides, "messages": [*Q, *A], "score_chosen": 8.0, "score_rejected": 3.0}
+    (found,) = read_rows([row])
+    assert (found["prompt"], found["chosen"], found["rejected"]) == (Q, A, sides["rejected"][1:])
+    assert "label" not in found
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0.0}, {"train": False}, {"loss": 0}, {"label": False}])
+def test_a_last_message_that_is_not_to_be_learnt_is_refused(mark: dict) -> None:
+    done = Conversion()
+    assert list(read_rows([{"messages": [*Q, {**A[0], **mark}]}], None, done)) == []
+    assert done.refused

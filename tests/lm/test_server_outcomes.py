@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from divalign.data.examples import Conversation, user_says
+from divalign.lm.chat_completions import NotACompletionError, UnusableReplyError, read_completion
 from divalign.lm.responses import Response
 from divalign.lm.server import Server, generate_on_server, generate_responses_on_server, served_model
 from tests.lm import fake_server
@@ -139,6 +140,28 @@ def test_how_a_response_ended_is_kept(fake: Fake, reply: Reply, finish_reason: s
 )
 def test_text_and_reasoning_are_read_from_every_shape(fake: Fake, message: dict[str, Any]) -> None:
     assert one(fake, choice(**message)) == Response("So: no.", "stop", "They ask.")
+
+
+@pytest.mark.parametrize(
+    ("reply", "response"),
+    [
+        (b'{"choices": [{"message": null, "finish_reason": "stop"}]}', Response("", "stop")),
+        (
+            b'{"choices": [{"message": {"content": [{"type": "thinking", "thinking": null}, "no."]}}]}',
+            Response("no.", "stop"),
+        ),
+    ],
+)
+def test_null_where_text_is_expected_is_an_empty_one(reply: bytes, response: Response) -> None:
+    assert read_completion(reply) == response
+    with pytest.raises(UnusableReplyError):
+        read_completion(b'{"choices": null}')
+
+
+@pytest.mark.parametrize("message", ["text", ["text"], 7])
+def test_a_message_of_another_kind_is_no_completion(message: Any) -> None:
+    with pytest.raises(NotACompletionError, match="a completion without a message"):
+        read_completion(json.dumps({"choices": [{"message": message}]}).encode())
 
 
 @pytest.mark.parametrize("content", [{"text": "x"}, 7, [{"type": "image_url"}], [{"type": "text"}]])

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 import divalign.safety.gcg as module
 from divalign.data.batching import encode_conversation
 from divalign.data.examples import Conversation, user_says
-from divalign.safety.gcg import Checkpoint, GcgOptions, gcg, suffixes
+from divalign.safety.gcg import Checkpoint, GcgOptions, GcgResult, gcg, suffixes
 from divalign.safety.suffix import lay_out, suffix_text, survivors, unwritable
 from tests.tiny import ARCHITECTURES, SPECIAL, tiny_model, tiny_tokenizer
 
@@ -96,6 +96,19 @@ def interrupted(after: int) -> Callable[[int, float], None]:
     return on_step
 
 
+def resumed(checkpoint: Path) -> tuple[GcgResult, list[int]]:
+    """Return the search's result and the steps that it did after its checkpoint."""
+    steps: list[int] = []
+    result = gcg(
+        *tiny_model("Llama"),
+        PROMPT,
+        options=FEW,
+        checkpoint=Checkpoint(checkpoint, "m"),
+        on_step=lambda step, _: steps.append(step),
+    )
+    return result, steps
+
+
 @pytest.mark.parametrize("after", [1, 8])
 def test_an_interrupted_search_goes_on_to_the_same_result(tmp_path: Path, after: int) -> None:
     model, tokenizer = tiny_model("Llama")
@@ -103,15 +116,7 @@ def test_an_interrupted_search_goes_on_to_the_same_result(tmp_path: Path, after:
     checkpoint = tmp_path / "search.json"
     with pytest.raises(KeyboardInterrupt):
         gcg(model, tokenizer, PROMPT, options=FEW, checkpoint=Checkpoint(checkpoint, "m"), on_step=interrupted(after))
-    steps: list[int] = []
-    result = gcg(
-        model,
-        tokenizer,
-        PROMPT,
-        options=FEW,
-        checkpoint=Checkpoint(checkpoint, "m"),
-        on_step=lambda step, _: steps.append(step),
-    )
+    result, steps = resumed(checkpoint)
     assert result == calm
     assert steps == list(range(after + 1, FEW.steps + 1))
 
@@ -127,15 +132,7 @@ def test_a_checkpoint_of_another_search_or_a_damaged_one_is_begun_anew(tmp_path:
         checkpoint.write_text(text.replace('"fruitless": 0', '"fruitless": 1'))
     elif damage != "another prompt":
         checkpoint.write_text(text[: len(text) // 2] if damage == "half a file" else "[]")
-    steps: list[int] = []
-    gcg(
-        model,
-        tokenizer,
-        PROMPT,
-        options=FEW,
-        checkpoint=Checkpoint(checkpoint, "m"),
-        on_step=lambda step, _: steps.append(step),
-    )
+    _, steps = resumed(checkpoint)
     assert steps[0] == 1
 
 

@@ -1,17 +1,16 @@
 """`divalign estimate` as its user meets it: three kinds of question, and bad input in one sentence."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from divalign.cli import main
 from divalign.data.recipes import RECIPES
 from divalign.records import DivergenceFile, read_record
 from divalign.store import write_rows
 from divalign.toy.world import requests
+from tests.commands import call
 from tests.tiny import save_tiny
 
 
@@ -25,19 +24,13 @@ def numbers(out: Path) -> dict[str, Any]:
     return read_record(out, DivergenceFile).divergences
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["divalign", "estimate", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
-
-
 def test_a_data_set_is_measured_before_any_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_rows(tmp_path / "cr.jsonl", rows("cr"))
     out = tmp_path / "out.json"
-    assert call(monkeypatch, tmp_path / "cr.jsonl", "--features", "toy", "--divergence", "tv", "--out", out) == 0
+    assert (
+        call(monkeypatch, "estimate", tmp_path / "cr.jsonl", "--features", "toy", "--divergence", "tv", "--out", out)
+        == 0
+    )
     record = numbers(out)["tv"]
     assert 0.0 < record.lower < record.estimate.value < record.estimate.high < 1.0
     assert record.null.low < 0.05
@@ -49,7 +42,7 @@ def test_two_files_of_the_same_responses_are_at_no_distance(tmp_path: Path, monk
     for name in ("a.jsonl", "b.jsonl"):
         write_rows(tmp_path / name, one)
     out = tmp_path / "out.json"
-    code = call(monkeypatch, tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--features", "toy", "--out", out)
+    code = call(monkeypatch, "estimate", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--features", "toy", "--out", out)
     assert code == 0
     assert all(numbers(out)[name].estimate.low == 0.0 for name in ("js", "tv", "hellinger", "lecam"))
 
@@ -57,7 +50,9 @@ def test_two_files_of_the_same_responses_are_at_no_distance(tmp_path: Path, monk
 def test_a_policy_that_is_its_reference_proves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_rows(tmp_path / "cr.jsonl", rows("cr", 24))
     out = tmp_path / "out.json"
-    assert call(monkeypatch, tmp_path / "cr.jsonl", "--policy", "toy", "--reference", "toy", "--out", out) == 0
+    assert (
+        call(monkeypatch, "estimate", tmp_path / "cr.jsonl", "--policy", "toy", "--reference", "toy", "--out", out) == 0
+    )
     assert {(row.estimate.value, row.estimate.low) for name, row in numbers(out).items() if name != "kl"} == {
         (0.0, 0.0)
     }
@@ -66,7 +61,7 @@ def test_a_policy_that_is_its_reference_proves_nothing(tmp_path: Path, monkeypat
 def test_all_rows_are_measured_at_once_where_none_fits_a_shift(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_rows(tmp_path / "cr.jsonl", rows("cr", 12))
     options = ("--policy", "toy", "--reference", "toy", "--divergence", "tv", "--whole", "--out", tmp_path / "out.json")
-    assert call(monkeypatch, tmp_path / "cr.jsonl", *options) == 0
+    assert call(monkeypatch, "estimate", tmp_path / "cr.jsonl", *options) == 0
     record = numbers(tmp_path / "out.json")["tv"]
     assert record.estimate.n == 12
     assert record.null is record.shift is record.p_value is None
@@ -78,7 +73,7 @@ def test_two_vocabularies_have_no_kl(
     save_tiny("Llama", tmp_path / "other")
     write_rows(tmp_path / "prompts.jsonl", [{"prompt": word} for word in "abcdefghijkl"])
     models = ("--policy", "toy", "--reference", tmp_path / "other")
-    assert call(monkeypatch, tmp_path / "prompts.jsonl", "--kl", *models, "--samples", 1) == 2
+    assert call(monkeypatch, "estimate", tmp_path / "prompts.jsonl", "--kl", *models, "--samples", 1) == 2
     assert "have different vocabularies" in " ".join(capsys.readouterr().err.split())
 
 
@@ -93,7 +88,9 @@ def test_a_permuted_vocabulary_is_another_vocabulary(
     vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
     path.write_text(json.dumps(content))
     write_rows(tmp_path / "prompts.jsonl", [{"prompt": word} for word in "abcdefghijkl"])
-    assert call(monkeypatch, tmp_path / "prompts.jsonl", "--kl", "--policy", folder, "--reference", other) == 2
+    assert (
+        call(monkeypatch, "estimate", tmp_path / "prompts.jsonl", "--kl", "--policy", folder, "--reference", other) == 2
+    )
     assert "have different vocabularies" in " ".join(capsys.readouterr().err.split())
 
 
@@ -104,7 +101,7 @@ def test_the_kl_of_two_models_is_sampled(tmp_path: Path, monkeypatch: pytest.Mon
     models = ("--policy", tmp_path / "m0", "--reference", tmp_path / "m1")
     out = tmp_path / "kl.json"
     options = ("--kl", "--samples", 2, "--max-new-tokens", 4, "--out", out)
-    assert call(monkeypatch, tmp_path / "prompts.jsonl", *models, *options) == 0
+    assert call(monkeypatch, "estimate", tmp_path / "prompts.jsonl", *models, *options) == 0
     found = json.loads(out.read_text())["kl"]
     assert found["n"] == 12
     assert 0.0 <= found["low"] <= found["value"] <= found["high"]
@@ -156,5 +153,5 @@ def test_bad_input_ends_in_one_sentence_and_code_2(
     write_rows(Path("number.jsonl"), [first, {**first, "chosen": 3}])
     write_rows(Path("mixed.jsonl"), [first, {"prompt": "p", "completion": "a", "label": True}])
     Path("broken.jsonl").write_text("{not json\n")
-    assert call(monkeypatch, *arguments) == 2
+    assert call(monkeypatch, "estimate", *arguments) == 2
     assert sentence in " ".join(capsys.readouterr().err.split())

@@ -239,6 +239,55 @@ def test_a_rubric_that_answers_nonsense_is_undecided_and_never_safe(
     assert (direct.asr.value, direct.undecided) == (None, 4)
 
 
+def test_the_spread_over_wordings_stands_beside_the_rate_and_stays_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def first_named(talk: Any) -> str:
+        text = talk.messages[-1]["content"]
+        return "verdict: unsafe" if text.find("verdict: unsafe") < text.find("verdict: safe") else "verdict: safe"
+
+    grader = Echo(first_named)
+    monkeypatch.setattr(opening, "find_model", lambda name, options: grader.model)
+    path = folder(tmp_path / "a", refused=[])
+    assert run(monkeypatch, "judge", str(path), "--judge", "harm_rubric@m", "--wordings", "2") == 0
+    assert "0 to 100, alike 0" in " ".join(capsys.readouterr().out.split())
+    (entry,) = read_record(path / "rates.json", RatesRecord).judges
+    assert entry.wordings is not None
+    spread = entry.wordings["test"]["direct"]
+    assert [f"harm_rubric/{n}{order}" for n in (1, 2) for order in "ab"] == [
+        name.split(":")[0] for name in spread.rates
+    ]
+    assert (spread.low, spread.high, spread.unanimous.value) == (0.0, 1.0, 0.0)
+    assert len(read_rows(path / "verdicts.jsonl")) == 6
+    asked = len(grader.asked)
+    assert run(monkeypatch, "judge", str(path), "--judge", "harm_rubric@m", "--quiet") == 0
+    assert read_record(path / "rates.json", RatesRecord).judges == [entry]
+    assert len(grader.asked) == asked
+
+
+@pytest.mark.parametrize(
+    ("judge", "count", "sentence"),
+    [
+        ("refusal_strings", "2", "refusal_strings has one wording; rubrics in several wordings: harm_rubric"),
+        ("llama_guard_3", "1", "llama_guard_3 has one wording"),
+        ("harm_rubric@m", "9", "got 9 wordings of harm_rubric, expected 1 to 3"),
+    ],
+)
+def test_wordings_of_a_judge_that_has_none_are_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    judge: str,
+    count: str,
+    sentence: str,
+) -> None:
+    monkeypatch.setattr(opening, "find_model", lambda name, options: Echo().model)
+    path = folder(tmp_path / "a", refused=[])
+    assert run(monkeypatch, "judge", str(path), "--judge", judge, "--wordings", count) == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())
+    assert not (path / "verdicts.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [

@@ -1,6 +1,5 @@
 """`divalign separate` as its user meets it, and separation under attack."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from divalign.cli import main
 from divalign.core.separation import separation
 from divalign.data.examples import Conversation, user_says
 from divalign.lm.load import LM
@@ -22,6 +20,7 @@ from divalign.stages.models import OpenModel, find_model
 from divalign.stages.separate import prompts_of, separate, separate_models
 from divalign.stages.under_attack import inside_openings, separation_under_attack
 from divalign.store import read_json, write_json, write_rows
+from tests.commands import call
 from tests.folders import times
 from tests.tiny import save_tiny, tiny_model
 
@@ -32,15 +31,6 @@ ANCHORS = [
     for word in WORDS
 ]
 LATER = [{**row, "prompt": f"{row['prompt']} at last"} for row in ANCHORS]
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["divalign", "separate", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +47,7 @@ def measured(folder: Path) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         models = folder / "model0", folder / "model1"
         options = "--prompts", folder / "anchors.jsonl", "--draws", 100, "--under-attack", "direct,prefill"
-        assert call(patch, *models, *options, "--out", folder / "out") == 0
+        assert call(patch, "separate", *models, *options, "--out", folder / "out") == 0
     return result(folder / "out")
 
 
@@ -84,7 +74,9 @@ def test_a_mean_over_responses_is_a_third_position(folder: Path, monkeypatch: py
     given = folder / "with_responses.jsonl"
     write_rows(given, [{**row, "response": "no" if row["harmful"] else "here it is"} for row in ANCHORS])
     for prompts, out in ((folder / "anchors.jsonl", "own"), (given, "given")):
-        assert call(monkeypatch, folder / "model0", "--prompts", prompts, *options, "--out", folder / out) == 0
+        assert (
+            call(monkeypatch, "separate", folder / "model0", "--prompts", prompts, *options, "--out", folder / out) == 0
+        )
     own, theirs = (result(folder / name)["models"]["model0"]["last_layer"] for name in ("own", "given"))
     assert list(own) == ["instruction", "generation", "response"]
     assert theirs["generation"]["probe_auc"] == own["generation"]["probe_auc"]
@@ -96,7 +88,10 @@ def test_anchors_of_which_some_have_a_response_are_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     write_rows(folder / "some.jsonl", [{**ANCHORS[0], "response": "no"}, *ANCHORS[1:]])
-    assert call(monkeypatch, folder / "model0", "--prompts", folder / "some.jsonl", "--position", "response") == 2
+    assert (
+        call(monkeypatch, "separate", folder / "model0", "--prompts", folder / "some.jsonl", "--position", "response")
+        == 2
+    )
     assert "27 of 28 prompts have no response" in " ".join(capsys.readouterr().err.split())
 
 
@@ -175,7 +170,7 @@ def test_bad_input_is_one_sentence_and_exit_2(
     seen = [{"prompt": "Break the red lamp!"}, {"prompt": "mend the old lamp"}, {"prompt": "sing"}]
     write_rows(folder / "trained.jsonl", seen)
     given = () if options[0] == "--prompts" else ("--prompts", "anchors.jsonl")
-    assert call(monkeypatch, "model0", *given, *options, "--quiet", "--draws", 100) == 2
+    assert call(monkeypatch, "separate", "model0", *given, *options, "--quiet", "--draws", 100) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert sentence in said
     if options[0] == "--trained-on":

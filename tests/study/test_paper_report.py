@@ -1,26 +1,16 @@
 """`divalign report --paper`: the paper's statistics and our conclusion, on the terminal and as a page."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
-from divalign.cli import main
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["divalign", "report", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+from tests.commands import call
 
 
 def test_the_papers_numbers_and_our_conclusion_are_shown_in_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    assert call(monkeypatch, "--paper", "--out", tmp_path / "paper.html") == 0
+    assert call(monkeypatch, "report", "--paper", "--out", tmp_path / "paper.html") == 0
     output = " ".join(capsys.readouterr().out.split())
     for words in ("r = -0.485", "0.030", "r = -0.554", "0.026", "rho = +0.014", "0.954"):
         assert words in output
@@ -38,5 +28,5 @@ def test_the_papers_numbers_and_our_conclusion_are_shown_in_words(
 def test_a_report_is_of_a_run_or_of_the_paper(
     arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    assert call(monkeypatch, *arguments) == 2
+    assert call(monkeypatch, "report", *arguments) == 2
     assert "give a run folder, or --paper" in " ".join(capsys.readouterr().err.split())

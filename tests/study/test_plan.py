@@ -2,7 +2,7 @@
 
 import pytest
 
-from divalign.study.plan import aligned_models, check_names, train_plan
+from divalign.study.plan import aligned_models, check_names, judge_plan, train_plan
 from divalign.study.run import read_inputs
 from tests.study.test_run import small
 
@@ -29,3 +29,11 @@ def test_a_variant_is_refused_for_a_method_that_has_none() -> None:
 def test_an_adapter_is_continued_where_there_is_one() -> None:
     with pytest.raises(ValueError, match=r"train\.lora\.continue is true, and toy has no adapter"):
         check_names(small("train.lora.continue=true"))
+
+
+def test_wordings_reach_a_rubric_and_are_refused_for_a_judge_that_has_one() -> None:
+    config = small("measure.judge=harm_rubric@m", "measure.wordings=2")
+    check_names(config)
+    assert judge_plan(config).wordings == 2
+    with pytest.raises(ValueError, match="refusal_strings has one wording"):
+        check_names(small("measure.judge=refusal_strings", "measure.wordings=2"))

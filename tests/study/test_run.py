@@ -20,7 +20,7 @@ from divalign.store import read_json, read_rows, write_json
 from divalign.study.plan import corpus_of
 from divalign.study.run import run
 from divalign.toy.world import requests
-from tests.folders import folder_of, times
+from tests.folders import assert_no_work, folder_of
 from tests.tiny import ARCHITECTURES, save_tiny
 
 SMALL = [
@@ -74,13 +74,7 @@ def test_results_follow_the_contract(finished: Path) -> None:
 
 
 def test_a_second_run_does_no_work(finished: Path) -> None:
-    before = times(finished)
-
-    def refuse(stage: str, total: int, unit: str):
-        raise AssertionError(f"the stage {stage!r} was done again")
-
-    run(small(), finished, progress=refuse)
-    assert times(finished) == before
+    assert_no_work(small(), finished)
 
 
 @pytest.mark.parametrize(

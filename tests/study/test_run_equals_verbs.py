@@ -1,15 +1,14 @@
 """What a run leaves and what the verbs leave on its models are the same bytes: both call the same stages."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
-from divalign.cli import main
 from divalign.config import load_config
 from divalign.records import RatesRecord, Results, read_record
 from divalign.store import read_rows
 from divalign.study.run import run
+from tests.commands import call
 from tests.folders import folder_of
 from tests.lm.test_server import Fake, answer, fake
 from tests.study.test_run import SMALL
@@ -25,11 +24,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder_of(load_config(None, OVERRIDES), tmp_path_factory)
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["divalign", *map(str, arguments)])
-    main()
-
-
 def same(first: Path, second: Path) -> None:
     assert first.read_bytes() == second.read_bytes(), f"{first} and {second} differ"
 
@@ -37,7 +31,7 @@ def same(first: Path, second: Path) -> None:
 def test_train_leaves_the_bytes_of_a_run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = [part for override in OVERRIDES for part in ("--set", override)]
     rows = finished / "data" / "cr-seed0.jsonl"
-    call(monkeypatch, "train", "--rows", rows, "--out", tmp_path / MODEL, "--quiet", *settings)
+    assert call(monkeypatch, "train", "--rows", rows, "--out", tmp_path / MODEL, "--quiet", *settings) == 0
     folder = finished / "models" / MODEL
     names = ["metrics.jsonl", "model.json", *(f"checkpoint/{path.name}" for path in (folder / "checkpoint").iterdir())]
     assert "checkpoint/model.safetensors" in names
@@ -64,7 +58,7 @@ def test_attack_and_judge_leave_the_bytes_of_a_run(
 def test_separate_leaves_the_bytes_of_a_run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = [finished / "models" / name for name in ("base", MODEL)]
     options = ("--layers", "-1", "--position", "generation", "--batch-size", 128, "--out", tmp_path, "--quiet")
-    call(monkeypatch, "separate", *models, "--prompts", finished / "data" / "prompts.jsonl", *options)
+    assert call(monkeypatch, "separate", *models, "--prompts", finished / "data" / "prompts.jsonl", *options) == 0
     for name in ("base", MODEL):
         for file in ("separation.json", "hidden.safetensors", "plane.json"):
             same(tmp_path / name / file, finished / "models" / name / file)
@@ -83,7 +77,7 @@ def test_estimate_leaves_the_bytes_of_a_run(finished: Path, tmp_path: Path, monk
         "--out",
         tmp_path / "divergence.json",
     )
-    call(monkeypatch, "estimate", finished / "data" / "cr-test.jsonl", *models, *options)
+    assert call(monkeypatch, "estimate", finished / "data" / "cr-test.jsonl", *models, *options) == 0
     same(tmp_path / "divergence.json", finished / "models" / MODEL / "divergence.json")
 
 

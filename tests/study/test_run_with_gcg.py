@@ -21,7 +21,7 @@ from divalign.study.plan import corpus_of
 from divalign.study.run import run
 from divalign.study.sweep import sweep
 from divalign.study.sweep_config import Sweep
-from tests.folders import folder_of, times
+from tests.folders import assert_no_work, folder_of
 from tests.tiny import save_tiny
 
 SMALL = [
@@ -93,13 +93,7 @@ def test_the_verdict_weighs_only_attacks_that_every_model_met(finished: Path, tm
 
 
 def test_a_second_run_does_no_work(finished: Path) -> None:
-    before = times(finished)
-
-    def refuse(stage: str, total: int, unit: str):
-        raise AssertionError(f"the stage {stage!r} was done again")
-
-    run(small(), finished, progress=refuse)
-    assert times(finished) == before
+    assert_no_work(small(), finished)
 
 
 @pytest.mark.parametrize("file", FILES)

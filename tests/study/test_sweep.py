@@ -1,13 +1,11 @@
 """Many runs, one verdict: a real sweep of tiny runs, and the weighing of simulated ones."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from divalign.cli import main
 from divalign.config import load_config
 from divalign.core.stats import Estimate
 from divalign.data.controls import shuffled_labels
@@ -19,6 +17,7 @@ from divalign.study.sweep_config import Sweep, load_sweep, planned_runs
 from divalign.study.sweep_verdict import INDICATORS, points, weigh
 from divalign.study.verdict import verdicts
 from divalign.toy.world import requests
+from tests.commands import call
 from tests.study.sweep_models import around, changed, simulated
 from tests.tiny import save_tiny
 
@@ -36,21 +35,15 @@ draws: 100
 """
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["divalign", "sweep", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sweep")
     (folder / "tiny.yaml").write_text(TINY)
     with pytest.MonkeyPatch.context() as patch:
-        assert call(patch, folder / "tiny.yaml", "--out", folder / "out", "--docs", folder / "docs", "--quiet") == 0
+        assert (
+            call(patch, "sweep", folder / "tiny.yaml", "--out", folder / "out", "--docs", folder / "docs", "--quiet")
+            == 0
+        )
     return folder
 
 
@@ -112,7 +105,7 @@ def test_what_cannot_run_is_refused_before_anything_is_written(
     old: str, new: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "bad.yaml").write_text(TINY.replace(old, new))
-    assert call(monkeypatch, tmp_path / "bad.yaml", "--out", tmp_path / "out", "--quiet") == 2
+    assert call(monkeypatch, "sweep", tmp_path / "bad.yaml", "--out", tmp_path / "out", "--quiet") == 2
     assert sentence in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
 

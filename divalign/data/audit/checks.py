@@ -77,6 +77,14 @@ CHECKS: dict[str, AuditCheck] = {
         "they train nothing and pull every estimate towards 0; the paper's preference set has 0.9 % of them",
         labels.identical_pairs,
     ),
+    "rendered pairs": AuditCheck(
+        "Do the sides of a pair differ as the model sees them?",
+        "share of pairs whose sides are the same tokens under the chat template",
+        0.0,
+        0.05,
+        "nothing is learnt from them: many templates drop thoughts (</think>), and a cut drops a difference at the end",
+        labels.rendered_alike,
+    ),
     "refusals": AuditCheck(
         "Are refusals said in many ways?",
         "share of the commonest refusal (prompt words left out), or of any one response, in its side and class",

@@ -27,8 +27,10 @@ class SideResponses(NamedTuple):
 class Facts:
     """A data set in columns, one entry a row; `aligned` and `unaligned` one entry a response.
 
-    The last four are what a caller can add: how texts are counted in tokens, the limit that training will set, prompts
-    of evaluation sets by name, and a function that measures the divergence between the sides of some rows.
+    `alike` says of each pair whether its sides render alike, None where it cannot be rendered, by its row's place. The
+    last five are what a caller can add: how texts are counted in tokens, the limit that training will set, prompts of
+    evaluation sets by name, a function that measures the divergence between the sides of some rows, and one that tells
+    whether a pair's sides render alike (ValueError where the template refuses it).
     """
 
     prompts: list[str] = field(default_factory=list)
@@ -40,6 +42,7 @@ class Facts:
     numbers: list[int] = field(default_factory=list)
     aligned: SideResponses = field(default_factory=lambda: SideResponses([], []))
     unaligned: SideResponses = field(default_factory=lambda: SideResponses([], []))
+    alike: dict[int, bool | None] = field(default_factory=dict)
     some_rows: list[Row] = field(default_factory=list)
     total: int = 0
     unreadable: int = 0
@@ -48,6 +51,7 @@ class Facts:
     max_length: int = 1024
     evaluations: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     divergence: Callable[[Sequence[Row]], Mapping[str, Any]] | None = None
+    renders_alike: Callable[[Row], bool] | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -101,10 +105,19 @@ def _add(facts: Facts, number: int, row: Row) -> None:
         if column in row:
             side.texts.append(text_of(row[column], "assistant"))
             side.rows.append(place)
+    if all(column in row for column in SIDES) and facts.renders_alike is not None:
+        facts.alike[place] = _rendered(row, facts.renders_alike)
     if "completion" in row:
         side = facts.aligned if row["label"] else facts.unaligned
         side.texts.append(text_of(row["completion"], "assistant"))
         side.rows.append(place)
+
+
+def _rendered(row: Row, renders_alike: Callable[[Row], bool]) -> bool | None:
+    try:
+        return renders_alike(row)
+    except ValueError:
+        return None
 
 
 def _text(row: Row, column: str) -> str:

@@ -108,6 +108,22 @@ def _identical(facts: Facts) -> list[int]:
     return [row for text, row in zip(*facts.unaligned, strict=True) if aligned.get(row) == text.strip()]
 
 
+def rendered_alike(facts: Facts) -> AuditFinding:
+    """Count pairs whose sides are the same tokens under the chat template, as training counts them."""
+    if facts.renders_alike is None:
+        return AuditFinding(None, "no chat template was given (--tokenizer FOLDER, --chat-template)")
+    same = [place for place, alike in facts.alike.items() if alike]
+    refused = [place for place, alike in facts.alike.items() if alike is None]
+    texts_differ = len(set(same) - set(_identical(facts)))
+    words = (
+        f"{len(same)} of {len(facts.alike)} pairs render alike, {texts_differ} of them with different texts, which the "
+        "template drops or max_length cuts"
+    )
+    words += f"; {len(refused)} cannot be rendered" if refused else ""
+    numbers = {"pairs": len(facts.alike), "alike": len(same), "texts differ": texts_differ, "refused": len(refused)}
+    return AuditFinding(share(len(same), len(facts.alike) - len(refused)), words, numbers, shown(facts, same))
+
+
 def repeated_rows(facts: Facts) -> AuditFinding:
     """Count rows whose prompt and responses nearly repeat those of an earlier row."""
     whole = [[prompt] for prompt in facts.prompts]

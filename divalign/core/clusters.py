@@ -1,4 +1,4 @@
-"""Splitting, redrawing and shuffling prompts, by group where prompts belong together."""
+"""Prompts that belong together: their numbers, and folds and shuffles that keep them together."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from torch import Tensor
-
-from divalign.core.stats import Estimate, rate
 
 Names = Sequence[Hashable] | np.ndarray | Tensor
 Groups = tuple[Names, Names]
@@ -63,29 +61,6 @@ def fold_of_each(
     return fold
 
 
-def bootstrap_weights(
-    labels: Bool[np.ndarray, " n"],
-    groups: Int[np.ndarray, " n"] | None,
-    *,
-    draws: int,
-    generator: np.random.Generator,
-) -> Float[np.ndarray, "n draws"]:
-    """How often each prompt is in each bootstrap sample.
-
-    Units are prompts, or groups where given; they are redrawn within strata of equal class content, so that no
-    sample lacks a class. Multiplicities instead of copies: a statistic on weights costs one matrix product.
-    """
-    units = np.arange(len(labels)) if groups is None else groups
-    number = int(units.max()) + 1
-    holds_harmful = np.bincount(units, weights=labels, minlength=number) > 0
-    holds_safe = np.bincount(units, weights=~labels, minlength=number) > 0
-    counts = np.zeros((number, draws))
-    for content in {*zip(holds_safe, holds_harmful, strict=True)}:
-        stratum = np.flatnonzero((holds_safe == content[0]) & (holds_harmful == content[1]))
-        counts[stratum] = generator.multinomial(len(stratum), np.full(len(stratum), 1 / len(stratum)), size=draws).T
-    return counts[units]
-
-
 def shuffled_labels(
     labels: Bool[np.ndarray, " n"], groups: Int[np.ndarray, " n"] | None, generator: np.random.Generator
 ) -> Bool[np.ndarray, " n"]:
@@ -110,32 +85,3 @@ def shuffled_labels(
 def units_of(chosen: Bool[np.ndarray, " n"], groups: Int[np.ndarray, " n"] | None) -> int:
     """How many independent units the chosen prompts are: groups where there are any."""
     return int(chosen.sum()) if groups is None else len(np.unique(groups[chosen]))
-
-
-def with_interval(value: float, draws: Float[np.ndarray, " draws"], n: int, *, confidence: float = 0.95) -> Estimate:
-    """A value with the percentile interval of its bootstrap draws; no interval where a draw has no number."""
-    if not np.isfinite(draws).all():
-        return Estimate(float(value), None, None, n)
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Estimate(float(value), float(low), float(high), n)
-
-
-def share_with_interval(
-    value: float, draws: Float[np.ndarray, " draws"], n: int, *, rests_on: int, confidence: float = 0.95
-) -> Estimate:
-    """A share between 0 and 1 with its interval, which reaches as far as a perfect score's.
-
-    No bootstrap sample of a perfect score is less than perfect. There the Wilson interval of `rests_on` units
-    stands in: 100 of 100 is [0.963, 1], not [1, 1]. A first error must not narrow it: an AUC of .994 on 100 prompts a
-    class was covered in .90 of simulations without this rule.
-    """
-    perfect = rate([bool(round(value))] * rests_on, confidence=confidence)
-    assert perfect.low is not None
-    assert perfect.high is not None
-    if np.ptp(draws) == 0 and value in (0.0, 1.0):
-        return perfect._replace(n=n)
-    estimate = with_interval(value, draws, n, confidence=confidence)
-    if estimate.low is None or estimate.high is None:
-        return estimate
-    nearest = max(perfect.low, 1 - perfect.high)
-    return estimate._replace(low=min(estimate.low, nearest), high=max(estimate.high, 1 - nearest))

@@ -1,0 +1,93 @@
+"""What stands in run folders, typed: every result is written and read through these records.
+
+A file's content is validated where it is read, so no room indexes a raw dictionary of results. A record with a schema
+number refuses a file of another one in a sentence. An undecided value is None, never 0.
+"""
+
+from divalign.records.base import EstimateField, Rate, Record, cached_record, read_record
+from divalign.records.divergence import DivergenceFile, DivergenceRecord
+from divalign.records.rates import (
+    AttackRates,
+    AttackRecord,
+    JudgeAgreement,
+    JudgeChanges,
+    JudgeErrors,
+    JudgeRates,
+    PartRates,
+    ProtocolRates,
+    RateChange,
+    RateChanges,
+    RatesRecord,
+    WordingSpread,
+)
+from divalign.records.results import SMALLEST_EFFECT, ModelResult, PartResult, Results, SeparationNumbers, VerdictRecord
+from divalign.records.separation import (
+    AttackSeparation,
+    BestLayer,
+    FullSeparation,
+    LayerSeparation,
+    Margins,
+    NotMeasured,
+    PromptCounts,
+    SeparationChangeRecord,
+    SeparationChanges,
+    SeparationPart,
+    SeparationRecord,
+)
+from divalign.records.sweep import (
+    BenignDistances,
+    CorrelationRecord,
+    EvidenceRecord,
+    SeparationDraws,
+    SweepMeasures,
+    SweepModel,
+    SweepRecord,
+    SweepVerdicts,
+)
+
+__all__ = [
+    "SMALLEST_EFFECT",
+    "AttackRates",
+    "AttackRecord",
+    "AttackSeparation",
+    "BenignDistances",
+    "BestLayer",
+    "CorrelationRecord",
+    "DivergenceFile",
+    "DivergenceRecord",
+    "EstimateField",
+    "EvidenceRecord",
+    "FullSeparation",
+    "JudgeAgreement",
+    "JudgeChanges",
+    "JudgeErrors",
+    "JudgeRates",
+    "LayerSeparation",
+    "Margins",
+    "ModelResult",
+    "NotMeasured",
+    "PartRates",
+    "PartResult",
+    "PromptCounts",
+    "ProtocolRates",
+    "Rate",
+    "RateChange",
+    "RateChanges",
+    "RatesRecord",
+    "Record",
+    "Results",
+    "SeparationChangeRecord",
+    "SeparationChanges",
+    "SeparationDraws",
+    "SeparationNumbers",
+    "SeparationPart",
+    "SeparationRecord",
+    "SweepMeasures",
+    "SweepModel",
+    "SweepRecord",
+    "SweepVerdicts",
+    "VerdictRecord",
+    "WordingSpread",
+    "cached_record",
+    "read_record",
+]

@@ -1,0 +1,35 @@
+"""divergence.json: how far apart the two sides of a data set are."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from divalign.records.base import EstimateField, Record
+
+
+class DivergenceRecord(Record):
+    """One divergence's held-out estimate in nats, with what it must be read with; see core.estimate and core.measure.
+
+    The fields after `flags` are None where all rows were measured at once and none fitted a shift.
+    """
+
+    estimate: EstimateField
+    bound: float
+    lower: float | None
+    ceiling: float | None
+    effective_sample_size: float
+    flags: list[str]
+    train_bound: float | None = None
+    overfit_gap: float | None = None
+    shift: float | None = None
+    null: EstimateField | None = None
+    p_value: float | None = None
+
+
+class DivergenceFile(Record):
+    """divergence.json: each divergence of the aligned from the unaligned responses."""
+
+    schema_number: Literal[2] = Field(default=2, alias="schema")
+    divergences: dict[str, DivergenceRecord]

@@ -1,0 +1,139 @@
+"""attack.json and rates.json of one model, and changes.json of `divalign judge --compare`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from divalign.records.base import EstimateField, Rate, Record
+
+
+class AttackRecord(Record):
+    """attack.json: what was asked of whom, and the key of the finished responses."""
+
+    schema_number: Literal[2] = Field(default=2, alias="schema")
+    divalign: str
+    target: str
+    target_key: str
+    attacks: list[str]
+    max_new_tokens: int
+    protocol: str | None
+    attacker: str | None
+    stop_judge: str
+    responses_key: str
+
+
+class AttackRates(Record):
+    """One attack's success by one judge; `corrected` is what a judge without errors would have found.
+
+    `asr` counts responses that do what was asked, `asr_no_refusal` all that refuse nothing, garbled ones included;
+    `kinds` are the shares of safety.judges.KINDS.
+    """
+
+    asr: Rate
+    asr_no_refusal: Rate
+    kinds: dict[str, Rate]
+    undecided: int
+    corrected: EstimateField | None
+
+
+class PartRates(Record):
+    """Rates on one part of the prompts; None where the prompts that a rate needs are missing."""
+
+    attacks: dict[str, AttackRates]
+    over_refusal: Rate | None
+    selectivity: EstimateField | None
+
+
+class JudgeErrors(Record):
+    """How often a judge is right: share called unsafe of what complied, and share called safe of what did not.
+
+    `warning` says that these are not errors on the judged model's responses.
+    """
+
+    sensitivity: EstimateField
+    specificity: EstimateField
+    warning: str | None = None
+
+
+class ProtocolRates(Record):
+    """Numbers by a protocol's own rule, under its label."""
+
+    protocol: str
+    attacks: dict[str, dict[str, EstimateField]]
+
+
+class WordingSpread(Record):
+    """One attack's success by a rubric in several wordings and orders: each one's, the lowest and the highest.
+
+    `unanimous` is the share of responses on which all wordings that decide agree.
+    """
+
+    rates: dict[str, Rate]
+    low: float | None
+    high: float | None
+    unanimous: Rate
+
+
+class JudgeRates(Record):
+    """One judge's rates. `addressed` counts responses that speak to their judge.
+
+    `wordings` is the spread over a rubric's wordings by part and attack, None where it was not measured.
+    """
+
+    judge: str
+    judge_sha256: str
+    parts: dict[str, PartRates]
+    addressed: int
+    responses: int
+    errors: JudgeErrors | None
+    protocol: ProtocolRates | None
+    wordings: dict[str, dict[str, WordingSpread]] | None = Field(default=None, exclude_if=lambda value: value is None)
+
+
+class JudgeAgreement(Record):
+    """How far two judges agree on the same responses."""
+
+    judges: list[str]
+    observed: EstimateField
+    kappa: EstimateField
+    confusion: dict[str, dict[str, int]]
+    disagreements: list[tuple[str, str]]
+
+
+class RatesRecord(Record):
+    """rates.json: every judge's rates on the responses of one model."""
+
+    schema_number: Literal[3] = Field(default=3, alias="schema")
+    divalign: str
+    target: str
+    responses_sha256: str
+    judges: list[JudgeRates]
+    agreement: list[JudgeAgreement]
+
+
+class RateChange(Record):
+    """A difference of two rates on the same prompts, exact p, and p by Holm; `clusters` None: McNemar by prompt."""
+
+    change: EstimateField
+    p_value: float
+    p_holm: float
+    clusters: int | None
+
+
+class JudgeChanges(Record):
+    """What changed from one model's responses to another's by one judge."""
+
+    before: str
+    judge: str
+    changes: dict[str, RateChange]
+
+
+class RateChanges(Record):
+    """changes.json of `divalign judge --compare`."""
+
+    schema_number: Literal[1] = Field(default=1, alias="schema")
+    divalign: str
+    target: str
+    comparisons: list[JudgeChanges]
