@@ -43,7 +43,8 @@ def main() -> None:
         return
     arguments = [word for word in sys.argv[1:] if word != DEBUG]  # before the verb or behind it
     try:
-        code = app(arguments, standalone_mode=False)  # a verb's typer.Exit comes back as its code, not as an exception
+        # A verb's typer.Exit comes back as its code, not as an exception.
+        code = app(arguments, prog_name="divalign", standalone_mode=False)
     except Exception as error:
         if len(arguments) < len(sys.argv) - 1:
             raise

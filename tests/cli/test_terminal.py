@@ -7,9 +7,9 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from divalign.cli import doctor
+from divalign.cli import doctor, main
 from divalign.cli.errors import ending
 from divalign.lab import claims
 from tests.cli.test_main import call, verbs
@@ -58,9 +58,7 @@ def test_an_example_parses_and_names_what_exists(name: str, text: str) -> None:
     with verb.make_context("divalign", list(words)):
         pass
     assert [word for word in words if word.startswith("configs/") and not (ROOT / word).is_file()] == []
-    assert all(
-        key_exists(word.partition("=")[0]) for flag, word in zip(words, words[1:], strict=False) if flag == "--set"
-    )
+    assert all(key_exists(word.partition("=")[0]) for flag, word in pairwise(words) if flag == "--set")
 
 
 @pytest.mark.parametrize("text", [text for _, text in examples() if text.startswith(QUICK) and "--trainer" not in text])
@@ -115,8 +113,6 @@ def test_debug_shows_the_traceback_before_a_verb_and_behind_it(
         failing_with(monkeypatch, error, "--debug")
     monkeypatch.setattr(sys, "argv", ["divalign", "lab", "--out", "nowhere", "--debug"])
     with pytest.raises(type(error)):
-        from divalign.cli import main
-
         main()
 
 
@@ -124,17 +120,17 @@ def test_a_bad_value_is_an_error_of_input() -> None:
     assert ending(ValueError("got 1, expected 2")) == (2, "got 1, expected 2")
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "divalign", "run", "--out", str(tmp_path / "run"), "--set", "train.methods=[kldo]"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    while "started" not in process.stderr.readline():
-        assert process.poll() is None
-    time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, text = process.communicate()
-    assert process.returncode == 130
-    assert f"the same command goes on from here: divalign run --out {tmp_path / 'run'}" in text.replace("\n", "")
+def test_ctrl_c_in_the_midst_of_the_work_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+    monkeypatch.setattr(claims, "run", interrupted)
+    assert call(monkeypatch, "lab", "--worlds", "3", "--out", "no where") == 130
+    text = capsys.readouterr().err
+    assert "the same command goes on from here: divalign lab --worlds 3 --out 'no where'" in text
     assert "Traceback" not in text
 
 
