@@ -48,7 +48,7 @@ def _each_once(values: tuple[Value, ...]) -> tuple[Value, ...]:
 
 # YAML reads yes and on as true, which pydantic takes for 1. Only whole numbers are strict: YAML reads 4e-4 as a text.
 Whole = Annotated[int, Strict()]
-Real = Annotated[float, BeforeValidator(_no_switch)]
+Real = Annotated[float, BeforeValidator(_no_switch), Field(allow_inf_nan=False)]
 Seed = Annotated[int, Strict(), Field(ge=0, lt=2**32)]
 Each = Annotated[tuple[Value, ...], AfterValidator(_each_once)]
 

@@ -243,15 +243,26 @@ def _spec(spelling: str) -> ModelSpec:
 
 def _saved_spec(folder: Path) -> ModelSpec:
     path = folder / MODEL_FILE
-    content, names = read_json(path), {field.name for field in fields(ModelSpec)} - {"name"}
-    if not isinstance(content, dict) or set(content) != names:
-        raise ValueError(f"{path} does not hold {', '.join(sorted(names))}; train the model again")
+    content = read_json(path)
+    if not _is_spec(content):
+        raise ValueError(f"{path} does not say how to load a model; train it again")
     for field in ("source", "adapter"):
-        if isinstance(content[field], str) and content[field].startswith("./"):
+        if isinstance(content.get(field), str) and content[field].startswith("./"):
             content[field] = str(inside(folder, content[field]))
     if content["source"] == EMBEDDED:
         content["source"] = str(ASSETS)
     return ModelSpec(**content, name=folder.name)
+
+
+def _is_spec(content: Any) -> bool:
+    """Tell whether a file's content has a source, and beside it nothing but a spec's fields, of their types."""
+    names = {field.name for field in fields(ModelSpec)} - {"name"}
+    if not (isinstance(content, dict) and {"source"} <= set(content) <= names and isinstance(content["source"], str)):
+        return False
+    texts = {name: value for name, value in content.items() if name != "trust_remote_code"}
+    return isinstance(content.get("trust_remote_code", False), bool) and all(
+        value is None or isinstance(value, str) for value in texts.values()
+    )
 
 
 def _refuse_unfinished(folder: Path) -> None:

@@ -1,0 +1,26 @@
+"""What fuzzing broke, kept: each input once ended in something else than a refusal."""
+
+import pytest
+
+from divalign.config import load_config
+from divalign.safety.rubrics import RUBRICS
+from divalign.safety.shield import fenced
+
+
+def test_half_a_character_in_a_response_does_not_stop_its_judge() -> None:
+    """A lone surrogate, which JSON can hold, has no UTF-8, and the mark of a fence is a hash of the text."""
+    assert "\ud800" in fenced("\ud800", "request")
+    ask = RUBRICS["harm_rubric"].ask
+    assert ask is not None
+    assert ask("\ud800", "\ud800").messages
+
+
+@pytest.mark.parametrize("value", ["2001-99-99", "0b_", "!!binary x", "1" + "0" * 5000])
+def test_a_value_that_yaml_cannot_make_is_named_with_its_place(value: str) -> None:
+    with pytest.raises(ValueError, match=r"--set train.updates=.* is not YAML: "):
+        load_config(None, [f"train.updates={value}"])
+
+
+def test_an_infinite_number_is_no_setting() -> None:
+    with pytest.raises(ValueError, match="train.beta is inf"):
+        load_config(None, ["train.beta=.inf"])
