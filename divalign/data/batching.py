@@ -17,7 +17,7 @@ from divalign.data.columns import plain_content
 from divalign.data.examples import Conversation, Message, as_messages
 
 # What a template can raise. transformers renders it in jinja2's sandbox, whose SecurityError is a TemplateError.
-TEMPLATE_ERRORS = (TemplateError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError)
+TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
 
 
 @runtime_checkable

@@ -17,8 +17,7 @@ RUNNING = ("megatron_config", "adapters")
 def adapter_settings(folder: Path) -> dict[str, Any]:
     """Return the settings of an adapter's folder.
 
-    Raises ValueError where they are missing or no object, where they name code or other adapters to load, and where the
-    weights are not safetensors: peft would read a pickle in their place.
+    Raises ValueError where they are missing or no object, and where they name code or other adapters to load.
     """
     path = folder / SETTINGS
     if not path.is_file():
@@ -32,9 +31,17 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} sets {running[0]}, which makes peft load other code or files; merge the adapter first"
         )
+    return settings
+
+
+def check_adapter(folder: Path) -> None:
+    """Raise ValueError where the settings cannot be used, and for weights that are not safetensors.
+
+    Peft would read a pickle in their place.
+    """
+    adapter_settings(folder)
     if not (folder / WEIGHTS).is_file():
         raise ValueError(
             f"the adapter folder {folder} holds no {WEIGHTS}; save it with save_pretrained (pickled weights, *.bin or "
             "*.pt, are not read: they can run code)"
         )
-    return settings

@@ -128,13 +128,13 @@ class _Reader:
         return self.content[self.position - count : self.position]
 
     def room_for(self, count: int, each: int, what: str) -> None:
-        if what != "bytes" and count > HEADER_ENTRIES:
-            raise self.corrupt(f"{count:,} {what}, and {HEADER_ENTRIES:,} are read")
         if count * each > self.size - self.position:
             raise ValueError(
                 f"{self.path} is truncated or corrupt: at byte {self.position:,} its header names {count:,} {what}, "
                 f"and the file ends at byte {self.size:,}; fetch it again"
             )
+        if what != "bytes" and count > HEADER_ENTRIES:
+            raise self.corrupt(f"{count:,} {what}, and {HEADER_ENTRIES:,} are read")
 
     def string(self) -> str:
         (length,) = self.numbers("Q")

@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from divalign.limits import read_text, refuse_large_settings
-from divalign.lm.adapter_folder import adapter_settings
+from divalign.lm.adapter_folder import check_adapter
 from divalign.lm.endpoint import served_model
 from divalign.lm.gguf import gguf_folder, is_gguf
 from divalign.lm.gguf_header import read_header
@@ -71,7 +71,7 @@ def load_lm(
     options = {"trust_remote_code": trust_remote_code, "revision": revision}
     place = _place(source, chat_template)
     if adapter is not None:
-        adapter_settings(adapter)
+        check_adapter(adapter)
     try:
         with quietly():
             tokenizer = _tokenizer(place, adapter, **options)

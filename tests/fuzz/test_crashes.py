@@ -3,8 +3,11 @@
 import pytest
 
 from divalign.config import load_config
+from divalign.data.batching import render
+from divalign.data.examples import user_says
 from divalign.safety.rubrics import RUBRICS
 from divalign.safety.shield import fenced
+from tests.tiny import tiny_tokenizer
 
 
 def test_half_a_character_in_a_response_does_not_stop_its_judge() -> None:
@@ -19,6 +22,13 @@ def test_half_a_character_in_a_response_does_not_stop_its_judge() -> None:
 def test_a_value_that_yaml_cannot_make_is_named_with_its_place(value: str) -> None:
     with pytest.raises(ValueError, match=r"--set train.updates=.* is not YAML: "):
         load_config(None, [f"train.updates={value}"])
+
+
+def test_an_error_within_a_template_is_said_of_the_template() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ 'a'.encode('ascii').decode('utf-16') }}"
+    with pytest.raises(ValueError, match="the chat template refuses the turns user: 'utf-16-le' codec"):
+        render(tokenizer, user_says("a question"))
 
 
 def test_an_infinite_number_is_no_setting() -> None:

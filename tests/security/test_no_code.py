@@ -94,7 +94,7 @@ def test_a_pickled_adapter_is_refused_unread(folder: Path, canary: Path, tmp_pat
     with pytest.raises(ValueError, match=r"holds no adapter_model.safetensors"):
         load_lm(str(folder), adapter=place)
     with pytest.raises(ValueError, match=r"holds no adapter_model.safetensors"):
-        find_model(str(place))
+        find_model(str(place)).lm()
     assert not canary.exists()
 
 
