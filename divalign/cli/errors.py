@@ -34,7 +34,8 @@ def ending(error: Exception) -> Ending:
         return Ending(BAD_INPUT, error.format_message())  # type: ignore[attr-defined]
     if isinstance(error, ValueError):
         return Ending(BAD_INPUT, str(error))
-    if isinstance(error, ConnectionError) and not error.errno:  # of a server, in a sentence of our own
+    own = isinstance(error, ConnectionError) and not error.errno  # of a server, as a loss that is not finite
+    if own or isinstance(error, FloatingPointError):
         return Ending(FAILED, str(error))
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's is no MemoryError
         return Ending(FAILED, _with_hint(error, "" if "lower" in str(error) else LESS_MEMORY))

@@ -29,6 +29,7 @@ from divalign.store import jsonl
 
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 BATCH = 4096
+DAMAGED_PARQUET = (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError)  # all that pyarrow raises
 logger = logging.getLogger(__name__)
 
 
@@ -243,8 +244,16 @@ def _records(path: Path, notes: Notes, delimiter: str) -> Iterator[list[str]]:
 def _parquet(path: Path, notes: Notes) -> Iterator[Row]:
     try:
         file = parquet.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
+    except DAMAGED_PARQUET as error:
         raise ValueError(f"{path} is no Parquet file: {error}") from error
+    try:
+        yield from _parquet_rows(file, path, notes)
+    except DAMAGED_PARQUET as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is a damaged Parquet file after {counted(notes.rows, 'row')}: {reason}") from error
+
+
+def _parquet_rows(file: parquet.ParquetFile, path: Path, notes: Notes) -> Iterator[Row]:
     with file:
         groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
         refuse_larger(sum(group.total_byte_size for group in groups), unpacked_limit(path), path)
