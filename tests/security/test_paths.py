@@ -46,9 +46,7 @@ def lock(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("reader", [write_report, write_separation, read_responses, lock], ids=lambda it: it.__name__)
-def test_a_folder_with_a_link_that_leads_out_is_neither_read_nor_worked_in(
-    run: Path, secret: Path, reader: Any
-) -> None:
+def test_a_folder_with_a_link_that_leads_out_is_not_used(run: Path, secret: Path, reader: Any) -> None:
     (run / "config.yaml").symlink_to(secret)
     with pytest.raises(ValueError, match="is a link that leads out of"):
         reader(run)
