@@ -1,6 +1,6 @@
 """Limits on what is read: how large a file may be, and that its path stays in its folder.
 
-Model folders, run folders, data sets and replies of servers come from strangers. Whatever is held in memory at once has
+Model folders, run folders, data sets and replies of servers come from strangers. Whatever is in memory at once has
 its limit here, and here alone. Weights have none: safetensors and GGUF files are mapped, and their headers checked.
 """
 

@@ -69,15 +69,15 @@ def check_packages() -> Iterator[MachineCheck]:
     old = sys.version_info < (3, 11)
     yield MachineCheck("Python", version, "install Python 3.11 or later, and the package again with it" if old else "")
     yield MachineCheck("divalign", __version__)
-    wanted = [Requirement(text) for text in requires("divalign") or []]
-    wanted = [need for need in wanted if need.marker is None]  # of no extra
-    unfit = [need for need in wanted if not need.specifier.contains(_version(need.name) or "0", prereleases=True)]
+    needs = [Requirement(text) for text in requires("divalign") or []]
+    needs = [need for need in needs if need.marker is None]  # of no extra
+    unfit = [need for need in needs if not need.specifier.contains(_version(need.name) or "0", prereleases=True)]
     names = " ".join(f"'{need.name}{need.specifier}'" for need in unfit)
-    for need in wanted:
+    for need in needs:
         if need.name in ("torch", "transformers"):
             yield MachineCheck(need.name, _version(need.name) or "not installed")
     fix = f"pip install --upgrade {names}" if unfit else ""
-    yield MachineCheck("packages", f"{len(wanted) - len(unfit)} of {len(wanted)} requirements are met", fix)
+    yield MachineCheck("packages", f"{len(needs) - len(unfit)} of {len(needs)} requirements are met", fix)
 
 
 def check_devices() -> Iterator[MachineCheck]:
