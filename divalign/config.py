@@ -20,6 +20,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from divalign.limits import read_text
+
+MOST_NODES = 10_000  # keys and values of a configuration
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
@@ -44,7 +48,7 @@ def _each_once(values: tuple[Value, ...]) -> tuple[Value, ...]:
 
 # YAML reads yes and on as true, which pydantic takes for 1. Only whole numbers are strict: YAML reads 4e-4 as a text.
 Whole = Annotated[int, Strict()]
-Real = Annotated[float, BeforeValidator(_no_switch)]
+Real = Annotated[float, BeforeValidator(_no_switch), Field(allow_inf_nan=False)]
 Seed = Annotated[int, Strict(), Field(ge=0, lt=2**32)]
 Each = Annotated[tuple[Value, ...], AfterValidator(_each_once)]
 
@@ -285,14 +289,14 @@ def as_yaml(config: BaseModel) -> str:
 def _read(path: Path) -> str:
     if not path.is_file():
         raise ValueError(f"no configuration at {path}; configs/ in the repository holds complete ones")
-    return path.read_text(encoding="utf-8")
+    return read_text(path)
 
 
 class _Keys(yaml.SafeLoader):
     """YAML that refuses a mapping with a key twice, of which PyYAML keeps the last without a word."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
+        node: Any = super().compose_mapping_node(anchor)
         names: set[str] = set()
         for key, _ in node.value:
             if str(key.value) in names:
@@ -300,11 +304,27 @@ class _Keys(yaml.SafeLoader):
             names.add(str(key.value))
         return node
 
+    def get_single_node(self) -> Any:
+        node = super().get_single_node()
+        if node is not None and _size(node, {}) > MOST_NODES:
+            raise yaml.YAMLError(f"it stands for more than {MOST_NODES:,} values, its aliases written out")
+        return node
+
+
+def _size(node: Any, sizes: dict[int, int]) -> int:
+    """Return how many values a node stands for: aliases of aliases let a page stand for more than a memory holds."""
+    if id(node) not in sizes:
+        sizes[id(node)] = MOST_NODES + 1  # what an alias to an enclosing node finds: it has no end
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        pairs = (part if isinstance(part, tuple) else (part,) for part in parts)
+        sizes[id(node)] = 1 + sum(_size(part, sizes) for pair in pairs for part in pair)
+    return sizes[id(node)]
+
 
 def _parse(text: str, where: str) -> Any:
     try:
         return yaml.load(text, _Keys)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
 
 
@@ -323,7 +343,7 @@ def _first(error: ValidationError, where: str, keys: Sequence[str]) -> str:
     fault = error.errors()[0]
     place = ".".join(str(part) for part in fault["loc"])
     if fault["type"] != "extra_forbidden":
-        return f"{where}: {place} is {fault['input']!r}; {fault['msg'][0].lower()}{fault['msg'][1:]}"
+        return f"{where}: {place} is {fault['input']!r:.200}; {fault['msg'][0].lower()}{fault['msg'][1:]}"
     nearest = difflib.get_close_matches(place, keys, n=1, cutoff=0.3)
     return (
         f"{where}: there is no key {place!r}; did you mean {nearest[0]!r}?"

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save
 
+from divalign import limits
+
 Arrays = dict[str, np.ndarray]
 
 
@@ -66,7 +68,11 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Return what a JSON file holds. Raises ValueError for what is no JSON, and for more than `limits.RECORD`."""
+    try:
+        return json.loads(limits.read_text(path, limits.RECORD))
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply") from error
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -77,7 +83,10 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Return the rows of JSON lines. Raises ValueError for what is no JSON, and for a row without named columns."""
     # Split on "\n" alone: str.splitlines would also break at U+2028, which JSON strings may hold.
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    try:
+        rows = [json.loads(line) for line in limits.read_text(path, limits.ROWS).split("\n") if line.strip()]
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply") from error
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise ValueError(f"row {number} is a {type(row).__name__}, expected an object with named columns")

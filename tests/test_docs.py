@@ -16,7 +16,7 @@ from divalign import config
 from divalign.cli import app
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in (*PAGES, *CONFIGS)}
 MARKDOWN = [name for name in TEXTS if name.endswith(".md")]

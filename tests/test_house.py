@@ -60,7 +60,7 @@ class Module(NamedTuple):
 
 
 MODULES = [Module(path, ast.parse(path.read_text())) for path in sorted(PACKAGE.rglob("*.py"))]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 each_module = pytest.mark.parametrize(
     "module", [module for module in MODULES if module.room not in PENDING], ids=lambda module: module.name
 )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import warnings
-from typing import Any, NoReturn
 
 import typer
 
+from divalign import __version__
 from divalign.cli import (
     attack,
     audit,
@@ -25,34 +26,38 @@ from divalign.cli import (
     train,
     utility,
 )
-from divalign.cli.app import app, console
+from divalign.cli.app import DEBUG, START, app, console
+from divalign.cli.errors import BAD_INPUT, ending
 
 VERBS = (run, init, data, audit, build, train, estimate, separate, attack, judge, utility, report, lab, sweep, doctor)
 
 
-# Of click or, in later versions of typer, of its own copy of click: typer exports this child alone.
-UsageError: Any = typer.BadParameter.__base__
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
 def main() -> None:
-    """Run the command line; a ValueError is the user's to mend, anything else is ours."""
+    """Run the command line. An error ends in one sentence and its exit code; with --debug, in its traceback."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # for its callers, not for users
+    if len(sys.argv) == 1:
+        typer.echo(START.format(version=__version__), nl=False)
+        return
+    arguments = [word for word in sys.argv[1:] if word != DEBUG]  # before the verb or behind it
     try:
-        code = app(standalone_mode=False)  # a verb's typer.Exit comes back as its code, not as an exception
-    except ValueError as error:
-        _refuse(str(error))
-    except UsageError as error:
-        _refuse(error.format_message())
+        # A verb's typer.Exit comes back as its code, not as an exception.
+        code = app(arguments, prog_name="divalign", standalone_mode=False)
+    except Exception as error:
+        if len(arguments) < len(sys.argv) - 1:
+            raise
+        code, sentence = ending(error)
+        if sentence:  # without a verb the help has said it
+            _print("error" if code == BAD_INPUT else "failed", sentence)
     if code == INTERRUPTED:
-        console.print("stopped; the same command goes on from here")
+        command = shlex.join(["divalign", *sys.argv[1:]])
+        _print("stopped", f"what is finished is kept, and the same command goes on from here: {command}")
     if code:
         sys.exit(code)
 
 
-def _refuse(sentence: str) -> NoReturn:
-    """Print what is wrong, and exit 2; without a verb the help has said it."""
-    if sentence:
-        plain = sentence.replace("[", r"\[")
-        console.print(f"[bold red]error:[/] {plain}", highlight=False, soft_wrap=True)
-    sys.exit(2)
+def _print(word: str, sentence: str) -> None:
+    plain = sentence.replace("[", r"\[")
+    console.print(f"[bold red]{word}:[/] {plain}", highlight=False, soft_wrap=True)

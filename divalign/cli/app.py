@@ -20,12 +20,32 @@ from divalign.cli.lines import progress_lines
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="The verbs: `divalign VERB --help` says what each takes. Exit 0 done, 1 the run failed, 2 bad input.",
 )
 console = Console(stderr=True)
+DEBUG = "--debug"
+START = """\
+divalign {version}: align a language model, and measure what alignment did.
+
+Where to start:
+  divalign doctor                             check this machine
+  divalign run --out runs/tour                the whole loop on an embedded model; then open runs/tour/report.html
+  divalign init --model MODEL > mine.yaml     a configuration for a model of your own, every key explained
+  divalign run mine.yaml --out runs/mine      run it; --dry-run says before what it costs
+  divalign --help                             all verbs
+"""
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of an error; before a verb or behind it.")] = (
+        False
+    ),
+) -> None:
+    """List the option that `main` reads."""
+
 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config.")
@@ -48,12 +68,15 @@ class Loading:
         str | None,
         typer.Option(help="torch device: cpu, cuda, cuda:1, mps; the model folder's own, else the best there is."),
     ] = None
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code from the model's repository; only if you read it.")
+    ] = False
 
     def options(self, adapter: Path | None = None) -> Any:
         """Return these as `stages.models.LoadOptions`."""
         from divalign.stages.models import LoadOptions
 
-        return LoadOptions(self.dtype, self.device, adapter, self.chat_template)
+        return LoadOptions(self.dtype, self.device, adapter, self.chat_template, self.trust_remote_code)
 
 
 @dataclass(frozen=True)
@@ -127,16 +150,6 @@ def printed() -> Console:
     """Return the console of results: stdout, and wide where nobody watches, so that no name is cut."""
     plain = Console()
     return plain if plain.is_terminal else Console(width=160)
-
-
-@contextmanager
-def failing() -> Iterator[None]:
-    """Print in a sentence what failed on the way and is nobody's bad input, and exit 1; finished work is kept."""
-    try:
-        yield
-    except (ConnectionError, MemoryError) as error:
-        console.print(f"[bold red]failed:[/] {str(error).replace('[', '(')}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
 
 
 @contextmanager

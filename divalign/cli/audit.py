@@ -63,7 +63,7 @@ class AuditOptions:
         }
 
 
-@data.command("audit")
+@data.command("audit", epilog="Example: divalign data audit ROWS.jsonl --against PROMPTS.csv --html card.html")
 @with_options
 def audit_file(
     file: File,

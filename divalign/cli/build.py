@@ -46,7 +46,7 @@ class Writing:
         }
 
 
-@data.command("build")
+@data.command("build", epilog="Example: divalign data build toy --recipe cr --n 64 --out rows.jsonl")
 @with_options
 def build(
     sources: Sources,

@@ -21,7 +21,7 @@ From = Annotated[str | None, typer.Option("--from", help="The rows' format; foun
 Against = Annotated[list[Path] | None, typer.Option("--against", help="A file of evaluation prompts; may be repeated.")]
 
 
-@data.command("convert")
+@data.command("convert", epilog="Example: divalign data convert ROWS.jsonl --to trl_plain --out trl.jsonl")
 def convert_file(
     file: File,
     to: Annotated[str, typer.Option(help="A name of FORMATS; an unknown one lists them.")],
@@ -48,7 +48,7 @@ def convert_file(
         raise typer.Exit(1)
 
 
-@data.command("overlap")
+@data.command("overlap", epilog="Example: divalign data overlap ROWS.jsonl PROMPTS.csv")
 def overlap_files(
     train: File,
     evaluation: Annotated[list[Path], typer.Argument(help="Files of evaluation prompts.")],
@@ -89,7 +89,7 @@ def overlap_files(
         raise typer.Exit(1)
 
 
-@data.command("split")
+@data.command("split", epilog="Example: divalign data split ROWS.jsonl --out split --share train=0.8 --share test=0.2")
 def split_file(
     file: File,
     out: Annotated[Path, typer.Option(help="Folder: one file a side, and split.json.")],

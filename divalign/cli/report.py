@@ -11,7 +11,7 @@ from rich.table import Table
 from divalign.cli.app import app, console, printed, to_file
 
 
-@app.command(epilog="Example: divalign report runs/tour")
+@app.command(epilog="Example: divalign report runs/tour\n\nExample: divalign report --paper")
 def report(
     run: Annotated[Path | None, typer.Argument(help="A run folder.")] = None,
     show_completions: Annotated[bool, typer.Option("--show-completions", help="Put model text into the page.")] = False,

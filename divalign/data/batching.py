@@ -16,6 +16,9 @@ from torch import Tensor
 from divalign.data.columns import plain_content
 from divalign.data.examples import Conversation, Message, as_messages
 
+# What a template can raise. transformers renders it in jinja2's sandbox, whose SecurityError is a TemplateError.
+TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
+
 
 @runtime_checkable
 class ChatTokenizer(Protocol):
@@ -41,7 +44,7 @@ def render(tokenizer: ChatTokenizer, conversation: Conversation) -> str:
 
     Raises ValueError where the tokenizer has no chat template.
     """
-    return _template(tokenizer, list(conversation.messages), generation=True) + conversation.prefill
+    return render_turns(tokenizer, list(conversation.messages), generation=True) + conversation.prefill
 
 
 def encode_conversation(tokenizer: ChatTokenizer, conversation: Conversation) -> list[int]:
@@ -81,8 +84,8 @@ def encode_row(
         split = _split_text(tokenizer, prompt, text, prefill=prefill, beside=beside)
     else:
         turns, answer = as_messages(prompt, "user"), as_messages(response, "assistant")
-        shown = _template(tokenizer, turns, generation=True, options=options) + prefill
-        whole = _template(tokenizer, turns + answer, generation=False, options=options)
+        shown = render_turns(tokenizer, turns, generation=True, options=options) + prefill
+        whole = render_turns(tokenizer, turns + answer, generation=False, options=options)
         split = _split_at(_ids(tokenizer, whole), _ids(tokenizer, shown))
     prompt_ids = split.prompt_ids or _first_token(tokenizer)
     if len(prompt_ids) >= max_length:
@@ -136,7 +139,7 @@ def by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
         yield order[start : start + size]
 
 
-def _template(
+def render_turns(
     tokenizer: ChatTokenizer, messages: list[Message], *, generation: bool, options: Mapping[str, Any] | None = None
 ) -> str:
     """Return the rendered turns. Raises ValueError where there is no template and where it refuses the turns."""
@@ -148,7 +151,7 @@ def _template(
     turns = [_as_text(message) for message in messages]
     try:
         return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation, **(options or {}))
-    except (TemplateError, TypeError) as error:
+    except TEMPLATE_ERRORS as error:
         roles = ", ".join(message["role"] for message in messages)
         raise ValueError(
             f"the chat template refuses the turns {roles}: {error}; rewrite the row, or take another template "

@@ -12,7 +12,6 @@ import gzip
 import json
 import logging
 import re
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,12 +22,14 @@ import pyarrow.parquet as parquet
 
 from divalign.data.columns import TURNS, once, refuse_constant, value_of
 from divalign.data.examples import Row
-from divalign.data.lines import ended_anyhow, lines_of
+from divalign.data.lines import ended_anyhow, lines_of, whole_text
 from divalign.data.notes import Notes, aside_of, counted, set_aside
+from divalign.limits import LINE, refuse_larger, unpacked_limit
 from divalign.store import jsonl
 
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 BATCH = 4096
+DAMAGED_PARQUET = (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError)  # all that pyarrow raises
 logger = logging.getLogger(__name__)
 
 
@@ -163,7 +164,7 @@ def _checked(row: Any, text: str) -> tuple[Row | None, str]:
 
 def _json(path: Path, notes: Notes) -> Iterator[Row]:
     """Yield the rows of a JSON array, of the one list in an object, or of JSON lines under the name .json."""
-    text = "".join(lines_of(path, notes.encodings))
+    text = whole_text(path, notes.encodings)
     try:
         content = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
@@ -227,7 +228,7 @@ def _records(path: Path, notes: Notes, delimiter: str) -> Iterator[list[str]]:
 
     One that cannot be taken apart is set aside line by line: a quote that is never closed swallows all that follow.
     """
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(LINE.bytes)
     pending: list[str] = []
     lines = (pending.append(line) or line for line in ended_anyhow(lines_of(path, notes.encodings)))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
@@ -250,9 +251,19 @@ def _records(path: Path, notes: Notes, delimiter: str) -> Iterator[list[str]]:
 def _parquet(path: Path, notes: Notes) -> Iterator[Row]:
     try:
         file = parquet.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
+    except DAMAGED_PARQUET as error:
         raise ValueError(f"{path} is no Parquet file: {error}") from error
+    try:
+        yield from _parquet_rows(file, path, notes)
+    except DAMAGED_PARQUET as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is a damaged Parquet file after {counted(notes.rows, 'row')}: {reason}") from error
+
+
+def _parquet_rows(file: parquet.ParquetFile, path: Path, notes: Notes) -> Iterator[Row]:
     with file:
+        groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
+        refuse_larger(sum(group.total_byte_size for group in groups), unpacked_limit(path), path)
         schema = pa.schema([field.with_type(_as_text(field.type)) for field in file.schema_arrow])
         floats = [field.name for field in schema if "float" in str(field.type) or "double" in str(field.type)]
         for batch in file.iter_batches(batch_size=BATCH):

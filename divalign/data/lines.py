@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from io import BufferedIOBase
 from pathlib import Path
 
+from divalign.limits import LINE, ROWS, counted, refuse_larger, unpacked_limit
+
 # In order: UTF-32's mark begins with UTF-16's.
 MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 UTF8_MARK = b"\xef\xbb\xbf"
@@ -18,18 +20,21 @@ LONE_RETURN = re.compile(r"(?<=\r)(?!\n)")
 def lines_of(path: Path, encodings: Counter[str]) -> Iterator[str]:
     """Yield lines with their ends, split at line feeds alone: JSON strings may hold the other separators.
 
-    Those that are not in UTF-8 are counted in `encodings`.
+    Those that are not in UTF-8 are counted in `encodings`. Raises ValueError for a line over `limits.LINE`, text of
+    more than one byte a letter over `limits.ROWS`, and a compressed file that unpacks to more than text does.
     """
     with _opened(path) as file:
         start = file.read(4096)
         file.seek(0)
         if encoding := _wide(start):
-            text, name = _decoded(file.read(), encoding)
+            content = file.read(ROWS.bytes + 1)
+            refuse_larger(len(content), ROWS, path)
+            text, name = _decoded(content, encoding)
             lines = text.removesuffix("\n").split("\n")
             encodings[name] += len(lines)
             yield from (f"{line}\n" for line in lines)
             return
-        for number, raw in enumerate(file):
+        for number, raw in enumerate(_raw_lines(file, path)):
             line = raw.removeprefix(UTF8_MARK) if number == 0 else raw
             try:
                 yield line.decode("utf-8")
@@ -37,6 +42,23 @@ def lines_of(path: Path, encodings: Counter[str]) -> Iterator[str]:
                 text, name = _decoded(line, "windows-1252")
                 encodings[name] += 1
                 yield text
+
+
+def _raw_lines(file: BufferedIOBase, path: Path) -> Iterator[bytes]:
+    lines = iter(lambda: file.readline(LINE.bytes + 1), b"")
+    for line in counted(lines, unpacked_limit(path), path) if is_compressed(path) else lines:
+        refuse_larger(len(line), LINE, path)
+        yield line
+
+
+def whole_text(path: Path, encodings: Counter[str]) -> str:
+    """Return all lines of a file that is read as one value. Raises ValueError where it is over `limits.ROWS`."""
+    lines, size = [], 0
+    for line in lines_of(path, encodings):
+        size += len(line)
+        refuse_larger(size, ROWS, path)
+        lines.append(line)
+    return "".join(lines)
 
 
 def _decoded(raw: bytes, encoding: str) -> tuple[str, str]:
@@ -58,7 +80,11 @@ def _wide(start: bytes) -> str | None:
 
 
 def _opened(path: Path) -> BufferedIOBase:
-    return gzip.GzipFile(path) if path.suffix.lower() == ".gz" else path.open("rb")
+    return gzip.GzipFile(path) if is_compressed(path) else path.open("rb")
+
+
+def is_compressed(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
 
 
 def ended_anyhow(lines: Iterable[str]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from divalign.limits import LINE
 from divalign.store import write_rows
 
 
@@ -87,7 +88,7 @@ def set_aside(path: Path, rejected: Sequence[Rejected]) -> bool:
 
 def _is_list_of_rejected(path: Path) -> bool:
     with path.open("rb") as file:
-        first = file.readline()
+        first = file.readline(LINE.bytes)
     try:
         return set(json.loads(first)) == set(Rejected._fields)
     except (ValueError, TypeError, RecursionError):

@@ -17,7 +17,12 @@ logger = logging.getLogger(__name__)
 PICTURES = ("images", "image", "videos", "video", "audios", "audio")
 # What a message may hold beside role and content that a model must see.
 SPOKEN = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "refusal", *PICTURES)
-OURS = ("conversation", "tokenize", "add_generation_prompt", "continue_final_message", "return_dict", "return_tensors")
+# Arguments of apply_chat_template itself, which a row cannot set: a template of its own among them.
+OURS = (
+    *("conversation", "chat_template", "tokenize", "add_generation_prompt", "continue_final_message", "return_dict"),
+    *("return_tensors", "padding", "truncation", "max_length", "tokenizer_kwargs", "return_assistant_tokens_mask"),
+    "sanitize_control_tokens",
+)
 
 
 def encode_training_row(tokenizer: ChatTokenizer, row: Mapping[str, Any], side: str, *, max_length: int) -> Encoded:

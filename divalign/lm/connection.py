@@ -10,6 +10,7 @@ from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
+from divalign.limits import REPLY, counted
 from divalign.lm import chat_completions as protocol
 from divalign.lm.endpoint import Server
 from divalign.lm.responses import Response
@@ -18,6 +19,8 @@ from divalign.lm.responses import Response
 
 logger = logging.getLogger(__name__)
 LONGEST_PAUSE = 60.0  # seconds
+KEY = b"[api key]"  # what is written where a server repeats the key
+SHORTEST_KEY = 8  # characters; "EMPTY", which local servers take, is no secret, and "token" is a word
 UNUSABLE_ATTEMPTS = 3  # requests for a reply without choices or text, before that is recorded as the outcome
 
 
@@ -111,10 +114,18 @@ class Connection(NamedTuple):
         if self.server.api_key:
             headers["Authorization"] = f"Bearer {self.server.api_key}"
         try:
-            reply = self.client.post(self.server.endpoint, content=json.dumps(body).encode(), headers=headers)
+            with self.client.stream(
+                "POST", self.server.endpoint, content=json.dumps(body).encode(), headers=headers
+            ) as reply:
+                content = b"".join(counted(reply.iter_bytes(), REPLY, self.server.address))
         except httpx2.RequestError as error:  # refused, reset, timed out, cut short
             raise RetryableError(f"{type(error).__name__}: {error}") from None
-        return reply.status_code, reply.content, reply.headers
+        return reply.status_code, self.without_key(content), reply.headers
+
+    def without_key(self, content: bytes) -> bytes:
+        """Return a reply in which the key, should the server repeat it, is crossed out: replies are written down."""
+        key = self.server.api_key
+        return content.replace(key.encode(), KEY) if key and len(key) >= SHORTEST_KEY else content
 
     def outcome(self, status: int, content: bytes, headers: Any) -> Response | None:
         """Return what an error means for this row, None for a refused parameter; raise where it is not the row's."""
@@ -135,7 +146,8 @@ class Connection(NamedTuple):
         elif kind == "temperature":
             advice = "set the server's temperature to None to use its own, which is not greedy"
         elif 300 <= status < 400:
-            advice = f"it redirects to {headers.get('Location')!r}: give the final url"
+            target = self.without_key((headers.get("Location") or "").encode()).decode()
+            advice = f"it redirects to {target!r}: give the final url"
         raise (RejectedRequestError if kind == "row" else ValueError)(self.sentence(status, content, advice))
 
     def sentence(self, status: int, content: bytes, advice: str) -> str:
@@ -143,10 +155,7 @@ class Connection(NamedTuple):
         return f"{rejection}: {self.reason(status, content)}; {advice}"
 
     def reason(self, status: int, content: bytes) -> str:
-        words = protocol.error_words(content)
-        if self.server.api_key:
-            words = words.replace(self.server.api_key, "[api key]")
-        return f"status {status}, {words[:200]!r}"
+        return f"status {status}, {protocol.error_words(content)[:200]!r}"
 
 
 def _retry_after(value: str | None) -> float | None:

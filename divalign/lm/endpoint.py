@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
+
+SECRET = re.compile(r"key|token|secret|passw|sig(nature)?$|auth|credential", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class Server:
     `timeout` is in seconds, for connecting and between two bytes; `attempts` counts the first request too; pauses
     double from `first_pause` seconds. The key appears in no repr, log line or error.
 
-    Raises ValueError for a url that is no http(s) address or holds a password, and for numbers out of range.
+    Raises ValueError for a url that is no http(s) address or holds a password or a key, and for numbers out of range.
     """
 
     url: str
@@ -78,14 +80,20 @@ def served_model(spec: str) -> ServedModel | None:
 
 
 def _check_url(url: str) -> None:
-    """Raise ValueError for a url that is not one; its user name and password are not repeated."""
+    """Raise ValueError for a url that is not one; its user name, password and key are not repeated."""
     try:
         parts = urlsplit(url)
+        named = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if SECRET.search(name)]
         secret, valid = parts.username is not None, parts.scheme in ("http", "https") and bool(parts.hostname)
         _ = parts.port
     except ValueError:
-        secret, valid = "@" in url, False
+        secret, valid, named = "@" in url, False, []
     if secret:
         raise ValueError("the server's url holds a user name or password; leave it out and give the key as api_key")
+    if named:
+        raise ValueError(
+            f"the server's url holds {named[0]!r}, and urls are written into records; give the key as api_key, or on "
+            "the command line in the environment variable DIVALIGN_API_KEY"
+        )
     if not valid:
         raise ValueError(f"the server's url is {url!r}; expected something like http://localhost:8000/v1")

@@ -13,6 +13,8 @@ from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from divalign.limits import HEADER_ENTRIES, HEADER_TEXT, refuse_larger
+
 # value types: the fixed-size ones with their struct format, and the two that are not of a fixed size
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
@@ -98,9 +100,11 @@ class _Reader:
             raise ValueError(f"{self.path} is a {kind} GGUF file; versions 2 and 3, little-endian, are read")
         self.room_for(entries, 13, "metadata entries")
         self.room_for(tensors, 28, "tensors")
-        metadata = {}
+        metadata: dict[str, Any] = {}
         for _ in range(entries):
             key = self.string()
+            if key in metadata:  # of two, one reader takes the first and another the last
+                raise self.corrupt(f"the key {key[:60]!r} twice")
             metadata[key] = self.value(self.numbers("I")[0], key)
         infos = [self.tensor() for _ in range(tensors)]
         alignment = metadata.get("general.alignment", 32)
@@ -129,9 +133,14 @@ class _Reader:
                 f"{self.path} is truncated or corrupt: at byte {self.position:,} its header names {count:,} {what}, "
                 f"and the file ends at byte {self.size:,}; fetch it again"
             )
+        if what != "bytes" and count > HEADER_ENTRIES:
+            raise self.corrupt(f"{count:,} {what}, and {HEADER_ENTRIES:,} are read")
 
     def string(self) -> str:
-        return self.take(self.numbers("Q")[0]).decode(errors="replace")
+        (length,) = self.numbers("Q")
+        self.room_for(length, 1, "bytes")
+        refuse_larger(length, HEADER_TEXT, self.path)
+        return self.take(length).decode(errors="replace")
 
     def value(self, kind: int, key: str) -> Any:
         """Return a number or a string, and of a list its length."""

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from divalign.data.batching import Encoded, by_length, closed, encode_conversation, pad_right
+from divalign.data.batching import Encoded, by_length, closed, encode_conversation, pad_right, render_turns
 from divalign.data.examples import Conversation
 from divalign.lm.decoding import evaluating
 from divalign.lm.memory import halving
@@ -168,7 +168,7 @@ def _layers(backbone: Any) -> list[Any]:
 
 def _turn_length(tokenizer: Any, conversation: Conversation, whole: list[int]) -> int:
     """Return how many tokens of `whole` belong to the turns: what is left without the generation prompt."""
-    text = tokenizer.apply_chat_template(list(conversation.messages), tokenize=False, add_generation_prompt=False)
+    text = render_turns(tokenizer, list(conversation.messages), generation=False)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     shared = next((i for i, (a, b) in enumerate(zip(ids, whole, strict=False)) if a != b), min(len(ids), len(whole)))
     return max(shared, 1)

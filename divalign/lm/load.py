@@ -9,6 +9,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from divalign.limits import read_text, refuse_large_settings
+from divalign.lm.adapter_folder import check_adapter
 from divalign.lm.endpoint import served_model
 from divalign.lm.gguf import gguf_folder, is_gguf
 from divalign.lm.gguf_header import read_header
@@ -68,6 +70,8 @@ def load_lm(
     device, dtype = resolve(device, dtype)
     options = {"trust_remote_code": trust_remote_code, "revision": revision}
     place = _place(source, chat_template)
+    if adapter is not None:
+        check_adapter(adapter)
     try:
         with quietly():
             tokenizer = _tokenizer(place, adapter, **options)
@@ -92,7 +96,7 @@ def load_lm(
 def _tokenizer(source: str, adapter: Path | None, **options: Any) -> Any:
     """Return the tokenizer that was saved with the adapter, else the base's: training may have changed its template."""
     if adapter is not None and (adapter / "tokenizer_config.json").is_file():
-        return AutoTokenizer.from_pretrained(str(adapter))
+        return AutoTokenizer.from_pretrained(str(adapter), trust_remote_code=False)
     return AutoTokenizer.from_pretrained(source, **options)
 
 
@@ -166,6 +170,8 @@ def _check_folder(source: str) -> None:
             f"the model folder {source!r} holds no *.safetensors weights; save the model with save_pretrained "
             "(pickled weights, *.bin or *.pt, are not read: they can run code)"
         )
+    if looks_local:
+        refuse_large_settings(folder)
 
 
 def _complete(tokenizer: Any, source: str, chat_template: str | None) -> None:
@@ -185,7 +191,7 @@ def _complete(tokenizer: Any, source: str, chat_template: str | None) -> None:
             raise ValueError(
                 f"no chat template at {chat_template!r}; give a jinja file, or 'plain' for the built-in one"
             )
-        tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
+        tokenizer.chat_template = read_text(Path(chat_template))
     if not tokenizer.chat_template:
         raise ValueError(_no_template(source))
 

@@ -20,8 +20,9 @@ class RewardModel:
 
     def __init__(self, source: str, *, device: str = "cpu", max_length: int = 2048, batch_size: int = 16) -> None:
         try:
-            loaded = AutoModelForSequenceClassification.from_pretrained(source, use_safetensors=True)
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
+            options = {"trust_remote_code": False}
+            loaded = AutoModelForSequenceClassification.from_pretrained(source, use_safetensors=True, **options)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(source, **options)
         except OSError as error:
             raise ValueError(f"no reward model can be loaded from {source!r}: {error}") from error
         self.model: Any = loaded.to(device).eval()

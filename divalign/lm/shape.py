@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from divalign.limits import read_text
 from divalign.lm.gguf import readable_source
 from divalign.lm.load import PLAIN_TEMPLATE, quietly
 
@@ -72,5 +73,5 @@ def read_tokenizer(source: str, *, chat_template: str | None = None, **options: 
         raise ValueError(f"cannot load the tokenizer of {source!r}: {str(error).splitlines()[0]}") from error
     if chat_template is not None:
         plain = chat_template == "plain"
-        tokenizer.chat_template = PLAIN_TEMPLATE if plain else Path(chat_template).read_text(encoding="utf-8")
+        tokenizer.chat_template = PLAIN_TEMPLATE if plain else read_text(Path(chat_template))
     return tokenizer

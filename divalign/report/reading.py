@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from divalign import store
 from divalign.core.stats import Estimate
+from divalign.limits import TEXT, read_bytes, refuse_links
 from divalign.records import (
     DivergenceFile,
     ModelResult,
@@ -45,10 +46,11 @@ def read_run(folder: Path) -> RunFacts:
             f"{folder} is no run folder: got no results.json in it, expected one; "
             "name the folder that `divalign run --out` wrote"
         )
+    refuse_links(folder)
     results = read_record(path, Results)
     run = _read(path, lambda _: run_facts(results))
     models = tuple(_with_files(model, folder / "models" / model.name) for model in run.models)
-    text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
+    text = read_bytes(config, TEXT).decode("utf-8", errors="replace") if config.is_file() else ""
     return run._replace(models=models, config=text)
 
 
@@ -60,6 +62,7 @@ def read_separation(folder: Path) -> SeparationRun:
     path = folder / "changes.json"
     if not path.is_file():
         raise ValueError(f"{folder} holds no changes.json; name the folder that `divalign separate --out` wrote")
+    refuse_links(folder)
     index = read_record(path, SeparationChanges)
     records = [read_record(folder / _plain_name(name) / "separation.json", SeparationRecord) for name in index.models]
     first_parts = (next(iter(record.parts.values())) for record in records)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from divalign.data.examples import Conversation
+from divalign.limits import ROWS, read_bytes
 from divalign.store import digest
 
 Response = TypeVar("Response")
@@ -31,7 +32,7 @@ class Journal:
         self.damaged = 0
         self._values: dict[str, Any] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = path.read_bytes() if path.is_file() else b""
+        content = read_bytes(path, ROWS) if path.is_file() else b""
         for line in content.split(b"\n"):
             self._take(line)
         self._file = path.open("ab", buffering=0)

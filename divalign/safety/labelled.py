@@ -8,10 +8,12 @@ copied.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from divalign.data.examples import Row
+from divalign.limits import ROWS, read_bytes
 
 LABELLED = "xstest_completions"  # the folder's name, inside the folder that DIVALIGN_DATA names
 LABELS = {"1": "compliance", "2": "refusal", "3": "partial_refusal"}
@@ -30,8 +32,8 @@ def labelled_responses(folder: Path, model: str) -> list[Row]:
     Raises ValueError for a missing column or a label that is none of the three, with the file and the row.
     """
     path = folder / f"{model}.csv"
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        rows = list(csv.DictReader(lines))
+    text = read_bytes(path, ROWS).decode("utf-8-sig")
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
     missing = [column for column in COLUMNS if rows and column not in rows[0]]
     if missing:
         raise ValueError(f"{path}: the columns {missing} are missing; expected {', '.join(COLUMNS)}")

@@ -72,7 +72,7 @@ def disarm(text: str, *, special: Iterable[str] = ()) -> str:
 
 def fenced(text: str, name: str) -> str:
     """Return `text` between two lines that it cannot contain: they carry a part of its own hash."""
-    mark = sha256(f"{name}\n{text}".encode()).hexdigest()[:16]
+    mark = sha256(f"{name}\n{text}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
     return f"[begin {name} {mark}]\n{text}\n[end {name} {mark}]"
 
 

@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from divalign.limits import read_text
+
 
 def text_with_slots(text_or_path: str, slots: Sequence[str], *, kind: str) -> str:
     """Return a text that holds every slot: the one given, or the content of the file of that name.
@@ -17,7 +19,7 @@ def text_with_slots(text_or_path: str, slots: Sequence[str], *, kind: str) -> st
     """
     text = text_or_path
     if not any(slot in text for slot in slots) and os.path.isfile(text):  # noqa: PTH113  False for what is no path
-        text = Path(text).read_text(encoding="utf-8").removesuffix("\n")
+        text = read_text(Path(text)).removesuffix("\n")
     missing = [slot for slot in slots if slot not in text]
     if missing:
         lost = " and no ".join(missing)

@@ -17,7 +17,9 @@ from typing import Any
 
 from divalign import __version__
 from divalign.core.names import find
+from divalign.data.batching import render_turns
 from divalign.data.examples import Conversation, Row
+from divalign.limits import refuse_links
 from divalign.lm.responses import Response
 from divalign.records import AttackRecord, read_record
 from divalign.safety.adaptive import AdaptiveAttack, AttackContext, AttackOptions, without_verdict
@@ -118,7 +120,12 @@ def read_prompts(rows: Sequence[Row]) -> list[Row]:
 
 
 def find_protocol(name: str) -> Protocol:
-    """Return a protocol. Raises ValueError, naming the nearest, for an unknown name."""
+    """Return a protocol. Raises ValueError, naming the nearest, for an unknown name.
+
+    Attack folders name theirs, so a name stands for an entry of the table and never for a module to import.
+    """
+    if ":" in name:
+        raise ValueError(f"the protocol {name!r} is none of {', '.join(PROTOCOLS)}; name one of them")
     return find(name, PROTOCOLS, kind="protocol", of=Protocol)
 
 
@@ -145,8 +152,7 @@ def opens_thoughts(target: OpenModel) -> bool:
     if target.load is None:
         return False
     tokenizer = target.lm().tokenizer
-    question = [{"role": "user", "content": "?"}]
-    text = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+    text = render_turns(tokenizer, [{"role": "user", "content": "?"}], generation=True)
     return text.rstrip().endswith("<think>")
 
 
@@ -256,6 +262,7 @@ def _claim(out: Path, target: OpenModel, plan: AttackPlan, key: str) -> None:
 
     A folder with a model.json or a separation.json is a model's own, in a run or of another verb.
     """
+    refuse_links(out)
     before = read_attack(out)
     if before is not None and before.target_key != target.key:
         raise ValueError(f"{out} holds responses of another model, {before.target!r}; choose another --out")

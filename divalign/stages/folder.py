@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from filelock import FileLock, Timeout
 
+from divalign.limits import refuse_links
 from divalign.store import read_json, write_json
 
 LOCK = ".lock"
@@ -36,8 +37,9 @@ def locked(folder: Path) -> Iterator[None]:
 
     The lock is the kernel's, on a file that stays: it ends with the process, however that ends. Where there can be
     none, as nothing can be written there or the file system knows no locks, work goes on without. Raises ValueError
-    where another process holds the lock.
+    where another process holds the lock, and where a link in the folder leads out of it.
     """
+    refuse_links(folder)
     lock = FileLock(folder / LOCK)
     if _writable(folder):
         try:

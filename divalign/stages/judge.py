@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from divalign import __version__
 from divalign.data.examples import Row
+from divalign.limits import refuse_links
 from divalign.records import (
     JudgeAgreement,
     JudgeChanges,
@@ -113,6 +114,7 @@ def read_responses(folder: Path) -> AttackResponses:
 
     Raises ValueError where there are none, or they are unfinished or were changed since.
     """
+    refuse_links(folder)
     path, record = folder / "responses.jsonl", read_attack(folder)
     if is_torn(folder):
         raise ValueError(f"{folder / 'attack.json'} is torn; run the same `divalign attack` again, which mends it")

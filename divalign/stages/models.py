@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from divalign.data.examples import Conversation
+from divalign.limits import inside, read_text
+from divalign.lm.adapter_folder import SETTINGS, adapter_settings
 from divalign.lm.generate import generate_responses
 from divalign.lm.gguf import is_gguf
 from divalign.lm.load import LM, Auto, Dtype, load_lm, resolve
@@ -69,6 +71,7 @@ class LoadOptions:
     device: str | None = None
     adapter: Path | None = None
     chat_template: str | None = None
+    trust_remote_code: bool = False
 
 
 class OpenModel(NamedTuple):
@@ -93,10 +96,16 @@ class OpenModel(NamedTuple):
 def model_spec(spelling: str, options: LoadOptions | None = None) -> ModelSpec:
     """Return what a spelling stands for, with `options` laid over what the model's own folder says.
 
-    Raises ValueError for an adapter that does not say what it was made for, a server without the name of its model,
-    and a model of a run that is not trained yet.
+    Raises ValueError for an adapter that does not say what it was made for, a server without the name of its model, a
+    model of a run that is not trained yet, and one that needs remote code where `options` do not allow it: a folder
+    comes from anyone, and its word is nobody's consent.
     """
     spec, options = _spec(spelling), options or LoadOptions()
+    if spec.trust_remote_code and not options.trust_remote_code:
+        raise ValueError(
+            f"{spelling} needs code from the repository {spec.source}, which loading it would run; read that code, "
+            "then allow it with --trust-remote-code"
+        )
     changes = {name: value for name, value in asdict(options).items() if value not in (None, "auto")}
     if options.adapter is not None:
         if not options.adapter.is_dir():
@@ -224,7 +233,7 @@ def _spec(spelling: str) -> ModelSpec:
         return _saved_spec(folder)
     if (folder / "checkpoint" / "config.json").is_file() or folder.parent.name == "models":
         _refuse_unfinished(folder)
-    if (folder / "adapter_config.json").is_file():
+    if (folder / SETTINGS).is_file():
         return _adapter_spec(folder)
     if spelling.startswith((".", "/", "~")) or folder.exists():
         return ModelSpec(spelling, folder.name or spelling)
@@ -233,22 +242,36 @@ def _spec(spelling: str) -> ModelSpec:
 
 
 def _saved_spec(folder: Path) -> ModelSpec:
-    content = read_json(folder / MODEL_FILE)
+    path = folder / MODEL_FILE
+    content = read_json(path)
+    if not _is_spec(content):
+        raise ValueError(f"{path} does not say how to load a model; train it again")
     for field in ("source", "adapter"):
-        if isinstance(content[field], str) and content[field].startswith("./"):
-            content[field] = str(folder / content[field])
+        if isinstance(content.get(field), str) and content[field].startswith("./"):
+            content[field] = str(inside(folder, content[field]))
     if content["source"] == EMBEDDED:
         content["source"] = str(ASSETS)
     return ModelSpec(**content, name=folder.name)
 
 
+def _is_spec(content: Any) -> bool:
+    """Tell whether a file's content has a source, and beside it nothing but a spec's fields, of their types."""
+    names = {field.name for field in fields(ModelSpec)} - {"name"}
+    if not (isinstance(content, dict) and {"source"} <= set(content) <= names and isinstance(content["source"], str)):
+        return False
+    texts = {name: value for name, value in content.items() if name != "trust_remote_code"}
+    return isinstance(content.get("trust_remote_code", False), bool) and all(
+        value is None or isinstance(value, str) for value in texts.values()
+    )
+
+
 def _refuse_unfinished(folder: Path) -> None:
-    if folder.is_dir() and not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+    if folder.is_dir() and not (folder / "config.json").is_file() and not (folder / SETTINGS).is_file():
         raise ValueError(f"{folder} holds no finished model; run the command that trains it to the end")
 
 
 def _adapter_spec(folder: Path) -> ModelSpec:
-    settings = read_json(folder / "adapter_config.json")
+    settings = adapter_settings(folder)
     base = settings.get("base_model_name_or_path")
     if not base:
         raise ValueError(f"{folder} is an adapter that names no base model; merge it, and give the merged model")
@@ -287,7 +310,7 @@ def generated_by(load: Callable[[], LM]) -> Callable[..., list[Response]]:
 def _key(spec: ModelSpec) -> str:
     """Return what all output depends on: a folder's content; a hub id is taken at its word, so pin a revision."""
     template = spec.chat_template
-    text = Path(template).read_text(encoding="utf-8") if template and Path(template).is_file() else template
+    text = read_text(Path(template)) if template and Path(template).is_file() else template
     source = Path(spec.source)
     if is_gguf(source):
         weights: Any = _file_key(source, source.stat().st_mtime_ns)

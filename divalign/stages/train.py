@@ -22,6 +22,7 @@ from typing import Any
 from divalign import __version__
 from divalign.core.losses import find_method
 from divalign.data.examples import Row
+from divalign.limits import refuse_links
 from divalign.stages.folder import Advance, Progress
 from divalign.stages.models import ModelSpec, open_model, write_model_spec
 from divalign.store import digest, intact, intact_folder, jsonl, key_of, publish_folder, seal, write_json
@@ -93,6 +94,7 @@ def train(
 
     Raises ValueError where the folder holds a model of other rows or settings, finished or not.
     """
+    refuse_links(folder)
     checkpoint, metrics = folder / "checkpoint", folder / "metrics.jsonl"
     key = digest(train_key(open_model(base).key, rows, plan), held_out and digest(list(held_out)))
     log_key = digest("metrics", key)

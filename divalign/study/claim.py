@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from divalign.config import Config, as_yaml
+from divalign.limits import read_text
 from divalign.records import Results, read_record
 from divalign.stages.folder import check_unclaimed
 from divalign.store import write_bytes
@@ -19,7 +20,7 @@ def is_new(out: Path, config: Config) -> bool:
     if not path.is_file():
         check_unclaimed(out, "run")
         return True
-    if path.read_text(encoding="utf-8") != as_yaml(config):
+    if read_text(path) != as_yaml(config):
         raise ValueError(
             f"{out} holds a run with another configuration (see {path}); choose another --out or delete the folder"
         )

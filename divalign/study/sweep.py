@@ -14,11 +14,12 @@ from typing import NamedTuple
 from divalign import __version__
 from divalign.config import as_yaml
 from divalign.data.examples import Row
+from divalign.limits import read_text
 from divalign.records import ModelResult, SweepModel, SweepRecord
 from divalign.stages.abliterate import abliterated_copy
 from divalign.stages.corpus import read_corpus
 from divalign.stages.folder import Clock, Progress, check_unclaimed, locked, silent
-from divalign.stages.models import OpenModel, find_model, open_model
+from divalign.stages.models import LoadOptions, OpenModel, find_model, open_model
 from divalign.stages.sweep_measures import measure_extras
 from divalign.stages.train import train_key
 from divalign.store import digest, read_rows, write_bytes, write_json
@@ -91,7 +92,7 @@ def _check(runs: Sequence[PlannedRun]) -> None:
 
 def _claim(out: Path, plan: Sweep) -> None:
     path, text = out / "sweep.yaml", as_yaml(plan)
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
+    if path.is_file() and read_text(path) != text:
         raise ValueError(f"{out} holds another sweep (see {path}); choose another --out or delete the folder")
     if not path.is_file():
         check_unclaimed(out, "sweep's")
@@ -106,7 +107,8 @@ def _run(planned: PlannedRun, plan: Sweep, out: Path, progress: Progress, *, wit
     for result in results:
         if result.method is None and not with_base:
             continue
-        model = find_model(str(folder / "models" / result.name))
+        trusted = LoadOptions(trust_remote_code=planned.config.model.trust_remote_code)
+        model = find_model(str(folder / "models" / result.name), trusted)
         control = "base" if result.method is None else planned.control
         measured = out / "measured" / planned.name / result.name
         verdicts = folder / "models" / result.name / "verdicts.jsonl"

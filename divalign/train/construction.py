@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from divalign.core.losses import find_method
+from divalign.lm.adapter_folder import SETTINGS, adapter_settings
 from divalign.lm.load import load_lm
 from divalign.train.arguments import DivergenceConfig
 from divalign.train.couples import EncodedRows, TooLongError, encode_rows
@@ -45,7 +45,8 @@ def load_tokenizer(model: Any) -> Any:
     """Return the tokenizer of a model or of a folder; an adapter's folder may leave it to the base's."""
     source = model if isinstance(model, str) else model.config._name_or_path
     base = _base_of_adapter(source)
-    return AutoTokenizer.from_pretrained(base if base and not any(Path(source).glob("tokenizer*")) else source)
+    place = base if base and not any(Path(source).glob("tokenizer*")) else source
+    return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
 
 
 def load_policy(source: str, quantization_config: Any) -> Any:
@@ -60,8 +61,8 @@ def load_policy(source: str, quantization_config: Any) -> Any:
 
 
 def _base_of_adapter(source: str) -> str | None:
-    config = Path(source) / "adapter_config.json"
-    return json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"] if config.is_file() else None
+    folder = Path(source)
+    return adapter_settings(folder)["base_model_name_or_path"] if (folder / SETTINGS).is_file() else None
 
 
 def encode_data(rows: Any, name: str, tokenizer: Any, args: DivergenceConfig) -> EncodedRows:

@@ -41,8 +41,9 @@ def test_a_model_folder_is_loaded_as_its_spec_says(hub: Path, tmp_path: Path) ->
     spec = ModelSpec(HUB_ID, "base", **options)
     base = tmp_path / "run" / "models" / "base"
     write_model_spec(base, spec)
-    assert model_spec(str(base)) == spec
-    assert model_spec(str(base), LoadOptions(dtype="float32")) == replace(spec, dtype="float32")
+    assert model_spec(str(base), LoadOptions(trust_remote_code=True)) == spec
+    changed = model_spec(str(base), LoadOptions(dtype="float32", trust_remote_code=True))
+    assert changed == replace(spec, dtype="float32")
     write_model_spec(base, replace(spec, dtype="float32", trust_remote_code=False))
     assert same(str(base), hub / "snapshots" / ("a" * 40))
 

@@ -4,13 +4,16 @@ import contextlib
 import json
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import pytest
+import torch
 
 from divalign.lm.load import load_lm
 from divalign.train.resume import newest_checkpoint
 from divalign.train.run import Watch, train_and_save
+from tests.security.test_no_code import Command
 from tests.tiny import save_tiny
 
 PAIRS = [{"prompt": f"Say {i}", "chosen": f" yes {i}" * (1 + i % 3), "rejected": f" no {i}"} for i in range(8)]
@@ -71,6 +74,16 @@ def test_a_stopped_training_with_other_settings_is_refused_and_named(
 def test_another_model_is_refused(out: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="stopped training with model "):
         train(str(save_tiny("Llama", tmp_path / "other", seed=1)), out)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"])
+def test_a_pickle_in_a_checkpoint_runs_nothing(model: str, out: Path, tmp_path: Path, name: str) -> None:
+    canary = tmp_path / "the checkpoint ran a command"
+    assert (out / "work" / "checkpoint-3" / name).is_file()
+    torch.save(Command(canary), out / "work" / "checkpoint-3" / name)
+    with contextlib.suppress(UnpicklingError):  # of the optimizer's state, and of all that torch reads
+        train(model, out)
+    assert not canary.exists()
 
 
 def test_checkpoints_of_unknown_origin_are_refused(model: str, out: Path) -> None:

@@ -1,0 +1,105 @@
+"""Limits on what is read: how large a file may be, and that its path stays in its folder.
+
+Model folders, run folders, data sets and replies of servers come from strangers. Whatever is in memory at once has
+its limit here, and here alone. Weights have none: safetensors and GGUF files are mapped, and their headers checked.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+MIB = 2**20
+
+
+class Limit(NamedTuple):
+    """The most bytes that something may have, what it is, and what to do where it has more."""
+
+    bytes: int
+    what: str
+    advice: str
+
+
+TEXT = Limit(2 * MIB, "a configuration, a chat template or a question", "give the file that was meant")
+SETTINGS = Limit(256 * MIB, "a model folder's configuration, vocabulary or template", "fetch the model again")
+RECORD = Limit(512 * MIB, "a result file", "run the stage that writes it again")
+ROWS = Limit(4096 * MIB, "a file that is read whole", "write the rows as JSON lines in UTF-8, which are streamed")
+LINE = Limit(64 * MIB, "a line", "write one row a line")
+REPLY = Limit(64 * MIB, "a server's reply", "ask for fewer tokens, or another server")
+HEADER_TEXT = Limit(16 * MIB, "a text in a file's header", "fetch the file again")
+HEADER_ENTRIES = 2**24  # tensors, metadata entries, or entries of a list, in a file's header
+# Compressed text of this size or this many times its file's size is no text: gzip reaches 1000 with zeros alone.
+UNPACKED = Limit(1024 * MIB, "what a compressed file unpacks to", "unpack it, and look at what it holds")
+RATIO = 100
+
+
+def read_bytes(path: Path, limit: Limit = RECORD) -> bytes:
+    """Return a file's content. Raises ValueError for what is no regular file, and for one over the limit."""
+    with path.open("rb") as file:
+        state = os.fstat(file.fileno())
+        if not stat.S_ISREG(state.st_mode):
+            raise ValueError(f"{path} is no regular file; give a file")
+        refuse_larger(state.st_size, limit, path)
+        content = file.read(state.st_size + 1)  # a file that grows while it is read cannot be endless
+    refuse_larger(len(content), limit, path)
+    return content
+
+
+def read_text(path: Path, limit: Limit = TEXT) -> str:
+    """Return a UTF-8 file's text, lines ended by line feeds. Raises ValueError as `read_bytes`, and for other bytes."""
+    try:
+        text = read_bytes(path, limit).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is no text in UTF-8 ({error.reason} at byte {error.start:,}); save it as such"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def refuse_larger(size: int, limit: Limit, where: object) -> None:
+    """Raise ValueError where `size` is over the limit."""
+    if size > limit.bytes:
+        raise ValueError(
+            f"{where} has {size:,} bytes or more, and {limit.what} may have {limit.bytes:,}; {limit.advice}"
+        )
+
+
+def refuse_large_settings(folder: Path) -> None:
+    """Raise ValueError where a file of a model's folder that is read into memory, not mapped, is over the limit."""
+    for path in folder.iterdir():
+        if path.suffix in (".json", ".jinja", ".txt", ".model") and path.is_file():
+            refuse_larger(path.stat().st_size, TEXT if path.suffix == ".jinja" else SETTINGS, path)
+
+
+def unpacked_limit(path: Path) -> Limit:
+    """Return the most that a compressed file may unpack to: `RATIO` times its size, or `UNPACKED` if that is more."""
+    return UNPACKED._replace(bytes=max(UNPACKED.bytes, RATIO * path.stat().st_size))
+
+
+def counted(chunks: Iterable[bytes], limit: Limit, where: object) -> Iterator[bytes]:
+    """Yield the chunks. Raises ValueError as soon as they are over the limit together."""
+    size = 0
+    for chunk in chunks:
+        size += len(chunk)
+        refuse_larger(size, limit, where)
+        yield chunk
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return `folder`/`name`. Raises ValueError where that leads out of the folder, by dots or by a link."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{folder} names {name!r}, which leads out of it; expected a path inside the folder")
+    return path
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise ValueError where a link in `folder` leads out of it: reading or writing there would touch other files."""
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+                raise ValueError(f"{path} is a link that leads out of {folder}; delete it, or put a copy in its place")

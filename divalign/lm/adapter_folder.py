@@ -1,0 +1,47 @@
+"""What an adapter's folder must be before peft reads it: weights without pickles, settings that run nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from divalign.limits import refuse_large_settings
+from divalign.store import read_json
+
+SETTINGS = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+# Settings with which peft would import a module or load further adapters, both named in the file.
+RUNNING = ("megatron_config", "adapters")
+
+
+def adapter_settings(folder: Path) -> dict[str, Any]:
+    """Return the settings of an adapter's folder.
+
+    Raises ValueError where they are missing or no object, and where they name code or other adapters to load.
+    """
+    path = folder / SETTINGS
+    if not path.is_file():
+        raise ValueError(f"no {SETTINGS} in {folder}; give the folder that save_pretrained wrote")
+    refuse_large_settings(folder)
+    settings = read_json(path)
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} holds a {type(settings).__name__}, expected an object with an adapter's settings")
+    running = [name for name in RUNNING if settings.get(name)]
+    if running:
+        raise ValueError(
+            f"{path} sets {running[0]}, which makes peft load other code or files; merge the adapter first"
+        )
+    return settings
+
+
+def check_adapter(folder: Path) -> None:
+    """Raise ValueError where the settings cannot be used, and for weights that are not safetensors.
+
+    Peft would read a pickle in their place.
+    """
+    adapter_settings(folder)
+    if not (folder / WEIGHTS).is_file():
+        raise ValueError(
+            f"the adapter folder {folder} holds no {WEIGHTS}; save it with save_pretrained (pickled weights, *.bin or "
+            "*.pt, are not read: they can run code)"
+        )

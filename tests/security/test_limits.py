@@ -1,0 +1,162 @@
+"""Whatever is read into memory has its limit, in one place, and one byte more is refused in a sentence."""
+
+import ast
+import gzip
+import json
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+
+from divalign import limits
+from divalign.config import load_config
+from divalign.data import files, lines
+from divalign.data.files import load_rows
+from divalign.lm import connection
+from divalign.lm.connection import Connection
+from divalign.lm.gguf_header import read_header
+from divalign.lm.load import load_lm
+from divalign.store import read_json, read_rows
+from tests.lm.fake_server import Fake, fake, patient, raw
+from tests.tiny import save_tiny
+
+__all__ = ["fake"]  # a fixture
+PACKAGE = Path(__file__).parents[2] / "divalign"
+SMALL = 1000  # bytes
+READING = {"read_text", "read_bytes", "open"}
+# Modules that open files themselves: where the limits stand, hashes, what is written, and maps of weights.
+OPENING = {"limits.py", "store.py", "data/lines.py", "data/notes.py", "data/writing.py", "lm/gguf_header.py"}
+OPENING |= {"safety/journal.py"}  # to append to
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lower every limit to `SMALL`, wherever it was imported."""
+    for module in (limits, lines, files, connection):
+        for name, value in vars(limits).items():
+            if isinstance(value, limits.Limit) and hasattr(module, name):
+                monkeypatch.setattr(module, name, value._replace(bytes=SMALL))
+
+
+def test_a_file_of_the_limit_is_read_and_one_byte_more_is_not(tmp_path: Path) -> None:
+    limit, path = limits.TEXT._replace(bytes=SMALL), tmp_path / "text"
+    path.write_bytes(b"a" * SMALL)
+    assert limits.read_text(path, limit) == "a" * SMALL
+    path.write_bytes(b"a" * (SMALL + 1))
+    with pytest.raises(ValueError, match=r"has 1,001 bytes or more, and a configuration.* may have 1,000; give"):
+        limits.read_text(path, limit)
+
+
+def test_what_is_no_regular_file_is_not_read() -> None:
+    with pytest.raises(ValueError, match="is no regular file"):
+        limits.read_bytes(Path("/dev/zero"))
+
+
+READERS: dict[str, tuple[Any, str, bytes]] = {
+    "a configuration": (load_config, "a.yaml", b"#" * (limits.TEXT.bytes + 1)),
+    "a line": (load_rows, "a.jsonl", b'{"prompt": "' + b"a" * SMALL + b'"}'),
+    "a JSON array": (load_rows, "a.json", b'[{"prompt": "' + b'"},\n{"prompt": "'.join([b"a" * 99] * 12) + b'"}]'),
+    "UTF-16": (load_rows, "a.txt", ("a" * SMALL).encode("utf-16")),
+    "a compressed file": (load_rows, "a.jsonl.gz", gzip.compress(b'{"prompt": "a"}\n' * 10 * SMALL)),
+    "a cell": (load_rows, "a.csv", b'prompt\n"' + b"a\n" * SMALL + b'"\n'),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_reader_refuses_what_is_over_its_limit(name: str, tmp_path: Path, small: None) -> None:
+    read, file, content = READERS[name]
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(ValueError, match=r"may have|field larger than field limit"):
+        read(tmp_path / file)
+
+
+def test_a_compressed_file_of_honest_text_is_read(tmp_path: Path, small: None) -> None:
+    rows = [{"prompt": f"{number} {number * 7919 % 1000}"} for number in range(400)]
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    assert load_rows(tmp_path / "a.jsonl.gz") == rows
+
+
+def test_a_parquet_file_that_says_it_unpacks_to_too_much_is_refused(tmp_path: Path, small: None) -> None:
+    texts = [f"{'a' * 5000}{number}" for number in range(400)]
+    parquet.write_table(pa.table({"prompt": texts}), tmp_path / "a.parquet", compression="zstd", use_dictionary=False)
+    with pytest.raises(ValueError, match="what a compressed file unpacks to may have"):
+        load_rows(tmp_path / "a.parquet")
+
+
+def test_records_and_rows_of_a_run_have_a_limit_and_a_depth(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("[" * 100_000)
+    for read in (read_json, read_rows):
+        with pytest.raises(ValueError, match="nested too deeply"):
+            read(path)
+
+
+def test_the_header_of_a_gguf_file_holds_no_endless_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from divalign.lm import gguf_header
+
+    monkeypatch.setattr(gguf_header, "HEADER_TEXT", limits.HEADER_TEXT._replace(bytes=SMALL))
+    path = tmp_path / "a.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + struct.pack("<Q", SMALL + 1) + b"a" * 2 * SMALL)
+    with pytest.raises(ValueError, match="a text in a file's header may have 1,000"):
+        read_header(path)
+    key = struct.pack("<Q", 1) + b"a" + struct.pack("<IB", 0, 1)
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 1, 2) + 2 * key + b"\0" * SMALL)
+    with pytest.raises(ValueError, match="the key 'a' twice"):
+        read_header(path)
+
+
+def test_a_vocabulary_without_end_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save_tiny("Llama", tmp_path / "model")
+    monkeypatch.setattr(limits, "SETTINGS", limits.SETTINGS._replace(bytes=SMALL))
+    with pytest.raises(ValueError, match=r"a model folder's configuration, vocabulary or template may have"):
+        load_lm(str(folder))
+
+
+def test_a_reply_without_end_is_not_read_to_its_end(fake: Fake, small: None) -> None:
+    import httpx2
+
+    fake.script["all"] = [raw(b"a" * 2 * SMALL)]
+    with httpx2.Client() as client, pytest.raises(ValueError, match="a server's reply may have 1,000"):
+        Connection(patient(fake), client, lambda _: None, set()).send({"messages": [{"content": "?"}]})
+
+
+ALIASES = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join([f'*{chr(97 + n)}'] * 10)}]\n" for n in range(9)
+)
+
+
+@pytest.mark.parametrize("text", [ALIASES, "a: &a [*a]", "a: &a {b: *a}", "[" * 600], ids=lambda text: text[:12])
+def test_a_short_configuration_does_not_stand_for_an_endless_one(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ValueError, match="is not YAML: ") as caught:
+        load_config(tmp_path / "a.yaml")
+    assert len(str(caught.value)) < SMALL
+
+
+def test_an_alias_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("train: {methods: &m [kldo, dpo], methods_on: {cr: *m}}\n")
+    assert load_config(tmp_path / "a.yaml").train.methods_on == {"cr": ("kldo", "dpo")}
+
+
+def test_files_are_read_through_the_limits() -> None:
+    """A module reads its own assets as it likes; whatever a user names goes through `divalign.limits`."""
+    modules = [path for path in PACKAGE.rglob("*.py") if str(path.relative_to(PACKAGE)) not in OPENING]
+    assert [(path.name, call) for path in modules for call in readings(ast.parse(path.read_text()))] == []
+    bad = ["path.read_text()", "Path(name).read_bytes()", "open(path)", "path.open('rb')"]
+    assert [readings(ast.parse(line)) for line in bad] == [[line] for line in bad]
+
+
+def readings(tree: ast.AST) -> list[str]:
+    """Return the calls of a module that read or open a file by themselves, its package's assets left out."""
+    calls = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in READING:
+            name, call = ast.unparse(node.func), ast.unparse(node)
+            whole = name.endswith((".read_text", ".read_bytes")) and not name.startswith("limits.")
+            opened = name == "open" or (name.endswith(".open") and name != "target.open")
+            calls += [call] if (whole or opened) and not re.search(r"files\(|ASSETS", call) else []
+    return calls

@@ -1,0 +1,83 @@
+"""What is read and written stays in the folder that was named: no dots, no links lead out of it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from divalign.limits import inside, refuse_links
+from divalign.report import write_report, write_separation
+from divalign.stages.folder import locked
+from divalign.stages.judge import read_responses
+from divalign.stages.models import find_model
+from divalign.store import write_bytes, write_json
+
+OUTSIDE = "the secret of another folder"
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    path = tmp_path / "secret.txt"
+    path.write_text(OUTSIDE)
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("results.json", "changes.json", "attack.json"):
+        write_json(folder / name, {})
+    return folder
+
+
+@pytest.mark.parametrize("name", ["../secret.txt", "a/../../secret.txt", "/etc/passwd", "link", "folder/secret.txt"])
+def test_a_name_that_leads_out_of_its_folder_is_refused(run: Path, secret: Path, name: str) -> None:
+    (run / "link").symlink_to(secret)
+    (run / "folder").symlink_to(secret.parent)
+    with pytest.raises(ValueError, match="leads out of it"):
+        inside(run, name)
+    assert inside(run, "results.json").is_file()
+
+
+def lock(folder: Path) -> None:
+    with locked(folder):
+        pass
+
+
+@pytest.mark.parametrize("reader", [write_report, write_separation, read_responses, lock], ids=lambda it: it.__name__)
+def test_a_folder_with_a_link_that_leads_out_is_not_used(run: Path, secret: Path, reader: Any) -> None:
+    (run / "config.yaml").symlink_to(secret)
+    with pytest.raises(ValueError, match="is a link that leads out of"):
+        reader(run)
+    assert not (run / "report.html").exists()
+
+
+def test_links_within_a_folder_and_to_a_folder_are_fine(run: Path, tmp_path: Path) -> None:
+    (run / "latest.json").symlink_to("results.json")
+    refuse_links(run)
+    (tmp_path / "alias").symlink_to(run)
+    refuse_links(tmp_path / "alias")
+
+
+def test_a_model_of_a_run_lies_in_the_run(tmp_path: Path, secret: Path) -> None:
+    spec = {"revision": None, "chat_template": None, "dtype": "float32", "device": "cpu", "trust_remote_code": False}
+    for field in ("source", "adapter"):
+        paths = {"source": "toy", "adapter": None, field: "./../secret.txt"}
+        write_json(tmp_path / "model" / "model.json", {**spec, **paths})
+        with pytest.raises(ValueError, match="leads out of it"):
+            find_model(str(tmp_path / "model"))
+
+
+@pytest.mark.parametrize("content", [[], {}, {"source": 5}, "toy", {"source": "toy", "more": 1}])
+def test_a_spec_that_is_none_is_refused_in_a_sentence(tmp_path: Path, content: Any) -> None:
+    write_json(tmp_path / "model.json", content)
+    with pytest.raises(ValueError, match=r"model.json does not say how to load a model; train it again"):
+        find_model(str(tmp_path))
+
+
+def test_writing_replaces_a_link_and_not_what_it_leads_to(run: Path, secret: Path) -> None:
+    (run / "report.html").symlink_to(secret)
+    write_bytes(run / "report.html", b"a page")
+    assert secret.read_text() == OUTSIDE
+    assert not (run / "report.html").is_symlink()
