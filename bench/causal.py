@@ -40,7 +40,7 @@ which lots were drawn for the class of each prompt: as much training, and nothin
     divalign run configs/causal.yaml --out runs/causal
     python -m bench.causal runs/causal > docs/causal.md
 
-This page is written by the second command; rates by the judge `refusal_combined`, seeds 0 / 1 / 2, {n} prompts a rate
+This page is written by the second command; rates by the judge `refusal_combined`, seeds {seeds}, {n} prompts a rate
 on in-distribution topics in wordings that alignment does not use, {held_out} on held-out topics."""
 
 
@@ -223,9 +223,10 @@ def page(run: Path) -> str:
         f"the pairs, none rising, is found with a power of {POWER:g}. The intervals are of these seeds' models: so few "
         "say little of how much seeds vary."
     )
+    seeds = " / ".join(str(seed) for seed in sorted({m.seed for models in groups.values() for m in models} - {None}))
     held_out = base.held_out.asr[first].n if base.held_out else 0
     return "\n\n".join([
-        INTRODUCTION.format(n=base.asr[first].n, held_out=held_out),
+        INTRODUCTION.format(n=base.asr[first].n, held_out=held_out, seeds=seeds),
         "## The answer", conclusion(groups, found), power,
         "## In-distribution topics", measured_table(groups, held_out=False),
         "## What changed from the base", change_table(groups, found),

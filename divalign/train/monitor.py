@@ -204,9 +204,9 @@ class SafetyMonitor(TrainerCallback, ExportableState):
     def _refusals(self, model: Any, tokenizer: Any, *, bets: bool) -> dict[str, float]:
         """Return the refusals of prompts drawn for this check, and bet on those that were lost since the start."""
         generator = np.random.default_rng([self.options.seed, self.capital.checks])
-        prompts, drawn = np.unique(generator.integers(len(self.harmful), size=self.options.draws), return_inverse=True)
-        log_odds = self._log_odds(model, tokenizer, [self.harmful[index] for index in prompts])[drawn]
-        before, now = expit(self._start["log_odds"][prompts][drawn]), expit(log_odds)
+        prompts, places = np.unique(generator.integers(len(self.harmful), size=self.options.draws), return_inverse=True)
+        log_odds = self._log_odds(model, tokenizer, [self.harmful[index] for index in prompts])[places]
+        before, now = expit(self._start["log_odds"][prompts][places]), expit(log_odds)
         if bets:
             self.capital = bet(self.capital, (1 - self.options.margin) * before - now)
         return {

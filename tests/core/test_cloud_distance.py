@@ -47,7 +47,7 @@ def test_without_shrinkage_it_would_be_the_papers_distance() -> None:
     states, harmful = draw(1, benign=400, harmful=400, width=6)
     ours = float(cloud_distance(states, harmful, plane_axes(states, harmful)))
     paper = separation(states[~harmful], states[harmful], "paper", draws=10).bhattacharyya.value
-    assert ours == pytest.approx(paper, rel=0.01)  # what shrinkage takes from 800 prompts
+    assert ours == pytest.approx(paper, rel=0.05)  # what shrinkage takes at 400 prompts a class
 
 
 @pytest.mark.parametrize("apart", [0.0, 2.0])
