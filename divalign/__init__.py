@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from divalign.core.losses import METHODS, LogRatios
     from divalign.core.separation import separation
     from divalign.train.arguments import DivergenceConfig
+    from divalign.train.monitor import SafetyMonitor
     from divalign.train.trainer import DivergenceTrainer
 
 __version__ = "0.1.0"
@@ -21,6 +22,7 @@ __all__ = [
     "DivergenceConfig",
     "DivergenceTrainer",
     "LogRatios",
+    "SafetyMonitor",
     "estimate_divergence",
     "separation",
 ]
@@ -33,6 +35,7 @@ _HOME = {
     "separation": "divalign.core.separation",
     "DivergenceConfig": "divalign.train.arguments",
     "DivergenceTrainer": "divalign.train.trainer",
+    "SafetyMonitor": "divalign.train.monitor",
 }
 
 

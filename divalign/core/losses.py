@@ -36,6 +36,7 @@ from divalign.core.baselines import (
     no_baseline,
     policy_kl,
 )
+from divalign.core.cloud_distance import StatesLoss
 from divalign.core.divergences import DIVERGENCES, Divergence, find_divergence, hellinger, js, kl, lecam, tv
 from divalign.core.names import find
 from divalign.core.optimum import Optimum, against_mixture, classes, noisy_pairs, swapped_pairs
@@ -50,7 +51,8 @@ class Method:
     A paired method has no `unaligned_loss`: its `aligned_loss` reads the margin of a pair. `estimates` says what the
     loss at r = 0 minus the loss is a lower bound of, `optimum` the same as a number on distributions that can be
     enumerated; None claims nothing, and the lab leaves the method out. `own_baseline` is the baseline as a function of
-    the rows of a step, `averaging` how two of its values are averaged over steps.
+    the rows of a step, `averaging` how two of its values are averaged over steps. `states_loss` is a loss of the hidden
+    states of a step's prompts, added to that of r; None: the method reads responses alone.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Method:
     own_baseline: Callable[[LogRatios], Tensor] = no_baseline
     averaging: Callable[[Tensor, Tensor, float], Tensor] = linear
     optimum: Optimum | None = None
+    states_loss: StatesLoss | None = None
 
     @property
     def divergence(self) -> Divergence | None:
@@ -229,6 +232,33 @@ def rdro(share: float | int = 0.5) -> Method:
     )
 
 
+def separate(harmful_weight: float | int = 0.0) -> Method:
+    """Return the method that separates the hidden states of harmful and benign prompts, and anchors its responses.
+
+        loss = - log(1 + D_B) + mean of r^2 / 2
+
+    D_B is the distance of the step's prompts in their principal plane (`core.cloud_distance`); the logarithm keeps it
+    from growing faster than the anchor does. r^2 / 2 = beta^2 (log pi / pi_ref)^2 / 2, whose mean over responses that
+    the reference draws is beta^2 KL(pi_ref, pi) up to third order; exactly, KL <= sqrt(E (log pi / pi_ref)^2). It needs
+    no second model, and unlike - log pi / pi_ref it is bounded below on responses that the reference did not draw.
+    Responses to harmful prompts are anchored with `harmful_weight` times their r: 0, as in the source, leaves the model
+    free to protect itself there; 1 keeps the behaviour on all training prompts, so that separation alone moves.
+
+    Raises ValueError for a weight outside [0, 1].
+    Source: the idea is ES2, arXiv 2603.20206 (abstract read); distance and anchor are our own choice.
+    """
+    if not 0 <= harmful_weight <= 1:
+        raise ValueError(f"harmful_weight is {harmful_weight}; expected 0 (benign prompts alone) to 1 (all prompts)")
+    return Method(
+        name=f"separate({harmful_weight:g})" if harmful_weight else "separate",
+        estimates="no divergence of responses: it moves the hidden states of prompts",
+        source="ES2, arXiv 2603.20206, the idea",
+        aligned_loss=lambda r: r.square() / 4,
+        unaligned_loss=lambda r: r.square() / 4,
+        states_loss=StatesLoss(of_distance=lambda distance: -torch.log1p(distance), harmful_weight=harmful_weight),
+    )
+
+
 _NAMED = (
     replace(
         divergence_method(kl),
@@ -284,12 +314,13 @@ _NAMED = (
         source="Chen et al. 2024, arXiv 2402.05369, two responses. It needs no pairs: it is rdro with share 1/2",
     ),
     replace(rdro(0.5), name="rdro"),
+    separate(),
 )
 
 METHODS: dict[str, Method] = {
     method.name: method for method in (*_NAMED, *(divergence_method(row) for row in DIVERGENCES.values()))
 }
-FAMILIES: dict[str, Callable[[float], Method]] = {"dpo": dpo, "ipo": ipo, "rdro": rdro}
+FAMILIES: dict[str, Callable[[float], Method]] = {"dpo": dpo, "ipo": ipo, "rdro": rdro, "separate": separate}
 
 
 def find_method(name: str) -> Method:

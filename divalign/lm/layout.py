@@ -73,6 +73,13 @@ def lay_out(rows: Sequence[Encoded], pad_id: int, *, share: bool = False) -> Lay
     return _tensors(placed, scored, pad_id, len(rows), plain=plain)
 
 
+def prompt_ends(layout: Layout) -> Int[Tensor, " r"]:
+    """Return where each response's prompt ends: the index, in the flattened batch, that predicts its first token."""
+    count = len(layout.owners)
+    first = torch.full((layout.responses,), count).scatter_reduce(0, layout.owners, torch.arange(count), "amin")
+    return layout.sources[first]
+
+
 def attention(groups: Int[Tensor, "b t"], parts: Int[Tensor, "b t"]) -> Bool[Tensor, "b 1 t t"]:
     """Return the attention mask, True where a query attends to a key.
 

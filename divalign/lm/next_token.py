@@ -1,4 +1,4 @@
-"""Log-probabilities of a few given next tokens: for judges that grade instead of generating."""
+"""Log-probabilities of the next token: of a few given ones, for judges that grade, and of the whole vocabulary."""
 
 from __future__ import annotations
 
@@ -56,6 +56,28 @@ def next_token_logprobs(
     return log_probs
 
 
+def next_token_distributions(
+    model: Any, tokenizer: Any, conversations: Sequence[Conversation], *, batch_size: int = 16
+) -> Float[np.ndarray, "n v"]:
+    """Return the log-probabilities (nats, float32) of every next token after each conversation.
+
+    Batched as in `next_token_logprobs`. Raises ValueError for a conversation over the model's context and for
+    probabilities that are not a number.
+    """
+    prompts = [encode_conversation(tokenizer, conversation) for conversation in conversations]
+    _check_context(model, prompts)
+    net, rows = network(model), [np.empty(0, np.float32)] * len(prompts)
+    with evaluating(model), torch.no_grad():
+        for indices, log_probs in halving(
+            _batches(net, [len(prompt) for prompt in prompts], batch_size),
+            lambda indices: _log_probs(net, [prompts[index] for index in indices], None),
+        ):
+            _check_numbers(indices, log_probs)
+            for index, row in zip(indices, log_probs.astype(np.float32), strict=True):
+                rows[index] = row
+    return np.stack(rows)
+
+
 def _batches(net: Network, lengths: Sequence[int], size: int) -> Iterator[list[int]]:
     if net.mergeable:
         yield from by_length(lengths, size)
@@ -66,7 +88,8 @@ def _batches(net: Network, lengths: Sequence[int], size: int) -> Iterator[list[i
         yield from (alike[start : start + size] for start in range(0, len(alike), size))
 
 
-def _log_probs(net: Network, prompts: Sequence[Sequence[int]], ids: Sequence[int]) -> Float[np.ndarray, "b k"]:
+def _log_probs(net: Network, prompts: Sequence[Sequence[int]], ids: Sequence[int] | None) -> Float[np.ndarray, "b k"]:
+    """Return the log-probabilities of the tokens `ids` after each prompt; of all tokens for None."""
     device = net.model.device
     mask = pad_left([[1] * len(prompt) for prompt in prompts], 0).to(device)
     inputs: dict[str, Any] = {"input_ids": pad_left(prompts, 0).to(device), "attention_mask": mask, "use_cache": False}
@@ -75,7 +98,8 @@ def _log_probs(net: Network, prompts: Sequence[Sequence[int]], ids: Sequence[int
     if "logits_to_keep" in net.accepts:
         inputs["logits_to_keep"] = 1
     logits: Tensor = net.model(**inputs).logits[:, -1]
-    return logits.double().log_softmax(dim=-1)[:, list(ids)].cpu().numpy()
+    log_probs = logits.double().log_softmax(dim=-1)
+    return (log_probs if ids is None else log_probs[:, list(ids)]).cpu().numpy()
 
 
 def _check_numbers(indices: Sequence[int], rows: Float[np.ndarray, "b k"]) -> None:

@@ -1,8 +1,8 @@
 """Log-probabilities of responses under a model, through the model's own forward.
 
 `attach` teaches a causal LM more keywords: called with a `Layout`'s inputs it returns the log-probability of each
-response and never makes a prompt's logits. The extra path goes through `model(...)`, so that adapters,
-DistributedDataParallel and FSDP wrappers see an ordinary forward.
+response, with `prompt_ends` the last layer's states there too, and never makes a prompt's logits. The extra path goes
+through `model(...)`, so that adapters, DistributedDataParallel and FSDP wrappers see an ordinary forward.
 """
 
 from __future__ import annotations
@@ -77,16 +77,20 @@ def _check_adapter(model: Any) -> None:
 def _scored(
     causal: Any, *args: Any, sources: Tensor, targets: Tensor, owners: Tensor, responses: int, fast: bool, **kwargs: Any
 ) -> Any:
+    ends = kwargs.pop("prompt_ends", None)
     if "groups" in kwargs:
         kwargs["attention_mask"] = _mask(causal, kwargs.pop("groups"), kwargs.pop("parts"))
     if fast:
-        hidden = causal.base_model(*args, **kwargs, use_cache=False).last_hidden_state
+        states = hidden = causal.base_model(*args, **kwargs, use_cache=False).last_hidden_state
     else:
-        hidden = causal.forward_without_scores(*args, **kwargs, use_cache=False).logits
+        every = {} if ends is None else {"output_hidden_states": True}
+        output = causal.forward_without_scores(*args, **kwargs, **every, use_cache=False)
+        hidden, states = output.logits, None if ends is None else output.hidden_states[-1]
     used, size = hidden.flatten(0, 1).index_select(0, sources), causal.config.get_text_config().vocab_size
     head = _head(causal) if fast else _as_is
     chunk = max(1, LOGITS_AT_ONCE // size)
-    return ModelOutput(log_probs=response_log_probs(used, targets, owners, responses, head, chunk=chunk))
+    at_ends = {} if ends is None else {"prompt_states": states.flatten(0, 1).index_select(0, ends)}
+    return ModelOutput(log_probs=response_log_probs(used, targets, owners, responses, head, chunk=chunk), **at_ends)
 
 
 def can_share(model: Any) -> bool:

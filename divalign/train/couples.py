@@ -15,16 +15,20 @@ from torch.utils.data import Dataset, Sampler
 
 from divalign.data.batching import Encoded
 from divalign.data.rendering import encode_training_row, warn_of_alike
-from divalign.lm.layout import lay_out
+from divalign.lm.layout import lay_out, prompt_ends
 from divalign.train.rows import PAIRED, checked_rows
 
 
 class Scored(NamedTuple):
-    """An encoded row with its reference log-probability in nats and the cluster that a split keeps together."""
+    """An encoded row with its reference log-probability in nats and the cluster that a split keeps together.
+
+    `harmful` tells the prompt's class; None where the data do not.
+    """
 
     row: Encoded
     reference: float
     cluster: str
+    harmful: bool | None = None
 
 
 class Index(NamedTuple):
@@ -92,11 +96,12 @@ class RowCounts(NamedTuple):
 
 
 class EncodedRows(NamedTuple):
-    """Tokenised rows by class, their clusters and, where the data brought them, reference log-probabilities."""
+    """Tokenised rows by side, their clusters, which prompts are harmful and, where the data have them, references."""
 
     aligned: list[Encoded]
     unaligned: list[Encoded]
     clusters: tuple[list[str], list[str]]
+    harmful: tuple[list[bool | None], list[bool | None]]
     references: tuple[list[float], list[float]] | None
     paired: bool
     counts: RowCounts = RowCounts(0)
@@ -134,28 +139,43 @@ def encode_rows(
     if paired:
         warn_of_alike(aligned, unaligned)
     clusters = tuple([str(row.get("cluster", row["prompt"])) for row, _ in side] for side in usable)
+    harmful = tuple([_flag(row.get("harmful")) for row, _ in side] for side in usable)
     columns = [[row.get("reference") for row, _ in side] for side in usable]
     references = None if any(value is None for side in columns for value in side) else (columns[0], columns[1])
     counts = RowCounts(len(checked), len(skipped), len(cut))
-    return EncodedRows(aligned, unaligned, (clusters[0], clusters[1]), references, paired, counts)  # type: ignore[arg-type]
+    classes = (harmful[0], harmful[1])
+    return EncodedRows(aligned, unaligned, (clusters[0], clusters[1]), classes, references, paired, counts)  # type: ignore[arg-type]
 
 
 def scored_couples(encoded: EncodedRows, references: tuple[list[float], list[float]]) -> Couples:
     """Return the rows with their reference log-probabilities beside them."""
     aligned, unaligned = (
-        [Scored(*row) for row in zip(side, column, clusters, strict=True)]
-        for side, column, clusters in zip(
-            (encoded.aligned, encoded.unaligned), references, encoded.clusters, strict=True
+        [Scored(*row) for row in zip(side, column, clusters, classes, strict=True)]
+        for side, column, clusters, classes in zip(
+            (encoded.aligned, encoded.unaligned), references, encoded.clusters, encoded.harmful, strict=True
         )
     )
     return Couples(aligned, unaligned, paired=encoded.paired)
 
 
-def collate(items: Sequence[tuple[Scored, Scored]], pad_id: int, *, share: bool = False) -> dict[str, Any]:
-    """Lay out the couples' aligned rows before their unaligned rows, sharing prompts if `share`."""
+def collate(
+    items: Sequence[tuple[Scored, Scored]], pad_id: int, *, share: bool = False, prompts: bool = False
+) -> dict[str, Any]:
+    """Lay out the couples' aligned rows before their unaligned rows, sharing prompts if `share`.
+
+    With `prompts`, `harmful` tells each row's class of prompt, `prompts` numbers the rows whose prompts count, both of
+    a couple or, where these are one prompt, the first, and `prompt_ends` says where those prompts end.
+    """
     rows = [item[0] for item in items] + [item[1] for item in items]
-    batch = lay_out([row.row for row in rows], pad_id, share=share).inputs()
-    return {**batch, "reference": torch.tensor([row.reference for row in rows], dtype=torch.float64)}
+    layout = lay_out([row.row for row in rows], pad_id, share=share)
+    reference = torch.tensor([row.reference for row in rows], dtype=torch.float64)
+    batch = {**layout.inputs(), "reference": reference}
+    if not prompts:
+        return batch
+    alike = [aligned.row.prompt_ids == unaligned.row.prompt_ids for aligned, unaligned in items]
+    first = torch.tensor([*range(len(items)), *(len(items) + n for n, same in enumerate(alike) if not same)])
+    harmful = torch.tensor([bool(row.harmful) for row in rows])
+    return {**batch, "harmful": harmful, "prompts": first, "prompt_ends": prompt_ends(layout)[first]}
 
 
 def _sides(rows: list[dict[str, Any]], *, paired: bool) -> list[list[dict[str, Any]]]:
@@ -180,6 +200,10 @@ def _encode(row: dict[str, Any], tokenizer: Any) -> Encoded:
         return encode_training_row(tokenizer, row, row["side"], max_length=sys.maxsize)
     except ValueError as error:
         raise ValueError(f"row {row['number']}, {row['side']}: {error}") from error
+
+
+def _flag(value: Any) -> bool | None:
+    return None if value is None else bool(value)
 
 
 def _fills(text: Encoded, limit: int) -> bool:

@@ -32,6 +32,7 @@ from divalign.train.displacement import REMEDY, displacement
 from divalign.train.lora_products import lora_by_products
 from divalign.train.objective import Objective
 from divalign.train.online import OnlineNormaliser, halves
+from divalign.train.prompt_clouds import COLUMNS, PromptClouds, check_prompts
 from divalign.train.ranks import Ranks
 from divalign.train.readout import held_out_metrics, held_out_scores, is_supported
 from divalign.train.recording import Recorder
@@ -94,12 +95,15 @@ class DivergenceTrainer(Trainer):
         if args.disable_dropout:
             disable_dropout(model)
         self._step, self._running = Step(None, 1.0, 1.0), RunningBaseline()
+        self._clouds = PromptClouds(self.method.states_loss) if self.method.states_loss else None
         self._displaced = False  # whether the warning was given
         self._share = False  # until the model is where it trains
         super().__init__(
             model=attach(model),
             args=args,
-            data_collator=lambda items: collate(items, self._pad_id, share=self._share),
+            data_collator=lambda items: collate(
+                items, self._pad_id, share=self._share, prompts=self._clouds is not None
+            ),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=tokenizer,
@@ -111,6 +115,8 @@ class DivergenceTrainer(Trainer):
         self.row_counts: dict[str, RowCounts] = {}
         self.train_dataset: Any = self._couples(train_dataset, "train_dataset")
         self.eval_dataset: Any = self._named_couples(eval_dataset)
+        if self._clouds and self.train_dataset is not None:
+            check_prompts(self.train_dataset, self.method.name, self._couples_per_update(self.train_dataset))
         self._online = OnlineNormaliser(self.model.parameters()) if args.normaliser == "online" else None
         self._left = 0  # micro-batches of the update that are to come
         self._recorder = Recorder(self.model)
@@ -178,7 +184,7 @@ class DivergenceTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
         couples: Any = train_dataset or self.train_dataset
-        window = self._couples_per_batch(couples) * self.args.gradient_accumulation_steps * self.args.world_size
+        window = self._couples_per_update(couples)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return CoupleSampler(couples, seed, window=window)
 
@@ -186,6 +192,9 @@ class DivergenceTrainer(Trainer):
         """Return the couples of a micro-batch: paired data count couples, unpaired data rows, two to a couple."""
         size = batch_size or self._train_batch_size
         return size if couples.paired else max(1, size // 2)
+
+    def _couples_per_update(self, couples: Couples) -> int:
+        return self._couples_per_batch(couples) * self.args.gradient_accumulation_steps * self.args.world_size
 
     def _get_dataloader(self, dataset: Any, description: str, batch_size: int, *args: Any, **kwargs: Any) -> DataLoader:
         """Count rows for unpaired data: a couple is two of them."""
@@ -201,7 +210,20 @@ class DivergenceTrainer(Trainer):
         if self.objective.sft_weight:
             tokens = self._ranks.mean(float(sum(int(aligned_tokens(batch).sum()) for batch in batches)))
         self._step, self._left = Step(self._baseline(batches), couples / count, tokens / count), len(batches)
+        if self._clouds and (len(batches) > 1 or (batches and self.args.world_size > 1)):
+            self._clouds.look_ahead(self._prompt_states(batches), self._ranks)
         return batches, None
+
+    def _prompt_states(self, batches: list) -> list[tuple[Tensor, Tensor]]:
+        """Return the last-layer states of each micro-batch's prompts and which are harmful, without gradients."""
+        parts = []
+        with torch.no_grad(), self.compute_loss_context_manager():
+            self.model.train()
+            for batch in batches:
+                inputs = self._prepare_inputs(batch)
+                states = self._outputs(self.model_wrapped, inputs).prompt_states
+                parts.append((states, inputs["harmful"][inputs["prompts"]]))
+        return parts
 
     def _baseline(self, batches: list) -> Tensor | None:
         """Return the baseline of a step's micro-batches; None where each can take its own, being all there is."""
@@ -230,7 +252,10 @@ class DivergenceTrainer(Trainer):
         return LogRatios(*self._r(self._log_probs(model, inputs), inputs).chunk(2))
 
     def _log_probs(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        return model(**{name: value for name, value in inputs.items() if name != "reference"}).log_probs
+        return self._outputs(model, inputs).log_probs
+
+    def _outputs(self, model: Any, inputs: dict[str, Any]) -> Any:
+        return model(**{name: value for name, value in inputs.items() if name not in ("reference", *COLUMNS)})
 
     def _r(self, log_probs: Tensor, inputs: dict[str, Any]) -> Tensor:
         return log_ratio(log_probs, inputs["reference"], self.args.beta)
@@ -239,9 +264,13 @@ class DivergenceTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return the objective of a micro-batch, at the baseline and the token count of the whole step."""
-        log_probs = self._log_probs(model, inputs)
+        outputs = self._outputs(model, inputs)
+        log_probs = outputs.log_probs
         ratios = LogRatios(*self._r(log_probs, inputs).chunk(2))
-        loss = self.objective.loss(ratios, log_probs.chunk(2)[0], self._step)
+        read = self._clouds.anchored(ratios, inputs) if self._clouds else ratios
+        loss = self.objective.loss(read, log_probs.chunk(2)[0], self._step)
+        if self._clouds:
+            loss = loss + self._clouds.loss(outputs.prompt_states, inputs)
         self._recorder.add(ratios, inputs)
         return (loss, ratios) if return_outputs else loss
 
@@ -278,6 +307,7 @@ class DivergenceTrainer(Trainer):
         if "loss" in logs:
             paired = self.train_dataset.paired
             logs = {**logs, **self._recorder.metrics(self._ranks.gather, beta=self.args.beta, paired=paired)}
+            logs |= self._clouds.metrics() if self._clouds else {}
         sign = displacement(logs, beta=self.args.beta)
         if sign and not self._displaced and self.is_world_process_zero():
             self._displaced = True
