@@ -8,7 +8,7 @@ REAL_OUT ?= runs/real
 SMOLLM2 := runs/models/SmolLM2-135M-Instruct.Q4_1.gguf
 SMOLLM2_SHA256 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 
-.PHONY: setup tour real test check bench study toy clean
+.PHONY: setup tour real test faults check bench study toy clean
 
 setup: $(VENV)/.ready
 
@@ -38,6 +38,12 @@ $(SMOLLM2): | setup
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# Every fault of docs/reliability.md and every number of processes: minutes. TIMES=10 repeats them as a release does.
+TIMES ?= 1
+faults: setup
+	for time in $$(seq $(TIMES)); do \
+	  $(BIN)/python -m pytest tests/faults tests/train/test_processes.py -m 'long or not long' || exit 1; done
 
 check: setup
 	$(BIN)/ruff check .

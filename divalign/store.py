@@ -7,6 +7,7 @@ step, so a reader never meets half of it; a finished piece of work is found by t
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -20,6 +21,9 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 Arrays = dict[str, np.ndarray]
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What torch and safetensors make of a full disk; both raise errors without a number.
+FULL_WORDS = ("No space left on device", "Disk quota exceeded", "File too large", "file write failed", "unexpected pos")
 
 
 def digest(*parts: Any) -> str:
@@ -58,6 +62,11 @@ def write_bytes(path: Path, content: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Tell whether an error means that nothing more could be written: no space, a quota, a limit on a file's size."""
+    return getattr(error, "errno", None) in FULL or any(words in str(error) for words in FULL_WORDS)
 
 
 def write_json(path: Path, content: Any) -> None:

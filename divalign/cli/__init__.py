@@ -25,7 +25,8 @@ from divalign.cli import (
     train,
     utility,
 )
-from divalign.cli.app import app, console
+from divalign.cli.app import app, console, failing
+from divalign.stages.termination import EXIT_CODE, Terminated, handle_sigterm
 
 VERBS = (run, init, data, audit, build, train, estimate, separate, attack, judge, utility, report, lab, sweep, doctor)
 
@@ -36,14 +37,25 @@ INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
 def main() -> None:
-    """Run the command line; a ValueError is the user's to mend, anything else is ours."""
+    """Run the command line; a ValueError is the user's to mend, a full disk the machine's, anything else is ours.
+
+    Exit 0 done, 1 failed on the way, 2 bad input, 130 Ctrl-C, 143 SIGTERM; after 1, 130 and 143 the same command
+    resumes.
+    """
+    handle_sigterm()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # for its callers, not for users
     try:
-        code = app(standalone_mode=False)  # a verb's typer.Exit comes back as its code, not as an exception
+        with failing():
+            code = app(standalone_mode=False)  # a verb's typer.Exit comes back as its code, not as an exception
+    except typer.Exit as end:
+        code = end.exit_code
     except ValueError as error:
         _refuse(str(error))
     except UsageError as error:
         _refuse(error.format_message())
+    except Terminated as stop:
+        console.print(str(stop), highlight=False, soft_wrap=True)
+        sys.exit(EXIT_CODE)
     if code == INTERRUPTED:
         console.print("stopped; the same command goes on from here")
     if code:

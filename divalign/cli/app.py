@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -134,9 +135,26 @@ def failing() -> Iterator[None]:
     """Print in a sentence what failed on the way and is nobody's bad input, and exit 1; finished work is kept."""
     try:
         yield
-    except (ConnectionError, MemoryError) as error:
-        console.print(f"[bold red]failed:[/] {str(error).replace('[', '(')}", highlight=False, soft_wrap=True)
+    except Exception as error:
+        sentence = _failure(error)
+        if sentence is None:
+            raise
+        console.print(f"[bold red]failed:[/] {sentence.replace('[', '(')}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
+
+
+def _failure(error: Exception) -> str | None:
+    """Return what failed on the way: a server, memory, a loss that is not finite, the disk; None for anything else."""
+    from divalign.store import disk_is_full
+
+    if isinstance(error, (ConnectionError, MemoryError, FloatingPointError)):
+        return str(error)
+    kept = "what was finished is kept, and the same command resumes"
+    if disk_is_full(error):
+        return f"the disk is full ({error}); free some space: {kept}"
+    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"nothing can be written or read there ({error}); {kept}"
+    return None
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from divalign.cli.app import Quiet, Running, app, console, failing, progress_of, to_folder, with_options
+from divalign.cli.app import Quiet, Running, app, console, progress_of, to_folder, with_options
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,7 @@ def attack(
     from divalign.stages.attack import attack as run_stage
 
     model = target.open(running)
-    with failing():
-        rows = run_stage(model, _prompts(prompts), attacks.plan(running), out, progress=progress_of(quiet=quiet))
+    rows = run_stage(model, _prompts(prompts), attacks.plan(running), out, progress=progress_of(quiet=quiet))
     if not quiet:
         console.print(f"{len(rows)} responses in {out / 'responses.jsonl'}; next: divalign judge {out}")
 

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from divalign.cli import show
-from divalign.cli.app import Loading, Quiet, app, console, failing, printed, to_file, to_folder, with_options
+from divalign.cli.app import Loading, Quiet, app, console, printed, to_file, to_folder, with_options
 
 MOST = 20  # disagreements shown; rates.json lists all
 
@@ -102,8 +102,7 @@ def judge(
         errors=error_rates.errors(),
         options=loading.options(),
     )
-    with failing():
-        judged = run_stage(folder, plan, out or folder, compare=compare)
+    judged = run_stage(folder, plan, out or folder, compare=compare)
     export(judged, exports.csv, exports.card, exports.inspect_log, show_completions=exports.show_completions)
     if not quiet:
         _show(judged, printed(), show_completions=exports.show_completions)

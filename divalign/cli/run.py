@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from divalign.cli import show
-from divalign.cli.app import Overrides, Quiet, app, console, failing, printed, progress_of, to_folder, with_options
+from divalign.cli.app import Overrides, Quiet, app, console, printed, progress_of, to_folder, with_options
 from divalign.cli.cost import show_cost
 
 Config = Annotated[Path | None, typer.Argument(help="YAML configuration; the tour of the embedded world if left out.")]
@@ -61,8 +61,7 @@ def run(
         return
     if out is None:
         raise typer.BadParameter("name the run folder: --out DIR (only --dry-run goes without)")
-    with failing():
-        results = run_stages(resolved, out, progress=progress_of(quiet=quiet))
+    results = run_stages(resolved, out, progress=progress_of(quiet=quiet))
     page = write_report(out)
     if not quiet:
         printed().print(_table(results))

@@ -73,7 +73,11 @@ def _summary(out: Path) -> Iterator[str]:
     """Yield what a finished training says of itself: rows, loss, held-out figures, signs of displacement."""
     from divalign.store import read_json, read_rows
 
-    content, log = read_json(out / "training.json"), read_rows(out / "metrics.jsonl")
+    try:
+        content, log = read_json(out / "training.json"), read_rows(out / "metrics.jsonl")
+    except (OSError, ValueError):
+        yield f"{out / 'training.json'} is torn: the counts and the speed of this training are lost, its model is not"
+        return
     counts = content["rows"]
     yield (
         f"{content['updates']} updates on {counts['rows']} rows; {counts['skipped']} too long and skipped, "

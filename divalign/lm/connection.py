@@ -6,7 +6,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
@@ -104,17 +104,29 @@ class Connection(NamedTuple):
             self.refused.update(refused)
 
     def send(self, body: dict[str, Any]) -> tuple[int, bytes, Any]:
-        """Return the status, content and headers of one HTTP exchange."""
+        """Return the status, content and headers of one HTTP exchange.
+
+        A reply may take `timeout` seconds from its headers to its end, however it trickles in.
+        """
         import httpx2
 
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self.server.api_key:
             headers["Authorization"] = f"Bearer {self.server.api_key}"
         try:
-            reply = self.client.post(self.server.endpoint, content=json.dumps(body).encode(), headers=headers)
+            content = json.dumps(body).encode()
+            with self.client.stream("POST", self.server.endpoint, content=content, headers=headers) as reply:
+                return reply.status_code, b"".join(self.parts(reply)), reply.headers
         except httpx2.RequestError as error:  # refused, reset, timed out, cut short
             raise RetryableError(f"{type(error).__name__}: {error}") from None
-        return reply.status_code, reply.content, reply.headers
+
+    def parts(self, reply: Any) -> Iterator[bytes]:
+        """Yield a reply's content as it comes."""
+        deadline = time.monotonic() + self.server.timeout
+        for part in reply.iter_bytes():
+            if time.monotonic() > deadline:
+                raise RetryableError(f"the reply was not complete {self.server.timeout:g} seconds after its headers")
+            yield part
 
     def outcome(self, status: int, content: bytes, headers: Any) -> Response | None:
         """Return what an error means for this row, None for a refused parameter; raise where it is not the row's."""

@@ -20,18 +20,31 @@ from divalign.train.rows import PAIRED, checked_rows
 
 
 class Scored(NamedTuple):
-    """An encoded row with its reference log-probability in nats and the cluster that a split keeps together."""
+    """An encoded row with its reference log-probability in nats and the cluster that a split keeps together.
+
+    `number` is the row's in the data set, from 0.
+    """
 
     row: Encoded
     reference: float
     cluster: str
+    number: int = 0
 
 
 class Index(NamedTuple):
-    """Which aligned and which unaligned row make a couple."""
+    """Which aligned and which unaligned row make a couple; one that does not count fills a process's empty batch."""
 
     aligned: int
     unaligned: int
+    counts: bool = True
+
+
+class Couple(NamedTuple):
+    """An aligned and an unaligned row of a batch."""
+
+    aligned: Scored
+    unaligned: Scored
+    counts: bool = True
 
 
 class Couples(Dataset):
@@ -39,6 +52,13 @@ class Couples(Dataset):
 
     def __init__(self, aligned: Sequence[Scored], unaligned: Sequence[Scored], *, paired: bool) -> None:
         self.aligned, self.unaligned, self.paired = aligned, unaligned, paired
+
+    def set_references(self, aligned: Sequence[float], unaligned: Sequence[float]) -> None:
+        """Fill in reference log-probabilities that were not known when the rows were made, in nats."""
+        self.aligned, self.unaligned = (
+            [row._replace(reference=reference) for row, reference in zip(side, column, strict=True)]
+            for side, column in ((self.aligned, aligned), (self.unaligned, unaligned))
+        )
 
     def __len__(self) -> int:
         return max(len(self.aligned), len(self.unaligned))
@@ -49,8 +69,8 @@ class Couples(Dataset):
         prompts = {tuple(row.prompt_ids) for row in rows}
         return sum(map(len, prompts)) + sum(len(row.response_ids) for row in rows)
 
-    def __getitem__(self, index: Index) -> tuple[Scored, Scored]:
-        return self.aligned[index.aligned], self.unaligned[index.unaligned]
+    def __getitem__(self, index: Index) -> Couple:
+        return Couple(self.aligned[index.aligned], self.unaligned[index.unaligned], index.counts)
 
 
 class CoupleSampler(Sampler):
@@ -58,16 +78,19 @@ class CoupleSampler(Sampler):
 
     Within a `window`, the couples of one optimizer step, those of like length stand together: micro-batches and ranks
     then pad little, and the step is the same, because its statistics do not depend on how it is split.
+
+    The epoch's last couples are followed by couples that do not count, up to a `multiple`: the couples that all
+    processes take at once. Without them accelerate would repeat couples, which would count twice.
     """
 
-    def __init__(self, couples: Couples, seed: int, *, window: int = 1) -> None:
-        self.couples, self.seed, self.epoch, self.window = couples, seed, 0, window
+    def __init__(self, couples: Couples, seed: int, *, window: int = 1, multiple: int = 1) -> None:
+        self.couples, self.seed, self.epoch, self.window, self.multiple = couples, seed, 0, window, multiple
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.couples)
+        return -(-len(self.couples) // self.multiple) * self.multiple
 
     def __iter__(self) -> Iterator[Index]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
@@ -77,6 +100,8 @@ class CoupleSampler(Sampler):
         order = [Index(a, u) for a, u in zip(aligned, unaligned, strict=True)]
         for start in range(0, n, self.window):
             yield from sorted(order[start : start + self.window], key=self.couples.length, reverse=True)
+        for _ in range(len(self) - n):
+            yield order[-1]._replace(counts=False)
 
 
 class TooLongError(ValueError):
@@ -92,7 +117,10 @@ class RowCounts(NamedTuple):
 
 
 class EncodedRows(NamedTuple):
-    """Tokenised rows by class, their clusters and, where the data brought them, reference log-probabilities."""
+    """Tokenised rows by class, their clusters and, where the data brought them, reference log-probabilities.
+
+    `numbers` are the rows' in the data set, from 0.
+    """
 
     aligned: list[Encoded]
     unaligned: list[Encoded]
@@ -100,6 +128,7 @@ class EncodedRows(NamedTuple):
     references: tuple[list[float], list[float]] | None
     paired: bool
     counts: RowCounts = RowCounts(0)
+    numbers: tuple[list[int], list[int]] = ([], [])
 
 
 def encode_rows(
@@ -137,25 +166,36 @@ def encode_rows(
     columns = [[row.get("reference") for row, _ in side] for side in usable]
     references = None if any(value is None for side in columns for value in side) else (columns[0], columns[1])
     counts = RowCounts(len(checked), len(skipped), len(cut))
-    return EncodedRows(aligned, unaligned, (clusters[0], clusters[1]), references, paired, counts)  # type: ignore[arg-type]
+    numbers = tuple([row["number"] for row, _ in side] for side in usable)
+    return EncodedRows(aligned, unaligned, clusters, references, paired, counts, numbers)  # type: ignore[arg-type]
 
 
 def scored_couples(encoded: EncodedRows, references: tuple[list[float], list[float]]) -> Couples:
     """Return the rows with their reference log-probabilities beside them."""
     aligned, unaligned = (
-        [Scored(*row) for row in zip(side, column, clusters, strict=True)]
-        for side, column, clusters in zip(
-            (encoded.aligned, encoded.unaligned), references, encoded.clusters, strict=True
+        [Scored(*row) for row in zip(side, column, clusters, numbers, strict=True)]
+        for side, column, clusters, numbers in zip(
+            (encoded.aligned, encoded.unaligned), references, encoded.clusters, encoded.numbers, strict=True
         )
     )
     return Couples(aligned, unaligned, paired=encoded.paired)
 
 
-def collate(items: Sequence[tuple[Scored, Scored]], pad_id: int, *, share: bool = False) -> dict[str, Any]:
-    """Lay out the couples' aligned rows before their unaligned rows, sharing prompts if `share`."""
-    rows = [item[0] for item in items] + [item[1] for item in items]
+def collate(items: Sequence[Couple], pad_id: int, *, share: bool = False) -> dict[str, Any]:
+    """Lay out the couples' aligned rows before their unaligned rows, sharing prompts if `share`.
+
+    `couples` is how many count. Where none does, one is laid out all the same, since a forward needs a row.
+    """
+    counted = [item for item in items if item.counts]
+    laid = counted or items[:1]
+    rows = [item.aligned for item in laid] + [item.unaligned for item in laid]
     batch = lay_out([row.row for row in rows], pad_id, share=share).inputs()
-    return {**batch, "reference": torch.tensor([row.reference for row in rows], dtype=torch.float64)}
+    return {
+        **batch,
+        "reference": torch.tensor([row.reference for row in rows], dtype=torch.float64),
+        "couples": len(counted),
+        "numbers": torch.tensor([row.number for row in rows]),
+    }
 
 
 def _sides(rows: list[dict[str, Any]], *, paired: bool) -> list[list[dict[str, Any]]]:

@@ -280,6 +280,6 @@ def test_speed_is_logged_and_counts_prompts_once(tmp_path: Path) -> None:
     logged = run.state.log_history[0]
     assert logged["tokens_per_second"] > 0
     assert 0 < logged["mfu"] < 1
-    speed = run._recorder.speed
+    speed = run.recorder.speed
     speed.add(10, 4)
     assert (speed.tokens, speed.scored) == (10, 4)

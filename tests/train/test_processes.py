@@ -1,0 +1,99 @@
+"""Several processes train as one does: DDP and FSDP2 over gloo on CPUs, float64, uneven batches, a rare class."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.zygote import Zygote
+
+EXACT = 1e-6  # relative to the numbers' size, in float64; measured: 1e-13
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    process = Zygote()
+    yield process
+    process.close()
+
+
+def launch(zygote: Zygote, folder: Path, world: int, name: str, env: dict[str, str], resumed: str | None) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    sharded, logs = "ACCELERATE_USE_FSDP" in env, [folder / f"{name}-{rank}.log" for rank in range(world)]
+    jobs = []
+    for rank in range(world):
+        place: dict[str, Any] = {"WORLD_SIZE": world, "RANK": rank, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world,
+                                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
+        jobs.append(
+            {
+                "call": "tests.train.processes:main",
+                "arguments": [str(folder), name, sharded, resumed],
+                "env": {**env, **({key: str(value) for key, value in place.items()} if world > 1 else {})},
+                "log": str(logs[rank]),
+            }
+        )
+    ended = zygote.together(jobs)
+    assert [entry.code for entry in ended] == [0] * world, "\n".join(log.read_text()[-3000:] for log in logs)
+
+
+def environment(name: str) -> dict[str, str]:
+    """Return what `accelerate launch --config_file configs/accelerate/NAME` tells its processes, but for precision."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils import prepare_multi_gpu_env
+
+    path = Path(__file__).parents[2] / "configs" / "accelerate" / f"{name}.yaml"
+    arguments = launch_command_parser().parse_args(
+        ["--config_file", str(path), "--num_processes", "2", "-m", "divalign"]
+    )
+    arguments, *_ = _validate_launch_command(arguments)
+    env = prepare_multi_gpu_env(arguments)
+    told = {key: value for key, value in env.items() if key.startswith(("ACCELERATE_", "FSDP_"))}
+    return {**told, "ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_CPU": "true"}
+
+
+@pytest.fixture(scope="module")
+def found(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch.Tensor]]:
+    """Return what one, two and four processes found; four resume what two have saved, and one what two have."""
+    folder = tmp_path_factory.mktemp("processes")
+    ddp, fsdp = environment("ddp"), environment("fsdp2")
+    for world, name, env, resumed in (
+        (2, "2 ddp", ddp, None),
+        (2, "2 fsdp2", fsdp, None),
+        (4, "4 ddp", ddp, "2 ddp"),
+        (4, "4 fsdp2", fsdp, "2 fsdp2"),
+        (1, "1", {}, "2 ddp"),
+    ):
+        launch(zygote, folder, world, name, env, resumed)
+    return {path.stem: load_file(path) for path in folder.glob("*.safetensors")}
+
+
+@pytest.mark.parametrize("name", ["2 ddp", "2 fsdp2", "4 ddp", "4 fsdp2"])
+def test_several_processes_find_what_one_finds(found: dict[str, dict[str, torch.Tensor]], name: str) -> None:
+    """Weights, saved weights, loss, gradient norm, rewards, held-out metrics, reference: kldo, bco, kto, dpo."""
+    single, several = found["1"], found[name]
+    assert len(several) >= 50
+    for key, value in several.items():
+        distance = float((value - single[key]).norm() / single[key].norm())
+        # the log's loss is summed in float32 by Trainer
+        assert distance < EXACT, f"{name}, {key}: {distance}"
+
+
+def test_training_moved_the_weights(found: dict[str, dict[str, torch.Tensor]]) -> None:
+    first, last = found["1"]["kldo, full: log"][[0, -1], 0]
+    assert last < first - 0.01
+
+
+@pytest.mark.parametrize("name", ["1", "4 ddp", "4 fsdp2"])
+def test_what_two_processes_saved_resumes_on_another_number(
+    found: dict[str, dict[str, torch.Tensor]], name: str
+) -> None:
+    for kind in ("full", "lora"):
+        for key in ("weights", "saved", "log", "held out"):
+            whole, resumed = (found[at][f"AdamW, {kind}{then}: {key}"] for at, then in (("1", ""), (name, ", resumed")))
+            assert float((whole - resumed).norm() / whole.norm()) < EXACT, f"{name}, {kind}: {key}"
