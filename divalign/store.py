@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 Arrays = dict[str, np.ndarray]
+ROWS_AT_ONCE = 1000  # of a list that is hashed
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What torch and safetensors make of a full disk; both raise errors without a number.
 FULL_WORDS = ("No space left on device", "Disk quota exceeded", "File too large", "file write failed", "unexpected pos")
@@ -29,11 +30,33 @@ FULL_WORDS = ("No space left on device", "Disk quota exceeded", "File too large"
 def digest(*parts: Any) -> str:
     """Return the sha256 of plain values, in hex: the address of what is made from them.
 
-    Mappings are ordered by key, so equal content gives an equal digest in any process.
+    Mappings are ordered by key, so equal content gives an equal digest in any process. Long lists are hashed a part at
+    a time: the text of 100,000 rows is never in memory whole.
     """
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
-    # A lone surrogate, which a prompt may hold, has no UTF-8 of its own; valid text keeps its digest.
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    content = hashlib.sha256()
+    for piece in _json_pieces(parts):
+        # A lone surrogate, which a prompt may hold, has no UTF-8 of its own; valid text keeps its digest.
+        content.update(piece.encode("utf-8", "surrogatepass"))
+    return content.hexdigest()
+
+
+def _json_pieces(parts: tuple[Any, ...]) -> Iterator[str]:
+    """Yield the JSON text of `parts`, rows of long lists in pieces."""
+    yield "["
+    for number, part in enumerate(parts):
+        yield "," if number else ""
+        if isinstance(part, (list, tuple)) and len(part) > ROWS_AT_ONCE:
+            for start in range(0, len(part), ROWS_AT_ONCE):
+                rows = _compact(part[start : start + ROWS_AT_ONCE])
+                yield ("," if start else "[") + rows[1:-1]
+            yield "]"
+        else:
+            yield _compact(part)
+    yield "]"
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
 
 
 def file_digest(path: Path) -> str:

@@ -67,6 +67,16 @@ def train(
         for line in _summary(out):
             console.print(line, highlight=False)
         console.print(str(out / "checkpoint"))
+    _part()
+
+
+def _part() -> None:
+    """Leave the other processes together, since one that ends while another still talks to it makes that one fail."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def _summary(out: Path) -> Iterator[str]:
@@ -102,6 +112,11 @@ def _recipe_rows(config: Any, recipe: str, seed: int, out: Path, progress: Any) 
 
     corpus = read_corpus(corpus_of(config.data), seed=seed)
     if config.data.answers == "model":
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError(
+                "data.answers is model, and each of the processes would write all the answers; write them in one "
+                "process first (`divalign run`), and give the rows it trained on: --rows RUN/data/RECIPE-seedK.jsonl"
+            )
         # The verb's recipe may be another than the configuration's.
         changed = config.model_copy(update={"data": config.data.model_copy(update={"recipes": (recipe,)})})
         base = open_model(model_of(config.model))

@@ -130,7 +130,7 @@ def _train(base: ModelSpec, rows: Sequence[Row], plan: TrainPlan, folder: Path, 
             return _train_once(base, rows, plan, folder, **options)
         except StoppedError as stop:
             raise Terminated(str(stop)) from None
-        except (RuntimeError, MemoryError) as error:
+        except RuntimeError as error:  # as torch raises it; a MemoryError says that a single row is too large
             if not out_of_memory(error):
                 raise
             smaller = _smaller_batch(plan, error)

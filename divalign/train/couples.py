@@ -146,7 +146,7 @@ def encode_rows(
     checked = checked_rows(rows)
     limit = sys.maxsize if max_length is None else max_length
     paired = set(checked[0]) >= PAIRED
-    sides = [[(row, _encode(row, tokenizer)) for row in side] for side in _sides(checked, paired=paired)]
+    sides = _shared([[(row, _encode(row, tokenizer)) for row in side] for side in _sides(checked, paired=paired)])
     skipped = {row["number"]: len(text.prompt_ids) for side in sides for row, text in side if _fills(text, limit)}
     if skipped and too_long == "refuse":
         raise TooLongError(
@@ -220,6 +220,25 @@ def _encode(row: dict[str, Any], tokenizer: Any) -> Encoded:
         return encode_training_row(tokenizer, row, row["side"], max_length=sys.maxsize)
     except ValueError as error:
         raise ValueError(f"row {row['number']}, {row['side']}: {error}") from error
+
+
+def _shared(sides: list[list[tuple[dict[str, Any], Encoded]]]) -> list[list[tuple[dict[str, Any], Encoded]]]:
+    """Return the same, with one object for each token id and for the prompt of a pair.
+
+    A tokenizer makes a new number for each token above 255: 36 bytes a token where one object takes 8, 2.8 GB less for
+    100,000 pairs of 500 tokens.
+    """
+    ids: dict[int, int] = {}
+    prompts: dict[tuple[int, ...], list[int]] = {}
+
+    def one(tokens: list[int]) -> list[int]:
+        return [ids.setdefault(token, token) for token in tokens]
+
+    return [
+        [(row, Encoded(prompts.setdefault(tuple(text.prompt_ids), one(text.prompt_ids)), one(text.response_ids)))
+         for row, text in side]
+        for side in sides
+    ]  # fmt: skip
 
 
 def _fills(text: Encoded, limit: int) -> bool:

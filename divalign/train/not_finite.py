@@ -7,7 +7,7 @@ then spends its hours on nothing and, at the next checkpoint, overwrites the las
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -26,26 +26,35 @@ class NotFiniteError(FloatingPointError):
     """Training met a number that is not finite; the weights and the checkpoints are as they were before it."""
 
 
-def check_loss(loss: Tensor, ratios: LogRatios, inputs: dict[str, Any], *, update: int) -> None:
-    """Raise NotFiniteError where a micro-batch's loss is not finite, with the rows whose r is not."""
-    if torch.isfinite(loss):
+def check_finite(value: Tensor, name: str, parts: Sequence[tuple[LogRatios, dict[str, Any]]], *, update: int) -> None:
+    """Raise NotFiniteError where a loss or a baseline is not finite, with the rows whose r is not.
+
+    `parts` are the micro-batches that it is made from: r, and the batch with its rows' `numbers`.
+    """
+    if torch.isfinite(value):
         return
-    numbers = inputs["numbers"].chunk(2)
-    sides = [
-        f"{name} {_listed(number[: len(r)][~torch.isfinite(r)].tolist())}"
-        for name, r, number in zip(("aligned", "unaligned"), ratios[:2], numbers, strict=True)
-        if not torch.isfinite(r).all()
-    ]
-    total = 2 * inputs["couples"]
-    bad = sum(int((~torch.isfinite(r)).sum()) for r in ratios[:2])
-    if bad == total:
-        cause = f"so is r of all {total} rows of the batch: the weights have diverged"
-    elif bad:
+    sizes = [float(r.abs().max()) for ratios, _ in parts for r in ratios[:2] if len(r)]
+    bad = [_not_finite(side, parts) for side in (0, 1)]
+    total, count = sum(len(r) for ratios, _ in parts for r in ratios[:2]), sum(map(len, bad))
+    if count and count == total:
+        cause = f"so is r of all its {total} rows: the weights have diverged"
+    elif count:
+        sides = [f"{side} {_listed(rows)}" for side, rows in zip(("aligned", "unaligned"), bad, strict=True) if rows]
         cause = f"r = beta log(pi / pi_ref) is not finite for the rows {' and '.join(sides)} (numbered from 0)"
     else:
-        largest = max(float(r.abs().max()) for r in ratios[:2])
-        cause = f"r of all rows is finite, at most {largest:.3g} nats in size, and the method overflows there"
-    raise NotFiniteError(f"update {update}: the loss is {float(loss)}; {cause}; {REMEDY}")
+        cause = (
+            f"r of this process's rows is finite, at most {max(sizes, default=0):.3g} nats in size, and overflows there"
+        )
+    raise NotFiniteError(f"update {update}: the {name} is {float(value)}; {cause}; {REMEDY}")
+
+
+def _not_finite(side: int, parts: Sequence[tuple[LogRatios, dict[str, Any]]]) -> list[int]:
+    numbers = []
+    for ratios, inputs in parts:
+        r = ratios[side]
+        assert r is not None
+        numbers += inputs["numbers"].chunk(2)[side][: len(r)].to(r.device)[~torch.isfinite(r)].tolist()
+    return numbers
 
 
 def check_gradients(parameters: Iterable[nn.Parameter], *, update: int) -> None:

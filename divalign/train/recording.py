@@ -75,5 +75,5 @@ class Unlogged(TrainerCallback, ExportableState):
         trainer._globalstep_last_logged = saved["logged"]
         if saved["scores"]:
             first = trainer.ranks.rank == 0
-            columns = [torch.tensor(column, device=args.device) for column in saved["scores"]]
+            columns = [torch.tensor(column, dtype=torch.float64, device=args.device) for column in saved["scores"]]
             trainer.recorder.scores = [RowScores(*(column if first else column[:0] for column in columns))]

@@ -29,7 +29,7 @@ from divalign.train.arguments import DivergenceConfig
 from divalign.train.construction import check_arguments, disable_dropout, encode_data, load_policy, load_tokenizer
 from divalign.train.couples import Couples, CoupleSampler, RowCounts, collate, scored_couples
 from divalign.train.displacement import REMEDY, displacement
-from divalign.train.not_finite import check_gradients, check_loss
+from divalign.train.not_finite import check_finite, check_gradients
 from divalign.train.objective import Objective
 from divalign.train.online import OnlineNormaliser, halves
 from divalign.train.ranks import Ranks
@@ -252,8 +252,11 @@ class DivergenceTrainer(Trainer):
             parts = [self._log_ratios(self.model_wrapped, self._prepare_inputs(batch)) for batch in batches]
         ratios = whole_ratios(parts, self.ranks.gather)
         if normaliser == "ema":
-            return self._running.update(self.method, ratios, self.args.ema_rate)
-        return self.method.baseline(ratios)
+            baseline = self._running.update(self.method, ratios, self.args.ema_rate)
+        else:
+            baseline = self.method.baseline(ratios)
+        check_finite(baseline, "baseline", list(zip(parts, batches, strict=True)), update=self.state.global_step + 1)
+        return baseline
 
     @property
     def ranks(self) -> Ranks:
@@ -283,7 +286,7 @@ class DivergenceTrainer(Trainer):
         ratios = self._counted(log_probs, inputs)
         if inputs["couples"]:
             loss = self.objective.loss(ratios, log_probs[: inputs["couples"]], self._step)
-            check_loss(loss, ratios, inputs, update=self.state.global_step + 1)
+            check_finite(loss, "loss", [(ratios, inputs)], update=self.state.global_step + 1)
         else:
             loss = 0 * log_probs.sum()  # this process ran out of rows before the others, and takes part for them
         self.recorder.add(ratios, inputs)

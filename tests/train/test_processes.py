@@ -1,6 +1,10 @@
 """Several processes train as one does: DDP and FSDP2 over gloo on CPUs, float64, uneven batches, a rare class."""
 
+import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.zygote import Zygote
+from tests.faults.commands import make_world
+from tests.zygote import ENVIRONMENT, Zygote
 
 EXACT = 1e-6  # relative to the numbers' size, in float64; measured: 1e-13
 
@@ -97,3 +102,50 @@ def test_what_two_processes_saved_resumes_on_another_number(
         for key in ("weights", "saved", "log", "held out"):
             whole, resumed = (found[at][f"AdamW, {kind}{then}: {key}"] for at, then in (("1", ""), (name, ", resumed")))
             assert float((whole - resumed).norm() / whole.norm()) < EXACT, f"{name}, {kind}: {key}"
+
+
+def finished(command: list[str], *, cut: Path | None = None) -> tuple[int, str]:
+    """Run a command to its end, or send it SIGTERM once a folder is there; return its exit code and its words."""
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while cut is not None and not cut.exists() and process.poll() is None:
+        time.sleep(0.01)
+    if cut is not None:
+        process.send_signal(signal.SIGTERM)
+    words, _ = process.communicate(timeout=600)
+    return process.returncode, " ".join(words.split())
+
+
+@pytest.mark.long
+def test_launchers_start_the_verb_and_sigterm_lets_every_process_save(tmp_path: Path) -> None:
+    """torchrun with two, stopped by SIGTERM and resumed by `accelerate launch` with one, equals one process."""
+    world = make_world(tmp_path)
+    python = [sys.executable, "-m"]
+    torchrun = [*python, "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "divalign"]
+    config = Path(__file__).parents[2] / "configs" / "accelerate" / "one_gpu.yaml"
+    accelerate = [
+        *python,
+        "accelerate.commands.launch",
+        "--config_file",
+        str(config),
+        "--cpu",
+        "--mixed_precision",
+        "no",
+    ]
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    longer = "train.updates=60"
+    assert finished([*python, "divalign", *world.train(whole, longer)])[0] == 0
+    code, words = finished([*torchrun, *world.train(out, longer)], cut=out / "work" / "checkpoint-6")
+    assert code != 0
+    assert words.count("which is saved; the same command resumes") == 2, words[-3000:]
+    code, words = finished([*accelerate, "-m", "divalign", *world.train(out, longer)])
+    assert code == 0, words[-3000:]
+    for name, value in load_file(whole / "checkpoint" / "model.safetensors").items():
+        assert value.allclose(load_file(out / "checkpoint" / "model.safetensors")[name], atol=1e-4)
+
+
+def test_every_accelerate_configuration_is_one_that_accelerate_reads() -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    folder = Path(__file__).parents[2] / "configs" / "accelerate"
+    kinds = {path.stem: load_config_from_file(str(path)).distributed_type.value for path in folder.glob("*.yaml")}
+    assert kinds == {"one_gpu": "NO", "ddp": "MULTI_GPU", "fsdp2": "FSDP", "zero3": "DEEPSPEED"}
