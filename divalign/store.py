@@ -24,7 +24,14 @@ Arrays = dict[str, np.ndarray]
 ROWS_AT_ONCE = 1000  # of a list that is hashed
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What torch and safetensors make of a full disk; both raise errors without a number.
-FULL_WORDS = ("No space left on device", "Disk quota exceeded", "File too large", "file write failed", "unexpected pos")
+FULL_WORDS = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "File too large",
+    "file write failed",
+    "unexpected pos",
+    "iostream error",
+)
 
 
 def digest(*parts: Any) -> str:

@@ -85,7 +85,7 @@ def _warm() -> None:
 
 
 def _child(job: dict[str, Any]) -> None:
-    log = os.open(job.get("log") or os.devnull, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    log = os.open(job.get("log") or os.devnull, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (0, 1, 2):
         os.dup2(log, stream)
     os.environ.update(job.get("env") or {})

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from divalign.cli.app import Overrides, Quiet, app, console, progress_of, with_options
+from divalign.cli.app import Overrides, Quiet, app, console, progress_of, to_folder, with_options
 
 Config = Annotated[Path | None, typer.Argument(help="YAML configuration; the embedded world's if left out.")]
 
@@ -33,7 +33,10 @@ class TrainingData:
 @with_options
 def train(
     out: Annotated[
-        Path, typer.Option(help="Folder for the checkpoint and metrics.jsonl; a stopped run goes on there.")
+        Path,
+        typer.Option(
+            help="Folder for the checkpoint and metrics.jsonl; a stopped run goes on there.", callback=to_folder
+        ),
     ],
     data: TrainingData,
     config: Config = None,

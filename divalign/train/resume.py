@@ -17,7 +17,7 @@ from divalign.store import file_digest, read_json, write_json
 logger = logging.getLogger(__name__)
 SETTINGS = "training.json"
 CHECKSUMS = "checksums.json"
-SHARDS = "pytorch_model_fsdp_0"  # the folder of a sharded checkpoint's weights, as accelerate names it
+SHARDS = "pytorch_model_fsdp"  # how accelerate begins the names of what FSDP saves
 
 
 def newest_checkpoint(work: Path, settings: Mapping[str, Any], *, sharded: bool = False) -> str | None:
@@ -74,7 +74,7 @@ def _digests(checkpoint: Path) -> dict[str, str]:
 
 
 def _check_sharding(checkpoint: Path, *, sharded: bool) -> None:
-    saved = (checkpoint / SHARDS).is_dir()
+    saved = any(checkpoint.glob(f"{SHARDS}*"))
     if saved != sharded:
         kinds = {True: "sharded weights (FSDP)", False: "whole weights"}
         raise ValueError(

@@ -198,9 +198,18 @@ class DivergenceTrainer(Trainer):
             rows = [[row.row for row in side] for side in (couples.aligned, couples.unaligned)]
             couples.set_references(*self._scores(*rows, cached=True))
 
-    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        """Do what Trainer does, which shards the weights; without a checkpoint they are still the reference's."""
-        prepared = super()._prepare_for_training(*args, **kwargs)
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        """Do what Trainer does, which shards the weights; without a checkpoint they are still the reference's.
+
+        Raises ValueError where DeepSpeed would load a checkpoint before the reference is scored.
+        """
+        stored = self.args.reference_cache or self._reference.lasts
+        if self.is_deepspeed_enabled and resume_from_checkpoint and self._waiting and not stored:
+            raise ValueError(
+                "DeepSpeed loads a checkpoint as it shards the weights, before the reference can be scored again; set "
+                "reference_cache, which keeps it from the first start"
+            )
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         self._score_waiting()
         return prepared
 

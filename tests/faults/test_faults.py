@@ -18,7 +18,7 @@ from divalign.store import read_rows, write_rows
 from tests.faults.commands import UPDATES, World, attacked, make_world, trained
 from tests.faults.setups import TRAINER
 from tests.lm.fake_server import Fake, fake
-from tests.zygote import Ended, Zygote, divalign_job
+from tests.zygote import Zygote, divalign_job
 
 __all__ = ["fake"]
 long = pytest.mark.long
@@ -64,7 +64,7 @@ def job(zygote: Zygote, name: str, *arguments: object) -> None:
         "call": f"tests.faults.setups:{name}",
         "arguments": [arg if isinstance(arg, int) else str(arg) for arg in arguments],
     }
-    assert zygote.together([call]) == [Ended(0, pytest.approx(0, abs=600))]
+    assert [ended.code for ended in zygote.together([call])] == [0]
 
 
 def checkpoints(out: Path) -> list[str]:
@@ -289,7 +289,7 @@ def test_weights_that_diverge_stop_training_at_the_last_good_checkpoint(
     zygote: Zygote, world: World, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    told = run(zygote, world.train(out, "train.learning_rate=1e30"), code=1)
+    told = run(zygote, world.train(out, "train.learning_rate=1e18"), code=1)
     assert "the loss is nan" in told
     assert "the weights have diverged" in told
     (kept,) = (out / "work").glob("checkpoint-*")
