@@ -68,7 +68,8 @@ def stages(share: float, folder: Path) -> Iterator[Measured]:
     asking = ["attack", "toy", "--prompts", str(asked), "--out", str(attack), "--attacks", ATTACKS, "--quiet"]
     yield measure("attack", 3 * harmful + n_prompts - harmful, asking)
     yield measure("judge", 3 * harmful + n_prompts - harmful, ["judge", str(attack), "--quiet"])
-    separating = ["separate", "toy", "--prompts", str(asked), "--out", str(folder / "separation"), "--quiet"]
+    place = ["--layers", "-1", "--out", str(folder / "separation"), "--quiet"]
+    separating = ["separate", "toy", "--prompts", str(asked), *place]
     yield measure("separate", n_prompts, separating)
 
 
