@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from divalign.core.bhattacharyya import Gaussian, bhattacharyya, many_bhattacharyya
-from divalign.core.clouds import Clouds, States, clouds, project, distances
+from divalign.core.clouds import Clouds, States, clouds, distances, project
 from divalign.core.energy import silhouette
 from divalign.core.heldout import HeldOut, hold_out
 from divalign.core.resampling import FOLDS, Groups, bootstrap_weights, share_with_interval, units_of, with_interval
