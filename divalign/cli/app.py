@@ -149,11 +149,11 @@ def _failure(error: Exception) -> str | None:
 
     if isinstance(error, (ConnectionError, MemoryError, FloatingPointError)):
         return str(error)
-    kept = "what was finished is kept, and the same command resumes"
+    resumes = "what was finished is kept, and the same command resumes"
     if disk_is_full(error):
-        return f"the disk is full ({error}); free some space: {kept}"
+        return f"the disk is full ({error}); free some space: {resumes}"
     if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"nothing can be written or read there ({error}); {kept}"
+        return f"nothing can be written or read there ({error}); {resumes}"
     return None
 
 

@@ -74,7 +74,7 @@ def train(
 
 
 def _part() -> None:
-    """Leave the other processes together, since one that ends while another still talks to it makes that one fail."""
+    """Leave the other processes together: a process whose peer has gone would fail in its last exchange."""
     from torch import distributed
 
     if distributed.is_available() and distributed.is_initialized():

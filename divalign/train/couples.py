@@ -231,11 +231,11 @@ def _shared(sides: list[list[tuple[dict[str, Any], Encoded]]]) -> list[list[tupl
     ids: dict[int, int] = {}
     prompts: dict[tuple[int, ...], list[int]] = {}
 
-    def one(tokens: list[int]) -> list[int]:
+    def shared(tokens: list[int]) -> list[int]:
         return [ids.setdefault(token, token) for token in tokens]
 
     return [
-        [(row, Encoded(prompts.setdefault(tuple(text.prompt_ids), one(text.prompt_ids)), one(text.response_ids)))
+        [(row, Encoded(prompts.setdefault(tuple(text.prompt_ids), shared(text.prompt_ids)), shared(text.response_ids)))
          for row, text in side]
         for side in sides
     ]  # fmt: skip
