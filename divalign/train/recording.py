@@ -55,6 +55,8 @@ class Unlogged(TrainerCallback, ExportableState):
     def collect(self) -> None:
         """Gather it from all ranks, which must all call this before a checkpoint is saved."""
         trainer, recorder = self.trainer, self.trainer.recorder
+        if not hasattr(trainer, "_tr_loss"):  # of a transformers that keeps it elsewhere
+            return
         scores = recorder.gathered(trainer.ranks.gather) if recorder.scores else []
         self.content = {
             "loss": trainer.ranks.mean(float(trainer._tr_loss)),

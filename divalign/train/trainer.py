@@ -237,6 +237,8 @@ class DivergenceTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, None]:
         """Fetch the micro-batches of one update and, where the loss depends on all of them, look at them first."""
+        if self._waiting is not None:
+            raise RuntimeError("the reference was never scored: this transformers shards elsewhere; update it to 5.23")
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         count = max(len(batches), 1)
         couples = self.ranks.mean(float(sum(batch["couples"] for batch in batches)))
