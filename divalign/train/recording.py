@@ -69,8 +69,9 @@ class Unlogged(TrainerCallback, ExportableState):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Continue from the checkpoint's, if training resumes from a checkpoint: on the first rank, for all of them."""
-        saved = state.stateful_callbacks.get(type(self).__name__, {}).get("attributes")
-        if not saved:
+        saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())["attributes"]
+        if not (saved and state.global_step):  # a new training, perhaps after another one of the same trainer
+            self.content = {}
             return
         trainer = self.trainer
         trainer._tr_loss.fill_(saved["loss"])
