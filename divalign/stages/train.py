@@ -13,8 +13,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -103,12 +103,12 @@ def train(
     checkpoint, metrics = folder / "checkpoint", folder / "metrics.jsonl"
     key = digest(train_key(open_model(base).key, rows, plan), held_out and digest(list(held_out)))
     log_key = digest("metrics", key)
-    with locked(folder) if _is_leader() else nullcontext(), ExitStack() as stages:
+    with locked(folder) if _is_leader() else nullcontext(), ExitStack() as terminable:
         if not (intact_folder(checkpoint, key) and intact(metrics, log_key)):
             if checkpoint.is_dir() and key_of(checkpoint) not in (key, None):
                 raise ValueError(f"{folder} holds another model, of other rows or settings; choose another --out")
-            watch = _watch(folder.name, progress, stages)
-            trained = _train(base, rows, plan, folder, held_out=held_out, cache=cache, watch=watch)
+            options = {"held_out": held_out, "cache": cache, "progress": progress, "terminable": terminable}
+            trained = _train(base, rows, plan, folder, **options)
             if _is_leader():
                 seal(metrics, jsonl(_without_times(trained.log)), log_key)
                 write_json(folder / "training.json", _summary(trained))
@@ -159,7 +159,8 @@ def _train_once(
     *,
     held_out: Sequence[Row] | None,
     cache: Path | None,
-    watch: Watch,
+    progress: Progress,
+    terminable: ExitStack,
 ) -> Trained:
     draft, several = folder / ".checkpoint.draft", _processes() > 1
     settings = _settings(plan, _processes())
@@ -168,43 +169,50 @@ def _train_once(
     cache = cache or (folder / "work" / "reference" if several else None)
     if _is_leader():
         shutil.rmtree(draft, ignore_errors=True)
-    return train_and_save(
-        lm,
-        rows,
-        draft,
-        held_out=held_out,
-        lora={"continue": True} if plan.continue_adapter else asdict(plan.lora) if plan.lora else None,
-        work=folder / "work",
-        watch=watch,
-        use_cpu=base.device == "cpu",
-        reference_cache=str(cache) if cache else None,
-        **settings,
-    )
+    with _watched(folder.name, progress, terminable) as watch:
+        return train_and_save(
+            lm,
+            rows,
+            draft,
+            held_out=held_out,
+            lora={"continue": True} if plan.continue_adapter else asdict(plan.lora) if plan.lora else None,
+            work=folder / "work",
+            watch=watch,
+            use_cpu=base.device == "cpu",
+            reference_cache=str(cache) if cache else None,
+            **settings,
+        )
 
 
-def _watch(name: str, progress: Progress, stages: ExitStack) -> Watch:
-    """Report the reference pass and the updates as two stages; `stages` ends them. Updates defer SIGTERM."""
+@contextmanager
+def _watched(name: str, progress: Progress, terminable: ExitStack) -> Iterator[Watch]:
+    """Report the reference pass and the updates as two stages, of which the first ends when the second starts.
+
+    From the first update to the end of `terminable` SIGTERM waits for an update to end, or for the result to be safe.
+    """
     advances: dict[str, Advance] = {}
-    scored, terminated = 0, list[Callable[[], bool]]()
+    terminated: list[Callable[[], bool]] = []
+    scored = 0
+    with ExitStack() as stage:
 
-    def reference(done: int, total: int) -> None:
-        nonlocal scored
-        if "reference" not in advances:
-            advances["reference"] = stages.enter_context(progress(f"reference {name}", total, "rows"))
-        advances["reference"](done - scored)
-        scored = done
+        def reference(done: int, total: int) -> None:
+            nonlocal scored
+            if "reference" not in advances:
+                advances["reference"] = stage.enter_context(progress(f"reference {name}", total, "rows"))
+            advances["reference"](done - scored)
+            scored = done
 
-    def start(updates: int) -> None:
-        advances["train"] = stages.enter_context(progress(f"train {name}", updates, "updates"))
-        if not terminated:
-            terminated.append(stages.enter_context(deferring()))
+        def start(updates: int) -> None:
+            stage.close()
+            advances["train"] = stage.enter_context(progress(f"train {name}", updates, "updates"))
+            terminated.append(terminable.enter_context(deferring()))
 
-    return Watch(
-        reference=reference,
-        start=start,
-        advance=lambda done: advances["train"](done),
-        should_stop=lambda: terminated[0](),
-    )
+        yield Watch(
+            reference=reference,
+            start=start,
+            advance=lambda done: advances["train"](done),
+            should_stop=lambda: terminated[-1](),
+        )
 
 
 def _settings(plan: TrainPlan, ranks: int) -> dict[str, Any]:
