@@ -174,7 +174,8 @@ def _last_checkpoint(work: Path, identity: dict[str, Any], arguments: Divergence
 def _result(trainer: DivergenceTrainer, *, measured: bool) -> Trained:
     history = trainer.state.log_history
     log = [
-        {name: value if math.isfinite(value) else None for name, value in row.items()}
+        # By name, as the rows that come from a checkpoint are.
+        {name: value if math.isfinite(value) else None for name, value in sorted(row.items())}
         for row in history
         if "loss" in row or "eval_loss" in row
     ]
