@@ -31,7 +31,8 @@ class Ranks(NamedTuple):
         """Return the mean of a number of each process."""
         if self.world_size == 1:
             return value
-        return float(self.accelerator.gather(torch.tensor([value], device=self.device)).mean())
+        every = self.accelerator.gather(torch.tensor([value], device=self.device, dtype=torch.float64))
+        return float(every.mean())
 
     def any(self, flag: bool) -> bool:
         """Tell whether any process says so; all of them get the same answer."""
