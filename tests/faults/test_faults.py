@@ -3,6 +3,7 @@
 The short ones run with the suite, all of them with `make faults`.
 """
 
+import json
 import signal
 import subprocess
 import threading
@@ -263,13 +264,14 @@ def test_of_two_processes_in_one_folder_the_second_is_refused(
 def test_a_training_without_memory_goes_on_with_half_the_pairs(
     zygote: Zygote, world: World, expected: dict, tmp_path: Path
 ) -> None:
-    """Four pairs are eight rows in a forward. The weights equal those of whole updates up to sums in another order."""
+    """Four pairs are eight rows in a forward. The log equals that of whole updates up to sums in another order."""
     out = tmp_path / "out"
     told = run(zygote, world.train(out), ["memory_for", 4])
     assert "out of memory with 4 pairs in a forward; going on with 2" in told
-    weights, whole = load_file(out / "checkpoint" / "model.safetensors"), tmp_path / "whole.safetensors"
-    whole.write_bytes(expected["train"]["model.safetensors"])
-    assert all(value.allclose(weights[name], atol=1e-4) for name, value in load_file(whole).items())
+    whole = [json.loads(line) for line in expected["train"]["metrics.jsonl"].splitlines()]
+    for row, other in zip(read_rows(out / "metrics.jsonl"), whole, strict=True):
+        del row["epoch"], other["epoch"]  # counts forwards
+        assert row == pytest.approx(other, rel=1e-2, abs=1e-2)
 
 
 @long
