@@ -21,7 +21,8 @@ class World(NamedTuple):
     def train(self, out: Path, *changes: str, rows: Path | None = None) -> list[str]:
         """Return `divalign train`: six updates of four pairs, a checkpoint after each, a row of the log every other."""
         settings = {
-            "model.source": self.model, "model.device": "cpu", "model.dtype": "float32", "train.updates": UPDATES, "train.updates_on": "{}",
+            "model.source": self.model, "model.device": "cpu", "model.dtype": "float32",
+            "train.updates": UPDATES, "train.updates_on": "{}",
             "train.pairs_per_update": 4, "train.pairs_per_batch": 4, "train.warmup_updates": 1, "train.log_every": 4,
             "train.max_length": 64, "train.learning_rate": 1e-2,
         }  # fmt: skip
