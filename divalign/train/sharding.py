@@ -38,7 +38,7 @@ def whole_state(model: Any) -> dict[str, Tensor]:
     options = StateDictOptions(
         full_state_dict=True, cpu_offload=True, ignore_frozen_params=isinstance(model, PeftModel)
     )
-    return get_model_state_dict(model, options=options)
+    return get_model_state_dict(model, options=options)  # type: ignore[return-value]
 
 
 def whole(tensor: Tensor) -> Tensor:
