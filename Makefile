@@ -10,7 +10,7 @@ SMOLLM2_SHA256 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c
 
 MINUTES ?= 10
 
-.PHONY: setup dev tour real test check fuzz bench study toy lock audit wheel clean
+.PHONY: setup dev tour real test faults check fuzz bench study toy lock audit wheel clean
 
 # The base is what a run needs; developers' tools come on top of it, in the same environment.
 setup: $(VENV)/.base
@@ -48,6 +48,12 @@ $(SMOLLM2): | setup
 
 test: dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# Every fault of docs/reliability.md and every number of processes: minutes. TIMES=10 repeats them as a release does.
+TIMES ?= 1
+faults: dev
+	for time in $$(seq $(TIMES)); do \
+	  $(BIN)/python -m pytest tests/faults tests/train/test_processes.py -m 'long or not long' || exit 1; done
 
 check: dev
 	$(BIN)/ruff check .

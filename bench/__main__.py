@@ -9,6 +9,7 @@ import sys
 BENCHES = (
     *("trainer", "scaling", "data", "estimates", "generate", "hidden", "separation", "gcg", "judges", "correction"),
     "coverage",
+    "large",
 )
 ALONE = ("coverage_verdict",)
 

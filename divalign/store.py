@@ -7,12 +7,13 @@ step, so a reader never meets half of it; a finished piece of work is found by t
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,49 @@ from safetensors.numpy import load_file, save
 from divalign import limits
 
 Arrays = dict[str, np.ndarray]
+ROWS_AT_ONCE = 1000  # of a list that is hashed
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What torch and safetensors make of a full disk; both raise errors without a number.
+FULL_WORDS = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "File too large",
+    "file write failed",
+    "unexpected pos",
+    "iostream error",
+)
 
 
 def digest(*parts: Any) -> str:
     """Return the sha256 of plain values, in hex: the address of what is made from them.
 
-    Mappings are ordered by key, so equal content gives an equal digest in any process.
+    Mappings are ordered by key, so equal content gives an equal digest in any process. Long lists are hashed a part at
+    a time: the text of 100,000 rows is never in memory whole.
     """
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
-    # A lone surrogate, which a prompt may hold, has no UTF-8 of its own; valid text keeps its digest.
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    content = hashlib.sha256()
+    for piece in _json_pieces(parts):
+        # A lone surrogate, which a prompt may hold, has no UTF-8 of its own; valid text keeps its digest.
+        content.update(piece.encode("utf-8", "surrogatepass"))
+    return content.hexdigest()
+
+
+def _json_pieces(parts: tuple[Any, ...]) -> Iterator[str]:
+    """Yield the JSON text of `parts`, rows of long lists in pieces."""
+    yield "["
+    for number, part in enumerate(parts):
+        yield "," if number else ""
+        if isinstance(part, (list, tuple)) and len(part) > ROWS_AT_ONCE:
+            for start in range(0, len(part), ROWS_AT_ONCE):
+                rows = _compact(part[start : start + ROWS_AT_ONCE])
+                yield ("," if start else "[") + rows[1:-1]
+            yield "]"
+        else:
+            yield _compact(part)
+    yield "]"
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
 
 
 def file_digest(path: Path) -> str:
@@ -60,6 +94,11 @@ def write_bytes(path: Path, content: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Tell whether an error means that nothing more could be written: no space, a quota, a limit on a file's size."""
+    return getattr(error, "errno", None) in FULL or any(words in str(error) for words in FULL_WORDS)
 
 
 def write_json(path: Path, content: Any) -> None:

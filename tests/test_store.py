@@ -1,5 +1,8 @@
 """Run folders hold whole files only, and find finished work by what it was made from."""
 
+import errno
+import hashlib
+import json
 import signal
 import subprocess
 import sys
@@ -109,3 +112,19 @@ def test_what_json_lacks_is_written_plainly_and_the_rest_refused(tmp_path: Path)
     assert store.read_json(tmp_path / "a.json") == {"n": 0.5, "p": "a", "s": ["a", "b"]}
     with pytest.raises(TypeError, match="is no JSON"):
         store.digest(object())
+
+
+def test_a_long_list_has_the_digest_of_its_whole_text() -> None:
+    for count in (0, 1, 999, 1000, 1001, 2500):
+        rows = [{"b": number, "a": f"é{number}"} for number in range(count)]
+        text = json.dumps(["rows", rows, (1, 2)], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        assert store.digest("rows", rows, (1, 2)) == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_a_full_disk_is_recognised_in_the_words_of_torch_and_safetensors() -> None:
+    assert store.disk_is_full(OSError(errno.ENOSPC, "No space left on device"))
+    assert store.disk_is_full(OSError(errno.EFBIG, "File too large"))
+    assert store.disk_is_full(
+        RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/0: file write failed")
+    )
+    assert not store.disk_is_full(OSError(errno.ENOENT, "No such file"))

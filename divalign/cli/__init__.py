@@ -28,6 +28,7 @@ from divalign.cli import (
 )
 from divalign.cli.app import DEBUG, START, app, console
 from divalign.cli.errors import BAD_INPUT, ending
+from divalign.stages.termination import EXIT_CODE, Terminated, handle_sigterm
 
 VERBS = (run, init, data, audit, build, train, estimate, separate, attack, judge, utility, report, lab, sweep, doctor)
 
@@ -36,7 +37,12 @@ INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
 def main() -> None:
-    """Run the command line. An error ends in one sentence and its exit code; with --debug, in its traceback."""
+    """Run the command line. An error ends in one sentence and its exit code; with --debug, in its traceback.
+
+    Exit 0 done, 1 failed on the way, 2 bad input, 130 Ctrl-C, 143 SIGTERM; after 1, 130 and 143 the same command
+    resumes.
+    """
+    handle_sigterm()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # for its callers, not for users
     if len(sys.argv) == 1:
         typer.echo(START.format(version=__version__), nl=False)
@@ -45,6 +51,9 @@ def main() -> None:
     try:
         # A verb's typer.Exit comes back as its code, not as an exception.
         code = app(arguments, prog_name="divalign", standalone_mode=False)
+    except Terminated as stop:
+        console.print(str(stop), highlight=False, soft_wrap=True)
+        sys.exit(EXIT_CODE)
     except Exception as error:
         if len(arguments) < len(sys.argv) - 1:
             raise

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from divalign.cli.app import Overrides, Quiet, app, console, progress_of, with_options
+from divalign.cli.app import Overrides, Quiet, app, console, progress_of, to_folder, with_options
 
 Config = Annotated[Path | None, typer.Argument(help="YAML configuration; the embedded world's if left out.")]
 
@@ -33,7 +33,10 @@ class TrainingData:
 @with_options
 def train(
     out: Annotated[
-        Path, typer.Option(help="Folder for the checkpoint and metrics.jsonl; a stopped run goes on there.")
+        Path,
+        typer.Option(
+            help="Folder for the checkpoint and metrics.jsonl; a stopped run goes on there.", callback=to_folder
+        ),
     ],
     data: TrainingData,
     config: Config = None,
@@ -67,13 +70,27 @@ def train(
         for line in _summary(out):
             console.print(line, highlight=False)
         console.print(str(out / "checkpoint"))
+    _part()
+
+
+def _part() -> None:
+    """Leave the other processes together: a process whose peer has gone would fail in its last exchange."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def _summary(out: Path) -> Iterator[str]:
     """Yield what a finished training says of itself: rows, loss, held-out figures, signs of displacement."""
     from divalign.store import read_json, read_rows
 
-    content, log = read_json(out / "training.json"), read_rows(out / "metrics.jsonl")
+    try:
+        content, log = read_json(out / "training.json"), read_rows(out / "metrics.jsonl")
+    except (OSError, ValueError):
+        yield f"{out / 'training.json'} is torn: the counts and the speed of this training are lost, its model is not"
+        return
     counts = content["rows"]
     yield (
         f"{content['updates']} updates on {counts['rows']} rows; {counts['skipped']} too long and skipped, "
@@ -98,6 +115,11 @@ def _recipe_rows(config: Any, recipe: str, seed: int, out: Path, progress: Any) 
 
     corpus = read_corpus(corpus_of(config.data), seed=seed)
     if config.data.answers == "model":
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError(
+                "data.answers is model, and each of the processes would write all the answers; write them in one "
+                "process first (`divalign run`), and give the rows it trained on: --rows RUN/data/RECIPE-seedK.jsonl"
+            )
         # The verb's recipe may be another than the configuration's.
         changed = config.model_copy(update={"data": config.data.model_copy(update={"recipes": (recipe,)})})
         base = open_model(model_of(config.model))

@@ -18,6 +18,7 @@ from torch import Tensor
 from divalign.core.clusters import Groups, numbered
 
 States = np.ndarray | Tensor
+_ROWS_AT_ONCE = 1000
 
 
 class Clouds(NamedTuple):
@@ -86,10 +87,17 @@ def _refuse_copies(pooled: Float[np.ndarray, "n d"], groups: np.ndarray | None, 
             raise ValueError(f"{names[0]} and {names[1]} have identical states; drop one or give both one group")
 
 
-def squared_distances(gram: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
-    """Squared Euclidean distances from inner products; rounding below zero is taken back to it."""
-    squares = np.diag(gram)
-    return np.maximum(squares[:, None] + squares[None, :] - 2 * gram, 0)
+def distances(gram: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
+    """Euclidean distances from inner products; rounding below zero is taken back to it.
+
+    Rows are made a block at a time: at 10,000 prompts one such array is 800 MB, and as a single expression there would
+    be four beside the inner products.
+    """
+    squares, result = np.diag(gram), np.empty_like(gram)
+    for start in range(0, len(gram), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        result[rows] = np.maximum(squares[rows, None] + squares[None, :] - 2 * gram[rows], 0)
+    return np.sqrt(result, out=result)
 
 
 def project(
@@ -100,9 +108,12 @@ def project(
     The axes equal those of an SVD of the fitted points' centred states; the others do not touch them. Fewer axes come
     back where the fitted points span fewer. Each axis' sign makes its largest fitted coordinate positive.
     """
-    inside = gram[np.ix_(fitted, fitted)]
-    centre = inside.mean(axis=0)
-    values, vectors = _largest(inside - centre - centre[:, None] + inside.mean(), min(dimensions, len(inside) - 1))
+    inside = gram[np.ix_(fitted, fitted)]  # a copy, centred in place
+    centre, overall = inside.mean(axis=0), inside.mean()
+    inside -= centre
+    inside -= centre[:, None]
+    inside += overall
+    values, vectors = _largest(inside, min(dimensions, len(inside) - 1))
     real = values > 1e-12 * max(values[0], 0)
     if not real.any():
         raise ValueError(f"the {len(inside)} fitted states are one and the same point; expected different states")
@@ -110,7 +121,8 @@ def project(
     tallest = np.abs(vectors).argmax(axis=0)
     vectors = vectors * np.sign(vectors[tallest, np.arange(vectors.shape[1])])
     # Subtracting the mean of the columns is centring: the columns of vectors sum to zero, rows need no shift.
-    everyone = gram[:, fitted] - centre
+    everyone = gram[:, fitted]
+    everyone -= centre
     return (everyone @ vectors) / np.sqrt(values)
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import expit, logit
 
 from divalign.core.bhattacharyya import fit, gains
-from divalign.core.clouds import Clouds, project, squared_distances
+from divalign.core.clouds import Clouds, distances, project
 from divalign.core.clusters import FOLDS, fold_of_each, shuffled_labels
 from divalign.core.energy import energy, silhouette
 from divalign.core.probe import fold_log_odds
@@ -74,8 +74,7 @@ class HeldOut:
         total, count = np.zeros((2, weights.shape[1]))
         for axes, dimension in zip(self.folds, self.dimensions, strict=True):
             points, mine = axes.points[axes.tested, :dimension], weights[axes.tested]
-            distances = np.sqrt(squared_distances(points @ points.T))
-            value = silhouette(distances, self.pooled.harmful[axes.tested], mine)
+            value = silhouette(distances(points @ points.T), self.pooled.harmful[axes.tested], mine)
             finite = np.isfinite(value)  # a small fold may lack a class in some draws
             total += np.where(finite, value * mine.sum(axis=0), 0)
             count += np.where(finite, mine.sum(axis=0), 0)
@@ -91,13 +90,13 @@ class HeldOut:
     def energy(self, weights: Float[np.ndarray, "n draws"]) -> Float[np.ndarray, " draws"]:
         """Fits nothing, so it takes all prompts in the whole space."""
         harmful = self.pooled.harmful[:, None]
-        return energy(np.sqrt(squared_distances(self.pooled.gram)), weights * ~harmful, weights * harmful)
+        return energy(distances(self.pooled.gram), weights * ~harmful, weights * harmful)
 
     def energy_of_shuffles(self, generator: np.random.Generator, draws: int) -> Float[np.ndarray, " draws"]:
         """Energy under permuted labels."""
         labels = [shuffled_labels(self.pooled.harmful, self.pooled.groups, generator) for _ in range(draws)]
         shuffled = np.stack(labels, axis=1)
-        return energy(np.sqrt(squared_distances(self.pooled.gram)), ~shuffled * 1.0, shuffled * 1.0)
+        return energy(distances(self.pooled.gram), ~shuffled * 1.0, shuffled * 1.0)
 
     def distances_of_shuffles(self, generator: np.random.Generator, draws: int) -> Float[np.ndarray, " draws"]:
         """Bhattacharyya distance under permuted labels, Gaussians refitted on the same axes."""

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from divalign.core.bhattacharyya import Gaussian, bhattacharyya, many_bhattacharyya
 from divalign.core.bootstrap import bootstrap_weights, share_with_interval, with_interval
-from divalign.core.clouds import Clouds, States, clouds, project, squared_distances
+from divalign.core.clouds import Clouds, States, clouds, distances, project
 from divalign.core.clusters import FOLDS, Groups, units_of
 from divalign.core.energy import silhouette
 from divalign.core.heldout import HeldOut, hold_out
@@ -170,11 +170,11 @@ def _paper(pooled: Clouds, *, seed: int, draws: int) -> Separation:
     points, labels, n = _plane(pooled), pooled.harmful, len(pooled.harmful)
     sides = [Gaussian(side.mean(axis=0), np.cov(side, rowvar=False)) for side in (points[~labels], points[labels])]
     once, weights = _weights(pooled, seed=seed, draws=draws)
-    distances = np.sqrt(squared_distances(points @ points.T))
+    apart = distances(points @ points.T)
     nothing = Estimate(None, None, None, n)
     return Separation(
         bhattacharyya=with_interval(bhattacharyya(*sides), many_bhattacharyya(points, labels, weights), n),
-        silhouette=with_interval(silhouette(distances, labels, once)[0], silhouette(distances, labels, weights), n),
+        silhouette=with_interval(silhouette(apart, labels, once)[0], silhouette(apart, labels, weights), n),
         probe_auc=nothing,
         tpr_at_1_fpr=nothing,
         energy=nothing,

@@ -6,7 +6,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
@@ -107,25 +107,35 @@ class Connection(NamedTuple):
             self.refused.update(refused)
 
     def send(self, body: dict[str, Any]) -> tuple[int, bytes, Any]:
-        """Return the status, content and headers of one HTTP exchange."""
+        """Return the status, content and headers of one HTTP exchange.
+
+        A reply may take `timeout` seconds from its headers to its end, however it trickles in.
+        """
         import httpx2
 
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self.server.api_key:
             headers["Authorization"] = f"Bearer {self.server.api_key}"
         try:
-            with self.client.stream(
-                "POST", self.server.endpoint, content=json.dumps(body).encode(), headers=headers
-            ) as reply:
-                content = b"".join(counted(reply.iter_bytes(), REPLY, self.server.address))
+            content = json.dumps(body).encode()
+            with self.client.stream("POST", self.server.endpoint, content=content, headers=headers) as reply:
+                answer = b"".join(counted(self.parts(reply), REPLY, self.server.address))
         except httpx2.RequestError as error:  # refused, reset, timed out, cut short
             raise RetryableError(f"{type(error).__name__}: {error}") from None
-        return reply.status_code, self.without_key(content), reply.headers
+        return reply.status_code, self.without_key(answer), reply.headers
 
     def without_key(self, content: bytes) -> bytes:
         """Return a reply in which the key, should the server repeat it, is crossed out: replies are written down."""
         key = self.server.api_key
         return content.replace(key.encode(), KEY) if key and len(key) >= SHORTEST_KEY else content
+
+    def parts(self, reply: Any) -> Iterator[bytes]:
+        """Yield a reply's content as it comes."""
+        deadline = time.monotonic() + self.server.timeout
+        for part in reply.iter_bytes():
+            if time.monotonic() > deadline:
+                raise RetryableError(f"the reply was not complete {self.server.timeout:g} seconds after its headers")
+            yield part
 
     def outcome(self, status: int, content: bytes, headers: Any) -> Response | None:
         """Return what an error means for this row, None for a refused parameter; raise where it is not the row's."""

@@ -15,8 +15,9 @@ class Server:
     """A served model, and how to call it.
 
     `url` ends before "/chat/completions", as in "http://localhost:8000/v1". `temperature` None leaves it to the server.
-    `timeout` is in seconds, for connecting and between two bytes; `attempts` counts the first request too; pauses
-    double from `first_pause` seconds. The key appears in no repr, log line or error.
+    `timeout` is in seconds, for connecting, between two bytes, and for the whole reply once it has begun; `attempts`
+    counts the first request too; pauses double from `first_pause` seconds. The key appears in no repr, log line or
+    error.
 
     Raises ValueError for a url that is no http(s) address or holds a password or a key, and for numbers out of range.
     """

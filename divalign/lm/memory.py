@@ -15,14 +15,19 @@ GROWS_AFTER = 4  # batches without trouble before the size doubles again
 
 
 def halving(
-    batches: Iterable[Sequence[Item]], compute: Callable[[list[Item]], Result], *, item: str = "conversation"
+    batches: Iterable[Sequence[Item]],
+    compute: Callable[[list[Item]], Result],
+    *,
+    item: str = "conversation",
+    divisible: bool = True,
 ) -> Iterator[tuple[list[Item], Result]]:
     """Yield each batch with `compute` of it, in order; where memory runs out, in halves, which grow back later.
 
     `compute` is called again with fewer items after it has failed, so it must leave nothing behind. `item` names one
     item in the message.
 
-    Raises MemoryError where a single item is too large; every other error of `compute` passes through.
+    Raises MemoryError where a single item is too large, or a batch that is not `divisible`; every other error of
+    `compute` passes through.
     """
     limit, calm = None, 0
     for batch in batches:
@@ -30,6 +35,11 @@ def halving(
         while done < len(batch):
             part = list(batch[done : done + limit] if limit else batch[done:])
             outcome = _attempt(compute, part, item)
+            if isinstance(outcome, int) and not divisible:
+                raise MemoryError(
+                    f"out of memory with {len(part)} {item}s in a batch, which the processes that hold a sharded model "
+                    "cannot split each for itself; lower the batch size"
+                )
             if isinstance(outcome, int):
                 limit, calm = outcome, 0
                 release()

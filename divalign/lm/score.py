@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
@@ -25,12 +25,22 @@ from divalign.data.batching import Encoded, by_length
 from divalign.lm.decoding import evaluating
 from divalign.lm.layout import Layout, attention, block_attention, lay_out
 from divalign.lm.memory import halving
-from divalign.store import cached_arrays, digest
 
 logger = logging.getLogger(__name__)
 IN_THE_CACHE = ("PREFIX_TUNING", "CARTRIDGE")  # adapters of the prompt that leave the tokens where they are
 ALIBI = ("bloom",)  # whose configuration does not say so; MPT's and Falcon's do
 NOT_WINDOWS = ("expert", "pattern", "layers")  # num_local_experts; which layers a window of another name is in
+
+
+@dataclass
+class ScoredOutput(ModelOutput):
+    """What an attached model returns; FSDP finds the tensors in subclasses of ModelOutput.
+
+    `log_probs` of each response of a batch, in nats; `prompt_states`, where they are asked for, of the prompts' ends.
+    """
+
+    log_probs: Any = None
+    prompt_states: Any = None
 
 
 def attach(model: Any) -> Any:
@@ -87,10 +97,38 @@ def _scored(
         output = causal.forward_without_scores(*args, **kwargs, **every, use_cache=False)
         hidden, states = output.logits, None if ends is None else output.hidden_states[-1]
     used, size = hidden.flatten(0, 1).index_select(0, sources), causal.config.get_text_config().vocab_size
-    head = _head(causal) if fast else _as_is
-    chunk = max(1, LOGITS_AT_ONCE // size)
+
+    def score(scored: Tensor, head: Head) -> Tensor:
+        return response_log_probs(scored, targets, owners, responses, head, chunk=max(1, LOGITS_AT_ONCE // size))
+
     at_ends = {} if ends is None else {"prompt_states": states.flatten(0, 1).index_select(0, ends)}
-    return ModelOutput(log_probs=response_log_probs(used, targets, owners, responses, head, chunk=chunk), **at_ends)
+    return ScoredOutput(log_probs=_with_head(causal, used, score) if fast else score(used, _as_is), **at_ends)
+
+
+def _with_head(causal: Any, states: Tensor, score: Callable[[Tensor, Head], Tensor]) -> Tensor:
+    """Return `score` of the states and the head; where the head's weight is sharded, from within its module's call.
+
+    FSDP and ZeRO-3 gather a weight when its module is called, and every process must do so equally often. So all
+    chunks of the logits are made in one call of the module, whose forward is `score` for as long as that takes.
+    """
+    project = causal.get_output_embeddings()
+    if not _is_sharded(project):
+        return score(states, _head(causal))
+    forward, replaced = project.forward, vars(project).get("forward")
+    project.forward = lambda hidden: score(hidden, _head(causal, forward))
+    try:
+        return project(states)
+    finally:
+        if replaced is None:
+            del project.forward
+        else:
+            project.forward = replaced
+
+
+def _is_sharded(project: Any) -> bool:
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(project, FSDPModule) or hasattr(getattr(project, "weight", None), "ds_id")  # ZeRO-3
 
 
 def can_share(model: Any) -> bool:
@@ -218,10 +256,12 @@ def sequence_log_probs(
     *,
     batch_size: int = 64,
     on_progress: Callable[[int], None] | None = None,
+    in_step: bool = False,
 ) -> Float[np.ndarray, " n"]:
     """Return log p(response | prompt) of each row in nats, summed over the response's tokens.
 
-    Without gradients, and without dropout in a model that is in training. Batches halve when memory runs out.
+    Without gradients, and without dropout in a model that is in training. Batches halve when memory runs out, except
+    `in_step`, where the processes that hold a sharded model must run equally many.
     """
     share, out = can_share(model), np.zeros(len(rows))
 
@@ -231,62 +271,40 @@ def sequence_log_probs(
             return model(**_on(model.device, layout.inputs())).log_probs.double().cpu().numpy()
 
     lengths = [len(row.prompt_ids) + len(row.response_ids) for row in rows]
-    for indices, log_probs in halving(by_length(lengths, batch_size), compute, item="row"):
+    for indices, log_probs in halving(by_length(lengths, batch_size), compute, item="row", divisible=not in_step):
         out[indices] = log_probs
         if on_progress:
             on_progress(len(indices))
     return out
 
 
-def reference_log_probs(
-    model: Any,
-    rows: Sequence[Encoded],
-    pad_id: int,
-    *,
-    cache: Path | None = None,
-    model_digest: str = "",
-    batch_size: int = 64,
-    on_progress: Callable[[int], None] | None = None,
-) -> Float[np.ndarray, " n"]:
-    """Return `sequence_log_probs` of a frozen model, cached in the folder `cache` under the hash of model and tokens.
-
-    The key holds neither method, beta nor seed, so all runs over the same rows share one forward pass.
-    """
-
-    def make() -> dict[str, np.ndarray]:
-        scores = sequence_log_probs(model, rows, pad_id, batch_size=batch_size, on_progress=on_progress)
-        return {"log_probs": scores}
-
-    if cache is None:
-        return make()["log_probs"]
-    key = digest("log_probs", model_digest, rows)
-    return cached_arrays(cache / f"{key}.safetensors", key, make)["log_probs"]
-
-
-def _head(causal: Any) -> Head:
+def _head(causal: Any, forward: Head | None = None) -> Head:
     """Return hidden states -> logits with what the known architectures do to their logits after the matrix.
 
-    Asked at every forward, since an adapter, a hook or a sharded weight can come between two of them.
+    Asked at every forward, since an adapter, a hook or a sharded weight can come between two of them. `forward` is the
+    module's own where this is asked within its call.
     """
     config, project = causal.config.get_text_config(), causal.get_output_embeddings()
     softcap = getattr(config, "final_logit_softcapping", None)
     scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
-    if softcap is None and _is_matrix(project):
+    if softcap is None and _is_matrix(project, called=forward is not None):
         return LinearHead(project.weight, scale)
+    apply: Head = forward or project
 
     def head(hidden: Tensor) -> Tensor:
-        logits = project(hidden)
+        logits = apply(hidden)
         logits = logits if scale == 1 else logits * scale  # a pass over the largest array there is
         return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
     return head
 
 
-def _is_matrix(project: Any) -> bool:
-    """Tell whether a layer is its whole weight, here and now, and nothing besides."""
-    hooked = "forward" in vars(project) or project._forward_hooks or project._forward_pre_hooks
+def _is_matrix(project: Any, *, called: bool = False) -> bool:
+    """Tell whether a layer is its whole weight, here and now, and nothing besides; within its call, hooks have run."""
+    hooked = not called and ("forward" in vars(project) or project._forward_hooks or project._forward_pre_hooks)
+    kind = type(project).__bases__[-1] if called else type(project)  # FSDP derives a class of its own from nn.Linear
     return (
-        type(project) is nn.Linear
+        nn.Linear in (kind, type(project))
         and project.bias is None
         and not hooked
         and type(project.weight) is nn.Parameter

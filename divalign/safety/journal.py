@@ -49,11 +49,14 @@ class Journal:
         return len(self._values)
 
     def add(self, key: str, value: Any) -> None:
-        """Store `value` under `key`; its line is in the file when this returns."""
+        """Store `value` under `key`; its line is in the file when this returns. Raises OSError for a full disk."""
         line = json.dumps(
             {"key": key, "value": value, "check": _check(key, value)}, ensure_ascii=False, allow_nan=False
         )
-        os.write(self._file.fileno(), f"{line}\n".encode())
+        content = f"{line}\n".encode()
+        written = os.write(self._file.fileno(), content)
+        while written < len(content):  # a disk that fills takes a part, and then refuses the rest
+            written += os.write(self._file.fileno(), content[written:])
         self._values[key] = value
 
     def close(self) -> None:

@@ -29,7 +29,7 @@ from divalign.safety.journal import Journal
 from divalign.safety.judges import JUDGES, Judge, Verdict, find_judge
 from divalign.safety.protocols import PROTOCOLS, Protocol, follow
 from divalign.safety.single_shot import Attack, direct
-from divalign.stages.folder import Progress, check_unclaimed
+from divalign.stages.folder import Progress, check_unclaimed, locked
 from divalign.stages.models import OpenModel, cached_responses, cached_texts
 from divalign.store import digest, intact, jsonl, read_rows, seal, untouched, write_json
 
@@ -71,22 +71,23 @@ def attack(target: OpenModel, prompts: Sequence[Row], plan: AttackPlan, out: Pat
     "message", "stage". Verdicts on other responses that stand in the folder are renamed to stale-*.
 
     Raises ValueError for a name that is no attack, an attack that lacks a model it needs, and a folder of another
-    model's responses.
+    model's responses or in which another process is at work.
     """
     prompts = read_prompts(prompts)
     check_plan(plan, target)
     key = _key(target, prompts, plan)
-    _claim(out, target, plan, key)
     path = out / "responses.jsonl"
-    if not intact(path, key):
-        _mark_stale(out)
-    if not (intact(path, key) and all(untouched(out / file) for file in plan.files())):
-        with Journal(out / "responses.journal") as journal:
-            rows = _responses(target, prompts, plan, out, journal, progress)
-        opened = {"thinking_opened": True} if opens_thoughts(target) else {}
-        columns = ({name: value for name, value in row.items() if name != "target"} | opened for row in rows)
-        seal(path, jsonl(columns), key)
-    return read_rows(path)
+    with locked(out):
+        _claim(out, target, plan, key)
+        if not intact(path, key):
+            _mark_stale(out)
+        if not (intact(path, key) and all(untouched(out / file) for file in plan.files())):
+            with Journal(out / "responses.journal") as journal:
+                rows = _responses(target, prompts, plan, out, journal, progress)
+            opened = {"thinking_opened": True} if opens_thoughts(target) else {}
+            columns = ({name: value for name, value in row.items() if name != "target"} | opened for row in rows)
+            seal(path, jsonl(columns), key)
+        return read_rows(path)
 
 
 def parse_attacks(texts: Sequence[str]) -> list[str]:

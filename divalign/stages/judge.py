@@ -33,6 +33,7 @@ from divalign.safety.journal import Journal
 from divalign.safety.judges import Judge
 from divalign.safety.protocols import labelled
 from divalign.stages.attack import find_protocol, is_torn, read_attack
+from divalign.stages.folder import locked
 from divalign.stages.models import LoadOptions
 from divalign.stages.open_judge import open_judges
 from divalign.stages.rates import (
@@ -79,11 +80,16 @@ def judge(folder: Path, plan: JudgePlan, out: Path, *, compare: Path | None = No
     With `compare`, another folder's responses are judged too, into `out`/compared, and what changed from them to these
     is tested into changes.json.
 
-    Raises ValueError for names and files that are not what they should be.
+    Raises ValueError for names and files that are not what they should be, and where another process works in `out`.
     """
     responses = read_responses(folder)
     if plan.errors is not None and (len(plan.names) > 1 or plan.labelled is not None):
         raise ValueError("--sensitivity and --specificity belong to one judge; for several give --labelled responses")
+    with locked(out):
+        return _judge_into(out, responses, plan, compare)
+
+
+def _judge_into(out: Path, responses: AttackResponses, plan: JudgePlan, compare: Path | None) -> Judged:
     with Journal(out / "judge.journal") as journal:
         opened = open_judges(plan.names, journal, questions=plan.questions, options=plan.options, count=plan.wordings)
         judges = [entry.judge for entry in opened]

@@ -140,7 +140,11 @@ def write_model_spec(folder: Path, spec: ModelSpec) -> None:
     if content["source"] == str(ASSETS.resolve()):
         content["source"] = EMBEDDED
     path = folder / MODEL_FILE
-    if not path.is_file() or read_json(path) != content:
+    try:
+        stored = read_json(path)
+    except (OSError, ValueError):  # missing, or torn
+        stored = None
+    if stored != content:
         write_json(path, content)
 
 

@@ -10,10 +10,11 @@ work/            checkpoints of an unfinished training, which resumes from the l
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -23,11 +24,15 @@ from divalign import __version__
 from divalign.core.losses import find_method
 from divalign.data.examples import Row
 from divalign.limits import refuse_links
-from divalign.stages.folder import Advance, Progress
+from divalign.lm.memory import out_of_memory, release
+from divalign.stages.folder import Advance, Progress, locked
 from divalign.stages.models import ModelSpec, open_model, write_model_spec
+from divalign.stages.termination import Terminated, deferring
 from divalign.store import digest, intact, intact_folder, jsonl, key_of, publish_folder, seal, write_json
-from divalign.train.run import Trained, Watch, train_and_save
+from divalign.train.run import StoppedError, Trained, Watch, train_and_save
 from divalign.train.speed import TIMES
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,44 +97,81 @@ def train(
     `cache` keeps reference log-probabilities for other methods, betas and seeds. A stopped training resumes from its
     last complete checkpoint.
 
-    Raises ValueError where the folder holds a model of other rows or settings, finished or not.
+    Raises ValueError where the folder holds a model of other rows or settings, finished or not, or another process is
+    at work in it; NotFiniteError where the loss is not finite; MemoryError where a single pair does not fit; Terminated
+    once SIGTERM has come and a checkpoint is saved.
     """
     refuse_links(folder)
     checkpoint, metrics = folder / "checkpoint", folder / "metrics.jsonl"
     key = digest(train_key(open_model(base).key, rows, plan), held_out and digest(list(held_out)))
     log_key = digest("metrics", key)
-    if not (intact_folder(checkpoint, key) and intact(metrics, log_key)):
-        if checkpoint.is_dir() and key_of(checkpoint) not in (key, None):
-            raise ValueError(f"{folder} holds another model, of other rows or settings; choose another --out")
-        trained = _train(base, rows, plan, folder, held_out, cache, progress)
-        if _is_leader():
-            seal(metrics, jsonl(_without_times(trained.log)), log_key)
-            write_json(folder / "training.json", _summary(trained))
-            publish_folder(folder / ".checkpoint.draft", checkpoint, key)
-            shutil.rmtree(folder / "work", ignore_errors=True)
+    with locked(folder) if _is_leader() else nullcontext(), ExitStack() as terminable:
+        if not (intact_folder(checkpoint, key) and intact(metrics, log_key)):
+            if checkpoint.is_dir() and key_of(checkpoint) not in (key, None):
+                raise ValueError(f"{folder} holds another model, of other rows or settings; choose another --out")
+            options = {"held_out": held_out, "cache": cache, "progress": progress, "terminable": terminable}
+            trained = _train(base, rows, plan, folder, **options)
+            if _is_leader():
+                seal(metrics, jsonl(_without_times(trained.log)), log_key)
+                write_json(folder / "training.json", _summary(trained))
+                publish_folder(folder / ".checkpoint.draft", checkpoint, key)
+                shutil.rmtree(folder / "work", ignore_errors=True)
     spec = _spec(base, checkpoint, folder.name)
     if _is_leader():
         write_model_spec(folder, spec)
     return spec
 
 
-def _train(
+def _train(base: ModelSpec, rows: Sequence[Row], plan: TrainPlan, folder: Path, **options: Any) -> Trained:
+    """Fill the draft of the checkpoint's folder; where memory runs out, again with half the pairs in a forward.
+
+    An update is the same however it is split, so what is trained stays the same.
+    """
+    while True:
+        try:
+            return _train_once(base, rows, plan, folder, **options)
+        except StoppedError as stop:
+            raise Terminated(str(stop)) from None
+        except RuntimeError as error:  # as torch raises it; a MemoryError says that a single row is too large
+            if not out_of_memory(error):
+                raise
+            smaller = _smaller_batch(plan, error)
+        release()
+        logger.warning("out of memory with %d pairs in a forward; going on with %d", plan.pairs_per_batch, smaller)
+        plan = replace(plan, pairs_per_batch=smaller)
+
+
+def _smaller_batch(plan: TrainPlan, error: BaseException) -> int:
+    """Return at most half the pairs of a forward, a divisor of an update's. Raises MemoryError where there is none."""
+    if _processes() > 1 or plan.pairs_per_batch == 1:
+        raise MemoryError(
+            f"out of memory with {plan.pairs_per_batch} pairs in a forward of process {os.environ.get('RANK', '0')}; "
+            "lower train.pairs_per_batch (an update stays the same) or train.max_length, or shard the weights with "
+            "configs/accelerate/fsdp2.yaml; checkpoints are kept"
+        ) from error
+    sizes = range(plan.pairs_per_batch // 2, 0, -1)
+    return next(size for size in sizes if plan.pairs_per_update % size == 0)
+
+
+def _train_once(
     base: ModelSpec,
     rows: Sequence[Row],
     plan: TrainPlan,
     folder: Path,
+    *,
     held_out: Sequence[Row] | None,
     cache: Path | None,
     progress: Progress,
+    terminable: ExitStack,
 ) -> Trained:
-    """Fill the draft of the checkpoint's folder."""
-    ranks, draft = int(os.environ.get("WORLD_SIZE", "1")), folder / ".checkpoint.draft"
-    settings = _settings(plan, ranks)
-    # With several processes each moves its copy to its own device.
-    lm = open_model(replace(base, device="cpu") if ranks > 1 else base).lm()
+    draft, several = folder / ".checkpoint.draft", _processes() > 1
+    settings = _settings(plan, _processes())
+    # With several processes each moves its copy to its own device, and they read one reference, also on resumption.
+    lm = open_model(replace(base, device="cpu") if several else base).lm()
+    cache = cache or (folder / "work" / "reference" if several else None)
     if _is_leader():
         shutil.rmtree(draft, ignore_errors=True)
-    with _watched(folder.name, progress) as watch:
+    with _watched(folder.name, progress, terminable) as watch:
         return train_and_save(
             lm,
             rows,
@@ -145,9 +187,13 @@ def _train(
 
 
 @contextmanager
-def _watched(name: str, progress: Progress) -> Iterator[Watch]:
-    """Report the reference pass and the updates as two stages, of which the first ends when the second starts."""
+def _watched(name: str, progress: Progress, terminable: ExitStack) -> Iterator[Watch]:
+    """Report the reference pass and the updates as two stages, of which the first ends when the second starts.
+
+    From the first update to the end of `terminable` SIGTERM waits for an update to end, or for the result to be safe.
+    """
     advances: dict[str, Advance] = {}
+    terminated: list[Callable[[], bool]] = []
     scored = 0
     with ExitStack() as stage:
 
@@ -161,8 +207,14 @@ def _watched(name: str, progress: Progress) -> Iterator[Watch]:
         def start(updates: int) -> None:
             stage.close()
             advances["train"] = stage.enter_context(progress(f"train {name}", updates, "updates"))
+            terminated.append(terminable.enter_context(deferring()))
 
-        yield Watch(reference=reference, start=start, advance=lambda done: advances["train"](done))
+        yield Watch(
+            reference=reference,
+            start=start,
+            advance=lambda done: advances["train"](done),
+            should_stop=lambda: terminated[-1](),
+        )
 
 
 def _settings(plan: TrainPlan, ranks: int) -> dict[str, Any]:
@@ -219,3 +271,7 @@ def _summary(trained: Trained) -> dict[str, Any]:
 
 def _is_leader() -> bool:
     return os.environ.get("RANK", "0") == "0"
+
+
+def _processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))

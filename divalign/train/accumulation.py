@@ -36,9 +36,8 @@ class Step(NamedTuple):
 
 
 def aligned_tokens(inputs: dict[str, Any]) -> Int[Tensor, " a"]:
-    """Return the scored tokens of each aligned response of a micro-batch, whose rows stand above the unaligned ones."""
-    responses = int(inputs["responses"])
-    return torch.bincount(inputs["owners"], minlength=responses)[: responses // 2]
+    """Return the scored tokens of each aligned response that counts; aligned rows stand above the unaligned ones."""
+    return torch.bincount(inputs["owners"], minlength=int(inputs["responses"]))[: inputs["couples"]]
 
 
 def whole_ratios(parts: list[LogRatios], gather: Gather) -> LogRatios:

@@ -20,6 +20,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 from torch import nn
 
+from divalign.train.sharding import whole
+
 SECOND = "policy"  # the name of the adapter that is trained beside the model's own
 FRESH_STARTS = (True, False, "gaussian", "orthogonal", "eva")  # the other LoRA starts rewrite the base's weights
 
@@ -110,8 +112,11 @@ def only_active(model: Any, names: list[str]) -> Iterator[None]:
             parameter.requires_grad_(learns)
 
 
-def save_as_one(model: Any, folder: Path) -> None:
-    """Write the sum of the active LoRA adapters as one adapter of the bare base, in place of each: ranks add up."""
+def save_as_one(model: Any, folder: Path, *, writes: bool = True) -> None:
+    """Write the sum of the active LoRA adapters as one adapter of the bare base, in place of each: ranks add up.
+
+    Every process of a sharded model must call it, and one of them `writes`.
+    """
     names = list(model.active_adapters)
     first = model.peft_config[names[0]]
     layers = {name: part for name, part in model.base_model.model.named_modules() if isinstance(part, LoraLayer)}
@@ -121,6 +126,8 @@ def save_as_one(model: Any, folder: Path) -> None:
         down, up = _joined(part, names, rank)
         weights[f"base_model.model.{layer}.lora_A.weight"] = down
         weights[f"base_model.model.{layer}.lora_B.weight"] = up
+    if not writes:
+        return
     config = replace(
         first, r=rank, lora_alpha=rank, target_modules=set(layers), exclude_modules=None, rank_pattern={},
         alpha_pattern={}, use_rslora=False, lora_dropout=0.0, layers_to_transform=None, layers_pattern=None,
@@ -135,8 +142,8 @@ def save_as_one(model: Any, folder: Path) -> None:
 def _joined(layer: Any, names: list[str], rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return A and B of the sum of a layer's adapters, filled up with zeros where it lacks one of them."""
     present = [name for name in names if name in layer.lora_A]
-    down = torch.cat([layer.lora_A[name].weight.detach() * layer.scaling[name] for name in present])
-    up = torch.cat([layer.lora_B[name].weight.detach() for name in present], dim=1)
+    down = torch.cat([whole(layer.lora_A[name].weight.detach()) * layer.scaling[name] for name in present])
+    up = torch.cat([whole(layer.lora_B[name].weight.detach()) for name in present], dim=1)
     missing = rank - len(down)
     padded = nn.functional.pad(down, (0, 0, 0, missing)), nn.functional.pad(up, (0, missing))
     return padded[0].cpu().contiguous(), padded[1].cpu().contiguous()

@@ -155,7 +155,7 @@ class _Prepared(DivergenceTrainer):
         if rows is None:
             return None
         aligned, unaligned = rows[::2], rows[1::2]
-        references = self._reference_columns(aligned, unaligned)
+        references = self._scores(aligned, unaligned, cached=False)
         sides = [
             [Scored(row, reference, str(n)) for n, (row, reference) in enumerate(zip(side, column, strict=True))]
             for side, column in zip((aligned, unaligned), references, strict=True)

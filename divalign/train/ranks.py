@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from jaxtyping import Float
 from torch import Tensor
 
@@ -30,7 +31,16 @@ class Ranks(NamedTuple):
         """Return the mean of a number of each process."""
         if self.world_size == 1:
             return value
-        return float(self.accelerator.gather(torch.tensor([value], device=self.device)).mean())
+        every = self.accelerator.gather(torch.tensor([value], device=self.device, dtype=torch.float64))
+        return float(every.mean())
+
+    def any(self, flag: bool) -> bool:
+        """Tell whether any process says so; all of them get the same answer."""
+        return self.mean(float(flag)) > 0
+
+    def leaders(self, value: Any) -> Any:
+        """Return what the first process gives, plain data, on all of them."""
+        return value if self.world_size == 1 else broadcast_object_list([value])[0]
 
     def score(self, rows: list, score: Callable[[list], np.ndarray]) -> Float[Tensor, " n"]:
         """Return the score of every row; each process scores its share of them."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 from divalign.core.losses import LogRatios
 from divalign.train.accumulation import Gather, aligned_tokens
@@ -19,9 +21,11 @@ class Recorder:
         self.speed, self.scores = Speed(model), list[RowScores]()
 
     def add(self, ratios: LogRatios, inputs: dict[str, Any]) -> None:
-        """Take in a micro-batch: its r and what its layout says of its tokens."""
-        self.speed.add(int(inputs["attention_mask"].sum()), len(inputs["targets"]))
-        aligned, unaligned = inputs["reference"].chunk(2)
+        """Take in a micro-batch: r of the couples that count, and what its layout says of its tokens."""
+        couples = inputs["couples"]
+        if couples:
+            self.speed.add(int(inputs["attention_mask"].sum()), len(inputs["targets"]))
+        aligned, unaligned = (side[:couples] for side in inputs["reference"].chunk(2))
         tokens = aligned_tokens(inputs)
         self.scores.append(RowScores(ratios.aligned.detach(), ratios.unaligned.detach(), aligned, unaligned, tokens))
 
@@ -29,6 +33,50 @@ class Recorder:
         """Return the rewards over all rows and ranks and this process's speed, and begin anew; nothing if none came."""
         if not self.scores:
             return {}
-        scores = RowScores(*(gather(torch.cat(column)) for column in zip(*self.scores, strict=True)))
+        scores = self.gathered(gather)
         self.scores = []
         return {**reward_metrics(scores, beta=beta, paired=paired), **self.speed.metrics()}
+
+    def gathered(self, gather: Gather) -> RowScores:
+        """Return the scores of all rows and ranks since the last row of the log."""
+        return RowScores(*(gather(torch.cat(column)) for column in zip(*self.scores, strict=True)))
+
+
+class Unlogged(TrainerCallback, ExportableState):
+    """What the next row of the log will say of updates that are past; it travels in the checkpoint.
+
+    Without it a resumed run's next row would be a mean over fewer updates than an uninterrupted run's.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self.content: dict[str, Any] = {}
+
+    def collect(self) -> None:
+        """Gather it from all ranks, which must all call this before a checkpoint is saved."""
+        trainer, recorder = self.trainer, self.trainer.recorder
+        if not hasattr(trainer, "_tr_loss"):  # of a transformers that keeps it elsewhere
+            return
+        scores = recorder.gathered(trainer.ranks.gather) if recorder.scores else []
+        self.content = {
+            "loss": trainer.ranks.mean(float(trainer._tr_loss)),
+            "logged": trainer._globalstep_last_logged,
+            "scores": [column.double().tolist() for column in scores],
+        }
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": self.content}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Continue from the checkpoint's, if training resumes from a checkpoint: on the first rank, for all of them."""
+        saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())["attributes"]
+        if not (saved and state.global_step):  # a new training, perhaps after another one of the same trainer
+            self.content = {}
+            return
+        trainer = self.trainer
+        trainer._tr_loss.fill_(saved["loss"])
+        trainer._globalstep_last_logged = saved["logged"]
+        if saved["scores"]:
+            first = trainer.ranks.rank == 0
+            columns = [torch.tensor(column, dtype=torch.float64, device=args.device) for column in saved["scores"]]
+            trainer.recorder.scores = [RowScores(*(column if first else column[:0] for column in columns))]

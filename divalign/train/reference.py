@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel, get_peft_model
+from safetensors.numpy import load_file
 
+from divalign.data.batching import Encoded
 from divalign.lm.decoding import evaluating
 from divalign.lm.load import load_lm
-from divalign.store import digest
+from divalign.lm.score import sequence_log_probs
+from divalign.store import Arrays, cached_arrays, digest, intact
 from divalign.train.adapters import FRESH_STARTS, add_second, as_peft_model, make_trainable, only_active
+from divalign.train.ranks import Ranks
+from divalign.train.sharding import is_sharded
 
 NO_CONTENT = ("_name_or_path", "use_cache")  # of a configuration: where it came from and what Trainer sets
 
@@ -77,6 +83,44 @@ def adapt(model: Any, ref_model: Any, peft_config: Any, *, cached: bool) -> tupl
     if cached and not under:
         key = weights_digest(scorer)
     return model, Reference(scorer, key, ref_model is not None, under, own)
+
+
+def reference_scores(
+    reference: Reference,
+    model: Any,
+    rows: list[Encoded],
+    ranks: Ranks,
+    *,
+    cache: Path | None,
+    report: Callable[[int, int], None] | None,
+    pad_id: int,
+    batch_size: int,
+) -> list[float]:
+    """Return the log-probability of each row in nats under a reference that is `ready`, as `model`.
+
+    Each process scores its share. The `cache` is of all rows together, the same for any number of processes, and the
+    first process says for all of them whether it holds them: those of a sharded model must do equally many forwards.
+    """
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "on_progress": ranks.counter(report, len(rows)),
+        "in_step": is_sharded(model),
+    }
+
+    def make() -> Arrays:
+        scores = ranks.score(rows, lambda share: sequence_log_probs(model, share, pad_id, **options))
+        return {"log_probs": scores.numpy()}
+
+    if cache is None:
+        return make()["log_probs"].tolist()
+    # The key holds neither method, beta nor seed, so all runs over the same rows share one pass.
+    key = digest("log_probs", digest(reference.digest, ranks.accelerator.mixed_precision), rows)
+    path = cache / f"{key}.safetensors"
+    if not ranks.leaders(intact(path, key)):
+        scores = make()
+        if not ranks.rank:
+            cached_arrays(path, key, lambda: scores)
+    return ranks.leaders(None if ranks.rank else load_file(path)["log_probs"].tolist())
 
 
 def weights_digest(model: Any) -> str:

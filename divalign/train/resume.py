@@ -1,36 +1,52 @@
-"""Resume training: check that a work folder has the same settings, and find its newest complete checkpoint."""
+"""Resume training: check that a work folder has the same settings, and find its newest complete checkpoint.
+
+A checkpoint is complete once checksums.json stands beside its files, and for as long as they are what it says.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from divalign.store import file_digest, read_json, write_json
 
-from divalign.store import read_json, write_json
-
+logger = logging.getLogger(__name__)
 SETTINGS = "training.json"
+CHECKSUMS = "checksums.json"
+SHARDS = "pytorch_model_fsdp"  # how accelerate begins the names of what FSDP saves
 
 
-def newest_checkpoint(work: Path, settings: Mapping[str, Any], *, leader: bool = True) -> str | None:
-    """Return the newest whole checkpoint in `work`, or None to start; the `leader` process tidies the folder.
+def newest_checkpoint(work: Path, settings: Mapping[str, Any], *, sharded: bool = False) -> str | None:
+    """Return the newest complete checkpoint in `work`, or None to start. For one process of several.
 
-    It deletes checkpoints whose saving was cut short and notes `settings` in training.json.
+    Deletes checkpoints that are torn or edited, and writes `settings` to training.json.
 
-    Raises ValueError where the folder's checkpoints are of a training with other settings.
+    Raises ValueError where the folder's checkpoints are of a training with other settings, or were saved with `sharded`
+    weights and these are not, or the reverse.
     """
     checkpoints = _checkpoints(work)
-    whole = [checkpoint for checkpoint in checkpoints if _is_whole(checkpoint)]
-    if leader:
-        if checkpoints:
-            _check(work, settings)
-        for torn in set(checkpoints) - set(whole):
-            shutil.rmtree(torn)
-        write_json(work / SETTINGS, settings)
-    return str(whole[-1]) if whole else None
+    if checkpoints:
+        _check(work, settings)
+    complete = [checkpoint for checkpoint in checkpoints if _is_complete(checkpoint)]
+    for torn in set(checkpoints) - set(complete):
+        logger.warning("%s is torn or was edited; it is deleted, and training resumes from an earlier one", torn)
+        shutil.rmtree(torn)
+    if complete:
+        _check_sharding(complete[-1], sharded=sharded)
+    write_json(work / SETTINGS, settings)
+    return str(complete[-1]) if complete else None
+
+
+def seal_checkpoint(checkpoint: Path) -> None:
+    """Write the checksums of a checkpoint that is all there, and then delete the older ones beside it."""
+    write_json(checkpoint / CHECKSUMS, _digests(checkpoint))
+    for older in _checkpoints(checkpoint.parent):
+        if int(_step(older)) < int(_step(checkpoint)):
+            shutil.rmtree(older)
 
 
 def _checkpoints(work: Path) -> list[Path]:
@@ -43,20 +59,28 @@ def _step(checkpoint: Path) -> str:
     return checkpoint.name.rpartition("-")[2]
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    """Tell whether the state, which Trainer writes last, is there and the weights can be opened.
-
-    Sharded weights (FSDP, DeepSpeed) lie in folders and are taken on the state's word.
-    """
+def _is_complete(checkpoint: Path) -> bool:
     try:
         if read_json(checkpoint / "trainer_state.json")["global_step"] != int(_step(checkpoint)):
             return False
-        for weights in checkpoint.glob("*.safetensors"):
-            with safe_open(weights, framework="numpy"):
-                pass
-    except (OSError, ValueError, KeyError, SafetensorError):
+        return read_json(checkpoint / CHECKSUMS) == _digests(checkpoint)
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    return any(part.suffix == ".safetensors" or part.is_dir() for part in checkpoint.iterdir())
+
+
+def _digests(checkpoint: Path) -> dict[str, str]:
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != CHECKSUMS)
+    return {str(path.relative_to(checkpoint)): file_digest(path) for path in files}
+
+
+def _check_sharding(checkpoint: Path, *, sharded: bool) -> None:
+    saved = any(checkpoint.glob(f"{SHARDS}*"))
+    if saved != sharded:
+        kinds = {True: "sharded weights (FSDP)", False: "whole weights"}
+        raise ValueError(
+            f"{checkpoint} has {kinds[saved]}, and this training reads {kinds[sharded]}; launch it with the same kind "
+            f"of accelerate configuration (any number of processes), or delete {checkpoint.parent} to start again"
+        )
 
 
 def _check(work: Path, settings: Mapping[str, Any]) -> None:

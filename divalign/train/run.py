@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,8 @@ from divalign.train.adapters import has_adapter
 from divalign.train.arguments import DivergenceConfig
 from divalign.train.couples import RowCounts
 from divalign.train.displacement import first_displacement
-from divalign.train.resume import SETTINGS, newest_checkpoint
+from divalign.train.ranks import Ranks
+from divalign.train.resume import SETTINGS, newest_checkpoint, seal_checkpoint
 from divalign.train.trainer import DivergenceTrainer
 
 LENGTHS = ("max_steps", "num_train_epochs")
@@ -38,17 +40,27 @@ def _ignore(*progress: Any) -> None:
     """Take no notice of progress."""
 
 
+def _never() -> bool:
+    return False
+
+
+class StoppedError(Exception):
+    """Training was told to stop, and has saved a checkpoint to resume from; the message says after which update."""
+
+
 class Watch(NamedTuple):
     """Progress callbacks of a training.
 
     `reference` gets the rows scored by the reference and their number, `start` the updates there will be, `advance` the
-    updates just done (on resumption those done before), `evaluated` every evaluation's metrics.
+    updates just done (on resumption those done before), `evaluated` every evaluation's metrics. After each update
+    `should_stop` is called; where it says so on any process, a checkpoint is saved and StoppedError raised.
     """
 
     reference: Callable[[int, int], None] = _ignore
     start: Callable[[int], None] = _ignore
     advance: Callable[[int], None] = _ignore
     evaluated: Callable[[Mapping[str, float]], None] = _ignore
+    should_stop: Callable[[], bool] = _never
 
 
 class Trained(NamedTuple):
@@ -71,10 +83,10 @@ class Trained(NamedTuple):
 
 
 class _Watching(TrainerCallback):
-    """Report progress, and keep no checkpoint of the last update: the result is saved then."""
+    """Report progress, seal checkpoints, and keep none of the last update: the result is saved then."""
 
-    def __init__(self, watch: Watch) -> None:
-        self.watch = watch
+    def __init__(self, watch: Watch, ranks: Ranks) -> None:
+        self.watch, self.ranks, self.stopped = watch, ranks, False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.watch.start(state.max_steps)
@@ -83,7 +95,14 @@ class _Watching(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:
             control.should_save = False  # Trainer, resumed at the last update, would make one more
+        elif self.ranks.any(self.watch.should_stop()):
+            self.stopped = control.should_save = control.should_training_stop = True
         self.watch.advance(1)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.ranks.accelerator.wait_for_everyone()  # each process writes files of its own
+        if not self.ranks.rank:
+            seal_checkpoint(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         self.watch.evaluated(metrics)
@@ -111,26 +130,30 @@ def train_and_save(
     `lora` holds rank and alpha. A model that has an adapter keeps it: `lora` adds a second one, and without `lora`, or
     with `lora["continue"]`, its own is trained further.
 
-    Raises ValueError where `work` holds checkpoints of another model, other rows or other settings, where the length
-    of training is not given once, and where an adapter is to be continued that the model has not.
+    Raises StoppedError where `watch` said to stop; NotFiniteError for a loss or gradient that is not finite; ValueError
+    where `work` holds checkpoints of another model, other rows or other settings, where the length of training is not
+    given once, and where an adapter is to be continued that the model has not.
     """
     watch = watch or Watch()
     with tempfile.TemporaryDirectory() as scratch, quietly():
         arguments = _arguments(work or Path(scratch), settings, saves=work is not None)
         identity = _identity(lm, rows, lora, arguments, settings)
-        last = newest_checkpoint(work, identity, leader=arguments.process_index == 0) if work else None
+        last = _last_checkpoint(work, identity, arguments) if work else None
         trainer = DivergenceTrainer(
             lm.model,
             args=arguments,
             train_dataset=rows,
             eval_dataset=held_out,
             processing_class=lm.tokenizer,
-            callbacks=[_Watching(watch)],
             peft_config=_lora(lm.model, lora),
             reference_progress=watch.reference,
         )
         trainer.remove_callback(PrinterCallback)
+        watching = _Watching(watch, trainer.ranks)
+        trainer.add_callback(watching)
         trainer.train(resume_from_checkpoint=last)
+        if watching.stopped:
+            raise StoppedError(f"after update {trainer.state.global_step} of {trainer.state.max_steps}, which is saved")
         if held_out is not None:
             trainer.evaluate()
         trainer.save_model(str(folder))
@@ -141,10 +164,18 @@ def train_and_save(
     return _result(trainer, measured=held_out is not None)
 
 
+def _last_checkpoint(work: Path, identity: dict[str, Any], arguments: DivergenceConfig) -> str | None:
+    """Return the checkpoint to resume from, on every process the one that the first has found."""
+    ranks = Ranks(None, arguments.process_index, arguments.world_size, arguments.device)
+    sharded = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"  # as `accelerate launch` says it
+    return ranks.leaders(None if ranks.rank else newest_checkpoint(work, identity, sharded=sharded))
+
+
 def _result(trainer: DivergenceTrainer, *, measured: bool) -> Trained:
     history = trainer.state.log_history
     log = [
-        {name: value if math.isfinite(value) else None for name, value in row.items()}
+        # By name, as the rows that come from a checkpoint are.
+        {name: value if math.isfinite(value) else None for name, value in sorted(row.items())}
         for row in history
         if "loss" in row or "eval_loss" in row
     ]
@@ -167,12 +198,11 @@ def _arguments(folder: Path, settings: dict[str, Any], *, saves: bool) -> Diverg
         length = {"max_steps": settings["max_steps"], "save_steps": float(max(1, settings["max_steps"] // 10))}
     else:
         length = {"num_train_epochs": float(settings["num_train_epochs"]), "save_steps": 0.1}  # of all updates
-    return DivergenceConfig(
+    arguments = DivergenceConfig(
         output_dir=str(folder),
         lr_scheduler_type="cosine",
         weight_decay=0.0,
         save_strategy="steps" if saves else "no",
-        save_total_limit=1,
         report_to="none",
         gradient_checkpointing=False,
         disable_tqdm=True,
@@ -180,6 +210,13 @@ def _arguments(folder: Path, settings: dict[str, Any], *, saves: bool) -> Diverg
         **{name: value for name, value in settings.items() if name not in LENGTHS},
         **length,
     )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if arguments.world_size != launched:
+        raise ValueError(
+            f"launched as {launched} processes, which would each train alone, since torch found no accelerator they "
+            "share; on CPUs set model.device to cpu"
+        )
+    return arguments
 
 
 def _identity(

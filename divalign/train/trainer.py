@@ -8,6 +8,7 @@ method, beta and seed over the same rows shares it.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,7 @@ from transformers.trainer_utils import EvalPrediction
 from divalign.core.logprobs import log_ratio
 from divalign.core.losses import LogRatios
 from divalign.lm.decoding import evaluating
-from divalign.lm.score import attach, can_share, reference_log_probs, sequence_log_probs
-from divalign.store import digest
+from divalign.lm.score import attach, can_share, sequence_log_probs
 from divalign.train.accumulation import Step, aligned_tokens, whole_ratios
 from divalign.train.adapters import activate, save_as_one
 from divalign.train.arguments import DivergenceConfig
@@ -30,17 +30,20 @@ from divalign.train.construction import check_arguments, disable_dropout, encode
 from divalign.train.couples import Couples, CoupleSampler, RowCounts, collate, scored_couples
 from divalign.train.displacement import REMEDY, displacement
 from divalign.train.lora_products import lora_by_products
+from divalign.train.not_finite import check_finite, check_gradients
 from divalign.train.objective import Objective
 from divalign.train.online import OnlineNormaliser, halves
 from divalign.train.prompt_clouds import COLUMNS, PromptClouds, check_prompts
 from divalign.train.ranks import Ranks
 from divalign.train.readout import held_out_metrics, held_out_scores, is_supported
-from divalign.train.recording import Recorder
-from divalign.train.reference import adapt
+from divalign.train.recording import Recorder, Unlogged
+from divalign.train.reference import adapt, reference_scores
 from divalign.train.rows import as_rows
 from divalign.train.running import RunningBaseline
+from divalign.train.sharding import is_sharded, is_sharding, whole_state
 
 logger = logging.getLogger(__name__)
+NOT_FOR_THE_MODEL = ("reference", "couples", "numbers")  # of a batch
 
 
 class DivergenceTrainer(Trainer):
@@ -94,7 +97,7 @@ class DivergenceTrainer(Trainer):
         model, self._reference = adapt(model, ref_model, peft_config, cached=args.reference_cache is not None)
         if args.disable_dropout:
             disable_dropout(model)
-        self._step, self._running = Step(None, 1.0, 1.0), RunningBaseline()
+        self._step, self._running, self._unlogged = Step(None, 1.0, 1.0), RunningBaseline(), Unlogged(self)
         self._clouds = PromptClouds(self.method.states_loss) if self.method.states_loss else None
         self._displaced = False  # whether the warning was given
         self._share = False  # until the model is where it trains
@@ -107,11 +110,13 @@ class DivergenceTrainer(Trainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=tokenizer,
-            callbacks=[*(callbacks or []), self._running, self.objective.average],
+            callbacks=[*(callbacks or []), self._running, self.objective.average, self._unlogged],
             optimizers=optimizers,
         )
         self._check_processes()
-        self._share = args.share_prompts and args.normaliser != "online" and self._can_share()
+        self._waiting: list[Couples] | None = [] if is_sharding(self.accelerator) else None  # for the reference
+        if self._waiting is None:
+            self._share = self._can_share()
         self.row_counts: dict[str, RowCounts] = {}
         self.train_dataset: Any = self._couples(train_dataset, "train_dataset")
         self.eval_dataset: Any = self._named_couples(eval_dataset)
@@ -119,7 +124,7 @@ class DivergenceTrainer(Trainer):
             check_prompts(self.train_dataset, self.method.name, self._couples_per_update(self.train_dataset))
         self._online = OnlineNormaliser(self.model.parameters()) if args.normaliser == "online" else None
         self._left = 0  # micro-batches of the update that are to come
-        self._recorder = Recorder(self.model)
+        self.recorder = Recorder(self.model)
         self.loss_is_scaled_for_ga = False  # ours is a mean over the micro-batch: Trainer divides by their number
 
     def _check_processes(self) -> None:
@@ -133,6 +138,8 @@ class DivergenceTrainer(Trainer):
 
     def _can_share(self) -> bool:
         """Try the sharing of prompts as training will compute: on this device and in this precision."""
+        if not self.args.share_prompts or self.args.normaliser == "online":
+            return False
         with self.accelerator.autocast():
             shares = can_share(self.model)
         if not shares:
@@ -150,31 +157,68 @@ class DivergenceTrainer(Trainer):
             return None
         encoded = encode_data(rows, name, self._tokenizer, self.args)
         self.row_counts[name] = encoded.counts
-        references = encoded.references or self._reference_columns(encoded.aligned, encoded.unaligned)
-        return scored_couples(encoded, references)
+        columns = encoded.references or self._reference_columns(encoded.aligned, encoded.unaligned)
+        if columns is not None:
+            return scored_couples(encoded, columns)
+        unknown = [math.nan] * len(encoded.aligned), [math.nan] * len(encoded.unaligned)
+        couples = scored_couples(encoded, unknown)
+        self._waiting = [*(self._waiting or []), couples]
+        return couples
 
-    def _reference_columns(self, aligned: list, unaligned: list) -> tuple[list, list]:
+    def _reference_columns(self, aligned: list, unaligned: list) -> tuple[list, list] | None:
         """Score rows with the reference as the policy is scored: same device, same precision, same layout.
 
-        Raises ValueError where training has begun and the reference was the model itself.
+        Returns None where the weights are not sharded yet. Raises ValueError where training has begun and the reference
+        was the model itself.
         """
         if self._begun and not self._reference.lasts:
             raise ValueError(
                 "the reference was the model before training, which has begun; give these rows to the constructor as "
                 "eval_dataset, or give a ref_model, or bring ref_chosen_logps and ref_rejected_logps (ref_logps)"
             )
-        cache = self.args.reference_cache if not self._begun else None
+        if self._waiting is not None and not self._reference.another:
+            return None
+        return self._scores(aligned, unaligned, cached=not self._begun)
+
+    def _scores(self, aligned: list, unaligned: list, *, cached: bool) -> tuple[list, list]:
+        """Return the reference's log-probabilities of aligned and of unaligned rows, in nats."""
         with self._reference.ready(self.args.device) as model, self.accelerator.autocast():
-            options: dict[str, Any] = {
-                "cache": Path(cache) if cache else None,
-                "model_digest": digest(self._reference.digest, self.accelerator.mixed_precision),
-                "batch_size": self.args.precompute_ref_batch_size or self.args.per_device_eval_batch_size,
-                "on_progress": self._ranks.counter(self._on_reference, len(aligned) + len(unaligned)),
-            }
-            scores = self._ranks.score(
-                [*aligned, *unaligned], lambda share: reference_log_probs(model, share, self._pad_id, **options)
-            ).tolist()
+            scores = reference_scores(
+                self._reference,
+                model,
+                [*aligned, *unaligned],
+                self.ranks,
+                cache=Path(self.args.reference_cache) if self.args.reference_cache and cached else None,
+                report=self._on_reference,
+                pad_id=self._pad_id,
+                batch_size=self.args.precompute_ref_batch_size or self.args.per_device_eval_batch_size,
+            )
         return scores[: len(aligned)], scores[len(aligned) :]
+
+    def _score_waiting(self) -> None:
+        """Score the rows that have waited for the sharding of the weights, which training has not moved yet."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is None:
+            return
+        self._share = self._can_share()
+        for couples in waiting:
+            rows = [[row.row for row in side] for side in (couples.aligned, couples.unaligned)]
+            couples.set_references(*self._scores(*rows, cached=True))
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        """Do what Trainer does, which shards the weights; without a checkpoint they are still the reference's.
+
+        Raises ValueError where DeepSpeed would load a checkpoint before the reference is scored.
+        """
+        stored = self.args.reference_cache or self._reference.lasts
+        if self.is_deepspeed_enabled and resume_from_checkpoint and self._waiting and not stored:
+            raise ValueError(
+                "DeepSpeed loads a checkpoint as it shards the weights, before the reference can be scored again; set "
+                "reference_cache, which keeps it from the first start"
+            )
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        self._score_waiting()
+        return prepared
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Do what Trainer does, and remember that the model is no longer the one that was handed in."""
@@ -184,9 +228,10 @@ class DivergenceTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
         couples: Any = train_dataset or self.train_dataset
-        window = self._couples_per_update(couples)
+        at_once = self._couples_per_batch(couples) * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return CoupleSampler(couples, seed, window=window)
+        window, multiple = at_once * self.args.gradient_accumulation_steps, at_once if self.args.world_size > 1 else 1
+        return CoupleSampler(couples, seed, window=window, multiple=multiple)
 
     def _couples_per_batch(self, couples: Couples, batch_size: int | None = None) -> int:
         """Return the couples of a micro-batch: paired data count couples, unpaired data rows, two to a couple."""
@@ -203,15 +248,17 @@ class DivergenceTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, None]:
         """Fetch the micro-batches of one update and, where the loss depends on all of them, look at them first."""
+        if self._waiting is not None:
+            raise RuntimeError("the reference was never scored: this transformers shards elsewhere; update it to 5.23")
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         count = max(len(batches), 1)
-        couples = sum(len(batch["reference"]) / 2 for batch in batches)
+        couples = self.ranks.mean(float(sum(batch["couples"] for batch in batches)))
         tokens = 0.0  # which the anchor alone asks for
         if self.objective.sft_weight:
-            tokens = self._ranks.mean(float(sum(int(aligned_tokens(batch).sum()) for batch in batches)))
+            tokens = self.ranks.mean(float(sum(int(aligned_tokens(batch).sum()) for batch in batches)))
         self._step, self._left = Step(self._baseline(batches), couples / count, tokens / count), len(batches)
         if self._clouds and (len(batches) > 1 or (batches and self.args.world_size > 1)):
-            self._clouds.look_ahead(self._prompt_states(batches), self._ranks)
+            self._clouds.look_ahead(self._prompt_states(batches), self.ranks)
         return batches, None
 
     def _prompt_states(self, batches: list) -> list[tuple[Tensor, Tensor]]:
@@ -221,8 +268,9 @@ class DivergenceTrainer(Trainer):
             self.model.train()
             for batch in batches:
                 inputs = self._prepare_inputs(batch)
-                states = self._outputs(self.model_wrapped, inputs).prompt_states
-                parts.append((states, inputs["harmful"][inputs["prompts"]]))
+                states, harmful = self._outputs(self.model_wrapped, inputs).prompt_states, inputs["harmful"]
+                counted = inputs["prompts"] if inputs["couples"] else inputs["prompts"][:0]
+                parts.append((states[: len(counted)], harmful[counted]))
         return parts
 
     def _baseline(self, batches: list) -> Tensor | None:
@@ -238,24 +286,33 @@ class DivergenceTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             self.model.train()
             parts = [self._log_ratios(self.model_wrapped, self._prepare_inputs(batch)) for batch in batches]
-        ratios = whole_ratios(parts, self._ranks.gather)
+        ratios = whole_ratios(parts, self.ranks.gather)
         if normaliser == "ema":
-            return self._running.update(self.method, ratios, self.args.ema_rate)
-        return self.method.baseline(ratios)
+            baseline = self._running.update(self.method, ratios, self.args.ema_rate)
+        else:
+            baseline = self.method.baseline(ratios)
+        check_finite(baseline, "baseline", list(zip(parts, batches, strict=True)), update=self.state.global_step + 1)
+        return baseline
 
     @property
-    def _ranks(self) -> Ranks:
+    def ranks(self) -> Ranks:
+        """The processes of this training."""
         return Ranks(self.accelerator, self.args.process_index, self.args.world_size, self.args.device)
 
     def _log_ratios(self, model: Any, inputs: dict[str, Any]) -> LogRatios:
-        """Return r = beta (log pi - log pi_ref) of a batch whose aligned rows stand above its unaligned rows."""
-        return LogRatios(*self._r(self._log_probs(model, inputs), inputs).chunk(2))
+        """Return r of the couples of a batch that count."""
+        return self._counted(self._log_probs(model, inputs), inputs)
+
+    def _counted(self, log_probs: Tensor, inputs: dict[str, Any]) -> LogRatios:
+        """Return r = beta (log pi - log pi_ref) of the couples that count; aligned rows stand above unaligned ones."""
+        aligned, unaligned = self._r(log_probs, inputs).chunk(2)
+        return LogRatios(aligned[: inputs["couples"]], unaligned[: inputs["couples"]])
 
     def _log_probs(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         return self._outputs(model, inputs).log_probs
 
     def _outputs(self, model: Any, inputs: dict[str, Any]) -> Any:
-        return model(**{name: value for name, value in inputs.items() if name not in ("reference", *COLUMNS)})
+        return model(**{name: value for name, value in inputs.items() if name not in (*NOT_FOR_THE_MODEL, *COLUMNS)})
 
     def _r(self, log_probs: Tensor, inputs: dict[str, Any]) -> Tensor:
         return log_ratio(log_probs, inputs["reference"], self.args.beta)
@@ -265,17 +322,28 @@ class DivergenceTrainer(Trainer):
     ) -> Any:
         """Return the objective of a micro-batch, at the baseline and the token count of the whole step."""
         outputs = self._outputs(model, inputs)
-        log_probs = outputs.log_probs
-        ratios = LogRatios(*self._r(log_probs, inputs).chunk(2))
-        read = self._clouds.anchored(ratios, inputs) if self._clouds else ratios
-        loss = self.objective.loss(read, log_probs.chunk(2)[0], self._step)
-        if self._clouds:
-            loss = loss + self._clouds.loss(outputs.prompt_states, inputs)
-        self._recorder.add(ratios, inputs)
+        log_probs, couples = outputs.log_probs, inputs["couples"]
+        ratios = self._counted(log_probs, inputs)
+        if couples:
+            read = self._clouds.anchored(ratios, inputs) if self._clouds else ratios
+            loss = self.objective.loss(read, log_probs[:couples], self._step)
+            if self._clouds:
+                loss = loss + self._clouds.loss(outputs.prompt_states, inputs)
+            check_finite(loss, "loss", [(ratios, inputs)], update=self.state.global_step + 1)
+        else:
+            loss = 0 * log_probs.sum()  # this process ran out of rows before the others, and takes part for them
+        self.recorder.add(ratios, inputs)
         return (loss, ratios) if return_outputs else loss
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Do what Trainer does, but for the online normaliser, whose two classes go backward apart."""
+        self._left -= 1
+        value = self._step_of_both(model, inputs, num_items_in_batch)
+        if not self._left and not self.accelerator.scaler:  # which skips an update of float16 that overflows
+            check_gradients(self.model.parameters(), update=self.state.global_step + 1)
+        return value
+
+    def _step_of_both(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any) -> Tensor:
         if self._online is None:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
@@ -292,11 +360,10 @@ class DivergenceTrainer(Trainer):
         with self.compute_loss_context_manager():
             unaligned = self._r(self._log_probs(model, parts[1]), parts[1])
         self._online.add(unaligned, self.accelerator.backward)
-        self._left -= 1
         value = loss.detach()
         if not self._left:
             value = value + self.args.desirable_weight * self._online.finish(self.args.undesirable_weight)
-        self._recorder.add(LogRatios(aligned, unaligned), inputs)
+        self.recorder.add(LogRatios(aligned, unaligned), inputs)
         return value
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -306,7 +373,7 @@ class DivergenceTrainer(Trainer):
         """
         if "loss" in logs:
             paired = self.train_dataset.paired
-            logs = {**logs, **self._recorder.metrics(self._ranks.gather, beta=self.args.beta, paired=paired)}
+            logs = {**logs, **self.recorder.metrics(self.ranks.gather, beta=self.args.beta, paired=paired)}
             logs |= self._clouds.metrics() if self._clouds else {}
         sign = displacement(logs, beta=self.args.beta)
         if sign and not self._displaced and self.is_world_process_zero():
@@ -314,14 +381,24 @@ class DivergenceTrainer(Trainer):
             logger.warning("displacement: %s; %s", sign, REMEDY)
         super().log(logs, start_time)
 
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self._unlogged.collect()
+        super()._save_checkpoint(*args, **kwargs)
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Do what Trainer does; an adapter that was trained beside the model's own is saved as one with it."""
-        super().save_model(output_dir, _internal_call)
-        if self._reference.own and not _internal_call and self.args.should_save:
-            save_as_one(self.model, Path(output_dir or str(self.args.output_dir)))
+        folder = output_dir or str(self.args.output_dir)
+        if self.is_fsdp_enabled and not _internal_call:  # of sharded checkpoints Trainer writes no whole weights
+            state = whole_state(self.model)
+            self._save(folder, state_dict=state)
+        else:
+            super().save_model(output_dir, _internal_call)
+        if self._reference.own and not _internal_call:
+            save_as_one(self.model, Path(folder), writes=self.args.should_save)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Do what Trainer does, which leaves one adapter active where ours are several."""
+        self._score_waiting()  # the last moment at which the weights are the reference's
         names = list(self.model.active_adapters) if self._reference.own else []
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if names:
@@ -348,6 +425,10 @@ class DivergenceTrainer(Trainer):
             couples = self._couples(couples, "eval_dataset")
         if couples is None:
             raise ValueError("nothing to evaluate on; give eval_dataset to the trainer or to evaluate()")
+        if self._waiting is not None:
+            raise ValueError(
+                "the weights are sharded when training begins, and the reference is scored then; train first"
+            )
         ratios = self.held_out_ratios(couples)
         options: dict[str, Any] = {"beta": self.args.beta, "paired": couples.paired, "seed": self.args.seed}
         measured = held_out_metrics(self.method, *held_out_scores(couples, ratios), **options)
@@ -371,10 +452,14 @@ class DivergenceTrainer(Trainer):
         """Return r of every row of a held-out set, aligned and unaligned."""
         rows = [*couples.aligned, *couples.unaligned]
         with evaluating(self.model), self.accelerator.autocast():
-            scores = self._ranks.score(
+            scores = self.ranks.score(
                 [row.row for row in rows],
                 lambda share: sequence_log_probs(
-                    self.model, share, self._pad_id, batch_size=self.args.per_device_eval_batch_size
+                    self.model,
+                    share,
+                    self._pad_id,
+                    batch_size=self.args.per_device_eval_batch_size,
+                    in_step=is_sharded(self.model),
                 ),
             )
         r = log_ratio(scores, torch.tensor([row.reference for row in rows]), self.args.beta)

@@ -13,7 +13,7 @@ from divalign.data.batching import Encoded, encode_conversation
 from divalign.data.examples import user_says
 from divalign.lm.hidden import hidden_states, response_states
 from divalign.lm.load import load_lm, resolve
-from divalign.lm.score import attach, reference_log_probs, sequence_log_probs
+from divalign.lm.score import attach, sequence_log_probs
 from tests.tiny import ARCHITECTURES, save_tiny, tiny_model
 
 ROWS = [Encoded([5, 6, 7], [8, 9]), Encoded([10], [11, 12, 13, 14]), Encoded([9, 8, 7, 6, 5, 4], [3])]
@@ -93,18 +93,6 @@ def test_a_copy_of_a_scored_model_runs_its_own_weights() -> None:
 def test_an_attached_forward_shows_the_names_of_the_models_own() -> None:
     model, _ = tiny_model("Llama")
     assert inspect.signature(attach(model).forward) == inspect.signature(tiny_model("Llama")[0].forward)
-
-
-def test_reference_log_probs_are_computed_once_for_a_model_and_its_rows(tmp_path: Path) -> None:
-    model, tokenizer = tiny_model("Llama")
-    seen: list[int] = []
-    options = {"cache": tmp_path, "model_digest": "m", "on_progress": seen.append}
-    one = reference_log_probs(model, ROWS, tokenizer.pad_token_id, **options)
-    two = reference_log_probs(model, ROWS, tokenizer.pad_token_id, **options)
-    assert np.array_equal(one, two)
-    assert seen == [3]
-    reference_log_probs(model, ROWS[:2], tokenizer.pad_token_id, **options)
-    assert seen == [3, 2]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

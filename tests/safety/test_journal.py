@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -158,3 +160,29 @@ def test_a_run_killed_at_several_moments_ends_with_the_same_bytes_and_repeats_al
     assert (killed / "verdicts.jsonl").read_bytes() == (tmp_path / "calm" / "verdicts.jsonl").read_bytes()
     assert 60 <= (killed / "count").stat().st_size <= 63
     assert all(json.loads(line) for line in (killed / "responses.jsonl").read_text().splitlines())
+
+
+def test_a_write_that_a_full_disk_cuts_short_is_an_error_and_not_a_torn_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room, inner = [10], os.write
+
+    def write(file: int, content: bytes) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = inner(file, content[: room[0]])
+        room[0] -= written
+        return written
+
+    with Journal(tmp_path / "journal") as journal:
+        journal.add("a", 1)
+        monkeypatch.setattr(os, "write", write)
+        with pytest.raises(OSError, match="No space left"):
+            journal.add("b", 2)
+        assert "b" not in journal
+    monkeypatch.setattr(os, "write", inner)
+    with Journal(tmp_path / "journal") as journal:
+        assert (journal["a"], journal.damaged, "b" in journal) == (1, 1, False)
+        journal.add("b", 2)
+    with Journal(tmp_path / "journal") as journal:
+        assert (journal["a"], journal["b"]) == (1, 2)

@@ -1,11 +1,7 @@
 """`divalign attack` and `divalign judge` killed by SIGKILL at any moment: the resumed verdicts are the same bytes."""
 
-import json
-import os
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,37 +10,9 @@ import pytest
 from divalign.data.examples import Row
 from divalign.store import read_rows, write_rows
 from tests.tiny import save_tiny
+from tests.zygote import Zygote
 
 KILLS = 10
-ENVIRONMENT = {
-    **os.environ,
-    "OMP_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "PYTHONPATH": str(Path(__file__).parents[2]),
-}
-
-
-class Zygote:
-    """Runs `divalign` with arguments in children of a warm process, see zygote.py."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("zygote.py"))]
-        self.process = subprocess.Popen(
-            command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def run(self, arguments: list[str], *, kill_after: float | None = None) -> tuple[int, float]:
-        """Return how the child ended and after how many seconds."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps([arguments, kill_after]) + "\n")
-        self.process.stdin.flush()
-        code, seconds = json.loads(self.process.stdout.readline())
-        return code, seconds
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.communicate()
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,8 @@ def step(model: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
 
 def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     """Return the largest difference of gradients, as a share of the largest gradient of that parameter."""
-    assert a.keys() == b.keys() and a
+    assert a.keys() == b.keys()
+    assert a
     return max(float((a[name] - b[name]).abs().max() / b[name].abs().max()) for name in a)
 
 

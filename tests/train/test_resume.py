@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from divalign.lm.load import load_lm
-from divalign.train.resume import newest_checkpoint
+from divalign.train.resume import newest_checkpoint, seal_checkpoint
 from divalign.train.run import Watch, train_and_save
 from tests.security.test_no_code import Command
 from tests.tiny import save_tiny
@@ -111,21 +111,36 @@ def test_a_checkpoint_whose_saving_was_cut_short_is_passed_over_and_deleted(
     assert not torn.exists()
 
 
-def test_a_half_written_file_is_a_torn_checkpoint(tmp_path: Path, out: Path) -> None:
+def test_a_torn_or_edited_file_is_no_checkpoint(tmp_path: Path, out: Path) -> None:
     settings = json.loads((out / "work" / "training.json").read_text())
-    for name in ("trainer_state.json", "model.safetensors"):
-        work = tmp_path / name
-        shutil.copytree(out / "work", work)
-        path = work / "checkpoint-3" / name
-        path.write_bytes(path.read_bytes()[:-9])
-        assert newest_checkpoint(work, settings) is None
-        assert not (work / "checkpoint-3").exists()
+    for name in ("trainer_state.json", "model.safetensors", "optimizer.pt", "scheduler.pt", "checksums.json"):
+        for number, change in enumerate((lambda old: old[:-9], lambda old: old[:-9] + b"edited!!!")):
+            work = tmp_path / f"{name}{number}"
+            shutil.copytree(out / "work", work)
+            path = work / "checkpoint-3" / name
+            path.write_bytes(change(path.read_bytes()))
+            assert newest_checkpoint(work, settings) is None
+            assert not (work / "checkpoint-3").exists()
 
 
-def test_only_the_leading_process_tidies(out: Path) -> None:
-    (out / "work" / "checkpoint-9").mkdir()
-    assert newest_checkpoint(out / "work", {}, leader=False) == str(out / "work" / "checkpoint-3")
-    assert (out / "work" / "checkpoint-9").is_dir()
+def test_an_older_checkpoint_goes_only_once_the_newer_one_is_sealed(out: Path) -> None:
+    older, newer = (out / "work" / f"checkpoint-{step}" for step in (3, 4))
+    shutil.copytree(older, newer)
+    state = json.loads((newer / "trainer_state.json").read_text())
+    (newer / "trainer_state.json").write_text(json.dumps({**state, "global_step": 4}))
+    settings = json.loads((out / "work" / "training.json").read_text())
+    seal_checkpoint(newer)
+    assert not older.exists()
+    assert newest_checkpoint(out / "work", settings) == str(newer)
+
+
+def test_whole_weights_are_not_resumed_as_shards_nor_shards_as_whole_weights(out: Path) -> None:
+    settings = json.loads((out / "work" / "training.json").read_text())
+    with pytest.raises(ValueError, match="has whole weights, and this training reads sharded weights"):
+        newest_checkpoint(out / "work", settings, sharded=True)
+    (out / "work" / "checkpoint-3" / "pytorch_model_fsdp_0").mkdir()
+    with pytest.raises(ValueError, match="launch it with the same kind of accelerate configuration"):
+        newest_checkpoint(out / "work", settings)
 
 
 def test_without_a_checkpoint_any_training_may_start(tmp_path: Path) -> None:

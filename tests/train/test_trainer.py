@@ -12,7 +12,7 @@ from divalign.core.estimate import effective_size
 from divalign.core.losses import METHODS, find_method
 from divalign.data.batching import Encoded
 from divalign.lm.load import LM
-from divalign.train.couples import Couples, CoupleSampler, Index, Scored, encode_rows
+from divalign.train.couples import Couples, CoupleSampler, Index, Scored, collate, encode_rows
 from divalign.train.readout import auc
 from divalign.train.run import train_and_save
 from tests.tiny import save_tiny, tiny_model
@@ -207,6 +207,25 @@ def test_a_window_holds_the_same_couples_with_like_lengths_together() -> None:
         assert lengths == sorted(lengths, reverse=True)
 
 
+def test_the_last_couples_are_filled_up_with_ones_that_do_not_count() -> None:
+    sampler = CoupleSampler(couples(11, 11, paired=True), seed=0, window=8, multiple=8)
+    drawn = list(sampler)
+    assert len(drawn) == len(sampler) == 16
+    assert sorted(index.aligned for index in drawn if index.counts) == list(range(11))
+    assert not any(index.counts for index in drawn[11:])
+    items = [sampler.couples[index] for index in drawn[8:16]]
+    assert (collate(items, 0)["couples"], len(collate(items, 0)["reference"])) == (3, 6)
+    assert (collate(items[3:], 0)["couples"], len(collate(items[3:], 0)["reference"])) == (0, 2)
+
+
+def test_rows_share_their_token_ids_and_a_pairs_prompt() -> None:
+    _, tokenizer = tiny_model("Llama")
+    rows = encode_rows([{"prompt": "é" * 9, "chosen": "é yes", "rejected": "é no"}] * 2, tokenizer, max_length=64)
+    (first, second), (other, _) = rows.aligned, rows.unaligned
+    assert first.prompt_ids is second.prompt_ids is other.prompt_ids
+    assert [*map(id, first.response_ids)] == [*map(id, second.response_ids)]
+
+
 def test_pairs_stay_together() -> None:
     assert all(index == Index(index.aligned, index.aligned) for index in CoupleSampler(couples(9, 9, paired=True), 0))
 
@@ -282,6 +301,6 @@ def test_speed_is_logged_and_counts_prompts_once(tmp_path: Path) -> None:
     logged = run.state.log_history[0]
     assert logged["tokens_per_second"] > 0
     assert 0 < logged["mfu"] < 1
-    speed = run._recorder.speed
+    speed = run.recorder.speed
     speed.add(10, 4)
     assert (speed.tokens, speed.scored) == (10, 4)

@@ -1,0 +1,126 @@
+"""One of several processes that train together, over gloo; what it finds is compared with one process's."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+
+from divalign import DivergenceConfig, DivergenceTrainer
+from divalign.train.run import Watch, _Watching
+from divalign.train.sharding import whole_state
+from tests.tiny import tiny_model
+
+METHODS = ("kldo", "bco", "kto", "dpo")
+UPDATE = 8  # couples; the last update of an epoch of 11 has 3, so of four processes two have none
+# One aligned row among many unaligned ones: without care a process would lack a class.
+UNPAIRED = [{"prompt": f"Say {i}", "completion": f" {'no' * (1 + i % 4)} {i}", "label": i == 3} for i in range(12)]
+PAIRS = [{"prompt": f"Ask {i}", "chosen": " yes" * (1 + i % 3), "rejected": f" no {i}"} for i in range(11)]
+HELD_OUT = [{"prompt": f"Tell {i}", "chosen": " well" * (1 + i % 2), "rejected": f" not {i}"} for i in range(5)]
+
+
+def shard_on_cpus() -> None:
+    """Let accelerate shard on CPUs, which it does on accelerators alone, though gloo can carry it."""
+    inner = PartialState.__init__
+
+    def init(self: Any, *args: Any, **options: Any) -> None:
+        inner(self, *args, **options)
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type = DistributedType.MULTI_GPU
+
+    PartialState.__init__ = init  # type: ignore[method-assign]
+
+
+def trainer(folder: Path, method: str, *, lora: bool, **options: Any) -> DivergenceTrainer:
+    """Return a trainer whose update is the gradient (plain descent), 8 couples an update on any number of processes."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    rows = PAIRS if method == "dpo" else UNPAIRED
+    couples = UPDATE // world // (2 if world == 2 else 1)  # two processes accumulate, four do not
+    settings: dict[str, Any] = {
+        "optim": "sgd", "learning_rate": 0.5, "lr_scheduler_type": "constant", "max_grad_norm": 0.5, "max_steps": 4,
+        "save_strategy": "no", "logging_steps": 1.0, "beta": 0.5, "sft_weight": 0.3, "gradient_checkpointing": False,
+        "per_device_train_batch_size": couples * (1 if rows is PAIRS else 2),
+        "gradient_accumulation_steps": UPDATE // couples // world, "per_device_eval_batch_size": 3,
+        **options,
+    }  # fmt: skip
+    args = DivergenceConfig(
+        str(folder), method=method, report_to="none", use_cpu=True, disable_tqdm=True,
+        ddp_backend="gloo" if world > 1 else None, **settings,
+    )  # fmt: skip
+    model, tokenizer = tiny_model("Llama")
+    adapter = LoraConfig(r=2, lora_alpha=4, target_modules="all-linear", task_type="CAUSAL_LM") if lora else None
+    return DivergenceTrainer(
+        model.double(), args=args, train_dataset=rows, eval_dataset=HELD_OUT, processing_class=tokenizer,
+        peft_config=adapter,
+    )  # fmt: skip
+
+
+def findings(made: DivergenceTrainer, folder: Path) -> dict[str, torch.Tensor]:
+    """Return what a training left: weights, the same as saved, its log, held-out metrics, the reference."""
+    metrics = made.evaluate()
+    made.save_model(str(folder))
+    weights = whole_state(made.model)  # of a sharded model on the first process alone
+    names = ("loss", "grad_norm", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "logps/chosen",
+             "nll/chosen", "divergence/ess")  # fmt: skip
+    rows = [row for row in made.state.log_history if "loss" in row]
+    if not made.is_world_process_zero():
+        return {}
+    saved = load_file(next(folder.glob("*model.safetensors")))
+    sides = made.train_dataset.aligned, made.train_dataset.unaligned
+    return {
+        "weights": torch.cat([weights[name].flatten().double() for name in sorted(weights)]),
+        "saved": torch.cat([saved[name].flatten().double() for name in sorted(saved)]),
+        "log": torch.tensor([[float(row[name]) for name in names] for row in rows], dtype=torch.float64),
+        "held out": torch.tensor([metrics[name] for name in sorted(metrics)], dtype=torch.float64),
+        "reference": torch.tensor([row.reference for side in sides for row in side], dtype=torch.float64),
+    }
+
+
+def train_all(folder: Path) -> dict[str, torch.Tensor]:
+    found = {}
+    for method in METHODS:
+        for kind in ("full", "lora"):
+            made = trainer(folder / "out", method, lora=kind == "lora")
+            made.train()
+            entry = findings(made, folder / f"{method}-{kind}")
+            found |= {f"{method}, {kind}: {name}": value for name, value in entry.items()}
+    return found
+
+
+def train_from(folder: Path, checkpoint: str | None, *, lora: bool) -> dict[str, torch.Tensor]:
+    """Train with AdamW, from a checkpoint of any number of processes or from the start, saving one after update 2."""
+    options = {"optim": "adamw_torch", "learning_rate": 1e-2, "save_strategy": "steps", "save_steps": 2.0}
+    made = trainer(folder, "kldo", lora=lora, reference_cache=str(folder / "reference"), **options)
+    watching = _Watching(Watch(), made.ranks)
+    made.add_callback(watching)
+    made.train(resume_from_checkpoint=checkpoint)
+    return findings(made, folder / "saved")
+
+
+def main(folder: str, name: str, sharded: bool, resumed_from: str | None) -> None:
+    """Train everything that is compared and write it to FOLDER/NAME.safetensors; resume what another run saved."""
+    torch.set_num_threads(1)
+    if sharded:
+        shard_on_cpus()
+    mine, found = Path(folder) / name, {}
+    found |= train_all(mine)
+    for kind in ("full", "lora"):
+        entry = train_from(mine / f"whole-{kind}", None, lora=kind == "lora")
+        found |= {f"AdamW, {kind}: {key}": value for key, value in entry.items()}
+        if resumed_from:
+            work = Path(folder) / resumed_from / f"whole-{kind}"
+            entry = train_from(mine / f"again-{kind}", str(work / "checkpoint-2"), lora=kind == "lora")
+            found |= {f"AdamW, {kind}, resumed: {key}": value for key, value in entry.items()}
+    if os.environ.get("RANK", "0") == "0":
+        save_file({key: value.contiguous() for key, value in found.items()}, Path(folder) / f"{name}.safetensors")
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    sys.stdout.flush()
+    os._exit(0)  # a thread of gloo's may fail in the interpreter's own end
