@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from divalign.core.advantages import SampledRows
 from divalign.core.baselines import (
     Baseline,
     LogRatios,
@@ -50,7 +51,8 @@ class Method:
     A paired method has no `unaligned_loss`: its `aligned_loss` reads the margin of a pair. `estimates` says what the
     loss at r = 0 minus the loss is a lower bound of, `optimum` the same as a number on distributions that can be
     enumerated; None claims nothing, and the lab leaves the method out. `own_baseline` is the baseline as a function of
-    the rows of a step, `averaging` how two of its values are averaged over steps.
+    the rows of a step, `averaging` how two of its values are averaged over steps. `on_policy` is that of a method whose
+    rows are responses that the policy samples (`core.sampled_loss`).
     """
 
     name: str
@@ -61,6 +63,7 @@ class Method:
     own_baseline: Callable[[LogRatios], Tensor] = no_baseline
     averaging: Callable[[Tensor, Tensor, float], Tensor] = linear
     optimum: Optimum | None = None
+    on_policy: SampledRows | None = None
 
     @property
     def divergence(self) -> Divergence | None:
@@ -284,6 +287,14 @@ _NAMED = (
         source="Chen et al. 2024, arXiv 2402.05369, two responses. It needs no pairs: it is rdro with share 1/2",
     ),
     replace(rdro(0.5), name="rdro"),
+    Method(
+        name="rlhf",
+        estimates="nothing: the policy is tilted by a reward, whose model's loss estimates JS(P x Q, Q x P)",
+        source="Christiano et al. 2017; the update: RLOO, Ahmadian et al. 2024, arXiv 2402.14740",
+        aligned_loss=torch.neg,
+        unaligned_loss=torch.clone,
+        on_policy=SampledRows(mixes=False),
+    ),
 )
 
 METHODS: dict[str, Method] = {
@@ -292,11 +303,27 @@ METHODS: dict[str, Method] = {
 FAMILIES: dict[str, Callable[[float], Method]] = {"dpo": dpo, "ipo": ipo, "rdro": rdro}
 
 
+def on_policy(divergence: Divergence) -> Method:
+    """Return the loss of `divergence` for responses that the policy samples, weighted by their advantages."""
+    return replace(
+        divergence_method(divergence),
+        name=f"on_policy:{divergence.name}",
+        estimates=f"{divergence.value}, of sampled responses above and below the average reward",
+        source="after arXiv 2602.05946, weights not verified; canonical link",
+        optimum=None,
+        on_policy=SampledRows(mixes=True),
+    )
+
+
+_PREFIXES: dict[str, Callable[[Divergence], Method]] = {"fdo:": divergence_method, "on_policy:": on_policy}
+
+
 def find_method(name: str) -> Method:
-    """Return the method called `name`: `kldo`, `rdro(0.4)`, `fdo:alpha(0.3)`, or `package.module:thing` of your own.
+    """Return the method called `name`: `kldo`, `rdro(0.4)`, `fdo:js`, `on_policy:js`, or `package.module:thing`.
 
     Raises ValueError, naming the nearest known one, when there is none.
     """
-    if name not in METHODS and name.startswith("fdo:"):
-        return divergence_method(find_divergence(name.removeprefix("fdo:")))
+    for prefix, make in _PREFIXES.items():
+        if name not in METHODS and name.startswith(prefix):
+            return make(find_divergence(name.removeprefix(prefix)))
     return find(name, METHODS, kind="method", of=Method, families=FAMILIES)

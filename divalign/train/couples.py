@@ -92,7 +92,10 @@ class RowCounts(NamedTuple):
 
 
 class EncodedRows(NamedTuple):
-    """Tokenised rows by class, their clusters and, where the data brought them, reference log-probabilities."""
+    """Tokenised rows by class, their clusters and, where the data brought them, reference log-probabilities.
+
+    `rows` are the rows behind them, with all their columns.
+    """
 
     aligned: list[Encoded]
     unaligned: list[Encoded]
@@ -100,6 +103,7 @@ class EncodedRows(NamedTuple):
     references: tuple[list[float], list[float]] | None
     paired: bool
     counts: RowCounts = RowCounts(0)
+    rows: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
 
 
 def encode_rows(
@@ -137,7 +141,8 @@ def encode_rows(
     columns = [[row.get("reference") for row, _ in side] for side in usable]
     references = None if any(value is None for side in columns for value in side) else (columns[0], columns[1])
     counts = RowCounts(len(checked), len(skipped), len(cut))
-    return EncodedRows(aligned, unaligned, (clusters[0], clusters[1]), references, paired, counts)  # type: ignore[arg-type]
+    sources = [row for row, _ in usable[0]], [row for row, _ in usable[1]]
+    return EncodedRows(aligned, unaligned, (clusters[0], clusters[1]), references, paired, counts, sources)
 
 
 def scored_couples(encoded: EncodedRows, references: tuple[list[float], list[float]]) -> Couples:

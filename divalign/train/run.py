@@ -19,6 +19,7 @@ from divalign.train.adapters import has_adapter
 from divalign.train.arguments import DivergenceConfig
 from divalign.train.couples import RowCounts
 from divalign.train.displacement import first_displacement
+from divalign.train.policy_gradient import Rollouts
 from divalign.train.resume import SETTINGS, newest_checkpoint
 from divalign.train.trainer import DivergenceTrainer
 
@@ -70,7 +71,7 @@ class Trained(NamedTuple):
     displacement: str | None
 
 
-class _Watching(TrainerCallback):
+class Watching(TrainerCallback):
     """Report progress, and keep no checkpoint of the last update: the result is saved then."""
 
     def __init__(self, watch: Watch) -> None:
@@ -98,6 +99,7 @@ def train_and_save(
     lora: dict[str, Any] | None = None,
     work: Path | None = None,
     watch: Watch | None = None,
+    rollouts: Rollouts | None = None,
     **settings: Any,
 ) -> Trained:
     """Train `lm` on TRL rows and write its weights (of an adapter, those alone) and tokenizer to `folder`.
@@ -109,7 +111,7 @@ def train_and_save(
     measures the `held_out` rows. The model handed in is changed.
 
     `lora` holds rank and alpha. A model that has an adapter keeps it: `lora` adds a second one, and without `lora`, or
-    with `lora["continue"]`, its own is trained further.
+    with `lora["continue"]`, its own is trained further. `rollouts` are for methods that sample responses.
 
     Raises ValueError where `work` holds checkpoints of another model, other rows or other settings, where the length
     of training is not given once, and where an adapter is to be continued that the model has not.
@@ -118,6 +120,8 @@ def train_and_save(
     with tempfile.TemporaryDirectory() as scratch, quietly():
         arguments = _arguments(work or Path(scratch), settings, saves=work is not None)
         identity = _identity(lm, rows, lora, arguments, settings)
+        if rollouts is not None:
+            identity["rollouts"] = rollouts.identity()
         last = newest_checkpoint(work, identity, leader=arguments.process_index == 0) if work else None
         trainer = DivergenceTrainer(
             lm.model,
@@ -125,9 +129,10 @@ def train_and_save(
             train_dataset=rows,
             eval_dataset=held_out,
             processing_class=lm.tokenizer,
-            callbacks=[_Watching(watch)],
+            callbacks=[Watching(watch)],
             peft_config=_lora(lm.model, lora),
             reference_progress=watch.reference,
+            rollouts=rollouts,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=last)

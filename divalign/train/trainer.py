@@ -7,6 +7,7 @@ method, beta and seed over the same rows shares it.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from divalign.train.couples import Couples, CoupleSampler, RowCounts, collate, s
 from divalign.train.displacement import REMEDY, displacement
 from divalign.train.objective import Objective
 from divalign.train.online import OnlineNormaliser, halves
+from divalign.train.policy_gradient import Rollouts, SampledStep, prompts_of
 from divalign.train.ranks import Ranks
 from divalign.train.readout import held_out_metrics, held_out_scores, is_supported
 from divalign.train.recording import Recorder
@@ -39,6 +41,7 @@ from divalign.train.rows import as_rows
 from divalign.train.running import RunningBaseline
 
 logger = logging.getLogger(__name__)
+BESIDE = ("reference", "prompts")  # what a batch holds beside the arguments of the model's forward
 
 
 class DivergenceTrainer(Trainer):
@@ -50,7 +53,7 @@ class DivergenceTrainer(Trainer):
     `model` may be a folder or hub id, of an adapter too; `quantization_config` then says how its weights are read
     (QLoRA, with `peft_config`). A model that has an adapter keeps it: with `peft_config` a second one is trained beside
     it, without, its own is trained further. `reference_progress` is called with the rows that the reference has scored
-    and with their number.
+    and with their number. Methods that sample responses (`rlhf`, `on_policy:<divergence>`) need `rollouts`.
 
     Raises ValueError where rows lack columns or a class, where a paired method meets unpaired rows, where `ref_model`
     is the model itself, and for an argument that would be ignored, as `compute_metrics` is: there are no predictions to
@@ -75,6 +78,7 @@ class DivergenceTrainer(Trainer):
         peft_config: Any = None,
         quantization_config: Any = None,
         reference_progress: Callable[[int, int], None] | None = None,
+        rollouts: Rollouts | None = None,
         **unsupported: Any,
     ) -> None:
         args = args or DivergenceConfig(f"{model if isinstance(model, str) else type(model).__name__}-divalign")
@@ -87,6 +91,9 @@ class DivergenceTrainer(Trainer):
         self.method = self.objective.method
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._tokenizer, self._begun, self._on_reference = tokenizer, False, reference_progress
+        self._sampled = self._sampled_step(rollouts, args)
+        if self._sampled and ref_model is None and peft_config is None:
+            ref_model = copy.deepcopy(model)  # sampled responses are scored by the reference all along
         if peft_config is not None:
             set_seed(args.seed)  # Trainer does so later, when the adapter's start is drawn already
         model, self._reference = adapt(model, ref_model, peft_config, cached=args.reference_cache is not None)
@@ -98,7 +105,7 @@ class DivergenceTrainer(Trainer):
         super().__init__(
             model=attach(model),
             args=args,
-            data_collator=lambda items: collate(items, self._pad_id, share=self._share),
+            data_collator=self._collate,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=tokenizer,
@@ -113,7 +120,22 @@ class DivergenceTrainer(Trainer):
         self._online = OnlineNormaliser(self.model.parameters()) if args.normaliser == "online" else None
         self._left = 0  # micro-batches of the update that are to come
         self._recorder = Recorder(self.model)
+        if self._sampled and self._reference.another:
+            self._reference.model.to(self.args.device)  # else it would travel there at every update
         self.loss_is_scaled_for_ga = False  # ours is a mean over the micro-batch: Trainer divides by their number
+
+    def _sampled_step(self, rollouts: Rollouts | None, args: DivergenceConfig) -> SampledStep | None:
+        if rollouts is not None:
+            if args.sft_weight and not rollouts.offline_weight:
+                raise ValueError(f"sft_weight is {args.sft_weight}, which has no effect without lambda: no row is read")
+            return SampledStep(self.method, rollouts, self._tokenizer, beta=args.beta, seed=args.seed)
+        if self.method.on_policy:
+            raise ValueError(f"{args.method} trains on responses that the policy samples; give rollouts=Rollouts(...)")
+        return None
+
+    def _collate(self, items: Any) -> dict[str, Any]:
+        batch = collate(items, self._pad_id, share=self._share)
+        return {**batch, "prompts": prompts_of(items)} if self._sampled else batch
 
     def _check_processes(self) -> None:
         if self.args.n_gpu > 1:
@@ -123,6 +145,10 @@ class DivergenceTrainer(Trainer):
             )
         if self.args.normaliser == "online" and self.args.world_size > 1:
             raise ValueError("normaliser 'online' works on one process; use 'exact', which gathers all ranks' rows")
+        if self._sampled and self.args.world_size > 1:
+            raise ValueError(f"{self.args.method} samples on one process; start it without accelerate or torchrun")
+        if self._sampled and not self._reference.lasts:
+            raise ValueError("this adapter changes the base, so no reference is left to score samples; give ref_model")
 
     def _can_share(self) -> bool:
         """Try the sharing of prompts as training will compute: on this device and in this precision."""
@@ -143,6 +169,8 @@ class DivergenceTrainer(Trainer):
             return None
         encoded = encode_data(rows, name, self._tokenizer, self.args)
         self.row_counts[name] = encoded.counts
+        if self._sampled and name == "train_dataset":
+            self._sampled.set_rows(encoded)
         references = encoded.references or self._reference_columns(encoded.aligned, encoded.unaligned)
         return scored_couples(encoded, references)
 
@@ -228,7 +256,7 @@ class DivergenceTrainer(Trainer):
         return LogRatios(*self._r(self._log_probs(model, inputs), inputs).chunk(2))
 
     def _log_probs(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        return model(**{name: value for name, value in inputs.items() if name != "reference"}).log_probs
+        return model(**{name: value for name, value in inputs.items() if name not in BESIDE}).log_probs
 
     def _r(self, log_probs: Tensor, inputs: dict[str, Any]) -> Tensor:
         return log_ratio(log_probs, inputs["reference"], self.args.beta)
@@ -237,6 +265,16 @@ class DivergenceTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return the objective of a micro-batch, at the baseline and the token count of the whole step."""
+        if self._sampled is None:
+            return self._rows_loss(model, inputs, return_outputs=return_outputs)
+        share = self._sampled.rollouts.offline_weight
+        drawn = self._sampled.draw(self.model, self._reference, inputs["prompts"], update=self.state.global_step)
+        layout = self._prepare_inputs(self._sampled.inputs(drawn, self._pad_id, share=self._share))
+        loss = self._sampled.loss(drawn, self._log_probs(model, layout))
+        loss = (1 - share) * loss * self._step.weight(len(inputs["reference"]) // 2)
+        return loss + share / self.args.beta * self._rows_loss(model, inputs) if share else loss
+
+    def _rows_loss(self, model: Any, inputs: dict[str, Any], *, return_outputs: bool = False) -> Any:
         log_probs = self._log_probs(model, inputs)
         ratios = LogRatios(*self._r(log_probs, inputs).chunk(2))
         loss = self.objective.loss(ratios, log_probs.chunk(2)[0], self._step)
@@ -276,6 +314,7 @@ class DivergenceTrainer(Trainer):
         if "loss" in logs:
             paired = self.train_dataset.paired
             logs = {**logs, **self._recorder.metrics(self._ranks.gather, beta=self.args.beta, paired=paired)}
+            logs |= self._sampled.metrics() if self._sampled else {}
         sign = displacement(logs, beta=self.args.beta)
         if sign and not self._displaced and self.is_world_process_zero():
             self._displaced = True
