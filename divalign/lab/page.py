@@ -10,6 +10,7 @@ from divalign.core.divergences import DIVERGENCES
 from divalign.core.losses import METHODS
 from divalign.draw.chart import chart_svg
 from divalign.lab.findings import Findings, LabSection
+from divalign.lab.identities import with_claim
 
 _INTRODUCTION = """\
 # The theory, as an experiment

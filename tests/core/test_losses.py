@@ -178,7 +178,13 @@ def _divergence_of(name: str):
     ]
 
 
-WITH_FAMILIES = [*(name for name in METHODS if METHODS[name].optimum), "dpo(0.1)", "ipo(2)", "rdro(0.3)", "fdo:alpha(0.3)"]
+WITH_FAMILIES = [
+    *(name for name in METHODS if METHODS[name].optimum),
+    "dpo(0.1)",
+    "ipo(2)",
+    "rdro(0.3)",
+    "fdo:alpha(0.3)",
+]
 
 
 def reached(method: Method, worlds: Worlds, critic: Tensor) -> Tensor:
