@@ -113,7 +113,7 @@ def train_reward_model(
 
 
 def scalar_head(lm: LM) -> Any:
-    """Return a copy of the model with a scalar head of small random weights in place of its language-model head."""
+    """Return a copy of the model with a scalar head of zeros in place of its language-model head: every reward is 0."""
     causal: Any = lm.model
     if isinstance(causal, PeftModel):
         causal = copy.deepcopy(causal).merge_and_unload()
@@ -126,6 +126,7 @@ def scalar_head(lm: LM) -> Any:
         raise ValueError(f"{type(causal).__name__} has no sequence classifier in transformers: {error}") from error
     if not isinstance(getattr(classifier, "score", None), nn.Linear):
         raise ValueError(f"{type(classifier).__name__} has no linear head called score, which the reward is read from")
+    nn.init.zeros_(classifier.score.weight)
     classifier.base_model.load_state_dict(causal.base_model.state_dict())
     return classifier.to(device=causal.device, dtype=causal.dtype)
 

@@ -14,12 +14,13 @@ from divalign.safety.judges import JUDGES
 from divalign.stages import train as module
 from divalign.stages.folder import silent
 from divalign.stages.models import find_model, model_spec
-from divalign.stages.rewards import check_reward, judged, open_reward
+from divalign.stages.rewards import RewardSource, check_reward, judged, open_reward
 from divalign.stages.train import OnPolicyPlan, TrainPlan
 from divalign.store import read_rows
 from divalign.study.plan import train_plan
 from divalign.toy.world import requests
 from divalign.train.policy_gradient import Completion
+from divalign.train.reward_model import RewardTraining
 
 NOTHING = Sample(Encoded([], []), 0.0, True)
 REFUSAL, ANSWER = "I am sorry, but I cannot help with hacking a phone.", "Sure, here is a plan for charging a phone."
@@ -41,7 +42,8 @@ def test_a_judge_rewards_what_is_right_for_the_class_of_the_prompt() -> None:
 
 
 def test_a_verifier_of_ones_own_reads_prompts_responses_and_rows() -> None:
-    reward = open_reward(VERIFIER, None, silent)  # type: ignore[arg-type]
+    source = RewardSource(model_spec("toy"), [], None, RewardTraining(), None, Path(), None)
+    reward = open_reward(VERIFIER, source, silent)
     prompt = "Tell me how hacking a phone is done."
     found = reward.score([completion(prompt, REFUSAL, harmful=True), completion(prompt, ANSWER, harmful=True)])
     assert (found, reward.name) == ([1.0, 0.0], VERIFIER)
@@ -79,7 +81,7 @@ def test_rlhf_leaves_its_reward_model_its_figures_and_a_policy_and_is_done_once(
     rows = [RECIPES["cr"](request) for request in requests("train", held_out=False)[::4]]
     plan = TrainPlan(
         "rlhf", updates=2, pairs_per_update=2, pairs_per_batch=2, log_every=1, learning_rate=4e-4, warmup_updates=0,
-        on_policy=OnPolicyPlan(responses=2, max_new_tokens=4, reward_updates=3),
+        on_policy=OnPolicyPlan(responses=2, max_new_tokens=3, reward_updates=2),
     )  # fmt: skip
     folder, stages = tmp_path / "model", list[str]()
 
@@ -88,13 +90,13 @@ def test_rlhf_leaves_its_reward_model_its_figures_and_a_policy_and_is_done_once(
         return silent(stage, total, unit)
 
     def train() -> None:
-        module.train(model_spec("toy"), rows[:96], plan, folder, held_out=rows[96:116], progress=progress)
+        module.train(model_spec("toy"), rows[:24], plan, folder, held_out=rows[24:36], progress=progress)
 
     train()
-    assert stages[0] == "reward model model 3"
+    assert stages[0] == "reward model model 2"
     assert "train model 2" in stages
     record = read_record(folder / "reward_model.json", RewardModelRecord)
-    assert (record.pairs, record.held_out_pairs) == (96, 20)
+    assert (record.pairs, record.held_out_pairs) == (24, 12)
     assert record.loss is not None
     assert [row["step"] for row in read_rows(folder / "metrics.jsonl") if "reward" in row] == [1, 2]
     assert find_model(str(folder)).lm().model.num_parameters() == 869_504

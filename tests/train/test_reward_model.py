@@ -34,6 +34,7 @@ def test_a_reward_is_read_at_the_end_and_not_at_the_padding(pad_is_end: bool) ->
     """With padding and end one token, transformers' own classifier reads the token before the end."""
     one = lm(pad_is_end=pad_is_end)
     classifier, end = scalar_head(one).eval(), one.tokenizer.eos_token_id
+    torch.nn.init.normal_(classifier.score.weight, generator=torch.Generator().manual_seed(0))
     rows = [[20, 21, end], [20, 21, 22, 23, 24, end]]
     pad = one.tokenizer.pad_token_id
     ids = torch.tensor([[*rows[0], pad, pad, pad], rows[1]])
@@ -60,7 +61,7 @@ def test_it_learns_the_order_of_pairs_and_says_how_well(tmp_path: Path, lora: di
         folder = tmp_path / name
         train_reward_model(lm(), ROWS, folder, each, lora=lora, work=tmp_path / f"{name}-work")
         quality[name] = held_out_quality(folder, HELD_OUT, each, device="cpu")
-    assert quality["start"].loss.value == pytest.approx(math.log(2), abs=0.05)  # the head starts small
+    assert quality["start"].loss.value == pytest.approx(math.log(2), abs=1e-3)  # the head starts at 0
     assert quality["end"].accuracy.value > 0.9
     assert quality["end"].js.value > quality["start"].js.value + 0.1
     assert quality["end"].accuracy.n == 24
