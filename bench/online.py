@@ -1,7 +1,8 @@
 """Samples a second of rlhf's update, ours against TRL's RLOOTrainer on the same job: `python -m bench.online`.
 
 Both start from the embedded model in float32 on one thread and take 32 prompts an update with 8 responses each, at most
-64 new tokens, the verifier of the embedded world as reward, a KL penalty of .5 and one update a batch. The clock runs
+64 new tokens, the verifier of the embedded world as reward, a KL penalty of .5 and one update a batch, in micro-batches
+of 8 prompts. Both sample for the whole update at once. The clock runs
 over `train()`: sampling, rewards, reference, update. Each run is a process of its own, `python -m bench.online ours 4`;
 the two alternate, and the medians are printed.
 """
@@ -23,14 +24,14 @@ from divalign.stages.models import find_model
 from divalign.toy.verifier import right_behaviour
 from divalign.toy.world import requests
 
-PROMPTS, RESPONSES, TOKENS, KL, UPDATES, REPEATS = 32, 8, 64, 0.5, 4, 3
+PROMPTS, BATCH, RESPONSES, TOKENS, KL, UPDATES, REPEATS = 32, 8, 8, 64, 0.5, 4, 3
 
 
 def settings(folder: str, updates: int) -> dict[str, Any]:
     return {
         "output_dir": folder, "max_steps": updates, "learning_rate": 1e-4, "beta": KL, "report_to": "none",
         "save_strategy": "no", "use_cpu": True, "gradient_checkpointing": False, "disable_tqdm": True, "bf16": False,
-        "logging_steps": 1,
+        "logging_steps": 1, "gradient_accumulation_steps": PROMPTS // BATCH,
     }  # fmt: skip
 
 
@@ -47,7 +48,7 @@ def ours(rows: list[dict[str, Any]], folder: str, updates: int) -> Any:
     lm = find_model("toy").lm()
     return DivergenceTrainer(
         lm.model,
-        args=DivergenceConfig(method="rlhf", per_device_train_batch_size=PROMPTS, **settings(folder, updates)),
+        args=DivergenceConfig(method="rlhf", per_device_train_batch_size=BATCH, **settings(folder, updates)),
         train_dataset=rows,
         processing_class=lm.tokenizer,
         rollouts=Rollouts(reward=Reward("verifier", "verifier", score), responses=RESPONSES, max_new_tokens=TOKENS),
@@ -64,7 +65,7 @@ def trl(rows: list[dict[str, Any]], folder: str, updates: int) -> Any:
 
     lm = find_model("toy").lm()
     args = RLOOConfig(
-        per_device_train_batch_size=PROMPTS * RESPONSES,
+        per_device_train_batch_size=BATCH * RESPONSES,
         num_generations=RESPONSES,
         max_completion_length=TOKENS,
         **settings(folder, updates),

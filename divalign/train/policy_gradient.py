@@ -1,9 +1,10 @@
 """Updates on sampled responses: what `rlhf` and `on_policy:<divergence>` add to a step of DivergenceTrainer.
 
-An update draws K responses to each prompt of its micro-batches from the policy as it stands, scores them with a reward,
-with the reference and, with gradients, with the policy, and descends `core.sampled_loss` once. The KL penalty (k1) is
-part of the reward. Drawing depends on the seed, the update, the prompt and the response's number alone, so a resumed
-training repeats it and the size of a micro-batch changes nothing but rounding.
+An update draws K responses to each of its prompts from the policy as it stands, all of them together, and rewards them;
+each micro-batch then scores its own with the reference and, with gradients, with the policy, and descends
+`core.sampled_loss`. There is one update a batch. The KL penalty (k1) is part of the reward. Drawing depends on the
+seed, the update, the prompt and the response's number alone, so a resumed training repeats it and the size of a
+micro-batch changes nothing but rounding.
 
 A response that is cut at `max_new_tokens` is one of the policy's outcomes: its log-probability is that of being cut
 there, so the gradient is that of the truncated policy. It is counted (`completions/clipped_ratio`) and scored as it
@@ -96,6 +97,13 @@ class Rollouts:
         return {"reward": self.reward.key, **{name: getattr(self, name) for name in names}}
 
 
+class Group(NamedTuple):
+    """K responses to a prompt and their rewards, NaN where undecided."""
+
+    samples: list[Sample]
+    rewards: Float[Tensor, " k"]
+
+
 class Drawn(NamedTuple):
     """K responses to each of some prompts, prompt after prompt, with rewards (NaN: undecided) and pi_ref of each."""
 
@@ -120,6 +128,7 @@ class SampledStep:
         self.method, self.rollouts, self._tokenizer = method, rollouts, tokenizer
         self._beta, self._seed = beta, seed
         self._rows: dict[tuple[int, ...], Row] = {}
+        self._groups: dict[tuple[int, ...], Group] = {}
         self._log: list[StepRecord] = []
 
     def set_rows(self, encoded: EncodedRows) -> None:
@@ -130,24 +139,33 @@ class SampledStep:
                 self._rows.setdefault(tuple(text.prompt_ids), row)
 
     @torch.no_grad()
-    def draw(self, model: Any, reference: Reference, prompts: Iterable[Sequence[int]], *, update: int) -> Drawn:
-        """Return K responses of `model` to each different prompt, scored by the reward and by the reference."""
-        plan, pad = self.rollouts, self._tokenizer.pad_token_id or 0
-        groups = [list(prompt) for prompt in dict.fromkeys(map(tuple, prompts))]
+    def draw(self, model: Any, prompts: Iterable[Sequence[int]], *, update: int) -> None:
+        """Let `model` write K responses to each different prompt of an update, and reward them."""
+        plan, different = self.rollouts, list(dict.fromkeys(map(tuple, prompts)))
         numbers = [int(digest("rollout", self._seed, update, number)[:12], 16) for number in range(plan.responses)]
-        repeated = [prompt for prompt in groups for _ in numbers]
+        repeated = [list(prompt) for prompt in different for _ in numbers]
         samples = sample_prompts(
             model,
             self._tokenizer,
             repeated,
-            seeds=numbers * len(groups),
+            seeds=numbers * len(different),
             max_new_tokens=plan.max_new_tokens,
             batch_size=plan.batch_size,
         )
         rewards = torch.tensor(self._rewards(samples), dtype=torch.float64).unflatten(0, (-1, plan.responses))
-        with reference.ready(model.device) as scorer:
-            scores = sequence_log_probs(scorer, [drawn.tokens for drawn in samples], pad, batch_size=len(samples))
-        return Drawn(samples, rewards, torch.from_numpy(scores))
+        starts = range(0, len(samples), plan.responses)
+        groups = [
+            Group(samples[start : start + plan.responses], row) for start, row in zip(starts, rewards, strict=True)
+        ]
+        self._groups = dict(zip(different, groups, strict=True))
+
+    def take(self, prompts: Iterable[Sequence[int]], reference: Reference, pad_id: int, *, device: Any) -> Drawn:
+        """Return the responses that were drawn to a micro-batch's prompts, scored by the reference."""
+        groups = [self._groups[prompt] for prompt in dict.fromkeys(map(tuple, prompts))]
+        samples = [drawn for group in groups for drawn in group.samples]
+        with reference.ready(device) as scorer:
+            scores = sequence_log_probs(scorer, [drawn.tokens for drawn in samples], pad_id, batch_size=len(samples))
+        return Drawn(samples, torch.stack([group.rewards for group in groups]), torch.from_numpy(scores))
 
     def _rewards(self, samples: Sequence[Sample]) -> list[float]:
         completions = [self._completion(drawn) for drawn in samples]

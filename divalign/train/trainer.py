@@ -226,6 +226,10 @@ class DivergenceTrainer(Trainer):
         tokens = 0.0  # which the anchor alone asks for
         if self.objective.sft_weight:
             tokens = self._ranks.mean(float(sum(int(aligned_tokens(batch).sum()) for batch in batches)))
+        if self._sampled and batches:
+            prompts = [prompt for batch in batches for prompt in batch["prompts"]]
+            with self.compute_loss_context_manager():
+                self._sampled.draw(self.model, prompts, update=self.state.global_step)
         self._step, self._left = Step(self._baseline(batches), couples / count, tokens / count), len(batches)
         return batches, None
 
@@ -268,7 +272,7 @@ class DivergenceTrainer(Trainer):
         if self._sampled is None:
             return self._rows_loss(model, inputs, return_outputs=return_outputs)
         share = self._sampled.rollouts.offline_weight
-        drawn = self._sampled.draw(self.model, self._reference, inputs["prompts"], update=self.state.global_step)
+        drawn = self._sampled.take(inputs["prompts"], self._reference, self._pad_id, device=self.args.device)
         layout = self._prepare_inputs(self._sampled.inputs(drawn, self._pad_id, share=self._share))
         loss = self._sampled.loss(drawn, self._log_probs(model, layout))
         loss = (1 - share) * loss * self._step.weight(len(inputs["reference"]) // 2)

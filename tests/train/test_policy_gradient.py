@@ -60,13 +60,13 @@ def moved(run: DivergenceTrainer) -> Tensor:
 def draws(run: DivergenceTrainer) -> list[Drawn]:
     """Keep what the trainer draws from now on."""
     assert run._sampled is not None
-    kept, draw = [], run._sampled.draw
+    kept, take = [], run._sampled.take
 
     def keeping(*args: Any, **options: Any) -> Drawn:
-        kept.append(draw(*args, **options))
+        kept.append(take(*args, **options))
         return kept[-1]
 
-    run._sampled.draw = keeping  # type: ignore[method-assign]
+    run._sampled.take = keeping  # type: ignore[method-assign]
     return kept
 
 
