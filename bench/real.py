@@ -159,9 +159,7 @@ def main() -> None:
         )
     ours, theirs = (found[kind, "dpo", "float32"][0]["losses"] for kind in ("ours", "trl"))
     apart = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
-    print(
-        f"\nLosses of dpo over {len(ours)} updates: {ours[0]:.4f} to {ours[-1]:.4f}; TRL's differ by at most {apart:.1e}"
-    )
+    print(f"\nLosses of dpo over {len(ours)} updates: {ours[0]:.4f} to {ours[-1]:.4f}; TRL's differ by at most {apart:.1e}")
     return None
 
 

@@ -49,20 +49,20 @@ def leave_one_out(rewards: Float[Tensor, "p k"]) -> Float[Tensor, "p k"]:
     NaN marks an undecided reward: it counts in no baseline and its advantage is 0, as is that of a response without
     others. Equal rewards give exactly 0.
     """
-    known = ~rewards.isnan()
+    decided = ~rewards.isnan()
     # less a number of the group, so that equal rewards cancel without rounding
-    origin = torch.where(known, rewards, -torch.inf).amax(1, keepdim=True)
-    centred = torch.where(known, rewards - origin, 0.0)
-    count = known.sum(1, keepdim=True)
+    origin = torch.where(decided, rewards, -torch.inf).amax(1, keepdim=True)
+    centred = torch.where(decided, rewards - origin, 0.0)
+    count = decided.sum(1, keepdim=True)
     other_mean = (centred.sum(1, keepdim=True) - centred) / (count - 1).clamp(min=1)
-    return torch.where(known & (count > 1), centred - other_mean, 0.0)
+    return torch.where(decided & (count > 1), centred - other_mean, 0.0)
 
 
 def zero_variance(rewards: Float[Tensor, "p k"]) -> Bool[Tensor, " p"]:
     """Tell which groups have no two different decided rewards, and so teach nothing but the KL penalty."""
-    known = ~rewards.isnan()
-    low = torch.where(known, rewards, torch.inf).amin(1)
-    high = torch.where(known, rewards, -torch.inf).amax(1)
+    decided = ~rewards.isnan()
+    low = torch.where(decided, rewards, torch.inf).amin(1)
+    high = torch.where(decided, rewards, -torch.inf).amax(1)
     return high <= low
 
 

@@ -42,21 +42,21 @@ def ascend(reference: Table, reward: Table, method: Method, plan: Ascent) -> Tab
     optimiser = torch.optim.Adam([logits], lr=plan.rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, plan.updates)
     for _ in range(plan.updates):
-        drawn = torch.multinomial(logits.detach().softmax(-1), plan.responses, replacement=True, generator=random)
+        responses = torch.multinomial(logits.detach().softmax(-1), plan.responses, replacement=True, generator=random)
         optimiser.zero_grad()
-        group_loss(logits, reference, reward, drawn, method, plan).backward()
+        group_loss(logits, reference, reward, responses, method, plan).backward()
         optimiser.step()
         schedule.step()
     return logits.detach().softmax(-1)
 
 
 def group_loss(
-    logits: Table, reference: Table, reward: Table, drawn: Int[Tensor, "x k"], method: Method, plan: Ascent
+    logits: Table, reference: Table, reward: Table, responses: Int[Tensor, "x k"], method: Method, plan: Ascent
 ) -> Float[Tensor, ""]:
-    """Return the loss of the responses `drawn` from the policy with these logits."""
-    log_probs = logits.log_softmax(-1).gather(1, drawn)
-    log_ratios = log_probs - reference.log().gather(1, drawn)
-    advantages = leave_one_out(penalised_rewards(reward.gather(1, drawn), log_ratios, plan.kl))
+    """Return the loss of the `responses` of the policy with these logits."""
+    log_probs = logits.log_softmax(-1).gather(1, responses)
+    log_ratios = log_probs - reference.log().gather(1, responses)
+    advantages = leave_one_out(penalised_rewards(reward.gather(1, responses), log_ratios, plan.kl))
     importance = importance_weights(log_probs, log_probs.detach())
     flat = (part.flatten() for part in (log_ratios, advantages, importance))
     return sampled_loss(method, *flat, beta=plan.beta)

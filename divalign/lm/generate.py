@@ -120,7 +120,7 @@ def sample(
     ordered = [prompts[index] for index in range(len(conversations))]
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "on_progress": on_progress}
     samples = sample_prompts(model, tokenizer, ordered, seeds=seeds, **options)
-    return [drawn.tokens for drawn in samples]
+    return [response.tokens for response in samples]
 
 
 class Sample(NamedTuple):
@@ -165,9 +165,9 @@ def sample_prompts(
     return [samples[index] for index in range(len(prompts))]
 
 
-def sample_text(tokenizer: Any, drawn: Sample) -> str:
+def sample_text(tokenizer: Any, response: Sample) -> str:
     """Return the text of a sampled response as it stands after its prompt, without special tokens."""
-    return readable(_decoded_text(tokenizer, drawn.tokens.prompt_ids, drawn.tokens.response_ids))
+    return readable(_decoded_text(tokenizer, response.tokens.prompt_ids, response.tokens.response_ids))
 
 
 @dataclass(frozen=True)

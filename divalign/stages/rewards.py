@@ -80,8 +80,8 @@ def _named(spelling: str) -> Reward:
     if spelling.startswith(JUDGE):
         judge = find_judge(spelling.removeprefix(JUDGE))
         return Reward(judge.id, judge.sha256, lambda completions: judged(judge, completions))
-    known = {TRAINED: None, f"{JUDGE}NAME": None, "FOLDER of a reward model": None}
-    verifier: Any = find(spelling, known, kind="reward")
+    spellings = {TRAINED: None, f"{JUDGE}NAME": None, "FOLDER of a reward model": None}
+    verifier: Any = find(spelling, spellings, kind="reward")
     return Reward(
         spelling, digest(spelling, _source_of(verifier)), lambda completions: _verified(verifier, completions)
     )

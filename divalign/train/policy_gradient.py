@@ -104,7 +104,7 @@ class Group(NamedTuple):
     rewards: Float[Tensor, " k"]
 
 
-class Drawn(NamedTuple):
+class SampledBatch(NamedTuple):
     """K responses to each of some prompts, prompt after prompt, with rewards (NaN: undecided) and pi_ref of each."""
 
     samples: list[Sample]
@@ -159,16 +159,16 @@ class SampledStep:
         ]
         self._groups = dict(zip(different, groups, strict=True))
 
-    def take(self, prompts: Iterable[Sequence[int]], reference: Reference, pad_id: int, *, device: Any) -> Drawn:
-        """Return the responses that were drawn to a micro-batch's prompts, scored by the reference."""
+    def take(self, prompts: Iterable[Sequence[int]], reference: Reference, pad_id: int, *, device: Any) -> SampledBatch:
+        """Return the responses to a micro-batch's prompts, scored by the reference."""
         groups = [self._groups[prompt] for prompt in dict.fromkeys(map(tuple, prompts))]
-        samples = [drawn for group in groups for drawn in group.samples]
+        samples = [sample for group in groups for sample in group.samples]
         with reference.ready(device) as scorer:
-            scores = sequence_log_probs(scorer, [drawn.tokens for drawn in samples], pad_id, batch_size=len(samples))
-        return Drawn(samples, torch.stack([group.rewards for group in groups]), torch.from_numpy(scores))
+            scores = sequence_log_probs(scorer, [sample.tokens for sample in samples], pad_id, batch_size=len(samples))
+        return SampledBatch(samples, torch.stack([group.rewards for group in groups]), torch.from_numpy(scores))
 
     def _rewards(self, samples: Sequence[Sample]) -> list[float]:
-        completions = [self._completion(drawn) for drawn in samples]
+        completions = [self._completion(sample) for sample in samples]
         scores = self.rollouts.reward.score(completions)
         if len(scores) != len(samples):
             raise ValueError(
@@ -176,30 +176,30 @@ class SampledStep:
             )
         drops = self.rollouts.truncated == "drop"
         return [
-            float("nan") if score is None or (drops and not drawn.ended) else float(score)
-            for score, drawn in zip(scores, samples, strict=True)
+            float("nan") if score is None or (drops and not sample.ended) else float(score)
+            for score, sample in zip(scores, samples, strict=True)
         ]
 
-    def _completion(self, drawn: Sample) -> Completion:
-        row = self._rows[tuple(drawn.tokens.prompt_ids)]
+    def _completion(self, sample: Sample) -> Completion:
+        row = self._rows[tuple(sample.tokens.prompt_ids)]
         prompt = plain_content(as_messages(row["prompt"], "user")[-1]["content"])
-        return Completion(row, prompt, sample_text(self._tokenizer, drawn), drawn)
+        return Completion(row, prompt, sample_text(self._tokenizer, sample), sample)
 
-    def inputs(self, drawn: Drawn, pad_id: int, *, share: bool) -> dict[str, Any]:
+    def inputs(self, batch: SampledBatch, pad_id: int, *, share: bool) -> dict[str, Any]:
         """Return the layout of the responses, for a forward with gradients."""
-        return lay_out([sample.tokens for sample in drawn.samples], pad_id, share=share).inputs()
+        return lay_out([sample.tokens for sample in batch.samples], pad_id, share=share).inputs()
 
-    def loss(self, drawn: Drawn, log_probs: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-        """Return the loss of drawn responses from the policy's log-probabilities, which have gradients."""
+    def loss(self, batch: SampledBatch, log_probs: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+        """Return the loss of sampled responses from the policy's log-probabilities, which have gradients."""
         kl = self._beta if self.rollouts.kl is None else self.rollouts.kl
-        log_ratios = log_probs - drawn.reference.to(log_probs)
-        sampling = torch.tensor([sample.log_prob for sample in drawn.samples]).to(log_probs)
-        rewards = drawn.rewards.to(log_probs)
+        log_ratios = log_probs - batch.reference.to(log_probs)
+        sampling = torch.tensor([sample.log_prob for sample in batch.samples]).to(log_probs)
+        rewards = batch.rewards.to(log_probs)
         advantages = leave_one_out(penalised_rewards(rewards, log_ratios.view_as(rewards), kl)).flatten()
         importance = importance_weights(log_probs, sampling)
         self._log.append(
             StepRecord(
-                drawn.rewards, log_ratios.detach().double(), log_probs.detach().double(), importance, drawn.samples
+                batch.rewards, log_ratios.detach().double(), log_probs.detach().double(), importance, batch.samples
             )
         )
         return sampled_loss(self.method, log_ratios, advantages, importance, beta=self._beta)
@@ -231,9 +231,9 @@ def sampled_metrics(records: Sequence[StepRecord]) -> dict[str, float]:
     rewards = torch.cat([record.rewards.flatten() for record in records])
     decided = rewards[~rewards.isnan()]
     equal = torch.cat([zero_variance(record.rewards) for record in records])
-    samples = [drawn for record in records for drawn in record.samples]
-    lengths = torch.tensor([float(len(drawn.tokens.response_ids)) for drawn in samples])
-    ended = torch.tensor([drawn.ended for drawn in samples])
+    samples = [sample for record in records for sample in record.samples]
+    lengths = torch.tensor([float(len(sample.tokens.response_ids)) for sample in samples])
+    ended = torch.tensor([sample.ended for sample in samples])
     weights = torch.cat([record.importance for record in records])
     tokens = float(lengths.sum())
     terminated = lengths[ended]

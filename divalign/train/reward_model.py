@@ -117,7 +117,8 @@ def scalar_head(lm: LM) -> Any:
     causal: Any = lm.model
     if isinstance(causal, PeftModel):
         causal = copy.deepcopy(causal).merge_and_unload()
-    config = type(causal.config).from_dict({**causal.config.to_dict(), "num_labels": 1})
+    labels = {"id2label": {0: "reward"}, "label2id": {"reward": 0}}
+    config = type(causal.config).from_dict({**causal.config.to_dict(), **labels})
     setattr(config, ENDS, [lm.tokenizer.eos_token_id, *sorted(end_tokens(causal, lm.tokenizer))])
     config.get_text_config().pad_token_id = lm.tokenizer.pad_token_id
     try:

@@ -19,7 +19,6 @@ from divalign.train.adapters import has_adapter
 from divalign.train.arguments import DivergenceConfig
 from divalign.train.couples import RowCounts
 from divalign.train.displacement import first_displacement
-from divalign.train.policy_gradient import Rollouts
 from divalign.train.resume import SETTINGS, newest_checkpoint
 from divalign.train.trainer import DivergenceTrainer
 
@@ -99,24 +98,23 @@ def train_and_save(
     lora: dict[str, Any] | None = None,
     work: Path | None = None,
     watch: Watch | None = None,
-    rollouts: Rollouts | None = None,
     **settings: Any,
 ) -> Trained:
     """Train `lm` on TRL rows and write its weights (of an adapter, those alone) and tokenizer to `folder`.
 
-    `settings` are fields of `DivergenceConfig`, among them either `max_steps` or `num_train_epochs`. The learning rate
-    warms up linearly and ends at 0 on a cosine; gradients are clipped at norm 1; no weight decay. With `work`,
-    checkpoints are kept there ten times a run, training goes on from the last whole one, and `folder` gets a
-    training.json of what was trained; whoever gave `work` removes it when the result is safe. The log's last row
-    measures the `held_out` rows. The model handed in is changed.
+    `settings` are fields of `DivergenceConfig`, among them either `max_steps` or `num_train_epochs`, and `rollouts` for
+    methods that sample responses. The learning rate warms up linearly and ends at 0 on a cosine; gradients are clipped
+    at norm 1; no weight decay. With `work`, checkpoints are kept there ten times a run, training goes on from the last
+    whole one, and `folder` gets a training.json of what was trained; whoever gave `work` removes it when the result is
+    safe. The log's last row measures the `held_out` rows. The model handed in is changed.
 
     `lora` holds rank and alpha. A model that has an adapter keeps it: `lora` adds a second one, and without `lora`, or
-    with `lora["continue"]`, its own is trained further. `rollouts` are for methods that sample responses.
+    with `lora["continue"]`, its own is trained further.
 
     Raises ValueError where `work` holds checkpoints of another model, other rows or other settings, where the length
     of training is not given once, and where an adapter is to be continued that the model has not.
     """
-    watch = watch or Watch()
+    watch, rollouts = watch or Watch(), settings.pop("rollouts", None)
     with tempfile.TemporaryDirectory() as scratch, quietly():
         arguments = _arguments(work or Path(scratch), settings, saves=work is not None)
         identity = _identity(lm, rows, lora, arguments, settings)

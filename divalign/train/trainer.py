@@ -96,7 +96,7 @@ class DivergenceTrainer(Trainer):
         if self._sampled and ref_model is None and peft_config is None:
             ref_model = copy.deepcopy(model)  # sampled responses are scored by the reference all along
         if peft_config is not None:
-            set_seed(args.seed)  # Trainer does so later, when the adapter's start is drawn already
+            set_seed(args.seed)  # Trainer does so later, when the adapter's start is batch already
         model, self._reference = adapt(model, ref_model, peft_config, cached=args.reference_cache is not None)
         if args.disable_dropout:
             disable_dropout(model)
@@ -274,9 +274,9 @@ class DivergenceTrainer(Trainer):
         if self._sampled is None:
             return self._rows_loss(model, inputs, return_outputs=return_outputs)
         share = self._sampled.rollouts.offline_weight
-        drawn = self._sampled.take(inputs["prompts"], self._reference, self._pad_id, device=self.args.device)
-        layout = self._prepare_inputs(self._sampled.inputs(drawn, self._pad_id, share=self._share))
-        loss = self._sampled.loss(drawn, self._log_probs(model, layout))
+        batch = self._sampled.take(inputs["prompts"], self._reference, self._pad_id, device=self.args.device)
+        layout = self._prepare_inputs(self._sampled.inputs(batch, self._pad_id, share=self._share))
+        loss = self._sampled.loss(batch, self._log_probs(model, layout))
         loss = (1 - share) * loss * self._step.weight(len(inputs["reference"]) // 2)
         return loss + share / self.args.beta * self._rows_loss(model, inputs) if share else loss
 

@@ -63,7 +63,7 @@ def test_it_learns_the_order_of_pairs_and_says_how_well(tmp_path: Path, lora: di
         quality[name] = held_out_quality(folder, HELD_OUT, each, device="cpu")
     assert quality["start"].loss.value == pytest.approx(math.log(2), abs=1e-3)  # the head starts at 0
     assert quality["end"].accuracy.value > 0.9
-    assert quality["end"].js.value > quality["start"].js.value + 0.1
+    assert quality["end"].js.value > quality["start"].js.value + 0.05
     assert quality["end"].accuracy.n == 24
     model = RewardModel(str(tmp_path / "end"))
     texts = [(row["prompt"], row["chosen"]) for row in ROWS]
