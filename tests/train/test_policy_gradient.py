@@ -15,7 +15,7 @@ from divalign import DivergenceConfig, DivergenceTrainer
 from divalign.core.advantages import leave_one_out
 from divalign.lm.generate import Sample
 from divalign.lm.load import LM
-from divalign.train.policy_gradient import Completion, Drawn, Reward, Rollouts
+from divalign.train.policy_gradient import Completion, Reward, Rollouts, SampledBatch
 from divalign.train.run import Watch, train_and_save
 from tests.tiny import tiny_model
 
@@ -57,12 +57,12 @@ def moved(run: DivergenceTrainer) -> Tensor:
     return torch.cat([p.detach().flatten() for p in run.model.parameters()]) - before
 
 
-def draws(run: DivergenceTrainer) -> list[Drawn]:
+def draws(run: DivergenceTrainer) -> list[SampledBatch]:
     """Keep what the trainer draws from now on."""
     assert run._sampled is not None
     kept, take = [], run._sampled.take
 
-    def keeping(*args: Any, **options: Any) -> Drawn:
+    def keeping(*args: Any, **options: Any) -> SampledBatch:
         kept.append(take(*args, **options))
         return kept[-1]
 
@@ -81,11 +81,11 @@ def test_an_update_descends_the_mean_of_advantage_times_log_probability(tmp_path
     run = trainer(tmp_path, sampled=rollouts())
     kept, model = draws(run), tiny_model("Llama")[0].double()
     step = moved(run)
-    (drawn,) = kept
-    assert drawn.rewards.std() > 0.1
-    log_probs = torch.stack([log_prob(model, sample) for sample in drawn.samples])
-    assert [sample.log_prob for sample in drawn.samples] == pytest.approx(log_probs.tolist(), abs=1e-5)
-    advantages = leave_one_out(drawn.rewards).flatten()  # at the first update the policy is the reference
+    (batch,) = kept
+    assert batch.rewards.std() > 0.1
+    log_probs = torch.stack([log_prob(model, sample) for sample in batch.samples])
+    assert [sample.log_prob for sample in batch.samples] == pytest.approx(log_probs.tolist(), abs=1e-5)
+    advantages = leave_one_out(batch.rewards).flatten()  # at the first update the policy is the reference
     gradient = torch.autograd.grad(-(advantages * log_probs).mean(), list(model.parameters()))
     whole = torch.cat([part.flatten() for part in gradient])
     assert whole.norm() > 1e-3
@@ -138,11 +138,11 @@ def test_cut_responses_are_counted_and_kept_or_dropped_as_asked(tmp_path: Path) 
         run = trainer(tmp_path, sampled=rollouts(truncated=truncated, max_new_tokens=1))
         kept = draws(run)
         steps[truncated] = moved(run)
-        log, (drawn,) = run.state.log_history[0], kept
-        cut = [not sample.ended for sample in drawn.samples]
+        log, (batch,) = run.state.log_history[0], kept
+        cut = [not sample.ended for sample in batch.samples]
         assert log["completions/clipped_ratio"] == pytest.approx(sum(cut) / len(cut))
         assert sum(cut) > 8
-        assert drawn.rewards.isnan().flatten().tolist() == (cut if truncated == "drop" else [False] * len(cut))
+        assert batch.rewards.isnan().flatten().tolist() == (cut if truncated == "drop" else [False] * len(cut))
     assert not torch.equal(steps["keep"], steps["drop"])
 
 
