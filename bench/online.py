@@ -4,7 +4,7 @@ Both start from the embedded model in float32 on one thread and take 32 prompts 
 64 new tokens, the verifier of the embedded world as reward, a KL penalty of .5 and one update a batch, in micro-batches
 of 8 prompts. Both sample for the whole update at once. The clock runs
 over `train()`: sampling, rewards, reference, update. Each run is a process of its own, `python -m bench.online ours 4`;
-the two alternate, and the medians are printed.
+the two alternate, and the medians are printed. `python -m bench.online behaviour MODEL ...` measures trained models.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ from typing import Any
 
 import torch
 
+from divalign.core.stats import clustered_rate
+from divalign.data.batching import encode_conversation
+from divalign.data.examples import user_says
 from divalign.data.recipes import RECIPES
+from divalign.lm.generate import sample_prompts, sample_text
 from divalign.stages.models import find_model
 from divalign.toy.verifier import right_behaviour
 from divalign.toy.world import requests
@@ -101,6 +105,20 @@ def apart(library: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def behaviour(model: str) -> None:
+    """Print the share of right behaviour over a sampled response to each test prompt, of known and held-out topics."""
+    lm = find_model(model).lm()
+    for held_out in (False, True):
+        asked = requests("test", held_out=held_out)
+        prompts = [encode_conversation(lm.tokenizer, user_says(request.prompt)) for request in asked]
+        samples = sample_prompts(lm.model, lm.tokenizer, prompts, max_new_tokens=TOKENS, seeds=[1] * len(asked))
+        texts = [sample_text(lm.tokenizer, sample) for sample in samples]
+        rows = [{"harmful": request.harmful} for request in asked]
+        right = right_behaviour([request.prompt for request in asked], texts, rows)
+        share = clustered_rate([bool(value) for value in right], [request.cluster for request in asked])
+        print(f"| {model} | {'held-out' if held_out else 'in-distribution'} | {share} |", flush=True)
+
+
 def main() -> None:
     runs: dict[str, list[dict[str, Any]]] = {"trl": [], "ours": []}
     for _ in range(REPEATS):
@@ -120,7 +138,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
+    if sys.argv[1:2] == ["behaviour"]:
+        for name in sys.argv[2:]:
+            behaviour(name)
+    elif len(sys.argv) > 1:
         print(json.dumps(once(sys.argv[1], int(sys.argv[2]))))
     else:
         main()

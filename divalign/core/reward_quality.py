@@ -41,10 +41,10 @@ def pair_quality(margins: Float[np.ndarray, " n"], clusters: Sequence[Hashable])
     if not np.isfinite(margins).all():
         raise ValueError("a margin is not finite; the reward model diverged: lower the learning rate")
     loss = clustered_mean(np.logaddexp(0, -margins), clusters)
-    js = [None if end is None else math.log(2) - end for end in (loss.value, loss.high, loss.low)]
+    value, low, high = (None if end is None else math.log(2) - end for end in (loss.value, loss.high, loss.low))
     return PairQuality(
         loss,
-        Estimate(*js, loss.n),
+        Estimate(value, low, high, loss.n),
         _accuracy(margins, clusters),
         _calibration_error(margins),
         calibration_slope(margins),

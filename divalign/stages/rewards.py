@@ -19,6 +19,7 @@ from typing import Any
 
 from divalign import __version__
 from divalign.core.names import find
+from divalign.core.reward_quality import PairQuality
 from divalign.data.examples import Row
 from divalign.data.split import side_of
 from divalign.records import RewardModelRecord, cached_record
@@ -141,7 +142,7 @@ def _trained(source: RewardSource, progress: Progress) -> Reward:
         quality = None
         if len(held_out) >= FEWEST:
             quality = held_out_quality(place, held_out, source.plan, device=source.base.resolved().device)
-        figures = quality._asdict() if quality else dict.fromkeys(FIGURES)
+        figures: dict[str, Any] = quality._asdict() if quality else dict.fromkeys(PairQuality._fields)
         return RewardModelRecord(
             divalign=__version__, key=key, pairs=len(rows), held_out_pairs=len(held_out) if quality else 0, **figures
         )
@@ -149,9 +150,6 @@ def _trained(source: RewardSource, progress: Progress) -> Reward:
     record_key = digest(key, digest(held_out))
     cached_record(source.folder / "reward_model.json", record_key, RewardModelRecord, measure)
     return Reward(TRAINED, key, _scorer(place, source))
-
-
-FIGURES = ("loss", "js", "accuracy", "calibration_error", "calibration_slope")
 
 
 def _scorer(folder: Path, source: RewardSource) -> Any:

@@ -142,7 +142,8 @@ def encode_rows(
     references = None if any(value is None for side in columns for value in side) else (columns[0], columns[1])
     counts = RowCounts(len(checked), len(skipped), len(cut))
     sources = [row for row, _ in usable[0]], [row for row, _ in usable[1]]
-    return EncodedRows(aligned, unaligned, (clusters[0], clusters[1]), references, paired, counts, sources)
+    named = clusters[0], clusters[1]
+    return EncodedRows(aligned, unaligned, named, references, paired, counts, sources)  # type: ignore[arg-type]
 
 
 def scored_couples(encoded: EncodedRows, references: tuple[list[float], list[float]]) -> Couples:
