@@ -108,7 +108,7 @@ def child(options: argparse.Namespace) -> None:
     torch.set_num_threads(2)
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_of(options.kind, options.method, options.dtype, options.gguf, folder)
-        by_peft = mock.patch("divalign.train.trainer.lora_by_products", lambda model: nullcontext())
+        by_peft = mock.patch("divalign.train.trainer.lora_by_products", return_value=nullcontext())
         with by_peft if options.kind == "peft" else nullcontext():
             start = time.perf_counter()
             trainer.train()
@@ -159,7 +159,7 @@ def main() -> None:
         )
     ours, theirs = (found[kind, "dpo", "float32"][0]["losses"] for kind in ("ours", "trl"))
     apart = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
-    print(f"\nLosses of dpo over {len(ours)} updates: {ours[0]:.4f} to {ours[-1]:.4f}; TRL's differ by at most {apart:.1e}")
+    print(f"\nLosses of dpo, {len(ours)} updates: {ours[0]:.4f} to {ours[-1]:.4f}; TRL's differ by at most {apart:.1e}")
     return None
 
 

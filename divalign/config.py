@@ -115,6 +115,27 @@ class Lora(Section):
     )
 
 
+class OnPolicy(Section):
+    """How rlhf and on_policy:<divergence> sample responses; an update takes pairs_per_update prompts."""
+
+    reward: str = Field(
+        default="reward_model",
+        description="'reward_model': one trained first on the rows; a folder of one; judge:NAME; pkg.module:function",
+    )
+    responses: Whole = Field(default=8, ge=2, description="responses sampled for each prompt of an update")
+    max_new_tokens: Whole = Field(default=64, ge=1, description="longest sampled response, in tokens")
+    kl: Real | None = Field(default=None, ge=0, description="weight of log(pi / pi_ref) in the reward; null: beta")
+    lambda_: Real = Field(
+        default=0.0, alias="lambda", ge=0, lt=1, description="share of the loss of the rows themselves (on_policy only)"
+    )
+    truncated: Literal["keep", "drop"] = Field(
+        default="keep", description="responses without an end: rewarded as they stand, or left out of their group"
+    )
+    reward_updates: Whole | None = Field(
+        default=None, ge=1, description="optimizer steps of a reward model that is trained first; null: `updates`"
+    )
+
+
 class Train(Section):
     """One setting for all methods: the same rows in the same order, updates, learning rate and beta."""
 
@@ -149,6 +170,12 @@ class Train(Section):
     )
     lora: Lora | None = Field(default=None, description="null: all weights are trained")
     log_every: Whole = Field(default=5, ge=1, description="updates per row of metrics.jsonl")
+    # Left out of config.yaml where it is off, as in runs made before it was there, which so stay the same runs.
+    on_policy: OnPolicy | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="null: the defaults, for methods that sample responses",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -41,7 +41,9 @@ def train(
     data: TrainingData,
     config: Config = None,
     overrides: Overrides = None,
-    method: Annotated[str, typer.Option(help="A name of METHODS, fdo:<divergence>, pkg.module:thing.")] = "kldo",
+    method: Annotated[
+        str, typer.Option(help="A name of METHODS, fdo:DIVERGENCE, on_policy:DIVERGENCE, pkg.module:thing.")
+    ] = "kldo",
     seed: Annotated[int, typer.Option(help="Of data order and responses.")] = 0,
     epochs: Annotated[
         float | None, typer.Option(help="Passes over the rows, in place of train.updates and updates_on.")
@@ -99,11 +101,29 @@ def _summary(out: Path) -> Iterator[str]:
     losses = [row["loss"] for row in log if row.get("loss") is not None]
     if losses:
         yield f"loss {losses[0]:.4f} at the first update logged, {losses[-1]:.4f} at the last"
+    yield from _sampled_lines(out, log)
     if content["held_out"]:
         figures = (f"{name} {value:.4g}" for name, value in content["held_out"].items() if value is not None)
         yield "held out: " + ", ".join(figures)
     if content["displacement"]:
         yield f"warning: {content['displacement']}"
+
+
+def _sampled_lines(out: Path, log: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield what sampled responses were rewarded with, and what is known of the reward model."""
+    from divalign.records import RewardModelRecord, read_record
+
+    rewards = [row["reward"] for row in log if row.get("reward") is not None]
+    if not rewards:
+        return
+    yield f"reward {rewards[0]:.4f} at the first update logged, {rewards[-1]:.4f} at the last"
+    path = out / "reward_model.json"
+    record = read_record(path, RewardModelRecord) if path.is_file() else None
+    if record and record.accuracy and record.js:
+        yield (
+            f"reward model: {record.accuracy.value:.3f} of {record.held_out_pairs} held-out pairs in the right order, "
+            f"js at least {record.js.value:.3f} of 0.693"
+        )
 
 
 def _recipe_rows(config: Any, recipe: str, seed: int, out: Path, progress: Any) -> list[Any]:

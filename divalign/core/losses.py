@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from divalign.core.advantages import SampledRows
 from divalign.core.baselines import (
     Baseline,
     LogRatios,
@@ -52,7 +53,8 @@ class Method:
     loss at r = 0 minus the loss is a lower bound of, `optimum` the same as a number on distributions that can be
     enumerated; None claims nothing, and the lab leaves the method out. `own_baseline` is the baseline as a function of
     the rows of a step, `averaging` how two of its values are averaged over steps. `states_loss` is a loss of the hidden
-    states of a step's prompts, added to that of r; None: the method reads responses alone.
+    states of a step's prompts, added to that of r; None: the method reads responses alone. `on_policy` is that of a
+    method whose rows are responses that the policy samples (`core.sampled_loss`).
     """
 
     name: str
@@ -64,6 +66,7 @@ class Method:
     averaging: Callable[[Tensor, Tensor, float], Tensor] = linear
     optimum: Optimum | None = None
     states_loss: StatesLoss | None = None
+    on_policy: SampledRows | None = None
 
     @property
     def divergence(self) -> Divergence | None:
@@ -315,6 +318,14 @@ _NAMED = (
     ),
     replace(rdro(0.5), name="rdro"),
     separate(),
+    Method(
+        name="rlhf",
+        estimates="nothing: the policy is tilted by a reward, whose model's loss estimates JS(P x Q, Q x P)",
+        source="Christiano et al. 2017; the update: RLOO, Ahmadian et al. 2024, arXiv 2402.14740",
+        aligned_loss=torch.neg,
+        unaligned_loss=torch.clone,
+        on_policy=SampledRows(mixes=False),
+    ),
 )
 
 METHODS: dict[str, Method] = {
@@ -323,11 +334,27 @@ METHODS: dict[str, Method] = {
 FAMILIES: dict[str, Callable[[float], Method]] = {"dpo": dpo, "ipo": ipo, "rdro": rdro, "separate": separate}
 
 
+def on_policy(divergence: Divergence) -> Method:
+    """Return the loss of `divergence` for responses that the policy samples, weighted by their advantages."""
+    return replace(
+        divergence_method(divergence),
+        name=f"on_policy:{divergence.name}",
+        estimates=f"{divergence.value}, of sampled responses above and below the average reward",
+        source="after arXiv 2602.05946, weights not verified; canonical link",
+        optimum=None,
+        on_policy=SampledRows(mixes=True),
+    )
+
+
+_PREFIXES: dict[str, Callable[[Divergence], Method]] = {"fdo:": divergence_method, "on_policy:": on_policy}
+
+
 def find_method(name: str) -> Method:
-    """Return the method called `name`: `kldo`, `rdro(0.4)`, `fdo:alpha(0.3)`, or `package.module:thing` of your own.
+    """Return the method called `name`: `kldo`, `rdro(0.4)`, `fdo:js`, `on_policy:js`, or `package.module:thing`.
 
     Raises ValueError, naming the nearest known one, when there is none.
     """
-    if name not in METHODS and name.startswith("fdo:"):
-        return divergence_method(find_divergence(name.removeprefix("fdo:")))
+    for prefix, make in _PREFIXES.items():
+        if name not in METHODS and name.startswith(prefix):
+            return make(find_divergence(name.removeprefix(prefix)))
     return find(name, METHODS, kind="method", of=Method, families=FAMILIES)

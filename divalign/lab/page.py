@@ -10,6 +10,7 @@ from divalign.core.divergences import DIVERGENCES
 from divalign.core.losses import METHODS
 from divalign.draw.chart import chart_svg
 from divalign.lab.findings import Findings, LabSection
+from divalign.lab.identities import with_claim
 
 _INTRODUCTION = """\
 # The theory, as an experiment
@@ -53,7 +54,7 @@ def _divergences() -> str:
 def _methods() -> str:
     rows = [
         (f"`{name}`", "pairs" if method.paired else "rows", method.estimates, method.source)
-        for name, method in METHODS.items()
+        for name, method in with_claim(METHODS).items()
     ]
     return "## Methods\n\nThe loss at r = 0 minus the loss is a lower bound of what is named.\n\n" + _table(
         ("name", "reads", "estimates", "source"), rows

@@ -32,7 +32,8 @@ PREFILL_TOKENS = 256
 class Row:
     """One conversation and its response so far. `uniforms` chooses its tokens, None for the likeliest each time.
 
-    `end` is the token that ended it, None where it was cut at its limit.
+    `end` is the token that ended it, None where it was cut at its limit. `log_prob`, in nats, sums what its sampled
+    tokens had under the sampling distribution, the end's included.
     """
 
     index: int
@@ -42,6 +43,7 @@ class Row:
     response: list[int] = field(default_factory=list)
     ended: bool = False
     end: int | None = None
+    log_prob: float = 0.0
 
     @property
     def tokens(self) -> list[int]:
@@ -102,7 +104,8 @@ def _advance(
 ) -> Batch | None:
     """Add the rows that join, generate one token for every row, and go on with the rows that have not ended."""
     batch = reduce(_join, ([batch] if batch else []) + [_start(net, rows) for rows in _similar_lengths(joining)])
-    for row, token in zip(batch.rows, _choose(batch, temperature), strict=True):
+    for row, (token, log_prob) in zip(batch.rows, _choose(batch, temperature), strict=True):
+        row.log_prob += log_prob
         if token in ends:
             row.ended, row.end = True, token
         else:
@@ -174,19 +177,24 @@ def _join(a: Batch, b: Batch) -> Batch:
     return Batch(a.rows + b.rows, growing_cache(pairs), mask, torch.cat([a.logits, b.logits]))
 
 
-def _choose(batch: Batch, temperature: float) -> list[int]:
-    """Return the next token of every row: the likeliest, or the one its own uniform number falls on.
+def _choose(batch: Batch, temperature: float) -> list[tuple[int, float]]:
+    """Return the next token of every row: the likeliest, or the one its own uniform number falls on, and its log p.
 
     One number per token, inverted through the cumulative probabilities, so that a row's tokens depend on its own
-    numbers alone and not on the other rows of the batch, unless rounding moves a boundary across the number.
+    numbers alone and not on the other rows of the batch, unless rounding moves a boundary across the number. A greedy
+    choice has log p = 0: it is certain.
     """
     if not temperature:
         on_cpu = batch.logits.device.type == "cpu"
-        return (batch.logits.float().numpy() if on_cpu else batch.logits).argmax(-1).tolist()
+        likeliest = (batch.logits.float().numpy() if on_cpu else batch.logits).argmax(-1).tolist()
+        return [(token, 0.0) for token in likeliest]
     uniforms = [row.uniforms[len(row.response)] for row in batch.rows if row.uniforms is not None]
-    cumulative = (batch.logits.double() / temperature).softmax(dim=-1).cumsum(dim=-1)
+    probabilities = (batch.logits.double() / temperature).softmax(dim=-1)
+    cumulative = probabilities.cumsum(dim=-1)
     quantiles = torch.tensor(uniforms, dtype=torch.float64, device=cumulative.device)[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, quantiles, right=True).clamp(max=cumulative.shape[1] - 1)[:, 0].tolist()
+    tokens = torch.searchsorted(cumulative, quantiles, right=True).clamp(max=cumulative.shape[1] - 1)
+    log_probs = probabilities.gather(1, tokens).log()[:, 0].tolist()
+    return list(zip(tokens[:, 0].tolist(), log_probs, strict=True))
 
 
 def _logits(net: Network, tokens: Int[Tensor, "b t"], mask: Int[Tensor, "b s"], cache: Any) -> Float[Tensor, "b v"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -113,16 +113,61 @@ def sample(
 
     Raises what `generate` does.
     """
-    samples: list[Encoded] = [Encoded([], [])] * len(conversations)
     _check_seeds(seeds, len(conversations))
     prompts, failures = _encoded(model, tokenizer, conversations)
     for index, failure in failures.items():
         raise ValueError(missing(index, failure))
-    for row in _decoded(model, tokenizer, prompts, _Decoding(max_new_tokens, batch_size, temperature=1.0), seeds):
-        samples[row.index] = Encoded(row.prompt, row.response if row.end is None else [*row.response, row.end])
+    ordered = [prompts[index] for index in range(len(conversations))]
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "on_progress": on_progress}
+    samples = sample_prompts(model, tokenizer, ordered, seeds=seeds, **options)
+    return [response.tokens for response in samples]
+
+
+class Sample(NamedTuple):
+    """A sampled response with its prompt, as tokens; the token that ended it, if any, is its last.
+
+    `log_prob` is its log-probability under the sampler as it computed, in nats; `ended` is False where it was cut.
+    """
+
+    tokens: Encoded
+    log_prob: float
+    ended: bool
+
+
+def sample_prompts(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[list[int]],
+    *,
+    seeds: Sequence[int] | None = None,
+    max_new_tokens: int = 64,
+    batch_size: int = 64,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[Sample]:
+    """Return a response to each prompt of tokens from the model's own distribution, in order; see `sample`.
+
+    Raises ValueError for a prompt that fills the context, and what `generate` does.
+    """
+    _check_seeds(seeds, len(prompts))
+    for index, prompt in enumerate(prompts):
+        if len(prompt) >= _context(model):
+            raise ValueError(
+                f"prompt {index} is {len(prompt)} tokens long and the model's context is {_context(model)}: nothing "
+                "can be written after it; leave it out"
+            )
+    samples: dict[int, Sample] = {}
+    options = _Decoding(max_new_tokens, batch_size, temperature=1.0)
+    for row in _decoded(model, tokenizer, dict(enumerate(prompts)), options, seeds):
+        response = row.response if row.end is None else [*row.response, row.end]
+        samples[row.index] = Sample(Encoded(row.prompt, response), row.log_prob, row.end is not None)
         if on_progress is not None:
             on_progress(1)
-    return samples
+    return [samples[index] for index in range(len(prompts))]
+
+
+def sample_text(tokenizer: Any, response: Sample) -> str:
+    """Return the text of a sampled response as it stands after its prompt, without special tokens."""
+    return readable(_decoded_text(tokenizer, response.tokens.prompt_ids, response.tokens.response_ids))
 
 
 @dataclass(frozen=True)
@@ -172,7 +217,7 @@ def _decoded(
     limits = {index: min(options.max_new_tokens, context - len(prompt)) for index, prompt in prompts.items()}
     uniforms = _uniforms(prompts, limits, seeds) if options.temperature else dict.fromkeys(prompts)
     rows = [Row(index, prompt, limits[index], uniforms[index]) for index, prompt in prompts.items()]
-    ends, net = _end_tokens(model, tokenizer), network(model)
+    ends, net = end_tokens(model, tokenizer), network(model)
     with evaluating(model), torch.no_grad():
         yield from decode(net, rows, ends=ends, size=options.batch_size, temperature=options.temperature)
 
@@ -188,7 +233,7 @@ def _uniforms(prompts: dict[int, list[int]], limits: dict[int, int], seeds: Sequ
     return {index: np.random.default_rng(int(key, 16)).random(limits[index]) for index, key in keys.items()}
 
 
-def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
+def end_tokens(model: Any, tokenizer: Any) -> set[int]:
     """Return every token id that ends a response, by the model's generation configuration and by the tokenizer."""
     named = [getattr(getattr(model, "generation_config", None), "eos_token_id", None), tokenizer.eos_token_id]
     return {token for ids in named if ids is not None for token in (ids if isinstance(ids, list) else [ids])}

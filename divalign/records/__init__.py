@@ -21,6 +21,7 @@ from divalign.records.rates import (
     WordingSpread,
 )
 from divalign.records.results import SMALLEST_EFFECT, ModelResult, PartResult, Results, SeparationNumbers, VerdictRecord
+from divalign.records.rewards import RewardModelRecord
 from divalign.records.separation import (
     AttackSeparation,
     BestLayer,
@@ -76,6 +77,7 @@ __all__ = [
     "RatesRecord",
     "Record",
     "Results",
+    "RewardModelRecord",
     "SeparationChangeRecord",
     "SeparationChanges",
     "SeparationDraws",

@@ -2,6 +2,7 @@
 launch`, on many.
 
 checkpoint/      the weights, or with LoRA the adapter, and the tokenizer
+reward_model*    rlhf: the reward model and, in reward_model.json, its figures on held-out pairs
 metrics.jsonl    the log of training, without its speed; with held-out rows its last line holds their divergences
 training.json    updates, rows used and skipped, held-out figures, a warning of displacement, speed
 model.json       how to load the model: the folder can be named as a model
@@ -27,12 +28,25 @@ from divalign.limits import refuse_links
 from divalign.lm.memory import out_of_memory, release
 from divalign.stages.folder import Advance, Progress, locked
 from divalign.stages.models import ModelSpec, open_model, write_model_spec
+from divalign.stages.rewards import TRAINED, RewardSource, open_reward, reward_key
 from divalign.stages.termination import Terminated, deferring
 from divalign.store import digest, intact, intact_folder, jsonl, key_of, publish_folder, seal, write_json
+from divalign.train.policy_gradient import Rollouts
+from divalign.train.reward_model import RewardTraining
 from divalign.train.run import StoppedError, Trained, Watch, train_and_save
 from divalign.train.speed import TIMES
 
 logger = logging.getLogger(__name__)
+REWARD_SETTINGS = (
+    "pairs_per_update",
+    "pairs_per_batch",
+    "learning_rate",
+    "warmup_updates",
+    "max_length",
+    "seed",
+    "too_long",
+)
+ROLLOUT_SETTINGS = ("responses", "max_new_tokens", "kl", "offline_weight", "truncated")
 
 
 @dataclass(frozen=True)
@@ -44,12 +58,30 @@ class LoraPlan:
 
 
 @dataclass(frozen=True)
+class OnPolicyPlan:
+    """How methods that sample responses do so: a reward as `stages.rewards` spells it, and `policy_gradient.Rollouts`.
+
+    `offline_weight` is lambda, the share of the loss of the data's own rows. `reward_updates` of a reward model that is
+    trained first are the policy's where None.
+    """
+
+    reward: str = TRAINED
+    responses: int = 8
+    max_new_tokens: int = 64
+    kl: float | None = None
+    offline_weight: float = 0.0
+    truncated: str = "keep"
+    reward_updates: int | None = None
+
+
+@dataclass(frozen=True)
 class TrainPlan:
     """How a model is trained. An update takes `pairs_per_update` pairs, `pairs_per_batch` of them per forward.
 
     The length is `updates`, or `epochs` where updates are None. The learning rate warms up linearly over
     `warmup_updates` and ends at 0 on a cosine. `sft_weight` anchors the aligned response; `variant` and `too_long` are
     those of train.arguments.DivergenceConfig. With `continue_adapter` the base's own adapter is trained further.
+    `on_policy` is for methods that sample responses; an update then takes `pairs_per_update` prompts.
     """
 
     method: str
@@ -69,11 +101,14 @@ class TrainPlan:
     continue_adapter: bool = False
     log_every: int = 5
     batch_size: int = 64
+    on_policy: OnPolicyPlan | None = None
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the weights, however an update is split."""
-        split = ("pairs_per_batch", "batch_size", "method")
+        split = ("pairs_per_batch", "batch_size", "method", "on_policy")
         named = {name: value for name, value in asdict(self).items() if name not in split}
+        if self.on_policy is not None:  # else left out: what was trained before there were such methods stays valid
+            named["on_policy"] = {**asdict(self.on_policy), "reward_key": reward_key(self.on_policy.reward)}
         return {**named, "method": find_method(self.method).name}
 
 
@@ -109,8 +144,9 @@ def train(
         if not (intact_folder(checkpoint, key) and intact(metrics, log_key)):
             if checkpoint.is_dir() and key_of(checkpoint) not in (key, None):
                 raise ValueError(f"{folder} holds another model, of other rows or settings; choose another --out")
+            rollouts = _rollouts(base, rows, plan, folder, held_out, cache, progress)
             options = {"held_out": held_out, "cache": cache, "progress": progress, "terminable": terminable}
-            trained = _train(base, rows, plan, folder, **options)
+            trained = _train(base, rows, plan, folder, rollouts=rollouts, **options)
             if _is_leader():
                 seal(metrics, jsonl(_without_times(trained.log)), log_key)
                 write_json(folder / "training.json", _summary(trained))
@@ -161,6 +197,7 @@ def _train_once(
     *,
     held_out: Sequence[Row] | None,
     cache: Path | None,
+    rollouts: Rollouts | None,
     progress: Progress,
     terminable: ExitStack,
 ) -> Trained:
@@ -180,10 +217,41 @@ def _train_once(
             lora={"continue": True} if plan.continue_adapter else asdict(plan.lora) if plan.lora else None,
             work=folder / "work",
             watch=watch,
+            rollouts=rollouts,
             use_cpu=base.device == "cpu",
             reference_cache=str(cache) if cache else None,
             **settings,
         )
+
+
+def _rollouts(
+    base: ModelSpec,
+    rows: Sequence[Row],
+    plan: TrainPlan,
+    folder: Path,
+    held_out: Sequence[Row] | None,
+    cache: Path | None,
+    progress: Progress,
+) -> Rollouts | None:
+    """Return how responses are sampled and rewarded, the reward model trained; None for methods that sample none.
+
+    Raises ValueError where a reward model's updates cannot be told: its training has no epochs.
+    """
+    options = plan.on_policy
+    if not find_method(plan.method).on_policy:
+        return None
+    options = options or OnPolicyPlan()
+    updates = options.reward_updates or plan.updates
+    if updates is None and options.reward == TRAINED:
+        raise ValueError("train.epochs says nothing of the reward model; set train.on_policy.reward_updates")
+    training = RewardTraining(
+        updates=updates or 1,
+        **{name: getattr(plan, name) for name in REWARD_SETTINGS},
+    )
+    lora = asdict(plan.lora) if plan.lora and not plan.continue_adapter else None
+    source = RewardSource(base, rows, held_out, training, lora, folder, cache)
+    settings = {name: getattr(options, name) for name in ROLLOUT_SETTINGS}
+    return Rollouts(reward=open_reward(options.reward, source, progress), **settings)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from divalign.stages.cost import (
     training,
     writing,
 )
+from divalign.stages.rewards import TRAINED
 from divalign.study.plan import Aligned, answer_plan, attack_plan, check_names, model_of, training_rows
 from divalign.study.run import Inputs, read_inputs
 
@@ -147,7 +148,27 @@ def _train_jobs(sized: Sized) -> Iterator[Job]:
         per_update = _times(batch, plan.pairs_per_update / batch.rows)._replace(rows=plan.pairs_per_update)
         batches = plan.pairs_per_update // plan.pairs_per_batch
         yield loading(shape, model.name, 1, model_of(config.model).dtype)
-        yield training(shape, model.name, per_update, _updates(model), batches=batches, adapter=plan.lora is not None)
+        options: dict[str, Any] = {"batches": batches, "adapter": plan.lora is not None}
+        if plan.on_policy is None or plan.on_policy.offline_weight:
+            yield training(shape, model.name, per_update, _updates(model), **options)
+        if plan.on_policy is not None:
+            yield from _sampled_jobs(sized, model, batch, options)
+            if plan.on_policy.reward == TRAINED:
+                updates = plan.on_policy.reward_updates or _updates(model)
+                yield training(shape, model.name, per_update, updates, **options)
+
+
+def _sampled_jobs(sized: Sized, model: Aligned, batch: TokenBatch, options: dict[str, Any]) -> Iterator[Job]:
+    """Yield the cost of sampled responses: written, scored by the reference, trained on. `batch` has the prompts."""
+    plan, shape, size = model.plan, sized.shape, sized.config.measure.batch_size
+    assert plan.on_policy is not None
+    prompt, each = (batch.tokens - batch.scored) / batch.rows, plan.on_policy.responses
+    new = max(1, round(WRITTEN * plan.on_policy.max_new_tokens))
+    rows, updates = plan.pairs_per_update * each, _updates(model)
+    yield writing(shape, model.name, "sampling", TokenBatch(rows * updates, rows * updates * prompt, 0), new, size)
+    update = TokenBatch(plan.pairs_per_update, rows * (prompt / each + new), rows * new)  # a prompt once for its group
+    yield scoring(shape, model.name, "sampling", _times(update, updates), size)
+    yield training(shape, model.name, update, updates, **options)
 
 
 def _updates(model: Aligned) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from divalign.config import Config, Data, Gcg, Model
+from divalign.config import Config, Data, Gcg, Model, OnPolicy
 from divalign.core.losses import find_method
 from divalign.core.paper_code import PAPER_CODE
 from divalign.data.examples import Request, Row
@@ -24,7 +24,8 @@ from divalign.stages.judge import JudgePlan
 from divalign.stages.layer_separation import SeparationPlan
 from divalign.stages.models import ModelSpec, base_spec, find_model
 from divalign.stages.open_judge import ANY, check_judge, check_wordings
-from divalign.stages.train import LoraPlan, TrainPlan
+from divalign.stages.rewards import check_reward
+from divalign.stages.train import LoraPlan, OnPolicyPlan, TrainPlan
 
 
 class Aligned(NamedTuple):
@@ -103,7 +104,22 @@ def train_plan(config: Config, *, method: str, recipe: str, seed: int) -> TrainP
         continue_adapter=train.lora is not None and train.lora.continue_,
         log_every=train.log_every,
         batch_size=config.measure.batch_size,
+        on_policy=_on_policy_plan(config, method),
     )
+
+
+def _on_policy_plan(config: Config, method: str) -> OnPolicyPlan | None:
+    """Return how a method samples responses, or None where it samples none; lambda is for methods that mix.
+
+    Raises ValueError for an unknown reward.
+    """
+    online = find_method(method).on_policy
+    if online is None:
+        return None
+    options = config.train.on_policy or OnPolicy()
+    check_reward(options.reward)
+    settings = options.model_dump(exclude={"lambda_"})
+    return OnPolicyPlan(**settings, offline_weight=options.lambda_ if online.mixes else 0.0)
 
 
 def separation_plan(config: Config) -> SeparationPlan:

@@ -120,7 +120,7 @@ class RowCounts(NamedTuple):
 class EncodedRows(NamedTuple):
     """Tokenised rows by side, their clusters, which prompts are harmful and, where the data have them, references.
 
-    `numbers` are the rows' in the data set, from 0.
+    `numbers` are the rows' in the data set, from 0; `rows` are the rows behind them, with all their columns.
     """
 
     aligned: list[Encoded]
@@ -131,6 +131,7 @@ class EncodedRows(NamedTuple):
     paired: bool
     counts: RowCounts = RowCounts(0)
     numbers: tuple[list[int], list[int]] = ([], [])
+    rows: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
 
 
 def encode_rows(
@@ -169,9 +170,10 @@ def encode_rows(
     columns = [[row.get("reference") for row, _ in side] for side in usable]
     references = None if any(value is None for side in columns for value in side) else (columns[0], columns[1])
     counts = RowCounts(len(checked), len(skipped), len(cut))
-    classes = (harmful[0], harmful[1])
+    named, classes = (clusters[0], clusters[1]), (harmful[0], harmful[1])
     numbers = tuple([row["number"] for row, _ in side] for side in usable)
-    return EncodedRows(aligned, unaligned, (clusters[0], clusters[1]), classes, references, paired, counts, numbers)  # type: ignore[arg-type]
+    sources = [row for row, _ in usable[0]], [row for row, _ in usable[1]]
+    return EncodedRows(aligned, unaligned, named, classes, references, paired, counts, numbers, sources)  # type: ignore[arg-type]
 
 
 def scored_couples(encoded: EncodedRows, references: tuple[list[float], list[float]]) -> Couples:
@@ -241,6 +243,8 @@ def _encode(row: dict[str, Any], tokenizer: Any) -> Encoded:
 
 def _flag(value: Any) -> bool | None:
     return None if value is None else bool(value)
+
+
 def _shared(sides: list[list[tuple[dict[str, Any], Encoded]]]) -> list[list[tuple[dict[str, Any], Encoded]]]:
     """Return the same, with one object for each token id and for the prompt of a pair.
 

@@ -82,7 +82,7 @@ class Trained(NamedTuple):
     displacement: str | None
 
 
-class _Watching(TrainerCallback):
+class Watching(TrainerCallback):
     """Report progress, seal checkpoints, and keep none of the last update: the result is saved then."""
 
     def __init__(self, watch: Watch, ranks: Ranks) -> None:
@@ -121,11 +121,11 @@ def train_and_save(
 ) -> Trained:
     """Train `lm` on TRL rows and write its weights (of an adapter, those alone) and tokenizer to `folder`.
 
-    `settings` are fields of `DivergenceConfig`, among them either `max_steps` or `num_train_epochs`. The learning rate
-    warms up linearly and ends at 0 on a cosine; gradients are clipped at norm 1; no weight decay. With `work`,
-    checkpoints are kept there ten times a run, training goes on from the last whole one, and `folder` gets a
-    training.json of what was trained; whoever gave `work` removes it when the result is safe. The log's last row
-    measures the `held_out` rows. The model handed in is changed.
+    `settings` are fields of `DivergenceConfig`, among them either `max_steps` or `num_train_epochs`, and `rollouts` for
+    methods that sample responses. The learning rate warms up linearly and ends at 0 on a cosine; gradients are clipped
+    at norm 1; no weight decay. With `work`, checkpoints are kept there ten times a run, training goes on from the last
+    whole one, and `folder` gets a training.json of what was trained; whoever gave `work` removes it when the result is
+    safe. The log's last row measures the `held_out` rows. The model handed in is changed.
 
     `lora` holds rank and alpha. A model that has an adapter keeps it: `lora` adds a second one, and without `lora`, or
     with `lora["continue"]`, its own is trained further.
@@ -134,10 +134,12 @@ def train_and_save(
     where `work` holds checkpoints of another model, other rows or other settings, where the length of training is not
     given once, and where an adapter is to be continued that the model has not.
     """
-    watch = watch or Watch()
+    watch, rollouts = watch or Watch(), settings.pop("rollouts", None)
     with tempfile.TemporaryDirectory() as scratch, quietly():
         arguments = _arguments(work or Path(scratch), settings, saves=work is not None)
         identity = _identity(lm, rows, lora, arguments, settings)
+        if rollouts is not None:
+            identity["rollouts"] = rollouts.identity()
         last = _last_checkpoint(work, identity, arguments) if work else None
         trainer = DivergenceTrainer(
             lm.model,
@@ -147,9 +149,10 @@ def train_and_save(
             processing_class=lm.tokenizer,
             peft_config=_lora(lm.model, lora),
             reference_progress=watch.reference,
+            rollouts=rollouts,
         )
         trainer.remove_callback(PrinterCallback)
-        watching = _Watching(watch, trainer.ranks)
+        watching = Watching(watch, trainer.ranks)
         trainer.add_callback(watching)
         trainer.train(resume_from_checkpoint=last)
         if watching.stopped:

@@ -7,6 +7,7 @@ method, beta and seed over the same rows shares it.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ from divalign.train.lora_products import lora_by_products
 from divalign.train.not_finite import check_finite, check_gradients
 from divalign.train.objective import Objective
 from divalign.train.online import OnlineNormaliser, halves
+from divalign.train.policy_gradient import Rollouts, SampledStep, prompts_of
 from divalign.train.prompt_clouds import COLUMNS, PromptClouds, check_prompts
 from divalign.train.ranks import Ranks
 from divalign.train.readout import held_out_metrics, held_out_scores, is_supported
@@ -43,7 +45,7 @@ from divalign.train.running import RunningBaseline
 from divalign.train.sharding import is_sharded, is_sharding, whole_state
 
 logger = logging.getLogger(__name__)
-NOT_FOR_THE_MODEL = ("reference", "couples", "numbers")  # of a batch
+BESIDE = ("reference", "couples", "numbers", *COLUMNS)  # what a batch holds beside the arguments of the model's forward
 
 
 class DivergenceTrainer(Trainer):
@@ -55,7 +57,7 @@ class DivergenceTrainer(Trainer):
     `model` may be a folder or hub id, of an adapter too; `quantization_config` then says how its weights are read
     (QLoRA, with `peft_config`). A model that has an adapter keeps it: with `peft_config` a second one is trained beside
     it, without, its own is trained further. `reference_progress` is called with the rows that the reference has scored
-    and with their number.
+    and with their number. Methods that sample responses (`rlhf`, `on_policy:<divergence>`) need `rollouts`.
 
     Raises ValueError where rows lack columns or a class, where a paired method meets unpaired rows, where `ref_model`
     is the model itself, and for an argument that would be ignored, as `compute_metrics` is: there are no predictions to
@@ -80,6 +82,7 @@ class DivergenceTrainer(Trainer):
         peft_config: Any = None,
         quantization_config: Any = None,
         reference_progress: Callable[[int, int], None] | None = None,
+        rollouts: Rollouts | None = None,
         **unsupported: Any,
     ) -> None:
         args = args or DivergenceConfig(f"{model if isinstance(model, str) else type(model).__name__}-divalign")
@@ -92,8 +95,11 @@ class DivergenceTrainer(Trainer):
         self.method = self.objective.method
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._tokenizer, self._begun, self._on_reference = tokenizer, False, reference_progress
+        self._sampled = self._sampled_step(rollouts, args)
+        if self._sampled and ref_model is None and peft_config is None:
+            ref_model = copy.deepcopy(model)  # sampled responses are scored by the reference all along
         if peft_config is not None:
-            set_seed(args.seed)  # Trainer does so later, when the adapter's start is drawn already
+            set_seed(args.seed)  # Trainer does so later, when the adapter's start is batch already
         model, self._reference = adapt(model, ref_model, peft_config, cached=args.reference_cache is not None)
         if args.disable_dropout:
             disable_dropout(model)
@@ -104,9 +110,7 @@ class DivergenceTrainer(Trainer):
         super().__init__(
             model=attach(model),
             args=args,
-            data_collator=lambda items: collate(
-                items, self._pad_id, share=self._share, prompts=self._clouds is not None
-            ),
+            data_collator=self._collate,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=tokenizer,
@@ -125,7 +129,22 @@ class DivergenceTrainer(Trainer):
         self._online = OnlineNormaliser(self.model.parameters()) if args.normaliser == "online" else None
         self._left = 0  # micro-batches of the update that are to come
         self.recorder = Recorder(self.model)
+        if self._sampled and self._reference.another:
+            self._reference.model.to(self.args.device)  # else it would travel there at every update
         self.loss_is_scaled_for_ga = False  # ours is a mean over the micro-batch: Trainer divides by their number
+
+    def _sampled_step(self, rollouts: Rollouts | None, args: DivergenceConfig) -> SampledStep | None:
+        if rollouts is not None:
+            if args.sft_weight and not rollouts.offline_weight:
+                raise ValueError(f"sft_weight is {args.sft_weight}, which has no effect without lambda: no row is read")
+            return SampledStep(self.method, rollouts, self._tokenizer, beta=args.beta, seed=args.seed)
+        if self.method.on_policy:
+            raise ValueError(f"{args.method} trains on responses that the policy samples; give rollouts=Rollouts(...)")
+        return None
+
+    def _collate(self, items: Any) -> dict[str, Any]:
+        batch = collate(items, self._pad_id, share=self._share, prompts=self._clouds is not None)
+        return {**batch, "prompts": prompts_of(items)} if self._sampled else batch
 
     def _check_processes(self) -> None:
         if self.args.n_gpu > 1:
@@ -135,6 +154,10 @@ class DivergenceTrainer(Trainer):
             )
         if self.args.normaliser == "online" and self.args.world_size > 1:
             raise ValueError("normaliser 'online' works on one process; use 'exact', which gathers all ranks' rows")
+        if self._sampled and self.args.world_size > 1:
+            raise ValueError(f"{self.args.method} samples on one process; start it without accelerate or torchrun")
+        if self._sampled and not self._reference.lasts:
+            raise ValueError("this adapter changes the base, so no reference is left to score samples; give ref_model")
 
     def _can_share(self) -> bool:
         """Try the sharing of prompts as training will compute: on this device and in this precision."""
@@ -157,6 +180,8 @@ class DivergenceTrainer(Trainer):
             return None
         encoded = encode_data(rows, name, self._tokenizer, self.args)
         self.row_counts[name] = encoded.counts
+        if self._sampled and name == "train_dataset":
+            self._sampled.set_rows(encoded)
         columns = encoded.references or self._reference_columns(encoded.aligned, encoded.unaligned)
         if columns is not None:
             return scored_couples(encoded, columns)
@@ -256,6 +281,10 @@ class DivergenceTrainer(Trainer):
         tokens = 0.0  # which the anchor alone asks for
         if self.objective.sft_weight:
             tokens = self.ranks.mean(float(sum(int(aligned_tokens(batch).sum()) for batch in batches)))
+        if self._sampled and batches:
+            prompts = [prompt for batch in batches for prompt in batch["prompts"]]
+            with self.compute_loss_context_manager():
+                self._sampled.draw(self.model, prompts, update=self.state.global_step)
         self._step, self._left = Step(self._baseline(batches), couples / count, tokens / count), len(batches)
         if self._clouds and (len(batches) > 1 or (batches and self.args.world_size > 1)):
             self._clouds.look_ahead(self._prompt_states(batches), self.ranks)
@@ -312,7 +341,7 @@ class DivergenceTrainer(Trainer):
         return self._outputs(model, inputs).log_probs
 
     def _outputs(self, model: Any, inputs: dict[str, Any]) -> Any:
-        return model(**{name: value for name, value in inputs.items() if name not in (*NOT_FOR_THE_MODEL, *COLUMNS)})
+        return model(**{name: value for name, value in inputs.items() if name not in BESIDE})
 
     def _r(self, log_probs: Tensor, inputs: dict[str, Any]) -> Tensor:
         return log_ratio(log_probs, inputs["reference"], self.args.beta)
@@ -321,6 +350,16 @@ class DivergenceTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return the objective of a micro-batch, at the baseline and the token count of the whole step."""
+        if self._sampled is None:
+            return self._rows_loss(model, inputs, return_outputs=return_outputs)
+        share = self._sampled.rollouts.offline_weight
+        batch = self._sampled.take(inputs["prompts"], self._reference, self._pad_id, device=self.args.device)
+        layout = self._prepare_inputs(self._sampled.inputs(batch, self._pad_id, share=self._share))
+        loss = self._sampled.loss(batch, self._log_probs(model, layout))
+        loss = (1 - share) * loss * self._step.weight(len(inputs["reference"]) // 2)
+        return loss + share / self.args.beta * self._rows_loss(model, inputs) if share else loss
+
+    def _rows_loss(self, model: Any, inputs: dict[str, Any], *, return_outputs: bool = False) -> Any:
         outputs = self._outputs(model, inputs)
         log_probs, couples = outputs.log_probs, inputs["couples"]
         ratios = self._counted(log_probs, inputs)
@@ -375,6 +414,7 @@ class DivergenceTrainer(Trainer):
             paired = self.train_dataset.paired
             logs = {**logs, **self.recorder.metrics(self.ranks.gather, beta=self.args.beta, paired=paired)}
             logs |= self._clouds.metrics() if self._clouds else {}
+            logs |= self._sampled.metrics() if self._sampled else {}
         sign = displacement(logs, beta=self.args.beta)
         if sign and not self._displaced and self.is_world_process_zero():
             self._displaced = True

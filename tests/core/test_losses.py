@@ -181,7 +181,8 @@ def _divergence_of(name: str):
     ]
 
 
-WITH_FAMILIES = [*OF_RESPONSES, "dpo(0.1)", "ipo(2)", "rdro(0.3)", "fdo:alpha(0.3)"]
+WITH_CLAIM = [name for name, method in METHODS.items() if method.optimum]
+WITH_FAMILIES = [*WITH_CLAIM, "dpo(0.1)", "ipo(2)", "rdro(0.3)", "fdo:alpha(0.3)"]
 
 
 def reached(method: Method, worlds: Worlds, critic: Tensor) -> Tensor:

@@ -138,7 +138,12 @@ def test_statistics_of_a_micro_batch_alone_are_another_step(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "method", [name for name, method in METHODS.items() if not method.paired and method.states_loss is None]
+    "method",
+    [
+        name
+        for name, method in METHODS.items()
+        if not (method.paired or method.on_policy or method.states_loss is not None)
+    ],
 )
 def test_the_first_loss_is_the_methods_value_at_zero(tmp_path: Path, method: str) -> None:
     run = trainer(tmp_path, UNPAIRED, method=method)

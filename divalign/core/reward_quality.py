@@ -1,0 +1,77 @@
+"""How good a reward model is, from its margins on held-out pairs: reward of the preferred less that of the other.
+
+The Bradley-Terry loss, mean -log sigmoid(margin), is DPO's with a free critic in place of r: ln 2 minus the loss is a
+lower bound of JS(P x Q, Q x P), how far a pair of responses differs from the same pair swapped, in nats, at most ln 2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.optimize import minimize_scalar
+
+from divalign.core.stats import Estimate, clustered_mean, clustered_rate
+
+BINS = 10
+
+
+class PairQuality(NamedTuple):
+    """Figures of a reward model on held-out pairs, the clusters being prompts.
+
+    `loss`: Bradley-Terry, nats. `js`: ln 2 minus it, a lower bound of JS(P x Q, Q x P). `accuracy`: share of pairs in
+    the right order, ties being half. `calibration_error`: how far sigmoid(|margin|), the model's confidence in its own
+    order, is from the share that is right, a mean over ten bins of confidence by their pairs. `calibration_slope`: what
+    margins should be multiplied by: below 1 they are too sure, above 1 not sure enough; None where every pair is in the
+    right order (no finite factor is best) or none is told apart.
+    """
+
+    loss: Estimate
+    js: Estimate
+    accuracy: Estimate
+    calibration_error: float
+    calibration_slope: float | None
+
+
+def pair_quality(margins: Float[np.ndarray, " n"], clusters: Sequence[Hashable]) -> PairQuality:
+    """Return the figures of these margins. Raises ValueError for none, for unequal lengths, and for one not finite."""
+    if not np.isfinite(margins).all():
+        raise ValueError("a margin is not finite; the reward model diverged: lower the learning rate")
+    loss = clustered_mean(np.logaddexp(0, -margins), clusters)
+    value, low, high = (None if end is None else math.log(2) - end for end in (loss.value, loss.high, loss.low))
+    return PairQuality(
+        loss,
+        Estimate(value, low, high, loss.n),
+        _accuracy(margins, clusters),
+        _calibration_error(margins),
+        calibration_slope(margins),
+    )
+
+
+def _accuracy(margins: Float[np.ndarray, " n"], clusters: Sequence[Hashable]) -> Estimate:
+    """Return the share in the right order; a tie counts as one pair right and one wrong, every pair counted twice."""
+    outcomes = [bool(first) for margin in margins for first in (margin > 0, margin >= 0)]
+    share = clustered_rate(outcomes, [cluster for cluster in clusters for _ in range(2)])
+    return share._replace(n=len(margins))
+
+
+def _calibration_error(margins: Float[np.ndarray, " n"]) -> float:
+    confidence = 1 / (1 + np.exp(-np.abs(margins)))
+    right = np.where(margins == 0, 0.5, margins > 0)
+    bins = np.minimum(((confidence - 0.5) * 2 * BINS).astype(int), BINS - 1)
+    gaps = [abs(float((right - confidence)[bins == number].sum())) for number in range(BINS)]
+    return sum(gaps) / len(margins)
+
+
+def calibration_slope(margins: Float[np.ndarray, " n"]) -> float | None:
+    """Return the s that minimises mean -log sigmoid(s margin), at least 0; None where no finite one does."""
+    if not (margins < 0).any() or not (margins > 0).any():
+        return None
+    scale = 20 / np.abs(margins).max()  # beyond it sigmoid is 0 or 1
+    best = minimize_scalar(
+        lambda s: float(np.logaddexp(0, -s * margins).mean()), bounds=(0, 10 * scale), method="bounded"
+    )
+    return float(best.x)
