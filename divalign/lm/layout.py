@@ -108,6 +108,17 @@ def block_attention(groups: Int[Tensor, "b t"], parts: Int[Tensor, "b t"]) -> Bl
     )
 
 
+def last_prompt_tokens(
+    sources: Int[Tensor, " n"], owners: Int[Tensor, " n"], responses: int
+) -> Int[Tensor, " responses"]:
+    """Return where each response's prompt ends in the flattened batch: the place that predicts its first token.
+
+    In either layout a prompt stands before its responses, so that is the first of a response's sources.
+    """
+    beyond = sources.new_full((responses,), torch.iinfo(sources.dtype).max)
+    return beyond.scatter_reduce(0, owners, sources, "amin")
+
+
 def _by_prompt(rows: Sequence[Encoded]) -> list[list[int]]:
     """Return the indices of rows with the same prompt as groups, in order of appearance."""
     groups: dict[tuple[int, ...], list[int]] = {}

@@ -23,7 +23,7 @@ from transformers.utils.generic import ModelOutput
 from divalign.core.logprobs import LOGITS_AT_ONCE, Head, LinearHead, response_log_probs
 from divalign.data.batching import Encoded, by_length
 from divalign.lm.decoding import evaluating
-from divalign.lm.layout import Layout, attention, block_attention, lay_out
+from divalign.lm.layout import Layout, attention, block_attention, last_prompt_tokens, lay_out
 from divalign.lm.memory import halving
 from divalign.store import cached_arrays, digest
 
@@ -35,6 +35,9 @@ NOT_WINDOWS = ("expert", "pattern", "layers")  # num_local_experts; which layers
 
 def attach(model: Any) -> Any:
     """Let `model(**layout.inputs()).log_probs` give each response's log-probability; return the model.
+
+    With `prompt_states=True` there is also `.prompt_states` [responses, d], detached: the last layer's state at the
+    last token of each response's prompt.
 
     Whether backbone plus head equal the model's own logits is tried once on four tokens; an architecture that does
     more to its logits than is known here is scored from its full logits, and a line in the log says so.
@@ -79,14 +82,23 @@ def _scored(
 ) -> Any:
     if "groups" in kwargs:
         kwargs["attention_mask"] = _mask(causal, kwargs.pop("groups"), kwargs.pop("parts"))
+    reads_prompts = kwargs.pop("prompt_states", False)
     if fast:
-        hidden = causal.base_model(*args, **kwargs, use_cache=False).last_hidden_state
+        states = causal.base_model(*args, **kwargs, use_cache=False).last_hidden_state
+        hidden = states
     else:
-        hidden = causal.forward_without_scores(*args, **kwargs, use_cache=False).logits
+        whole = causal.forward_without_scores(
+            *args, **kwargs, use_cache=False, **({"output_hidden_states": True} if reads_prompts else {})
+        )
+        hidden, states = whole.logits, whole.hidden_states[-1] if reads_prompts else None
     used, size = hidden.flatten(0, 1).index_select(0, sources), causal.config.get_text_config().vocab_size
     head = _head(causal) if fast else _as_is
     chunk = max(1, LOGITS_AT_ONCE // size)
-    return ModelOutput(log_probs=response_log_probs(used, targets, owners, responses, head, chunk=chunk))
+    log_probs = response_log_probs(used, targets, owners, responses, head, chunk=chunk)
+    if not reads_prompts:
+        return ModelOutput(log_probs=log_probs)
+    ends = last_prompt_tokens(sources, owners, responses)
+    return ModelOutput(log_probs=log_probs, prompt_states=states.detach().flatten(0, 1).index_select(0, ends))
 
 
 def can_share(model: Any) -> bool:

@@ -25,8 +25,11 @@ from divalign.data.examples import Row
 from divalign.stages.folder import Advance, Progress
 from divalign.stages.models import ModelSpec, open_model, write_model_spec
 from divalign.store import digest, intact, intact_folder, jsonl, key_of, publish_folder, seal, write_json
+from divalign.train.arguments import BASELINE_LEARNING_RATE
 from divalign.train.run import Trained, Watch, train_and_save
 from divalign.train.speed import TIMES
+
+_BASELINE_RATE = "baseline_learning_rate"
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class TrainPlan:
     The length is `updates`, or `epochs` where updates are None. The learning rate warms up linearly over
     `warmup_updates` and ends at 0 on a cosine. `sft_weight` anchors the aligned response; `variant` and `too_long` are
     those of train.arguments.DivergenceConfig. With `continue_adapter` the base's own adapter is trained further.
+    `baseline_learning_rate` is of methods with a learned baseline of the prompt, METHOD+prompt.
     """
 
     method: str
@@ -63,12 +67,17 @@ class TrainPlan:
     continue_adapter: bool = False
     log_every: int = 5
     batch_size: int = 64
+    baseline_learning_rate: float = BASELINE_LEARNING_RATE
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the weights, however an update is split."""
-        split = ("pairs_per_batch", "batch_size", "method")
+        split = ("pairs_per_batch", "batch_size", "method", *(() if self._learns_baseline else (_BASELINE_RATE,)))
         named = {name: value for name, value in asdict(self).items() if name not in split}
         return {**named, "method": find_method(self.method).name}
+
+    @property
+    def _learns_baseline(self) -> bool:
+        return find_method(self.method).prompt_baseline
 
 
 def train_key(base_key: str, rows: Sequence[Row], plan: TrainPlan) -> str:
@@ -177,6 +186,7 @@ def _settings(plan: TrainPlan, ranks: int) -> dict[str, Any]:
         "beta": plan.beta,
         **({"num_train_epochs": plan.epochs} if plan.updates is None else {"max_steps": plan.updates}),
         "sft_weight": plan.sft_weight,
+        **({_BASELINE_RATE: plan.baseline_learning_rate} if find_method(plan.method).prompt_baseline else {}),
         "variant": plan.variant,
         "too_long": plan.too_long,
         "per_device_train_batch_size": at_once,

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from divalign.data.batching import Encoded
@@ -20,11 +21,15 @@ from divalign.train.rows import PAIRED, checked_rows
 
 
 class Scored(NamedTuple):
-    """An encoded row with its reference log-probability in nats and the cluster that a split keeps together."""
+    """An encoded row with its reference log-probability in nats and the cluster that a split keeps together.
+
+    `offset` is of an aligned row: what the margin of its pair counts less, in nats of r.
+    """
 
     row: Encoded
     reference: float
     cluster: str
+    offset: float = 0.0
 
 
 class Index(NamedTuple):
@@ -42,6 +47,11 @@ class Couples(Dataset):
 
     def __len__(self) -> int:
         return max(len(self.aligned), len(self.unaligned))
+
+    def offsets(self) -> Tensor | None:
+        """Return the offset of every aligned row; None where there are none."""
+        values = torch.tensor([row.offset for row in self.aligned], dtype=torch.float64)
+        return values if values.any() else None
 
     def length(self, index: Index) -> int:
         """Return a couple's tokens, each prompt once."""
@@ -92,7 +102,10 @@ class RowCounts(NamedTuple):
 
 
 class EncodedRows(NamedTuple):
-    """Tokenised rows by class, their clusters and, where the data brought them, reference log-probabilities."""
+    """Tokenised rows by class, their clusters and, where the data brought them, reference log-probabilities.
+
+    `offsets` are of aligned rows; see `Scored`.
+    """
 
     aligned: list[Encoded]
     unaligned: list[Encoded]
@@ -100,6 +113,7 @@ class EncodedRows(NamedTuple):
     references: tuple[list[float], list[float]] | None
     paired: bool
     counts: RowCounts = RowCounts(0)
+    offsets: Sequence[float] = ()
 
 
 def encode_rows(
@@ -137,7 +151,8 @@ def encode_rows(
     columns = [[row.get("reference") for row, _ in side] for side in usable]
     references = None if any(value is None for side in columns for value in side) else (columns[0], columns[1])
     counts = RowCounts(len(checked), len(skipped), len(cut))
-    return EncodedRows(aligned, unaligned, (clusters[0], clusters[1]), references, paired, counts)  # type: ignore[arg-type]
+    offsets = [float(row.get("offset") or 0.0) for row, _ in usable[0]]
+    return EncodedRows(aligned, unaligned, (clusters[0], clusters[1]), references, paired, counts, offsets)  # type: ignore[arg-type]
 
 
 def scored_couples(encoded: EncodedRows, references: tuple[list[float], list[float]]) -> Couples:
@@ -148,6 +163,8 @@ def scored_couples(encoded: EncodedRows, references: tuple[list[float], list[flo
             (encoded.aligned, encoded.unaligned), references, encoded.clusters, strict=True
         )
     )
+    if any(encoded.offsets):
+        aligned = [row._replace(offset=offset) for row, offset in zip(aligned, encoded.offsets, strict=True)]
     return Couples(aligned, unaligned, paired=encoded.paired)
 
 
@@ -155,7 +172,9 @@ def collate(items: Sequence[tuple[Scored, Scored]], pad_id: int, *, share: bool 
     """Lay out the couples' aligned rows before their unaligned rows, sharing prompts if `share`."""
     rows = [item[0] for item in items] + [item[1] for item in items]
     batch = lay_out([row.row for row in rows], pad_id, share=share).inputs()
-    return {**batch, "reference": torch.tensor([row.reference for row in rows], dtype=torch.float64)}
+    batch["reference"] = torch.tensor([row.reference for row in rows], dtype=torch.float64)
+    offsets = [item[0].offset for item in items]
+    return {**batch, "offset": torch.tensor(offsets, dtype=torch.float64)} if any(offsets) else batch
 
 
 def _sides(rows: list[dict[str, Any]], *, paired: bool) -> list[list[dict[str, Any]]]:

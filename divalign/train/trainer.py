@@ -19,11 +19,12 @@ from transformers import Trainer, set_seed
 from transformers.trainer_utils import EvalPrediction
 
 from divalign.core.logprobs import log_ratio
-from divalign.core.losses import LogRatios
+from divalign.core.losses import LogRatios, RowBaselines
+from divalign.data.method_rows import with_control
 from divalign.lm.decoding import evaluating
 from divalign.lm.score import attach, can_share, reference_log_probs, sequence_log_probs
 from divalign.store import digest
-from divalign.train.accumulation import Step, aligned_tokens, whole_ratios
+from divalign.train.accumulation import Step, response_tokens, whole_ratios
 from divalign.train.adapters import activate, save_as_one
 from divalign.train.arguments import DivergenceConfig
 from divalign.train.construction import check_arguments, disable_dropout, encode_data, load_policy, load_tokenizer
@@ -31,6 +32,7 @@ from divalign.train.couples import Couples, CoupleSampler, RowCounts, collate, s
 from divalign.train.displacement import REMEDY, displacement
 from divalign.train.objective import Objective
 from divalign.train.online import OnlineNormaliser, halves
+from divalign.train.prompt_baseline import HeadGradients, baselines_of, make_head, row_baselines
 from divalign.train.ranks import Ranks
 from divalign.train.readout import held_out_metrics, held_out_scores, is_supported
 from divalign.train.recording import Recorder
@@ -95,6 +97,8 @@ class DivergenceTrainer(Trainer):
         self._step, self._running = Step(None, 1.0, 1.0), RunningBaseline()
         self._displaced = False  # whether the warning was given
         self._share = False  # until the model is where it trains
+        self._head = make_head(self.method, model, optimizers)
+        head_gradients = [HeadGradients(self._head)] if self._head else []
         super().__init__(
             model=attach(model),
             args=args,
@@ -102,10 +106,12 @@ class DivergenceTrainer(Trainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=tokenizer,
-            callbacks=[*(callbacks or []), self._running, self.objective.average],
+            callbacks=[*(callbacks or []), self._running, self.objective.average, *head_gradients],
             optimizers=optimizers,
         )
         self._check_processes()
+        for callback in head_gradients:
+            callback.place(self.args.device, self.accelerator)
         self._share = args.share_prompts and args.normaliser != "online" and self._can_share()
         self.row_counts: dict[str, RowCounts] = {}
         self.train_dataset: Any = self._couples(train_dataset, "train_dataset")
@@ -123,6 +129,8 @@ class DivergenceTrainer(Trainer):
             )
         if self.args.normaliser == "online" and self.args.world_size > 1:
             raise ValueError("normaliser 'online' works on one process; use 'exact', which gathers all ranks' rows")
+        if self._head and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ValueError("a prompt baseline is not trained under FSDP or DeepSpeed; use DDP, or leave it out")
 
     def _can_share(self) -> bool:
         """Try the sharing of prompts as training will compute: on this device and in this precision."""
@@ -195,11 +203,14 @@ class DivergenceTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         count = max(len(batches), 1)
         couples = sum(len(batch["reference"]) / 2 for batch in batches)
-        tokens = 0.0  # which the anchor alone asks for
-        if self.objective.sft_weight:
-            tokens = self._ranks.mean(float(sum(int(aligned_tokens(batch).sum()) for batch in batches)))
-        self._step, self._left = Step(self._baseline(batches), couples / count, tokens / count), len(batches)
+        tokens = self._mean_tokens(batches) if any(self.objective.likelihood) else (0.0, 0.0)
+        self._step, self._left = Step(self._baseline(batches), couples / count, *tokens), len(batches)
         return batches, None
+
+    def _mean_tokens(self, batches: list) -> list[float]:
+        """Return the scored tokens of a micro-batch's aligned and unaligned responses, a mean over ranks too."""
+        sides = zip(*(response_tokens(batch) for batch in batches), strict=True)
+        return [self._ranks.mean(float(sum(int(part.sum()) for part in side))) / len(batches) for side in sides]
 
     def _baseline(self, batches: list) -> Tensor | None:
         """Return the baseline of a step's micro-batches; None where each can take its own, being all there is."""
@@ -228,7 +239,11 @@ class DivergenceTrainer(Trainer):
         return LogRatios(*self._r(self._log_probs(model, inputs), inputs).chunk(2))
 
     def _log_probs(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        return model(**{name: value for name, value in inputs.items() if name != "reference"}).log_probs
+        return self._forward(model, inputs).log_probs
+
+    def _forward(self, model: Any, inputs: dict[str, Any], **options: bool) -> Any:
+        texts = {name: value for name, value in inputs.items() if name not in ("reference", "offset")}
+        return model(**texts, **options)
 
     def _r(self, log_probs: Tensor, inputs: dict[str, Any]) -> Tensor:
         return log_ratio(log_probs, inputs["reference"], self.args.beta)
@@ -237,10 +252,11 @@ class DivergenceTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return the objective of a micro-batch, at the baseline and the token count of the whole step."""
-        log_probs = self._log_probs(model, inputs)
-        ratios = LogRatios(*self._r(log_probs, inputs).chunk(2))
-        loss = self.objective.loss(ratios, log_probs.chunk(2)[0], self._step)
-        self._recorder.add(ratios, inputs)
+        outputs = self._forward(model, inputs, **({"prompt_states": True} if self._head else {}))
+        ratios = LogRatios(*self._r(outputs.log_probs, inputs).chunk(2))
+        baseline = row_baselines(self._head and self._head(outputs.prompt_states), inputs.get("offset"))
+        loss = self.objective.loss(ratios, outputs.log_probs, self._step, baseline)
+        self._recorder.add(ratios, inputs, baseline if self._head else None)
         return (loss, ratios) if return_outputs else loss
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
@@ -254,7 +270,7 @@ class DivergenceTrainer(Trainer):
             log_probs = self._log_probs(model, parts[0])
         aligned = self._r(log_probs, parts[0])
         loss = -self.args.desirable_weight * aligned.mean() * self._step.weight(len(aligned))
-        if self.objective.sft_weight:
+        if self.objective.likelihood.aligned:
             loss = loss + self.objective.anchor(log_probs, self._step)
         loss = loss / steps
         self.accelerator.backward(loss)
@@ -282,22 +298,45 @@ class DivergenceTrainer(Trainer):
             logger.warning("displacement: %s; %s", sign, REMEDY)
         super().log(logs, start_time)
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Do what Trainer does, and let the prompt baseline learn beside the model, at its own rate."""
+        optimizer = super().create_optimizer(model)
+        if self._head:
+            self._head.join(optimizer, self.args.baseline_learning_rate)
+        return optimizer
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Do what Trainer does; an adapter that was trained beside the model's own is saved as one with it."""
+        """Do what Trainer does; an adapter that was trained beside the model's own is saved as one with it.
+
+        A prompt baseline has a file of its own, and the tokenizer says what texts the model is used with.
+        """
         super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            self._save_beside(Path(output_dir or str(self.args.output_dir)))
         if self._reference.own and not _internal_call and self.args.should_save:
             save_as_one(self.model, Path(output_dir or str(self.args.output_dir)))
+
+    def _save_beside(self, folder: Path) -> None:
+        if self._head:
+            self._head.save(folder)
+        if self.method.controls:
+            with_control(self._tokenizer, self.method.controls.aligned).save_pretrained(str(folder))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Do what Trainer does, which leaves one adapter active where ours are several."""
         names = list(self.model.active_adapters) if self._reference.own else []
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._head:
+            self._head.load(Path(resume_from_checkpoint))
         if names:
             activate(self.model, names)
 
     def _load_best_model(self) -> None:
         if not self._reference.own:
-            return super()._load_best_model()
+            super()._load_best_model()
+            if self._head:
+                self._head.load(Path(str(self.state.best_model_checkpoint)))
+            return None
         return self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
     def evaluate(
@@ -318,6 +357,7 @@ class DivergenceTrainer(Trainer):
             raise ValueError("nothing to evaluate on; give eval_dataset to the trainer or to evaluate()")
         ratios = self.held_out_ratios(couples)
         options: dict[str, Any] = {"beta": self.args.beta, "paired": couples.paired, "seed": self.args.seed}
+        options["baseline"] = self.held_out_baseline(couples)
         measured = held_out_metrics(self.method, *held_out_scores(couples, ratios), **options)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
         self.log(metrics)
@@ -347,3 +387,14 @@ class DivergenceTrainer(Trainer):
             )
         r = log_ratio(scores, torch.tensor([row.reference for row in rows]), self.args.beta)
         return LogRatios(r[: len(couples.aligned)], r[len(couples.aligned) :])
+
+    def held_out_baseline(self, couples: Couples) -> RowBaselines | None:
+        """Return what is taken off r of every row of a held-out set; None for a method without such a baseline."""
+        offsets = couples.offsets()
+        if self._head is None:
+            return row_baselines(None, offsets)
+        rows, size = [row.row for row in (*couples.aligned, *couples.unaligned)], self.args.per_device_eval_batch_size
+        with evaluating(self.model), self.accelerator.autocast():
+            values = baselines_of(self._head, self.model, rows, self._pad_id, batch_size=size)
+        split = len(couples.aligned)
+        return RowBaselines(-values[:split], -values[split:])
