@@ -204,6 +204,11 @@ class Measure(Section):
         default="generation", description="where hidden states are read; the paper: instruction"
     )
     divergences: Each[str] = Field(default=("js", "tv", "hellinger", "lecam", "kl"), description="names of DIVERGENCES")
+    train_bound: bool = Field(
+        default=False,
+        exclude_if=lambda value: not value,
+        description="measure divergences on the training rows too, for the difference to the held-out ones",
+    )
 
 
 class Config(Section):

@@ -134,9 +134,7 @@ def _check_values(args: DivergenceConfig) -> None:
         if not 0 <= value < float("inf"):
             raise ValueError(f"{name} is {value}, expected a number of at least 0")
     if not 0 < args.baseline_learning_rate < float("inf"):
-        raise ValueError(
-            f"baseline_learning_rate is {args.baseline_learning_rate}, expected a number above 0, such as 0.1"
-        )
+        raise ValueError(f"baseline_learning_rate is {args.baseline_learning_rate}, expected above 0, such as 0.1")
     choices_of = {"normaliser": NORMALISERS, "variant": VARIANTS, "too_long": TOO_LONG, "baseline": BASELINES}
     for name, choices in choices_of.items():
         if getattr(args, name) not in choices:

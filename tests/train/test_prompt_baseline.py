@@ -22,7 +22,7 @@ from tests.tiny import save_tiny, tiny_model
 from tests.train.test_resume import train
 from tests.train.test_trainer import PAIRS, UNPAIRED, trainer, weights
 
-POINTWISE = ["kldo", "bco", "kto", "hdo", "fdo:lecam"]
+POINTWISE = ["kldo", "bco", "fdo:lecam"]
 FAST = {"baseline": "prompt", "baseline_learning_rate": 1.0}
 
 
@@ -32,21 +32,16 @@ def head_of(run: DivergenceTrainer) -> torch.Tensor:
 
 
 def run_to_the_end(folder: Path, rows: list, **options: Any) -> DivergenceTrainer:
-    run = trainer(
-        folder, rows, model=tiny_model("Llama")[0].double(), **{**FAST, "max_steps": 3, "beta": 1.0, **options}
-    )
+    settings = {**FAST, "max_steps": 2, "beta": 1.0, **options}
+    run = trainer(folder, rows, model=tiny_model("Llama")[0].double(), **settings)
     run.train()
     return run
 
 
 @pytest.mark.parametrize("method", POINTWISE)
 def test_accumulation_changes_no_step_of_policy_and_baseline(tmp_path: Path, method: str) -> None:
-    runs = [
-        run_to_the_end(
-            tmp_path, PAIRS, method=method, per_device_train_batch_size=size, gradient_accumulation_steps=8 // size
-        )
-        for size in (8, 4, 1)
-    ]
+    splits = [{"per_device_train_batch_size": size, "gradient_accumulation_steps": 8 // size} for size in (8, 2)]
+    runs = [run_to_the_end(tmp_path, PAIRS, method=method, **split) for split in splits]
     start = weights(trainer(tmp_path, PAIRS))
     moved, learned = (weights(runs[0]) - start).norm(), head_of(runs[0])
     assert moved > 1e-4
@@ -124,10 +119,8 @@ def test_the_log_and_the_evaluation_show_the_critic_beside_r(tmp_path: Path) -> 
     run = trainer(tmp_path, PAIRS, **FAST, max_steps=4, beta=1.0, learning_rate=0.1, eval_dataset=held_out)
     run.train()
     logged, measured = run.state.log_history[2], run.evaluate()
-    mean = (
-        logged["critic/chosen"] - logged["rewards/chosen"] + logged["critic/rejected"] - logged["rewards/rejected"]
-    ) / 2
-    assert logged["baseline/mean"] == pytest.approx(mean, abs=1e-5)
+    shifts = [logged[f"critic/{side}"] - logged[f"rewards/{side}"] for side in ("chosen", "rejected")]
+    assert logged["baseline/mean"] == pytest.approx(sum(shifts) / 2, abs=1e-5)
     ratios, baseline = run.held_out_ratios(run.eval_dataset), run.held_out_baseline(run.eval_dataset)
     assert isinstance(baseline, RowBaselines)
     assert measured["eval_loss"] == pytest.approx(run.method.loss(ratios, baseline).item())
@@ -170,7 +163,7 @@ def test_a_normalised_policy_with_the_trained_head_reaches_the_divergence(name: 
             return value
 
         solver.step(step)
-        return -float(loss())
+        return -loss().item()
 
     assert target - reached(PromptBaseline(32).double()) == pytest.approx(0, abs=1e-6)
     assert target - reached(None) > 1e-3
