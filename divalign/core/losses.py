@@ -31,7 +31,7 @@ from divalign.core.baselines import (
     mean_reward,
     policy_kl,
 )
-from divalign.core.divergences import DIVERGENCES, find_divergence, hellinger, js, kl, tv
+from divalign.core.divergences import DIVERGENCES, built_in, find_divergence, hellinger, js, kl, tv
 from divalign.core.method import PROMPT, Controls, Likelihood, Method, divergence_method, with_prompt_baseline
 from divalign.core.names import find
 from divalign.core.optimum import Optimum, against_mixture
@@ -159,3 +159,15 @@ def find_method(name: str) -> Method:
         if name not in METHODS and name.startswith(prefix):
             return make(find_divergence(name.removeprefix(prefix)))
     return find(name, METHODS, kind="method", of=Method, families=FAMILIES)
+
+
+def built_in_method(name: str) -> Method | None:
+    """Return the method called `name`, None where it is one's own; imports nothing, so a result file may name it."""
+    bare = name.removesuffix(PROMPT)
+    divergence = bare.partition(":")[2]
+    if ":" in bare and (not bare.startswith(("fdo:", "bpo:")) or built_in(divergence) is None):
+        return METHODS.get(name)
+    try:
+        return find_method(name)
+    except ValueError:
+        return None

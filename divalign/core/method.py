@@ -102,7 +102,8 @@ class Method:
             return "of the prompt"
         random = torch.Generator().manual_seed(0)
         rows = torch.randn(3, 8, generator=random, dtype=torch.float64)
-        for shift, name in ((rows[2], "of the prompt"), (rows[2, :1], "one constant")):
+        shifts: tuple[tuple[Tensor, Shift], ...] = ((rows[2], "of the prompt"), (rows[2, :1], "one constant"))
+        for shift, name in shifts:
             shifted = self.loss(LogRatios(rows[0] + shift, rows[1] + shift))
             if torch.isclose(shifted, self.loss(LogRatios(rows[0], rows[1])), rtol=1e-9, atol=1e-12):
                 return name

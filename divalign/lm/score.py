@@ -83,6 +83,7 @@ def _scored(
     if "groups" in kwargs:
         kwargs["attention_mask"] = _mask(causal, kwargs.pop("groups"), kwargs.pop("parts"))
     reads_prompts = kwargs.pop("prompt_states", False)
+    states: Any = None
     if fast:
         states = causal.base_model(*args, **kwargs, use_cache=False).last_hidden_state
         hidden = states
@@ -90,7 +91,7 @@ def _scored(
         whole = causal.forward_without_scores(
             *args, **kwargs, use_cache=False, **({"output_hidden_states": True} if reads_prompts else {})
         )
-        hidden, states = whole.logits, whole.hidden_states[-1] if reads_prompts else None
+        hidden, states = whole.logits, whole.hidden_states and whole.hidden_states[-1]
     used, size = hidden.flatten(0, 1).index_select(0, sources), causal.config.get_text_config().vocab_size
     head = _head(causal) if fast else _as_is
     chunk = max(1, LOGITS_AT_ONCE // size)

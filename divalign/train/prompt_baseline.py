@@ -68,7 +68,8 @@ class HeadGradients(TrainerCallback):
     """Average, clip and clear the gradients of a head that is no part of the model, which Trainer does for the rest."""
 
     def __init__(self, head: PromptBaseline) -> None:
-        self.head, self.accelerator = head, None
+        self.head = head
+        self.accelerator: Any = None
 
     def place(self, device: Any, accelerator: Any) -> None:
         """Move the head to where the model trains; `accelerator` knows the other processes."""
