@@ -26,16 +26,16 @@ def report(
 ) -> None:
     """Write RUN/report.html from the files of a run folder; with --paper, show what the paper's points say.
 
-    With --methods the run's methods are compared on a page of Markdown instead.
+    With --methods the run's methods are compared on a page of Markdown instead; without RUN it says what they are.
     """
     from divalign.report import write_methods_page, write_report
 
-    if paper == (run is not None):
+    if paper == (run is not None or methods is not None):
         raise ValueError("give a run folder, or --paper for the paper's points; not both")
-    if run is None:
-        _show_paper(out)
-    elif methods is not None:
+    if methods is not None:
         console.print(str(write_methods_page(run, methods)))
+    elif run is None:
+        _show_paper(out)
     else:
         console.print(str(write_report(run, show_completions=show_completions)))
 

@@ -32,12 +32,12 @@ def safe_pairs(rows: Iterable[Row], offset: float) -> list[Row]:
     Source: SafeDPO, arXiv 2505.20065, the transformation T(D).
     """
     pairs = [_safe_first(row, number) for number, row in enumerate(rows)]
-    kept = [row for row in pairs if row["chosen_safe"]]
-    if not kept:
+    usable = [row for row in pairs if row["chosen_safe"]]
+    if not usable:
         raise ValueError(f"both responses are unsafe in all {len(pairs)} pairs, so none is left to train on")
-    if len(kept) < len(pairs):
-        logger.warning("%d of %d pairs left out: both responses are unsafe", len(pairs) - len(kept), len(pairs))
-    return [{**row, OFFSET: 0.0 if row["rejected_safe"] else offset} for row in kept]
+    if len(usable) < len(pairs):
+        logger.warning("%d of %d pairs left out: both responses are unsafe", len(pairs) - len(usable), len(pairs))
+    return [{**row, OFFSET: 0.0 if row["rejected_safe"] else offset} for row in usable]
 
 
 def _safe_first(row: Row, number: int) -> Row:

@@ -30,6 +30,16 @@ The second command writes this page from `METHODS` and from the run (divalign {v
 of the prompt; `fdo:D` and `bpo:D` take any divergence D, by rows and by pairs. [Theory](theory.md) shows what a least \
 loss reaches, [training](training.md) how each is trained.
 """
+ALONE = """\
+# Methods
+
+    divalign report --methods docs/methods.md
+
+The command writes this page from `METHODS`; the last section alone is written by hand. **What the methods cost and do \
+is not measured yet**: name the folder of a run, as `configs/all_methods.yaml` says, and the command adds it. \
+`METHOD+prompt` is a pointwise method with a learned baseline of the prompt; `fdo:D` and `bpo:D` take any divergence D \
+by rows and by pairs. [Theory](theory.md) shows what a least loss reaches, [training](training.md) how each is trained.
+"""
 WHAT = """\
 ## What each method is
 
@@ -75,7 +85,7 @@ an alignment method gains over them is what the unaligned responses taught.
 """
 
 
-class Row(NamedTuple):
+class MethodRow(NamedTuple):
     """One method on one data recipe: its models over seeds, the time of a token in training, divergences of each."""
 
     method: str
@@ -85,14 +95,21 @@ class Row(NamedTuple):
     divergences: Sequence[DivergenceFile]
 
 
-def write_methods_page(run: Path, path: Path) -> Path:
-    """Write the page of a run folder. Raises ValueError for a folder without results, naming the file."""
-    results = read_record(run / "results.json", Results)
-    store.write_bytes(path, methods_page(results, rows_of(results, run), run).encode())
+def write_methods_page(run: Path | None, path: Path) -> Path:
+    """Write the page of a run folder, or without one what the methods are alone.
+
+    Raises ValueError for a folder without results, naming the file.
+    """
+    if run is None:
+        page = "\n".join([ALONE, WHAT, _what(()), WHEN])
+    else:
+        results = read_record(run / "results.json", Results)
+        page = methods_page(results, rows_of(results, run), run)
+    store.write_bytes(path, page.encode())
     return path
 
 
-def rows_of(results: Results, run: Path) -> list[Row]:
+def rows_of(results: Results, run: Path) -> list[MethodRow]:
     """Return a row for each method on each data recipe, in the order of the run; the base is none."""
     groups: dict[tuple[str, str], list[ModelResult]] = {}
     for model in results.models:
@@ -104,11 +121,11 @@ def rows_of(results: Results, run: Path) -> list[Row]:
         seconds = [1000 / speed for folder in folders if (speed := _tokens_per_second(folder / "training.json"))]
         paths = [folder / "divergence.json" for folder in folders]
         files = [read_record(path, DivergenceFile) for path in paths if path.is_file()]
-        rows.append(Row(method, data, models, seconds, files))
+        rows.append(MethodRow(method, data, models, seconds, files))
     return rows
 
 
-def methods_page(results: Results, rows: Sequence[Row], run: Path) -> str:
+def methods_page(results: Results, rows: Sequence[MethodRow], run: Path) -> str:
     """Return the page as Markdown."""
     seeds = len({model.seed for row in rows for model in row.models})
     introduction = INTRODUCTION.format(
@@ -143,7 +160,7 @@ def over_seeds(estimates: Sequence[Estimate], least: float = 0.0, most: float | 
     return Estimate(across.value, min(cut) if cut else None, max(cut) if cut else None, len(values))
 
 
-def _what(rows: Sequence[Row]) -> str:
+def _what(rows: Sequence[MethodRow]) -> str:
     names = dict.fromkeys([*METHODS, *(row.method for row in rows)])
     return markdown(
         ("method", "divergence", "bounded", "shift", "pairs", "forwards", "source"),
@@ -174,7 +191,7 @@ def _upper(method: Method) -> str:
     return "no" if upper is None else significant(upper * method.optimum.factor)
 
 
-def _did(rows: Sequence[Row]) -> str:
+def _did(rows: Sequence[MethodRow]) -> str:
     attacks = [*dict.fromkeys(name for row in rows for model in row.models for name in model.asr)]
     shared = [name for name in attacks if all(name in model.asr for row in rows for model in row.models)]
     head = ("method", "data", "s per 1,000 tokens", "cost", "D_B", *(f"ASR {attack_words(name)}" for name in shared))
@@ -191,20 +208,20 @@ def _did(rows: Sequence[Row]) -> str:
                 *(_cell([model.asr[name] for model in row.models], percent, 1.0) for name in shared),
                 _cell([model.over_refusal for model in row.models], percent, 1.0),
                 _cell([e for model in row.models if (e := model.divergence.get(DIVERGENCE))], significant),
-                _bound_and_gap([file.divergences for file in row.divergences])[1],
+                _bound_and_gap([file.divergences for file in row.divergences]).gap,
             )
             for row in rows
         ],
     )
 
 
-def _relative(row: Row, base: Mapping[str, float]) -> str:
+def _relative(row: MethodRow, base: Mapping[str, float]) -> str:
     """Return the time of a token over that of dpo, on the same data or else on any."""
     reference = base.get(row.data) or next(iter(base.values()), None)
     return f"{median(row.seconds) / reference:.2f}" if row.seconds and reference else ""
 
 
-def _with_and_without(rows: Sequence[Row]) -> str:
+def _with_and_without(rows: Sequence[MethodRow]) -> str:
     """Return the methods that the run has with and without a baseline of the prompt; nothing where it has none."""
     present = {(row.method, row.data): row for row in rows}
     pairs = [(row, present.get((f"{row.method}{PROMPT}", row.data))) for row in rows]
@@ -225,12 +242,18 @@ def _with_and_without(rows: Sequence[Row]) -> str:
     return markdown(head, cells) if cells else ""
 
 
-def _bound_and_gap(files: Iterable[Mapping[str, DivergenceRecord]]) -> tuple[str, str]:
-    """Return the held-out bound of a divergence, and what the one on training rows has above it."""
+class BoundCells(NamedTuple):
+    """The held-out bound of a divergence as text, and what the one on training rows has above it."""
+
+    bound: str
+    gap: str
+
+
+def _bound_and_gap(files: Iterable[Mapping[str, DivergenceRecord]]) -> BoundCells:
     records = [file[DIVERGENCE] for file in files if DIVERGENCE in file]
     gaps = [Estimate(record.overfit_gap, None, None, 0) for record in records if record.overfit_gap is not None]
     bound = _cell([record.estimate for record in records], significant) if records else ""
-    return bound, _cell(gaps, significant, least=float("-inf")) if gaps else ""
+    return BoundCells(bound, _cell(gaps, significant, least=float("-inf")) if gaps else "")
 
 
 def _cell(estimates: Sequence[Estimate], form: Form, most: float | None = None, *, least: float = 0.0) -> str:

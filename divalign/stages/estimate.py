@@ -130,13 +130,13 @@ def _with_gaps(held_out: DivergenceFile, trained: DivergenceFile) -> DivergenceF
     """Return the held-out estimates with the bound on the rows that were trained on, and the difference."""
 
     def beside(
-        records: dict[str, DivergenceRecord], others: dict[str, DivergenceRecord]
+        records: dict[str, DivergenceRecord], trained_on: dict[str, DivergenceRecord]
     ) -> dict[str, DivergenceRecord]:
-        gaps = {
-            name: {"train_bound": others[name].bound, "overfit_gap": others[name].bound - record.bound}
+        bounds = {name: record.bound for name, record in trained_on.items()}
+        return {
+            name: record.model_copy(update={"train_bound": bounds[name], "overfit_gap": bounds[name] - record.bound})
             for name, record in records.items()
         }
-        return {name: record.model_copy(update=gaps[name]) for name, record in records.items()}
 
     whole = held_out.with_baseline and beside(held_out.with_baseline, trained.with_baseline or {})
     return held_out.model_copy(
