@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -136,7 +136,7 @@ def _train(
     lm = open_model(replace(base, device="cpu") if ranks > 1 else base).lm()
     if _is_leader():
         shutil.rmtree(draft, ignore_errors=True)
-    with ExitStack() as stages:
+    with _watched(folder.name, progress) as watch:
         return train_and_save(
             lm,
             rows,
@@ -144,29 +144,32 @@ def _train(
             held_out=held_out,
             lora={"continue": True} if plan.continue_adapter else asdict(plan.lora) if plan.lora else None,
             work=folder / "work",
-            watch=_watch(folder.name, progress, stages),
+            watch=watch,
             use_cpu=base.device == "cpu",
             reference_cache=str(cache) if cache else None,
             **settings,
         )
 
 
-def _watch(name: str, progress: Progress, stages: ExitStack) -> Watch:
-    """Report the reference pass and the updates as two stages; `stages` ends them."""
+@contextmanager
+def _watched(name: str, progress: Progress) -> Iterator[Watch]:
+    """Report the reference pass and the updates as two stages, of which the first ends when the second starts."""
     advances: dict[str, Advance] = {}
     scored = 0
+    with ExitStack() as stage:
 
-    def reference(done: int, total: int) -> None:
-        nonlocal scored
-        if "reference" not in advances:
-            advances["reference"] = stages.enter_context(progress(f"reference {name}", total, "rows"))
-        advances["reference"](done - scored)
-        scored = done
+        def reference(done: int, total: int) -> None:
+            nonlocal scored
+            if "reference" not in advances:
+                advances["reference"] = stage.enter_context(progress(f"reference {name}", total, "rows"))
+            advances["reference"](done - scored)
+            scored = done
 
-    def start(updates: int) -> None:
-        advances["train"] = stages.enter_context(progress(f"train {name}", updates, "updates"))
+        def start(updates: int) -> None:
+            stage.close()
+            advances["train"] = stage.enter_context(progress(f"train {name}", updates, "updates"))
 
-    return Watch(reference=reference, start=start, advance=lambda done: advances["train"](done))
+        yield Watch(reference=reference, start=start, advance=lambda done: advances["train"](done))
 
 
 def _settings(plan: TrainPlan, ranks: int) -> dict[str, Any]:

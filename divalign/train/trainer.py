@@ -30,6 +30,7 @@ from divalign.train.arguments import DivergenceConfig
 from divalign.train.construction import check_arguments, disable_dropout, encode_data, load_policy, load_tokenizer
 from divalign.train.couples import Couples, CoupleSampler, RowCounts, collate, scored_couples
 from divalign.train.displacement import REMEDY, displacement
+from divalign.train.lora_products import lora_by_products
 from divalign.train.objective import Objective
 from divalign.train.online import OnlineNormaliser, halves
 from divalign.train.prompt_baseline import HeadGradients, baselines_of, make_head, row_baselines
@@ -180,7 +181,8 @@ class DivergenceTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Do what Trainer does, and remember that the model is no longer the one that was handed in."""
         self._begun = True
-        return super().train(*args, **kwargs)
+        with lora_by_products(self.model):
+            return super().train(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
         couples: Any = train_dataset or self.train_dataset
