@@ -73,6 +73,13 @@ def lay_out(rows: Sequence[Encoded], pad_id: int, *, share: bool = False) -> Lay
     return _tensors(placed, scored, pad_id, len(rows), plain=plain)
 
 
+def prompt_ends(layout: Layout) -> Int[Tensor, " r"]:
+    """Return where each response's prompt ends: the index, in the flattened batch, that predicts its first token."""
+    count = len(layout.owners)
+    first = torch.full((layout.responses,), count).scatter_reduce(0, layout.owners, torch.arange(count), "amin")
+    return layout.sources[first]
+
+
 def attention(groups: Int[Tensor, "b t"], parts: Int[Tensor, "b t"]) -> Bool[Tensor, "b 1 t t"]:
     """Return the attention mask, True where a query attends to a key.
 
@@ -106,17 +113,6 @@ def block_attention(groups: Int[Tensor, "b t"], parts: Int[Tensor, "b t"]) -> Bl
         width,
         device=str(groups.device),
     )
-
-
-def last_prompt_tokens(
-    sources: Int[Tensor, " n"], owners: Int[Tensor, " n"], responses: int
-) -> Int[Tensor, " responses"]:
-    """Return where each response's prompt ends in the flattened batch: the place that predicts its first token.
-
-    In either layout a prompt stands before its responses, so that is the first of a response's sources.
-    """
-    beyond = sources.new_full((responses,), torch.iinfo(sources.dtype).max)
-    return beyond.scatter_reduce(0, owners, sources, "amin")
 
 
 def _by_prompt(rows: Sequence[Encoded]) -> list[list[int]]:

@@ -1,8 +1,8 @@
 """Log-probabilities of responses under a model, through the model's own forward.
 
 `attach` teaches a causal LM more keywords: called with a `Layout`'s inputs it returns the log-probability of each
-response and never makes a prompt's logits. The extra path goes through `model(...)`, so that adapters,
-DistributedDataParallel and FSDP wrappers see an ordinary forward.
+response, with `prompt_ends` the last layer's states there too, and never makes a prompt's logits. The extra path goes
+through `model(...)`, so that adapters, DistributedDataParallel and FSDP wrappers see an ordinary forward.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from transformers.utils.generic import ModelOutput
 from divalign.core.logprobs import LOGITS_AT_ONCE, Head, LinearHead, response_log_probs
 from divalign.data.batching import Encoded, by_length
 from divalign.lm.decoding import evaluating
-from divalign.lm.layout import Layout, attention, block_attention, last_prompt_tokens, lay_out
+from divalign.lm.layout import Layout, attention, block_attention, lay_out
 from divalign.lm.memory import halving
 from divalign.store import cached_arrays, digest
 
@@ -35,9 +35,6 @@ NOT_WINDOWS = ("expert", "pattern", "layers")  # num_local_experts; which layers
 
 def attach(model: Any) -> Any:
     """Let `model(**layout.inputs()).log_probs` give each response's log-probability; return the model.
-
-    With `prompt_states=True` there is also `.prompt_states` [responses, d], detached: the last layer's state at the
-    last token of each response's prompt.
 
     Whether backbone plus head equal the model's own logits is tried once on four tokens; an architecture that does
     more to its logits than is known here is scored from its full logits, and a line in the log says so.
@@ -80,26 +77,20 @@ def _check_adapter(model: Any) -> None:
 def _scored(
     causal: Any, *args: Any, sources: Tensor, targets: Tensor, owners: Tensor, responses: int, fast: bool, **kwargs: Any
 ) -> Any:
+    ends = kwargs.pop("prompt_ends", None)
     if "groups" in kwargs:
         kwargs["attention_mask"] = _mask(causal, kwargs.pop("groups"), kwargs.pop("parts"))
-    reads_prompts = kwargs.pop("prompt_states", False)
-    states: Any = None
     if fast:
-        states = causal.base_model(*args, **kwargs, use_cache=False).last_hidden_state
-        hidden = states
+        states = hidden = causal.base_model(*args, **kwargs, use_cache=False).last_hidden_state
     else:
-        whole = causal.forward_without_scores(
-            *args, **kwargs, use_cache=False, **({"output_hidden_states": True} if reads_prompts else {})
-        )
-        hidden, states = whole.logits, whole.hidden_states and whole.hidden_states[-1]
+        every = {} if ends is None else {"output_hidden_states": True}
+        output = causal.forward_without_scores(*args, **kwargs, **every, use_cache=False)
+        hidden, states = output.logits, None if ends is None else output.hidden_states[-1]
     used, size = hidden.flatten(0, 1).index_select(0, sources), causal.config.get_text_config().vocab_size
     head = _head(causal) if fast else _as_is
     chunk = max(1, LOGITS_AT_ONCE // size)
-    log_probs = response_log_probs(used, targets, owners, responses, head, chunk=chunk)
-    if not reads_prompts:
-        return ModelOutput(log_probs=log_probs)
-    ends = last_prompt_tokens(sources, owners, responses)
-    return ModelOutput(log_probs=log_probs, prompt_states=states.detach().flatten(0, 1).index_select(0, ends))
+    at_ends = {} if ends is None else {"prompt_states": states.flatten(0, 1).index_select(0, ends)}
+    return ModelOutput(log_probs=response_log_probs(used, targets, owners, responses, head, chunk=chunk), **at_ends)
 
 
 def can_share(model: Any) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
@@ -26,6 +26,7 @@ from divalign.core.baselines import RowBaselines
 from divalign.core.method import Method
 from divalign.data.batching import Encoded
 from divalign.lm.hidden import response_states
+from divalign.lm.layout import Layout, prompt_ends
 
 FILE = "prompt_baseline.safetensors"  # in a checkpoint's folder
 
@@ -39,7 +40,7 @@ class PromptBaseline(nn.Module):
         self.constant = nn.Parameter(torch.zeros(()))
 
     def forward(self, states: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
-        exact = states.to(torch.promote_types(states.dtype, torch.float32))
+        exact = states.detach().to(torch.promote_types(states.dtype, torch.float32))
         normal = layer_norm(exact, exact.shape[-1:])
         return (normal * self.weight).mean(-1) + self.constant
 
@@ -104,6 +105,11 @@ def row_baselines(values: Tensor | None, offsets: Tensor | None) -> RowBaselines
     if values is not None:
         return RowBaselines(*(-values).chunk(2))
     return None if offsets is None else RowBaselines(offsets, torch.zeros_like(offsets))
+
+
+def ends_of(inputs: dict[str, Any]) -> Int[Tensor, " b"]:
+    """Return where the prompt of each response of a micro-batch ends, in the flattened batch."""
+    return prompt_ends(Layout(**{name: inputs.get(name) for name in Layout._fields}))
 
 
 def load_head(folder: Path) -> PromptBaseline | None:

@@ -33,7 +33,7 @@ from divalign.train.displacement import REMEDY, displacement
 from divalign.train.lora_products import lora_by_products
 from divalign.train.objective import Objective
 from divalign.train.online import OnlineNormaliser, halves
-from divalign.train.prompt_baseline import HeadGradients, baselines_of, make_head, row_baselines
+from divalign.train.prompt_baseline import HeadGradients, baselines_of, ends_of, make_head, row_baselines
 from divalign.train.ranks import Ranks
 from divalign.train.readout import held_out_metrics, held_out_scores, is_supported
 from divalign.train.recording import Recorder
@@ -103,7 +103,7 @@ class DivergenceTrainer(Trainer):
         super().__init__(
             model=attach(model),
             args=args,
-            data_collator=lambda items: collate(items, self._pad_id, share=self._share),
+            data_collator=self._collate,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=tokenizer,
@@ -132,6 +132,10 @@ class DivergenceTrainer(Trainer):
             raise ValueError("normaliser 'online' works on one process; use 'exact', which gathers all ranks' rows")
         if self._head and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise ValueError("a prompt baseline is not trained under FSDP or DeepSpeed; use DDP, or leave it out")
+
+    def _collate(self, items: Any) -> dict[str, Any]:
+        batch = collate(items, self._pad_id, share=self._share)
+        return {**batch, "prompt_ends": ends_of(batch)} if self._head else batch
 
     def _can_share(self) -> bool:
         """Try the sharing of prompts as training will compute: on this device and in this precision."""
@@ -205,7 +209,7 @@ class DivergenceTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         count = max(len(batches), 1)
         couples = sum(len(batch["reference"]) / 2 for batch in batches)
-        tokens = self._mean_tokens(batches) if any(self.objective.likelihood) else (0.0, 0.0)
+        tokens = self._mean_tokens(batches) if batches and any(self.objective.likelihood) else (0.0, 0.0)
         self._step, self._left = Step(self._baseline(batches), couples / count, *tokens), len(batches)
         return batches, None
 
@@ -243,9 +247,8 @@ class DivergenceTrainer(Trainer):
     def _log_probs(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         return self._forward(model, inputs).log_probs
 
-    def _forward(self, model: Any, inputs: dict[str, Any], **options: bool) -> Any:
-        texts = {name: value for name, value in inputs.items() if name not in ("reference", "offset")}
-        return model(**texts, **options)
+    def _forward(self, model: Any, inputs: dict[str, Any]) -> Any:
+        return model(**{name: value for name, value in inputs.items() if name not in ("reference", "offset")})
 
     def _r(self, log_probs: Tensor, inputs: dict[str, Any]) -> Tensor:
         return log_ratio(log_probs, inputs["reference"], self.args.beta)
@@ -254,7 +257,7 @@ class DivergenceTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return the objective of a micro-batch, at the baseline and the token count of the whole step."""
-        outputs = self._forward(model, inputs, **({"prompt_states": True} if self._head else {}))
+        outputs = self._forward(model, inputs)
         ratios = LogRatios(*self._r(outputs.log_probs, inputs).chunk(2))
         baseline = row_baselines(self._head and self._head(outputs.prompt_states), inputs.get("offset"))
         loss = self.objective.loss(ratios, outputs.log_probs, self._step, baseline)

@@ -14,10 +14,10 @@ from divalign.core.losses import METHODS, RowBaselines, find_method
 from divalign.core.optimum import Optimum
 from divalign.data.batching import Encoded
 from divalign.lab.worlds import draw_worlds, pointwise_rows
-from divalign.lm.layout import last_prompt_tokens, lay_out
+from divalign.lm.layout import lay_out
 from divalign.lm.load import load_lm
 from divalign.lm.score import attach
-from divalign.train.prompt_baseline import FILE, PromptBaseline, load_head
+from divalign.train.prompt_baseline import FILE, PromptBaseline, ends_of, load_head
 from tests.tiny import save_tiny, tiny_model
 from tests.train.test_resume import train
 from tests.train.test_trainer import PAIRS, UNPAIRED, trainer, weights
@@ -62,17 +62,19 @@ def test_shared_prompts_and_padded_rows_learn_the_same(tmp_path: Path) -> None:
 def test_the_state_is_that_of_the_prompts_last_token_in_every_layout(share: bool) -> None:
     model = attach(tiny_model("Llama")[0])
     rows = [Encoded([9, 10, 11], [12, 13]), Encoded([9, 10, 11], [14]), Encoded([20, 21], [22, 23, 24])]
-    outputs = model(**lay_out(rows, 0, share=share).inputs(), prompt_states=True)
+    inputs = lay_out(rows, 0, share=share).inputs()
+    outputs = model(**inputs, prompt_ends=ends_of(inputs))
     for row, state in zip(rows, outputs.prompt_states, strict=True):
         alone = model.model(input_ids=torch.tensor([row.prompt_ids])).last_hidden_state[0, -1]
         torch.testing.assert_close(state, alone, rtol=1e-4, atol=1e-5)
-    assert not outputs.prompt_states.requires_grad
+    head = PromptBaseline(outputs.prompt_states.shape[1])
+    head(outputs.prompt_states).sum().backward()
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_the_last_token_of_a_prompt_is_found_though_responses_stand_between() -> None:
-    layout = lay_out([Encoded([1, 2], [3, 4]), Encoded([1, 2], [5]), Encoded([6], [7])], 0, share=True)
-    ends = last_prompt_tokens(layout.sources, layout.owners, layout.responses)
-    assert layout.input_ids.flatten()[ends].tolist() == [2, 2, 6]
+def test_the_end_of_a_prompt_is_found_though_responses_stand_between() -> None:
+    inputs = lay_out([Encoded([1, 2], [3, 4]), Encoded([1, 2], [5]), Encoded([6], [7])], 0, share=True).inputs()
+    assert inputs["input_ids"].flatten()[ends_of(inputs)].tolist() == [2, 2, 6]
 
 
 def test_a_policy_moves_through_r_alone(tmp_path: Path) -> None:
