@@ -75,8 +75,8 @@ sums to 1, without a baseline.
 reach it. In training, `critic/` stands before what r + b shows.
 * **Nearly disjoint responses**, as in compliance-refusal data: a bounded divergence (bco, hdo, `fdo:lecam`). \
 kl grows with every update.
-* **Wrong labels**: dpo(0.1) assumes one in ten and rests at a finite margin; robust(0.1) is unbiased and falls without \
-end where labels are better than that; apo_zero, kto and `fdo:lecam` saturate on rows that contradict the rest.
+* **Wrong labels**: dpo(0.1) assumes one in ten and rests at a finite margin; robust(0.1) is unbiased and falls \
+without end where labels are better than that; apo_zero, kto and `fdo:lecam` saturate on rows that contradict the rest.
 * **Aligned responses lose probability** (displacement): raise `sft_weight`, with any method; or rdro and nca, whose \
 best r is bounded above, and cal_dpo and ipo, which rest at a target.
 * **Responses are known to be safe or not**: safedpo, which sorts the pairs by it; recipe `cr_safety` has the columns.

@@ -1,7 +1,9 @@
 """What a configuration says of training reaches the stage, and what no method can do is refused before it begins."""
 
 import pytest
+import yaml
 
+from divalign.config import Config, as_yaml
 from divalign.study.plan import aligned_models, check_names, train_plan
 from divalign.study.run import read_inputs
 from tests.study.test_run import small
@@ -29,3 +31,22 @@ def test_a_variant_is_refused_for_a_method_that_has_none() -> None:
 def test_an_adapter_is_continued_where_there_is_one() -> None:
     with pytest.raises(ValueError, match=r"train\.lora\.continue is true, and toy has no adapter"):
         check_names(small("train.lora.continue=true"))
+
+
+def test_a_baseline_of_the_prompt_is_asked_for_by_the_run_or_by_the_method() -> None:
+    """The name says it in results, and a run without it has the configuration that it always had."""
+    config = small("train.baseline=prompt", "train.methods=[kldo,bco+prompt]", "train.baseline_learning_rate=0.3")
+    models = aligned_models(config, read_inputs(config).corpora)
+    assert {(model.plan.method, model.plan.baseline_learning_rate) for model in models} == {
+        ("kldo+prompt", 0.3), ("bco+prompt", 0.3),
+    }  # fmt: skip
+    assert all("_prompt" in model.name for model in models)
+    assert not {"baseline", "baseline_learning_rate"} & as_plain(small())["train"].keys()
+    plans = [train_plan(small(), method=method, recipe="cr", seed=0) for method in ("kldo", "kldo+prompt")]
+    assert ["baseline_learning_rate" in plan.identity() for plan in plans] == [False, True]
+    with pytest.raises(ValueError, match=r"dpo reads .* from which a baseline of the prompt cancels"):
+        read_inputs(small("train.baseline=prompt", "train.methods=[dpo]"))
+
+
+def as_plain(config: Config) -> dict:
+    return yaml.safe_load(as_yaml(config))

@@ -17,6 +17,8 @@ from divalign.lab.worlds import draw_worlds, pointwise_rows
 from divalign.lm.layout import lay_out
 from divalign.lm.load import load_lm
 from divalign.lm.score import attach
+from divalign.stages.estimate import EstimatePlan, estimate
+from divalign.stages.models import find_model
 from divalign.train.prompt_baseline import FILE, PromptBaseline, ends_of, load_head
 from tests.tiny import save_tiny, tiny_model
 from tests.train.test_resume import train
@@ -131,6 +133,25 @@ def test_the_log_and_the_evaluation_show_the_critic_beside_r(tmp_path: Path) -> 
     for name in ("js", "hellinger"):
         assert measured[f"eval_critic/divergence/{name}_low"] <= measured[f"eval_critic/divergence/{name}"]
     assert measured["eval_rewards/chosen"] == pytest.approx(ratios.aligned.double().mean().item())
+
+
+def test_an_estimate_shows_what_the_critic_with_its_baseline_proves_beside_r(tmp_path: Path) -> None:
+    """Measured on the rows that were trained on: then nothing separates training from held-out rows."""
+    rows = [{**row, "prompt": f"{row['prompt']}, {n}"} for n, row in enumerate(PAIRS * 2)]
+    base = str(save_tiny("Llama", tmp_path / "tiny"))
+    train(base, tmp_path / "out", rows=rows, beta=1.0, **FAST)
+    policy, plan = tmp_path / "out" / "model", EstimatePlan(divergences=("js", "kl"), beta=1.0, split=False)
+    record = estimate(rows, find_model(str(policy)), find_model(base), plan, tmp_path / "read", trained_on=rows)
+    assert record.with_baseline is not None
+    for name in plan.divergences:
+        by_r, by_critic = record.divergences[name], record.with_baseline[name]
+        assert by_r.bound != by_critic.bound
+        assert by_critic.overfit_gap == pytest.approx(0.0)
+        assert by_critic.train_bound == pytest.approx(by_critic.bound)
+    own = estimate(rows, find_model(base), find_model(base), plan, tmp_path / "base")
+    assert own.with_baseline is None
+    assert "with_baseline" not in own.plain()
+    assert own.divergences["js"].train_bound is None
 
 
 @pytest.mark.parametrize("name", ["kldo+prompt", "bco+prompt", "hdo+prompt", "fdo:lecam+prompt"])
