@@ -150,6 +150,16 @@ class Train(Section):
     sft_weight: Real = Field(
         default=0.0, ge=0, description="weight of the aligned responses' negative log-likelihood per token; 0: none"
     )
+    # Both are left out of config.yaml where they are off, so that earlier runs stay the same runs.
+    baseline: Literal["own", "prompt"] = Field(
+        default="own",
+        exclude_if=lambda value: value == "own",
+        description="prompt: a learned function of the prompt in place of every method's own baseline; METHOD+prompt "
+        "in `methods` asks for it by the method",
+    )
+    baseline_learning_rate: Real = Field(
+        default=0.1, gt=0, exclude_if=lambda value: value == 0.1, description="of that function, nats of r an update"
+    )
     variant: Literal["paper", "paper_code"] = Field(
         default="paper", description="the paper's formulas, or what its released code computes (kldo and bco alone)"
     )
@@ -228,6 +238,11 @@ class Measure(Section):
         default="generation", description="where hidden states are read; the paper: instruction"
     )
     divergences: Each[str] = Field(default=("js", "tv", "hellinger", "lecam", "kl"), description="names of DIVERGENCES")
+    train_bound: bool = Field(
+        default=False,
+        exclude_if=lambda value: not value,
+        description="measure divergences on the training rows too, for the difference to the held-out ones",
+    )
 
 
 class Config(Section):

@@ -105,6 +105,9 @@ def _divergences(
         models = _model(critic.policy, "--policy", running), _model(critic.reference, "--reference", running)
         record = from_policy(rows, *models, plan, progress=progress)
     printed().print(_table(record.divergences, numbers.confidence))
+    if record.with_baseline is not None:
+        printed().print("The same by r + b(x), with the baseline of the prompt that the policy was trained with:")
+        printed().print(_table(record.with_baseline, numbers.confidence))
     if out is not None:
         write_json(out, record.plain())
         console.print(str(out))

@@ -15,17 +15,26 @@ from divalign.cli.app import app, console, printed, to_file
 def report(
     run: Annotated[Path | None, typer.Argument(help="A run folder.")] = None,
     show_completions: Annotated[bool, typer.Option("--show-completions", help="Put model text into the page.")] = False,
+    methods: Annotated[
+        Path | None,
+        typer.Option(help="A .md file: what each method is, what it cost and did in the run.", callback=to_file),
+    ] = None,
     paper: Annotated[bool, typer.Option("--paper", help="Show the paper's 20 points and our test of them.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="With --paper: an .html file for the page.", callback=to_file)
     ] = None,
 ) -> None:
-    """Write RUN/report.html from the files of a run folder; with --paper, show what the paper's points say."""
-    from divalign.report import write_report
+    """Write RUN/report.html from the files of a run folder; with --paper, show what the paper's points say.
 
-    if paper == (run is not None):
+    With --methods the run's methods are compared on a page of Markdown instead; without RUN it says what they are.
+    """
+    from divalign.report import write_methods_page, write_report
+
+    if paper == (run is not None or methods is not None):
         raise ValueError("give a run folder, or --paper for the paper's points; not both")
-    if run is None:
+    if methods is not None:
+        console.print(str(write_methods_page(run, methods)))
+    elif run is None:
         _show_paper(out)
     else:
         console.print(str(write_report(run, show_completions=show_completions)))

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -29,6 +29,17 @@ class TrainingData:
     held_out: Annotated[Path | None, typer.Option(help="Rows that are measured, not trained on.")] = None
 
 
+@dataclass(frozen=True)
+class MethodChoice:
+    """The loss, and what it takes off r."""
+
+    method: Annotated[str, typer.Option(help="A name of METHODS, fdo:<divergence>, pkg.module:thing.")] = "kldo"
+    baseline: Annotated[
+        Literal["own", "prompt"] | None,
+        typer.Option(help="prompt: a learned function of the prompt for the method's own (train.baseline)."),
+    ] = None
+
+
 @app.command(epilog="Example: divalign train --method dpo --set train.updates=20 --out runs/dpo")
 @with_options
 def train(
@@ -39,11 +50,9 @@ def train(
         ),
     ],
     data: TrainingData,
+    choice: MethodChoice,
     config: Config = None,
     overrides: Overrides = None,
-    method: Annotated[
-        str, typer.Option(help="A name of METHODS, fdo:DIVERGENCE, on_policy:DIVERGENCE, pkg.module:thing.")
-    ] = "kldo",
     seed: Annotated[int, typer.Option(help="Of data order and responses.")] = 0,
     epochs: Annotated[
         float | None, typer.Option(help="Passes over the rows, in place of train.updates and updates_on.")
@@ -60,10 +69,11 @@ def train(
     from divalign.study.plan import model_of, train_plan
 
     length = [] if epochs is None else [f"train.epochs={epochs}", "train.updates=null", "train.updates_on={}"]
-    resolved = load_config(config, [*(overrides or []), *length])
+    baseline = [f"train.baseline={choice.baseline}"] if choice.baseline else []
+    resolved = load_config(config, [*(overrides or []), *baseline, *length])
     silently = quiet or os.environ.get("RANK", "0") != "0"
     progress = progress_of(quiet=silently)
-    plan = train_plan(resolved, method=method, recipe=data.recipe, seed=seed)
+    plan = train_plan(resolved, method=choice.method, recipe=data.recipe, seed=seed)
     file = data.rows
     rows = load_training_rows(file) if file else _recipe_rows(resolved, data.recipe, seed, out, progress)
     held_out = load_training_rows(data.held_out) if data.held_out else None

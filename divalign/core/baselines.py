@@ -30,8 +30,8 @@ class LogRatios(NamedTuple):
 class RowBaselines(NamedTuple):
     """One baseline per row, as a learned head on the prompt gives; gradients flow into it.
 
-    The loss reads r - baseline, so the head that closes the gap of a normalised policy learns
-    -beta log E_ref[R^(1/beta) | x].
+    The loss reads r - baseline, so the head b that closes the gap of a normalised policy, in the critic r + b, is minus
+    this: b(x) = beta log E_ref[R^(1/beta) | x].
     """
 
     aligned: Float[Tensor, " a"]
@@ -39,6 +39,13 @@ class RowBaselines(NamedTuple):
 
 
 Baseline = float | int | Float[Tensor, ""] | RowBaselines
+
+
+def critic(ratios: LogRatios, baseline: Baseline) -> LogRatios:
+    """Return T = r - baseline, which losses and bounds read."""
+    if isinstance(baseline, RowBaselines):
+        return LogRatios(ratios.aligned - baseline.aligned, ratios.unaligned - baseline.unaligned)
+    return LogRatios(ratios.aligned - baseline, ratios.unaligned - baseline)
 
 
 def no_baseline(ratios: LogRatios) -> Tensor:

@@ -18,197 +18,30 @@ value (its mean is 0) and in gradient (the weights are e^(r - b) / n, and the de
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from divalign.core.advantages import SampledRows
 from divalign.core.baselines import (
-    Baseline,
     LogRatios,
     RowBaselines,
-    linear,
     log_linear,
     log_mean_exp_unaligned,
     mean_reward,
-    no_baseline,
     policy_kl,
 )
-from divalign.core.cloud_distance import StatesLoss
-from divalign.core.divergences import DIVERGENCES, Divergence, find_divergence, hellinger, js, kl, lecam, tv
+from divalign.core.divergences import DIVERGENCES, Divergence, built_in, find_divergence, hellinger, js, kl, tv
+from divalign.core.method import PROMPT, Controls, Likelihood, Method, divergence_method, with_prompt_baseline
 from divalign.core.names import find
-from divalign.core.optimum import Optimum, against_mixture, classes, noisy_pairs, swapped_pairs
+from divalign.core.optimum import Optimum, against_mixture
+from divalign.core.pairs import PAIR_FAMILIES, PAIRS, bregman_pairs, dpo, ipo
 
-Formula = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """An alignment method, row by row a function of r - baseline.
-
-    A paired method has no `unaligned_loss`: its `aligned_loss` reads the margin of a pair. `estimates` says what the
-    loss at r = 0 minus the loss is a lower bound of, `optimum` the same as a number on distributions that can be
-    enumerated; None claims nothing, and the lab leaves the method out. `own_baseline` is the baseline as a function of
-    the rows of a step, `averaging` how two of its values are averaged over steps. `states_loss` is a loss of the hidden
-    states of a step's prompts, added to that of r; None: the method reads responses alone. `on_policy` is that of a
-    method whose rows are responses that the policy samples (`core.sampled_loss`).
-    """
-
-    name: str
-    estimates: str
-    source: str
-    aligned_loss: Formula
-    unaligned_loss: Formula | None
-    own_baseline: Callable[[LogRatios], Tensor] = no_baseline
-    averaging: Callable[[Tensor, Tensor, float], Tensor] = linear
-    optimum: Optimum | None = None
-    states_loss: StatesLoss | None = None
-    on_policy: SampledRows | None = None
-
-    @property
-    def divergence(self) -> Divergence | None:
-        """The divergence of P and Q itself that minus the loss estimates; None where it is that of others."""
-        return self.optimum.divergence if self.optimum and self.optimum.compared is classes else None
-
-    @property
-    def paired(self) -> bool:
-        """Whether row i of both samples must belong to one pair."""
-        return self.unaligned_loss is None
-
-    @property
-    def has_baseline(self) -> bool:
-        """Whether a row's loss depends on the other rows of the step; where not, micro-batches need no pre-pass."""
-        return self.own_baseline is not no_baseline
-
-    @property
-    def log_mean_exp_baseline(self) -> bool:
-        """Whether the baseline is log-mean-exp, under which the unaligned gradient is a softmax-weighted sum."""
-        return self.own_baseline is log_mean_exp_unaligned
-
-    def baseline(self, ratios: LogRatios) -> Float[Tensor, ""]:
-        """Return the method's own baseline from the rows of a whole optimizer step, detached; 0 where it has none."""
-        _check(ratios)
-        return self.own_baseline(ratios).detach()
-
-    def running_baseline(self, previous: Float[Tensor, ""] | None, ratios: LogRatios, rate: float) -> Float[Tensor, ""]:
-        """Return the exponential moving average of the baseline over optimizer steps, this step's rows having `rate`.
-
-        For kldo it is the average of mean e^r, kept in log space. The first step's is its own. A loss at such a
-        baseline is biased towards the past: for study, beside the exact one.
-        Source: MINE, Belghazi et al. 2018, sec. 3.2.
-        """
-        new = self.baseline(ratios)
-        return new if previous is None else self.averaging(previous, new, rate)
-
-    def loss(
-        self,
-        ratios: LogRatios,
-        baseline: Baseline | None = None,
-        *,
-        desirable_weight: float | int = 1.0,
-        undesirable_weight: float | int = 1.0,
-    ) -> Float[Tensor, ""]:
-        """Return the loss in nats; lower is better, and `baseline=None` means the method's own over these rows.
-
-        The weights multiply the aligned and the unaligned term, as in TRL; other than 1 they leave the divergence.
-
-        Raises ValueError for an empty class, and for a paired method with unequal classes or with weights.
-        """
-        _check(ratios)
-        rows = _less(ratios, self.baseline(ratios) if baseline is None else baseline)
-        if self.unaligned_loss is None:
-            if desirable_weight != 1.0 or undesirable_weight != 1.0:
-                raise ValueError(f"{self.name} is paired: class weights have no meaning there; leave both at 1")
-            return self.aligned_loss(_margins(rows)).mean()
-        aligned, unaligned = self.aligned_loss(rows.aligned).mean(), self.unaligned_loss(rows.unaligned).mean()
-        return desirable_weight * aligned + undesirable_weight * unaligned
-
-
-def _check(ratios: LogRatios) -> None:
-    if not (len(ratios.aligned) and len(ratios.unaligned)):
-        raise ValueError(
-            f"got {len(ratios.aligned)} aligned and {len(ratios.unaligned)} unaligned rows; a divergence needs at "
-            "least one of each: draw batches in couples"
-        )
-
-
-def _less(ratios: LogRatios, baseline: Baseline) -> LogRatios:
-    if isinstance(baseline, RowBaselines):
-        return LogRatios(ratios.aligned - baseline.aligned, ratios.unaligned - baseline.unaligned)
-    return LogRatios(ratios.aligned - baseline, ratios.unaligned - baseline)
-
-
-def _margins(ratios: LogRatios) -> Float[Tensor, " b"]:
-    if len(ratios.aligned) != len(ratios.unaligned):
-        raise ValueError(
-            f"got {len(ratios.aligned)} aligned and {len(ratios.unaligned)} unaligned rows; a paired method needs the "
-            "two responses of each pair in the same place"
-        )
-    return ratios.aligned - ratios.unaligned
-
-
-def divergence_method(divergence: Divergence) -> Method:
-    """Return the method that maximises the bound of `divergence`, without a baseline."""
-    return Method(
-        name=f"fdo:{divergence.name}",
-        estimates=divergence.value,
-        source=f"FDO, arXiv 2502.00657, canonical link; {divergence.source}",
-        aligned_loss=lambda r: -divergence.score(r),
-        unaligned_loss=divergence.penalty,
-        optimum=Optimum(divergence=divergence),
-    )
-
-
-def dpo(label_smoothing: float | int = 0.0) -> Method:
-    """Return DPO, -log sigmoid(margin), or its conservative form when labels are wrong with that probability.
-
-    log 2 minus the loss bounds JS(P x Q, Q x P), a pair against the same pair swapped, and reaches it at
-    r = log dP/dQ + c(x). Raises ValueError unless 0 <= label_smoothing < 1/2.
-    Source: Rafailov et al. 2023, eq. 7; smoothing: Mitchell 2023, "A note on DPO with noisy preferences".
-    """
-    if not 0 <= label_smoothing < 0.5:
-        raise ValueError(f"label_smoothing is {label_smoothing}; expected at least 0 and below 1/2")
-    return Method(
-        name=f"dpo({label_smoothing:g})" if label_smoothing else "dpo",
-        estimates="JS(P x Q, Q x P) given the prompt" + (", labels flipped so often" if label_smoothing else ""),
-        source="Rafailov et al. 2023, eq. 7",
-        aligned_loss=lambda m: -(1 - label_smoothing) * logsigmoid(m) - label_smoothing * logsigmoid(-m),
-        unaligned_loss=None,
-        optimum=Optimum(
-            divergence=js,
-            compared=noisy_pairs(label_smoothing),
-            factor=0.5,
-            reached=not label_smoothing,  # the best critic of a pair with noisy labels is no difference of two rewards
-            statement="" if label_smoothing else "ln 2 - min DPO = JS(P x Q, Q x P)",
-        ),
-    )
-
-
-def ipo(target: float | int = 0.5) -> Method:
-    """Return IPO, (margin - target)^2.
-
-    The published loss is (margin / beta - 1 / (2 beta))^2 in log-ratios without beta: beta^2 times it is this one with
-    target 1/2, for every beta. Whole responses, where TRL divides by length. 1/4 minus the loss bounds an eighth of
-    the triangular discrimination of (P x Q, Q x P), and reaches it only if that critic is a difference.
-    Source: Azar et al. 2023, eq. 17.
-    """
-    return Method(
-        name="ipo" if target == 0.5 else f"ipo({target:g})",
-        estimates="triangular discrimination of (P x Q, Q x P) given the prompt, times target^2 / 2",
-        source="Azar et al. 2023, eq. 17",
-        aligned_loss=lambda margin: (margin - target).square(),
-        unaligned_loss=None,
-        optimum=Optimum(
-            divergence=lecam,
-            compared=swapped_pairs,
-            factor=target**2 / 2,
-            reached=False,
-            statement="1/4 - min IPO <= LeCam(P x Q, Q x P) / 8" if target == 0.5 else "",
-        ),
-    )
+__all__ = [
+    "FAMILIES", "METHODS", "LogRatios", "Method", "RowBaselines", "divergence_method", "dpo", "find_method", "ipo",
+    "rdro", "with_baseline", "with_prompt_baseline",
+]  # fmt: skip
 
 
 def rdro(share: float | int = 0.5) -> Method:
@@ -293,20 +126,10 @@ _NAMED = (
         optimum=Optimum(divergence=hellinger, statement="2 - min HDO = squared Hellinger(P, Q)"),
         source="the HDO trainer beside arXiv 2502.00657, less 2",
     ),
-    dpo(),
-    ipo(),
-    Method(
-        name="exponential_pair",
-        estimates="half the squared Hellinger distance of (P x Q, Q x P) given the prompt",
-        source="the exponential loss on pairs: Reid, Williamson 2011",
-        aligned_loss=lambda margin: 1 - hellinger.score(margin),
-        unaligned_loss=None,
-        optimum=Optimum(
-            divergence=hellinger,
-            compared=swapped_pairs,
-            factor=0.5,
-            statement="1 - min E e^(-margin/2) = squared Hellinger(P x Q, Q x P) / 2",
-        ),
+    replace(
+        divergence_method(tv),
+        name="apo_zero",
+        source="D'Oosterlinck et al. 2024, arXiv 2408.06266, eq. 7, less 1: kto without a baseline; TRL's apo_zero",
     ),
     replace(
         rdro(0.5),
@@ -328,10 +151,37 @@ _NAMED = (
     ),
 )
 
+# Baselines of another kind: no function of r, and no divergence.
+_SFT = Method(
+    name="sft",
+    estimates="no divergence: the likelihood of the aligned responses",
+    source="supervised fine-tuning on the aligned responses; TRL's loss_type sft",
+    aligned_loss=lambda r: 0 * r,
+    unaligned_loss=lambda r: 0 * r,
+    likelihood=Likelihood(1.0),
+)
+_SUPERVISED = (
+    _SFT,
+    replace(
+        _SFT,
+        name="csft",
+        estimates="no divergence: the likelihood of both classes, each behind the text of its class",
+        source="conditional SFT: Korbak et al. 2023, arXiv 2302.08582; as a baseline: arXiv 2402.01306 (recalled)",
+        likelihood=Likelihood(1.0, 1.0),
+        controls=Controls("<|good|>", "<|bad|>"),
+    ),
+)
+
 METHODS: dict[str, Method] = {
-    method.name: method for method in (*_NAMED, *(divergence_method(row) for row in DIVERGENCES.values()))
+    method.name: method
+    for method in (*_NAMED, *PAIRS, *_SUPERVISED, *(divergence_method(row) for row in DIVERGENCES.values()))
 }
-FAMILIES: dict[str, Callable[[float], Method]] = {"dpo": dpo, "ipo": ipo, "rdro": rdro, "separate": separate}
+FAMILIES: dict[str, Callable[[float], Method]] = {**PAIR_FAMILIES, "rdro": rdro, "separate": separate}
+
+
+def with_baseline(name: str, baseline: str) -> str:
+    """Return the name of a method with the baseline `own` or `prompt`; one that asks for its own keeps it."""
+    return name if baseline == "own" or name.endswith(PROMPT) else f"{name}{PROMPT}"
 
 
 def on_policy(divergence: Divergence) -> Method:
@@ -346,15 +196,34 @@ def on_policy(divergence: Divergence) -> Method:
     )
 
 
-_PREFIXES: dict[str, Callable[[Divergence], Method]] = {"fdo:": divergence_method, "on_policy:": on_policy}
+_PREFIXES: dict[str, Callable[[Divergence], Method]] = {
+    "fdo:": divergence_method,
+    "bpo:": bregman_pairs,
+    "on_policy:": on_policy,
+}
 
 
 def find_method(name: str) -> Method:
     """Return the method called `name`: `kldo`, `rdro(0.4)`, `fdo:js`, `on_policy:js`, or `package.module:thing`.
 
-    Raises ValueError, naming the nearest known one, when there is none.
+    `bpo:<divergence>` is a divergence's loss of pairs; behind a pointwise method, `+prompt` asks for a learned
+    baseline of the prompt: `kldo+prompt`. Raises ValueError, naming the nearest known one, when there is none.
     """
+    if name not in METHODS and name.endswith(PROMPT):
+        return with_prompt_baseline(find_method(name.removesuffix(PROMPT)))
     for prefix, make in _PREFIXES.items():
         if name not in METHODS and name.startswith(prefix):
             return make(find_divergence(name.removeprefix(prefix)))
     return find(name, METHODS, kind="method", of=Method, families=FAMILIES)
+
+
+def built_in_method(name: str) -> Method | None:
+    """Return the method called `name`, None where it is one's own; imports nothing, so a result file may name it."""
+    bare = name.removesuffix(PROMPT)
+    divergence = bare.partition(":")[2]
+    if ":" in bare and (not bare.startswith(("fdo:", "bpo:")) or built_in(divergence) is None):
+        return METHODS.get(name)
+    try:
+        return find_method(name)
+    except ValueError:
+        return None

@@ -53,7 +53,7 @@ class Optimum:
     `reached` is False where it is only an upper bound: the best critic is then none that the method can represent.
     `statement` is the identity in the published loss's own constants; empty for the generic one.
     `critic_baseline` and `policy_baseline` name the baseline under which the identity is examined, for a free critic
-    and for a normalised policy: none, the method's own, or the best constant.
+    and for a normalised policy: none, the method's own, the best constant, or the best function of the prompt.
     """
 
     divergence: Divergence
@@ -62,7 +62,7 @@ class Optimum:
     reached: bool = True
     statement: str = ""
     critic_baseline: Literal["zero", "own"] = "zero"
-    policy_baseline: Literal["zero", "own", "constant"] = "zero"
+    policy_baseline: Literal["zero", "own", "constant", "prompt"] = "zero"
 
     @property
     def attained(self) -> bool:

@@ -3,7 +3,8 @@
 A harmful prompt is refused in every recipe and a benign one answered. They differ in what stands against the aligned
 response: the opposite behaviour (compliance-refusal) or the same behaviour done worse (ranked). Ranked rows never say
 that refusing a benign prompt, or answering a harmful one, is wrong. The two choices for the two classes of prompts
-make four recipes, and `cr_plus` shows compliance-refusal behind wrappers and after openings.
+make four recipes. `cr_plus` shows compliance-refusal behind wrappers and after openings, `door` refusals after the
+openings of harmful answers, and `cr_safety` says which responses are safe.
 """
 
 from __future__ import annotations
@@ -94,14 +95,45 @@ def compliance_refusal_plus(
     return recipe
 
 
+def labelled_compliance_refusal(request: Request) -> Row:
+    """As compliance-refusal, with the two columns that safedpo reads: whether each response is safe."""
+    return {**compliance_refusal(request), "chosen_safe": True, "rejected_safe": not request.harmful}
+
+
+def prefix_augmented(share: float = 0.5, *, longest_opening: int = 8) -> Recipe:
+    """Return compliance-refusal with a `share` of the harmful rows resumed after the opening of the compliance.
+
+    Both responses of such a row go on from the same first 1 to `longest_opening` words of the compliance, which its
+    column `prefill` holds and which are not scored: the model learns to refuse in the middle of an answer. What happens
+    to a row follows from the hash of its prompt. Benign rows stay as they are, which is where it differs from cr_plus.
+    Source: the augmentation of DOOR, arXiv 2503.03710 (recalled: their losses and lengths are others).
+
+    Raises ValueError for a share outside [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"the share of changed rows is {share}, expected 0 to 1")
+
+    def recipe(request: Request) -> Row:
+        _check(request, "compliance", "refusal")
+        lot = _lots(request.prompt)
+        if not request.harmful or lot[0] >= share:
+            return compliance_refusal(request)
+        opening = " ".join(request.compliance.split(" ")[: 1 + int(lot[1] * longest_opening)])
+        return {**compliance_refusal(_resumed(request, opening)), "prefill": opening}
+
+    return recipe
+
+
 RECIPES: dict[str, Recipe] = {
     "cr": compliance_refusal,
     "pref": preference,
     "ranked_refusals": ranked_refusals,
     "ranked": ranked,
     "cr_plus": compliance_refusal_plus(),
+    "cr_safety": labelled_compliance_refusal,
+    "door": prefix_augmented(),
 }
-FAMILIES: dict[str, Callable[[float], Recipe]] = {"cr_plus": compliance_refusal_plus}
+FAMILIES: dict[str, Callable[[float], Recipe]] = {"cr_plus": compliance_refusal_plus, "door": prefix_augmented}
 
 
 def find_recipe(name: str) -> Recipe:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.func import grad_and_value, hessian, vmap
 
 from divalign.core.baselines import LogRatios, RowBaselines
+from divalign.core.baselines import critic as baseline_free
 from divalign.core.losses import Method
 from divalign.lab.worlds import Worlds, paired_rows, pointwise_rows
 
@@ -24,10 +25,14 @@ _ENOUGH = 1e-15  # predicted decrease, in nats, below which a world counts as so
 
 
 class Setting(NamedTuple):
-    """What is free: the critic or the policy, and the baseline ("own": the method's, a function of the critic)."""
+    """What is free: the critic or the policy, and the baseline.
+
+    "own" is the method's, a function of the critic; "prompt" one number a prompt; "own on prompt" that, and then the
+    method's own as a function of what is left.
+    """
 
     critic: Literal["free", "policy"]
-    baseline: Literal["zero", "own", "constant", "prompt"]
+    baseline: Literal["zero", "own", "constant", "prompt", "own on prompt"]
     beta: float = 0.1
 
 
@@ -105,8 +110,12 @@ def _objective(method: Method, setting: Setting, worlds: Worlds) -> Objective:
     def loss(parameters: Tensor, log_reference: Tensor, aligned: Tensor, unaligned: Tensor) -> Tensor:
         critic, baseline = _critic(parameters, log_reference, setting), parameters[-prompts:]
         ratios = LogRatios(critic.flatten()[aligned], critic.flatten()[unaligned])
+        by_prompt = RowBaselines(baseline[aligned // responses], baseline[unaligned // responses])
         if setting.baseline == "prompt":
-            return method.loss(ratios, RowBaselines(baseline[aligned // responses], baseline[unaligned // responses]))
+            return method.loss(ratios, by_prompt)
+        if setting.baseline == "own on prompt":
+            rest = baseline_free(ratios, by_prompt)
+            return method.loss(rest, method.own_baseline(rest))
         if setting.baseline == "constant":
             return method.loss(ratios, baseline[0])
         if setting.baseline == "own":

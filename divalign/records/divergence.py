@@ -29,7 +29,12 @@ class DivergenceRecord(Record):
 
 
 class DivergenceFile(Record):
-    """divergence.json: each divergence of the aligned from the unaligned responses."""
+    """divergence.json: each divergence of the aligned from the unaligned responses.
+
+    `divergences` are what r proves, `with_baseline` what r + b(x) does, for a policy trained with a prompt baseline.
+    """
 
     schema_number: Literal[2] = Field(default=2, alias="schema")
     divergences: dict[str, DivergenceRecord]
+    # Left out where the policy has no such baseline, as in files from before there was one.
+    with_baseline: dict[str, DivergenceRecord] | None = Field(default=None, exclude_if=lambda value: value is None)

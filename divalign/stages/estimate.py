@@ -32,6 +32,7 @@ from divalign.stages.folder import Progress, silent
 from divalign.stages.models import OpenModel
 from divalign.store import cached_arrays, digest
 from divalign.train.couples import EncodedRows, encode_rows
+from divalign.train.prompt_baseline import baselines_of, load_head
 
 KINDS = (frozenset({"prompt", "chosen", "rejected"}), frozenset({"prompt", "completion", "label"}))
 HEADLINES = ("js", "tv", "hellinger", "lecam", "kl")
@@ -69,17 +70,23 @@ def estimate(
     plan: EstimatePlan,
     out: Path,
     *,
+    trained_on: Sequence[Row] | None = None,
     cache: Path | None = None,
     progress: Progress = silent,
 ) -> DivergenceFile:
     """Estimate as `from_policy` does into `out`/divergence.json, unless it stands there intact.
 
-    `cache` keeps the reference's log-probabilities for other policies.
+    With the rows that the policy was `trained_on`, their bound and what it has above that of `rows` stand beside each
+    estimate. `cache` keeps the reference's log-probabilities for other policies.
     """
-    key = digest("divergence", 3, policy.key, reference.key, list(rows), _identity(plan))
+    trained = [] if trained_on is None else [list(trained_on)]
+    key = digest("divergence", 3, policy.key, reference.key, list(rows), _identity(plan), *trained)
 
     def make() -> DivergenceFile:
-        return from_policy(rows, policy, reference, plan, cache=cache, progress=progress)
+        measured = from_policy(rows, policy, reference, plan, cache=cache, progress=progress)
+        if trained_on is None:
+            return measured
+        return _with_gaps(measured, from_policy(trained_on, policy, reference, plan, cache=cache, progress=progress))
 
     return cached_record(out / FILE, key, DivergenceFile, make)
 
@@ -95,6 +102,8 @@ def from_policy(
 ) -> DivergenceFile:
     """Return each divergence that r = beta (log policy - log reference) proves between aligned and unaligned responses.
 
+    For a policy that was trained with a prompt baseline, also what r + b(x) proves. b is in nats of the r of its
+    training, so `plan.beta` must be that one.
     `rows` are TRL's, paired or not, and none of them may have trained the policy. Prompts are the clusters, or the
     rows' own where they bring any. Raises ValueError for rows without columns or a class, other tokenizers than one,
     and what `core.measure.measure` raises.
@@ -106,8 +115,32 @@ def from_policy(
     log_reference = _reference(policy, reference, responses, plan, cache, progress)
     r = log_ratio(torch.from_numpy(log_policy), torch.from_numpy(log_reference), plan.beta).numpy()
     split = len(encoded.aligned)
-    return DivergenceFile(
-        divergences={name: _measured(r[:split], r[split:], name, encoded, plan) for name in plan.divergences}
+
+    def measured(critic: np.ndarray) -> dict[str, DivergenceRecord]:
+        return {name: _measured(critic[:split], critic[split:], name, encoded, plan) for name in plan.divergences}
+
+    head = load_head(policy.folder) if policy.folder else None
+    if head is None:
+        return DivergenceFile(divergences=measured(r))
+    values = baselines_of(head, lm.model, responses, lm.tokenizer.pad_token_id, batch_size=plan.batch_size)
+    return DivergenceFile(divergences=measured(r), with_baseline=measured(r + values.numpy()))
+
+
+def _with_gaps(held_out: DivergenceFile, trained: DivergenceFile) -> DivergenceFile:
+    """Return the held-out estimates with the bound on the rows that were trained on, and the difference."""
+
+    def beside(
+        records: dict[str, DivergenceRecord], trained_on: dict[str, DivergenceRecord]
+    ) -> dict[str, DivergenceRecord]:
+        bounds = {name: record.bound for name, record in trained_on.items()}
+        return {
+            name: record.model_copy(update={"train_bound": bounds[name], "overfit_gap": bounds[name] - record.bound})
+            for name, record in records.items()
+        }
+
+    whole = held_out.with_baseline and beside(held_out.with_baseline, trained.with_baseline or {})
+    return held_out.model_copy(
+        update={"divergences": beside(held_out.divergences, trained.divergences), "with_baseline": whole}
     )
 
 

@@ -78,13 +78,15 @@ class OpenModel(NamedTuple):
     """A model that can be used. `key` names all that its output depends on, and is known without loading it.
 
     `generate` takes conversations and `max_new_tokens`, `batch_size`, `on_response`, decodes greedily, and returns
-    responses. `load` gives weights and tokenizer, once; it is None for a served model.
+    responses. `load` gives weights and tokenizer, once; it is None for a served model. `folder` holds the checkpoint,
+    the adapter's where there is one; None for a model of the hub or of a server.
     """
 
     name: str
     key: str
     generate: Callable[..., list[Response]]
     load: Callable[[], LM] | None
+    folder: Path | None = None
 
     def lm(self) -> LM:
         """Return weights and tokenizer. Raises ValueError for a served model."""
@@ -299,7 +301,8 @@ def _open_local(spec: ModelSpec) -> OpenModel:
         )
         return lm._replace(name=spec.name)
 
-    return OpenModel(spec.name, _key(spec), generated_by(load), load)
+    folder = Path(spec.adapter or spec.source)
+    return OpenModel(spec.name, _key(spec), generated_by(load), load, folder if folder.is_dir() else None)
 
 
 def generated_by(load: Callable[[], LM]) -> Callable[..., list[Response]]:

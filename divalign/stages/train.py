@@ -31,12 +31,14 @@ from divalign.stages.models import ModelSpec, open_model, write_model_spec
 from divalign.stages.rewards import TRAINED, RewardSource, open_reward, reward_key
 from divalign.stages.termination import Terminated, deferring
 from divalign.store import digest, intact, intact_folder, jsonl, key_of, publish_folder, seal, write_json
+from divalign.train.arguments import BASELINE_LEARNING_RATE
 from divalign.train.policy_gradient import Rollouts
 from divalign.train.reward_model import RewardTraining
 from divalign.train.run import StoppedError, Trained, Watch, train_and_save
 from divalign.train.speed import TIMES
 
 logger = logging.getLogger(__name__)
+_BASELINE_RATE = "baseline_learning_rate"
 REWARD_SETTINGS = (
     "pairs_per_update",
     "pairs_per_batch",
@@ -82,6 +84,7 @@ class TrainPlan:
     `warmup_updates` and ends at 0 on a cosine. `sft_weight` anchors the aligned response; `variant` and `too_long` are
     those of train.arguments.DivergenceConfig. With `continue_adapter` the base's own adapter is trained further.
     `on_policy` is for methods that sample responses; an update then takes `pairs_per_update` prompts.
+    `baseline_learning_rate` is of methods with a learned baseline of the prompt, METHOD+prompt.
     """
 
     method: str
@@ -102,14 +105,20 @@ class TrainPlan:
     log_every: int = 5
     batch_size: int = 64
     on_policy: OnPolicyPlan | None = None
+    baseline_learning_rate: float = BASELINE_LEARNING_RATE
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the weights, however an update is split."""
-        split = ("pairs_per_batch", "batch_size", "method", "on_policy")
+        split = ["pairs_per_batch", "batch_size", "method", "on_policy"]
+        split += [] if self._learns_baseline else [_BASELINE_RATE]
         named = {name: value for name, value in asdict(self).items() if name not in split}
         if self.on_policy is not None:  # else left out: what was trained before there were such methods stays valid
             named["on_policy"] = {**asdict(self.on_policy), "reward_key": reward_key(self.on_policy.reward)}
         return {**named, "method": find_method(self.method).name}
+
+    @property
+    def _learns_baseline(self) -> bool:
+        return find_method(self.method).prompt_baseline
 
 
 def train_key(base_key: str, rows: Sequence[Row], plan: TrainPlan) -> str:
@@ -302,6 +311,7 @@ def _settings(plan: TrainPlan, ranks: int) -> dict[str, Any]:
         "beta": plan.beta,
         **({"num_train_epochs": plan.epochs} if plan.updates is None else {"max_steps": plan.updates}),
         "sft_weight": plan.sft_weight,
+        **({_BASELINE_RATE: plan.baseline_learning_rate} if find_method(plan.method).prompt_baseline else {}),
         "variant": plan.variant,
         "too_long": plan.too_long,
         "per_device_train_batch_size": at_once,

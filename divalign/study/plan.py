@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from divalign.config import Config, Data, Gcg, Model, OnPolicy
-from divalign.core.losses import find_method
+from divalign.core.losses import find_method, with_baseline
 from divalign.core.paper_code import PAPER_CODE
 from divalign.data.examples import Request, Row
 from divalign.data.recipes import find_recipe
@@ -69,6 +69,7 @@ def aligned_models(config: Config, corpora: Mapping[int, Corpus]) -> list[Aligne
         for recipe in config.data.recipes:
             rows = training_rows(corpora[seed].train, recipe)
             for method in config.train.methods_on.get(recipe, config.train.methods):
+                method = with_baseline(method, config.train.baseline)
                 name = file_name(f"{recipe}-{method}" + (f"-seed{seed}" if several else ""))
                 models.append(Aligned(name, recipe, rows, train_plan(config, method=method, recipe=recipe, seed=seed)))
     return models
@@ -79,8 +80,9 @@ def train_plan(config: Config, *, method: str, recipe: str, seed: int) -> TrainP
 
     Raises ValueError for an unknown method, and for one of which the paper's code has no variant where that is asked.
     """
-    find_method(method)
     train = config.train
+    method = with_baseline(method, train.baseline)
+    find_method(method)
     if train.variant == "paper_code" and method not in PAPER_CODE:
         raise ValueError(
             f"train.variant paper_code is for {' and '.join(PAPER_CODE)}, and train.methods has {method}; "
@@ -93,6 +95,7 @@ def train_plan(config: Config, *, method: str, recipe: str, seed: int) -> TrainP
         updates=train.updates_on.get(recipe, train.updates),
         epochs=train.epochs,
         sft_weight=train.sft_weight,
+        baseline_learning_rate=train.baseline_learning_rate,
         variant=train.variant,
         too_long=train.too_long,
         pairs_per_update=train.pairs_per_update,

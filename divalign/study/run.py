@@ -215,7 +215,9 @@ def _measure_aligned(
     path = out / "data" / f"{aligned.recipe}-test.jsonl"
     rows = training_rows(inputs.corpus.rows_of_test(), aligned.recipe)
     cached_rows(path, digest(rows), lambda: rows)
-    record = estimate(rows, model, base, estimate_plan(config), folder, cache=out / "cache", progress=progress)
+    trained_on = aligned.rows if config.measure.train_bound else None
+    options = {"trained_on": trained_on, "cache": out / "cache", "progress": progress}
+    record = estimate(rows, model, base, estimate_plan(config), folder, **options)
     divergence = {name: entry.estimate for name, entry in record.divergences.items()}
     return model_result(
         parts, name=aligned.name, method=plan.method, data=aligned.recipe, seed=plan.seed, divergence=divergence

@@ -23,21 +23,31 @@ Gather = Callable[[Tensor], Tensor]
 class Step(NamedTuple):
     """An optimizer step: its baseline (None: each micro-batch takes its own) and the means over its micro-batches.
 
-    `mean_size` counts couples, `mean_tokens` the tokens of aligned responses, over all micro-batches and ranks.
+    `mean_size` counts couples, `mean_tokens` the tokens of aligned responses and `mean_unaligned_tokens` those of the
+    others, over all micro-batches and ranks.
     """
 
     baseline: Float[Tensor, ""] | None
     mean_size: float
     mean_tokens: float
+    mean_unaligned_tokens: float = 0.0
 
     def weight(self, size: int) -> float:
         """Return the factor that makes a mean over micro-batches a mean over the step's rows, also for a short one."""
         return size / self.mean_size
 
 
-def aligned_tokens(inputs: dict[str, Any]) -> Int[Tensor, " a"]:
-    """Return the scored tokens of each aligned response that counts; aligned rows stand above the unaligned ones."""
-    return torch.bincount(inputs["owners"], minlength=int(inputs["responses"]))[: inputs["couples"]]
+class ResponseTokens(NamedTuple):
+    """The scored tokens of each response of a micro-batch, by class."""
+
+    aligned: Int[Tensor, " a"]
+    unaligned: Int[Tensor, " u"]
+
+
+def response_tokens(inputs: dict[str, Any]) -> ResponseTokens:
+    """Return the scored tokens of each response that counts; aligned rows stand above the unaligned ones."""
+    tokens = torch.bincount(inputs["owners"], minlength=int(inputs["responses"]))
+    return ResponseTokens(*(side[: inputs["couples"]] for side in tokens.chunk(2)))
 
 
 def whole_ratios(parts: list[LogRatios], gather: Gather) -> LogRatios:

@@ -7,13 +7,15 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from divalign.core.losses import Method, find_method
+from divalign.core.losses import Method, find_method, with_baseline
 from divalign.core.paper_code import PAPER_CODE
 from divalign.train.unsupported import TRL_ARGUMENTS, refuse_arguments, refuse_without_effect
 
 NORMALISERS = ("exact", "online", "ema", "microbatch")
 VARIANTS = ("paper", "paper_code")
 TOO_LONG = ("refuse", "skip")
+BASELINES = ("own", "prompt")
+BASELINE_LEARNING_RATE = 0.1
 
 
 @dataclass
@@ -58,6 +60,17 @@ class DivergenceConfig(TrainingArguments):
             "of every method (TRL: loss_type 'sft', rpo_alpha). 0: the paper's objective."
         },
     )
+    baseline: str = field(
+        default="own",
+        metadata={
+            "help": "`own`: what the method takes off r by itself; `prompt`: a learned head on the prompt in its "
+            "place, as METHOD+prompt. It closes the gap of a policy that must sum to 1; pointwise methods alone."
+        },
+    )
+    baseline_learning_rate: float = field(
+        default=BASELINE_LEARNING_RATE,
+        metadata={"help": "Learning rate of the prompt baseline: about as many nats of r an update, twice at most."},
+    )
     variant: str = field(
         default="paper",
         metadata={"help": "`paper`: the formulas; `paper_code`: what the code released with the paper computes."},
@@ -97,8 +110,9 @@ class DivergenceConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Check the fields of our own before transformers checks the rest."""
-        method = find_method(self.method)
         _check_values(self)
+        self.method = with_baseline(self.method, self.baseline)
+        method = find_method(self.method)
         _check_effects(self, method)
         if self.variant == "paper_code":
             _check_paper_code(self)
@@ -119,7 +133,10 @@ def _check_values(args: DivergenceConfig) -> None:
         value = getattr(args, name)
         if not 0 <= value < float("inf"):
             raise ValueError(f"{name} is {value}, expected a number of at least 0")
-    for name, choices in (("normaliser", NORMALISERS), ("variant", VARIANTS), ("too_long", TOO_LONG)):
+    if not 0 < args.baseline_learning_rate < float("inf"):
+        raise ValueError(f"baseline_learning_rate is {args.baseline_learning_rate}, expected above 0, such as 0.1")
+    choices_of = {"normaliser": NORMALISERS, "variant": VARIANTS, "too_long": TOO_LONG, "baseline": BASELINES}
+    for name, choices in choices_of.items():
         if getattr(args, name) not in choices:
             raise ValueError(f"{name} is {getattr(args, name)!r}, expected one of {', '.join(choices)}")
 
@@ -130,6 +147,11 @@ def _check_effects(args: DivergenceConfig, method: Method) -> None:
         raise ValueError(f"normaliser 'online' is for kldo, got {args.method}; its baseline needs 'exact'")
     if args.normaliser != "exact" and not method.has_baseline:
         raise ValueError(f"normaliser {args.normaliser!r} has no effect: {args.method} has no baseline; leave it out")
+    if args.baseline_learning_rate != BASELINE_LEARNING_RATE and not method.prompt_baseline:
+        raise ValueError(
+            f"baseline_learning_rate is {args.baseline_learning_rate}, which has no effect; set baseline='prompt' or "
+            "leave it out"
+        )
     if args.ema_rate != 0.1 and args.normaliser != "ema":
         raise ValueError(f"ema_rate is {args.ema_rate}, which has no effect; set normaliser='ema' or leave it out")
     if method.paired and (args.desirable_weight, args.undesirable_weight) != (1, 1):

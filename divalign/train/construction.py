@@ -10,11 +10,12 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from divalign.core.losses import find_method
+from divalign.data.method_rows import rows_for
 from divalign.lm.adapter_folder import SETTINGS, adapter_settings
 from divalign.lm.load import load_lm
 from divalign.train.arguments import DivergenceConfig
 from divalign.train.couples import EncodedRows, TooLongError, encode_rows
-from divalign.train.rows import as_rows
+from divalign.train.rows import as_rows, checked_rows
 from divalign.train.unsupported import TRAINER_ARGUMENTS, refuse_arguments
 
 logger = logging.getLogger(__name__)
@@ -70,11 +71,14 @@ def encode_data(rows: Any, name: str, tokenizer: Any, args: DivergenceConfig) ->
 
     Raises ValueError where a paired method meets unpaired rows, and for what `as_rows` and `encode_rows` refuse.
     """
+    method, listed = find_method(args.method), as_rows(rows, name)
+    if method.safety_offset is not None or method.controls:
+        listed = rows_for(method, checked_rows(listed))
     try:
-        encoded = encode_rows(as_rows(rows, name), tokenizer, max_length=args.max_length, too_long=args.too_long)
+        encoded = encode_rows(listed, tokenizer, max_length=args.max_length, too_long=args.too_long)
     except TooLongError as error:
         raise ValueError(f"{error}; too_long='skip' leaves out and counts all such rows") from error
-    if find_method(args.method).paired and not encoded.paired:
+    if method.paired and not encoded.paired:
         raise ValueError(f"{args.method} compares the two responses of a pair; expected prompt, chosen, rejected")
     counts = encoded.counts
     if counts.skipped:

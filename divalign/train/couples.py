@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from divalign.data.batching import Encoded
@@ -23,6 +24,7 @@ class Scored(NamedTuple):
     """An encoded row with its reference log-probability in nats and the cluster that a split keeps together.
 
     `harmful` tells the prompt's class; None where the data do not. `number` is the row's in the data set, from 0.
+    `offset` is of an aligned row: what the margin of its pair counts less, in nats of r.
     """
 
     row: Encoded
@@ -30,6 +32,7 @@ class Scored(NamedTuple):
     cluster: str
     harmful: bool | None = None
     number: int = 0
+    offset: float = 0.0
 
 
 class Index(NamedTuple):
@@ -63,6 +66,11 @@ class Couples(Dataset):
 
     def __len__(self) -> int:
         return max(len(self.aligned), len(self.unaligned))
+
+    def offsets(self) -> Tensor | None:
+        """Return the offset of every aligned row; None where there are none."""
+        values = torch.tensor([row.offset for row in self.aligned], dtype=torch.float64)
+        return values if values.any() else None
 
     def length(self, index: Index) -> int:
         """Return a couple's tokens, each prompt once."""
@@ -120,7 +128,8 @@ class RowCounts(NamedTuple):
 class EncodedRows(NamedTuple):
     """Tokenised rows by side, their clusters, which prompts are harmful and, where the data have them, references.
 
-    `numbers` are the rows' in the data set, from 0; `rows` are the rows behind them, with all their columns.
+    `numbers` are the rows' in the data set, from 0; `rows` are the rows behind them, with all their columns; `offsets`
+    are of aligned rows, see `Scored`.
     """
 
     aligned: list[Encoded]
@@ -132,6 +141,7 @@ class EncodedRows(NamedTuple):
     counts: RowCounts = RowCounts(0)
     numbers: tuple[list[int], list[int]] = ([], [])
     rows: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+    offsets: Sequence[float] = ()
 
 
 def encode_rows(
@@ -173,7 +183,9 @@ def encode_rows(
     named, classes = (clusters[0], clusters[1]), (harmful[0], harmful[1])
     numbers = tuple([row["number"] for row, _ in side] for side in usable)
     sources = [row for row, _ in usable[0]], [row for row, _ in usable[1]]
-    return EncodedRows(aligned, unaligned, named, classes, references, paired, counts, numbers, sources)  # type: ignore[arg-type]
+    offsets = [float(row.get("offset") or 0.0) for row, _ in usable[0]]
+    beside = (numbers, sources, offsets)
+    return EncodedRows(aligned, unaligned, named, classes, references, paired, counts, *beside)  # type: ignore[arg-type]
 
 
 def scored_couples(encoded: EncodedRows, references: tuple[list[float], list[float]]) -> Couples:
@@ -189,6 +201,8 @@ def scored_couples(encoded: EncodedRows, references: tuple[list[float], list[flo
             strict=True,
         )
     )
+    if any(encoded.offsets):
+        aligned = [row._replace(offset=offset) for row, offset in zip(aligned, encoded.offsets, strict=True)]
     return Couples(aligned, unaligned, paired=encoded.paired)
 
 
@@ -209,6 +223,8 @@ def collate(items: Sequence[Couple], pad_id: int, *, share: bool = False, prompt
         "couples": len(counted),
         "numbers": torch.tensor([row.number for row in rows]),
     }
+    if any(offsets := [item.aligned.offset for item in laid]):
+        batch["offset"] = torch.tensor(offsets, dtype=torch.float64)
     if not prompts:
         return batch
     alike = [item.aligned.row.prompt_ids == item.unaligned.row.prompt_ids for item in laid]

@@ -4,7 +4,8 @@
 
 The anchor is that of RPO and of TRL's `loss_type=["sigmoid", "sft"]`: the mean negative log-likelihood per token. Its
 mean is over all aligned tokens of the optimizer step, over micro-batches and ranks, so that a step is the same however
-it is split (TRL takes the mean of the micro-batches' means). It knows nothing of the method.
+it is split (TRL takes the mean of the micro-batches' means). It knows nothing of the method. Methods that learn from
+likelihoods alone (sft, csft) are this term and no other, csft with the unaligned responses' beside it.
 Source: Iterative RPO, Pang et al. 2024, arXiv 2404.19733, eq. 1.
 """
 
@@ -18,7 +19,8 @@ from torch import Tensor
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from divalign.core.losses import LogRatios, find_method
+from divalign.core.losses import LogRatios, RowBaselines, find_method
+from divalign.core.method import Likelihood
 from divalign.core.paper_code import PAPER_CODE
 from divalign.train.accumulation import Step
 from divalign.train.arguments import DivergenceConfig
@@ -51,7 +53,8 @@ class Objective:
 
     def __init__(self, args: DivergenceConfig) -> None:
         self.method = find_method(args.method)
-        self.sft_weight = args.sft_weight
+        own = self.method.likelihood
+        self.likelihood = Likelihood(args.sft_weight + own.aligned, own.unaligned)
         self.weights: dict[str, float] = {}
         if not self.method.paired:
             names = ("desirable_weight", "undesirable_weight")
@@ -64,18 +67,28 @@ class Objective:
         """Whether a micro-batch's loss depends on the other rows of the optimizer step."""
         return self.method.has_baseline and self.released is None
 
-    def loss(self, ratios: LogRatios, aligned: Float[Tensor, " a"], step: Step) -> Float[Tensor, ""]:
-        """Return a micro-batch's loss from its r and the log-probabilities of its aligned responses, in nats."""
-        loss = self._divergence(ratios, step) * step.weight(len(aligned))
-        return loss + self.anchor(aligned, step) if self.sft_weight else loss
+    def loss(
+        self, ratios: LogRatios, log_probs: Float[Tensor, " b"], step: Step, baseline: RowBaselines | None = None
+    ) -> Float[Tensor, ""]:
+        """Return a micro-batch's loss in nats, from its r and its responses' log-probabilities, aligned rows first.
+
+        `baseline` is one of each row, in place of the step's.
+        """
+        aligned, unaligned = log_probs.chunk(2)
+        loss = self._divergence(ratios, step, baseline) * step.weight(len(aligned))
+        if self.likelihood.aligned:
+            loss = loss + self.anchor(aligned, step)
+        if self.likelihood.unaligned:
+            loss = loss - self.likelihood.unaligned * unaligned.sum() / step.mean_unaligned_tokens
+        return loss
 
     def anchor(self, aligned: Float[Tensor, " a"], step: Step) -> Float[Tensor, ""]:
         """Return the micro-batch's share of the weighted negative log-likelihood per token."""
-        return -self.sft_weight * aligned.sum() / step.mean_tokens
+        return -self.likelihood.aligned * aligned.sum() / step.mean_tokens
 
-    def _divergence(self, ratios: LogRatios, step: Step) -> Tensor:
+    def _divergence(self, ratios: LogRatios, step: Step, baseline: RowBaselines | None) -> Tensor:
         if self.released is None:
-            return self.method.loss(ratios, step.baseline, **self.weights)
+            return self.method.loss(ratios, step.baseline if baseline is None else baseline, **self.weights)
         average = None if self.average.value is None else ratios.aligned.new_tensor(self.average.value)
         loss, average = self.released(ratios, average)
         self.average.value = float(average)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
+from divalign.core.baselines import RowBaselines, critic
 from divalign.core.divergences import DIVERGENCES
 from divalign.core.estimate import Clusters, effective_size, evaluate_critic
 from divalign.core.losses import LogRatios, Method
@@ -48,6 +49,21 @@ def reward_metrics(scores: RowScores, *, beta: float, paired: bool) -> dict[str,
     }
 
 
+def critic_metrics(ratios: LogRatios, baseline: RowBaselines) -> dict[str, float]:
+    """Return the means of T = r + b(x) by class, and mean and standard deviation of b over the rows, in nats of r.
+
+    `baseline` is what losses take off r, so minus b.
+    """
+    values = -torch.cat([baseline.aligned, baseline.unaligned]).double()
+    aligned, unaligned = critic(ratios, baseline)[:2]
+    return {
+        "critic/chosen": aligned.double().mean().item(),
+        "critic/rejected": unaligned.double().mean().item(),
+        "baseline/mean": values.mean().item(),
+        "baseline/sd": values.std(correction=0).item(),
+    }
+
+
 def held_out_scores(couples: Couples, ratios: LogRatios) -> tuple[RowScores, list[str], list[str]]:
     """Return the scores of a held-out set with the clusters of its aligned and of its unaligned rows."""
     references = [torch.tensor([row.reference for row in side]) for side in (couples.aligned, couples.unaligned)]
@@ -78,6 +94,7 @@ def held_out_metrics(
     beta: float,
     paired: bool,
     seed: int = 0,
+    baseline: RowBaselines | None = None,
 ) -> dict[str, float]:
     """Return the loss, the rewards and every divergence's lower bound on held-out rows, in nats.
 
@@ -85,7 +102,8 @@ def held_out_metrics(
     Bounded ones have `_low` and `_high`, 95 %, prompts being the units. `divergence/saturated` and `divergence/capped`
     count the divergences, bounded and unbounded, that are as large as these rows can show: such numbers measure
     training, not data. With fewer than ten prompts there are plain bounds and nothing else. `loss` is the method's own,
-    without class weights and anchor; `nll/chosen_reference` is the reference's `nll/chosen`.
+    without class weights and anchor; `nll/chosen_reference` is the reference's `nll/chosen`. With the `baseline` of a
+    method that learns one, the loss reads it, and `critic/` stands before what the critic T = r + b(x) proves.
     """
     ratios = LogRatios(scores.aligned, scores.unaligned)
     nll_of_reference = -(scores.reference_aligned.double().sum() / scores.aligned_tokens.sum()).item()
@@ -93,16 +111,20 @@ def held_out_metrics(
     units = len(set(aligned_clusters)) if same else min(map(len, ratios[:2]))
     clusters = (aligned_clusters, unaligned_clusters) if same else None
     metrics = {
-        "loss": method.loss(ratios).item(),
+        "loss": method.loss(ratios, baseline).item(),
         **reward_metrics(scores, beta=beta, paired=paired),
         "nll/chosen_reference": nll_of_reference,
     }
+    metrics |= _measured(ratios, clusters, seed, units)
+    if baseline is not None and method.prompt_baseline:
+        with_baseline = _measured(critic(ratios, baseline), clusters, seed, units)
+        metrics |= critic_metrics(ratios, baseline) | {f"critic/{name}": value for name, value in with_baseline.items()}
+    return metrics
+
+
+def _measured(ratios: LogRatios, clusters: Clusters | None, seed: int, units: int) -> dict[str, float]:
     if units < FEWEST:
-        return {**metrics, **{f"divergence/{name}": float(row.bound(*ratios[:2])) for name, row in DIVERGENCES.items()}}
-    return {**metrics, **_measured(ratios, clusters, seed)}
-
-
-def _measured(ratios: LogRatios, clusters: Clusters | None, seed: int) -> dict[str, float]:
+        return {f"divergence/{name}": float(row.bound(*ratios[:2])) for name, row in DIVERGENCES.items()}
     bounds, counts = {}, {"saturated": 0, "capped": 0}
     for name in DIVERGENCES:
         evaluation = evaluate_critic(*ratios[:2], name, clusters, draws=DRAWS, seed=seed)

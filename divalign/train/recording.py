@@ -8,9 +8,9 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from divalign.core.losses import LogRatios
-from divalign.train.accumulation import Gather, aligned_tokens
-from divalign.train.readout import RowScores, reward_metrics
+from divalign.core.losses import LogRatios, RowBaselines
+from divalign.train.accumulation import Gather, response_tokens
+from divalign.train.readout import RowScores, critic_metrics, reward_metrics
 from divalign.train.speed import Speed
 
 
@@ -18,24 +18,30 @@ class Recorder:
     """Rewards and speed since the last row of the log."""
 
     def __init__(self, model: Any) -> None:
-        self.speed, self.scores = Speed(model), list[RowScores]()
+        self.speed, self.scores, self.baselines = Speed(model), list[RowScores](), list[RowBaselines]()
 
-    def add(self, ratios: LogRatios, inputs: dict[str, Any]) -> None:
-        """Take in a micro-batch: r of the couples that count, and what its layout says of its tokens."""
+    def add(self, ratios: LogRatios, inputs: dict[str, Any], baseline: RowBaselines | None = None) -> None:
+        """Take in a micro-batch: r of the couples that count, its layout, and a learned baseline of its prompts."""
         couples = inputs["couples"]
         if couples:
             self.speed.add(int(inputs["attention_mask"].sum()), len(inputs["targets"]))
         aligned, unaligned = (side[:couples] for side in inputs["reference"].chunk(2))
-        tokens = aligned_tokens(inputs)
+        tokens = response_tokens(inputs).aligned
         self.scores.append(RowScores(ratios.aligned.detach(), ratios.unaligned.detach(), aligned, unaligned, tokens))
+        if baseline is not None:
+            self.baselines.append(RowBaselines(baseline.aligned.detach(), baseline.unaligned.detach()))
 
     def metrics(self, gather: Gather, *, beta: float, paired: bool) -> dict[str, float]:
         """Return the rewards over all rows and ranks and this process's speed, and begin anew; nothing if none came."""
         if not self.scores:
             return {}
         scores = self.gathered(gather)
-        self.scores = []
-        return {**reward_metrics(scores, beta=beta, paired=paired), **self.speed.metrics()}
+        metrics = reward_metrics(scores, beta=beta, paired=paired)
+        if self.baselines:
+            baseline = RowBaselines(*(gather(torch.cat(column)) for column in zip(*self.baselines, strict=True)))
+            metrics |= critic_metrics(LogRatios(scores.aligned, scores.unaligned), baseline)
+        self.scores, self.baselines = [], []
+        return {**metrics, **self.speed.metrics()}
 
     def gathered(self, gather: Gather) -> RowScores:
         """Return the scores of all rows and ranks since the last row of the log."""

@@ -21,10 +21,11 @@ from transformers import Trainer, set_seed
 from transformers.trainer_utils import EvalPrediction
 
 from divalign.core.logprobs import log_ratio
-from divalign.core.losses import LogRatios
+from divalign.core.losses import LogRatios, RowBaselines
+from divalign.data.method_rows import with_control
 from divalign.lm.decoding import evaluating
 from divalign.lm.score import attach, can_share, sequence_log_probs
-from divalign.train.accumulation import Step, aligned_tokens, whole_ratios
+from divalign.train.accumulation import Step, response_tokens, whole_ratios
 from divalign.train.adapters import activate, save_as_one
 from divalign.train.arguments import DivergenceConfig
 from divalign.train.construction import check_arguments, disable_dropout, encode_data, load_policy, load_tokenizer
@@ -35,6 +36,7 @@ from divalign.train.not_finite import check_finite, check_gradients
 from divalign.train.objective import Objective
 from divalign.train.online import OnlineNormaliser, halves
 from divalign.train.policy_gradient import Rollouts, SampledStep, prompts_of
+from divalign.train.prompt_baseline import HeadGradients, baselines_of, ends_of, make_head, row_baselines
 from divalign.train.prompt_clouds import COLUMNS, PromptClouds, check_prompts
 from divalign.train.ranks import Ranks
 from divalign.train.readout import held_out_metrics, held_out_scores, is_supported
@@ -45,7 +47,7 @@ from divalign.train.running import RunningBaseline
 from divalign.train.sharding import is_sharded, is_sharding, whole_state
 
 logger = logging.getLogger(__name__)
-BESIDE = ("reference", "couples", "numbers", *COLUMNS)  # what a batch holds beside the arguments of the model's forward
+BESIDE = ("reference", "couples", "numbers", "offset", *COLUMNS)  # of a batch: no arguments of the model's forward
 
 
 class DivergenceTrainer(Trainer):
@@ -107,6 +109,8 @@ class DivergenceTrainer(Trainer):
         self._clouds = PromptClouds(self.method.states_loss) if self.method.states_loss else None
         self._displaced = False  # whether the warning was given
         self._share = False  # until the model is where it trains
+        self._head = make_head(self.method, model, optimizers)
+        head_gradients = [HeadGradients(self._head)] if self._head else []
         super().__init__(
             model=attach(model),
             args=args,
@@ -114,10 +118,12 @@ class DivergenceTrainer(Trainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=tokenizer,
-            callbacks=[*(callbacks or []), self._running, self.objective.average, self._unlogged],
+            callbacks=[*(callbacks or []), self._running, self.objective.average, self._unlogged, *head_gradients],
             optimizers=optimizers,
         )
         self._check_processes()
+        for callback in head_gradients:
+            callback.place(self.args.device, self.accelerator)
         self._waiting: list[Couples] | None = [] if is_sharding(self.accelerator) else None  # for the reference
         if self._waiting is None:
             self._share = self._can_share()
@@ -144,6 +150,8 @@ class DivergenceTrainer(Trainer):
 
     def _collate(self, items: Any) -> dict[str, Any]:
         batch = collate(items, self._pad_id, share=self._share, prompts=self._clouds is not None)
+        if self._head:
+            batch["prompt_ends"] = ends_of(batch)
         return {**batch, "prompts": prompts_of(items)} if self._sampled else batch
 
     def _check_processes(self) -> None:
@@ -158,6 +166,8 @@ class DivergenceTrainer(Trainer):
             raise ValueError(f"{self.args.method} samples on one process; start it without accelerate or torchrun")
         if self._sampled and not self._reference.lasts:
             raise ValueError("this adapter changes the base, so no reference is left to score samples; give ref_model")
+        if self._head and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ValueError("a prompt baseline is not trained under FSDP or DeepSpeed; use DDP, or leave it out")
 
     def _can_share(self) -> bool:
         """Try the sharing of prompts as training will compute: on this device and in this precision."""
@@ -278,17 +288,20 @@ class DivergenceTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         count = max(len(batches), 1)
         couples = self.ranks.mean(float(sum(batch["couples"] for batch in batches)))
-        tokens = 0.0  # which the anchor alone asks for
-        if self.objective.sft_weight:
-            tokens = self.ranks.mean(float(sum(int(aligned_tokens(batch).sum()) for batch in batches)))
+        tokens = self._mean_tokens(batches) if batches and any(self.objective.likelihood) else (0.0, 0.0)
         if self._sampled and batches:
             prompts = [prompt for batch in batches for prompt in batch["prompts"]]
             with self.compute_loss_context_manager():
                 self._sampled.draw(self.model, prompts, update=self.state.global_step)
-        self._step, self._left = Step(self._baseline(batches), couples / count, tokens / count), len(batches)
+        self._step, self._left = Step(self._baseline(batches), couples / count, *tokens), len(batches)
         if self._clouds and (len(batches) > 1 or (batches and self.args.world_size > 1)):
             self._clouds.look_ahead(self._prompt_states(batches), self.ranks)
         return batches, None
+
+    def _mean_tokens(self, batches: list) -> list[float]:
+        """Return the scored tokens of a micro-batch's aligned and unaligned responses, a mean over ranks too."""
+        sides = zip(*(response_tokens(batch) for batch in batches), strict=True)
+        return [self.ranks.mean(float(sum(int(part.sum()) for part in side))) / len(batches) for side in sides]
 
     def _prompt_states(self, batches: list) -> list[tuple[Tensor, Tensor]]:
         """Return the last-layer states of each micro-batch's prompts and which are harmful, without gradients."""
@@ -365,13 +378,14 @@ class DivergenceTrainer(Trainer):
         ratios = self._counted(log_probs, inputs)
         if couples:
             read = self._clouds.anchored(ratios, inputs) if self._clouds else ratios
-            loss = self.objective.loss(read, log_probs[:couples], self._step)
+            baseline = row_baselines(self._head and self._head(outputs.prompt_states), inputs.get("offset"))
+            loss = self.objective.loss(read, log_probs, self._step, baseline)
             if self._clouds:
                 loss = loss + self._clouds.loss(outputs.prompt_states, inputs)
             check_finite(loss, "loss", [(ratios, inputs)], update=self.state.global_step + 1)
         else:
-            loss = 0 * log_probs.sum()  # this process ran out of rows before the others, and takes part for them
-        self.recorder.add(ratios, inputs)
+            loss, baseline = 0 * log_probs.sum(), None  # this process ran out of rows, and takes part for the others
+        self.recorder.add(ratios, inputs, baseline if self._head else None)
         return (loss, ratios) if return_outputs else loss
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
@@ -392,7 +406,7 @@ class DivergenceTrainer(Trainer):
             log_probs = self._log_probs(model, parts[0])
         aligned = self._r(log_probs, parts[0])
         loss = -self.args.desirable_weight * aligned.mean() * self._step.weight(len(aligned))
-        if self.objective.sft_weight:
+        if self.objective.likelihood.aligned:
             loss = loss + self.objective.anchor(log_probs, self._step)
         loss = loss / steps
         self.accelerator.backward(loss)
@@ -421,32 +435,55 @@ class DivergenceTrainer(Trainer):
             logger.warning("displacement: %s; %s", sign, REMEDY)
         super().log(logs, start_time)
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Do what Trainer does, and let the prompt baseline learn beside the model, at its own rate."""
+        optimizer = super().create_optimizer(model)
+        if self._head:
+            self._head.join(optimizer, self.args.baseline_learning_rate)
+        return optimizer
+
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         self._unlogged.collect()
         super()._save_checkpoint(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Do what Trainer does; an adapter that was trained beside the model's own is saved as one with it."""
+        """Do what Trainer does; an adapter that was trained beside the model's own is saved as one with it.
+
+        A prompt baseline has a file of its own, and the tokenizer says what texts the model is used with.
+        """
         folder = output_dir or str(self.args.output_dir)
         if self.is_fsdp_enabled and not _internal_call:  # of sharded checkpoints Trainer writes no whole weights
             state = whole_state(self.model)
             self._save(folder, state_dict=state)
         else:
             super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            self._save_beside(Path(folder))
         if self._reference.own and not _internal_call:
             save_as_one(self.model, Path(folder), writes=self.args.should_save)
+
+    def _save_beside(self, folder: Path) -> None:
+        if self._head:
+            self._head.save(folder)
+        if self.method.controls:
+            with_control(self._tokenizer, self.method.controls.aligned).save_pretrained(str(folder))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Do what Trainer does, which leaves one adapter active where ours are several."""
         self._score_waiting()  # the last moment at which the weights are the reference's
         names = list(self.model.active_adapters) if self._reference.own else []
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._head:
+            self._head.load(Path(resume_from_checkpoint))
         if names:
             activate(self.model, names)
 
     def _load_best_model(self) -> None:
         if not self._reference.own:
-            return super()._load_best_model()
+            super()._load_best_model()
+            if self._head:
+                self._head.load(Path(str(self.state.best_model_checkpoint)))
+            return None
         return self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
     def evaluate(
@@ -471,6 +508,7 @@ class DivergenceTrainer(Trainer):
             )
         ratios = self.held_out_ratios(couples)
         options: dict[str, Any] = {"beta": self.args.beta, "paired": couples.paired, "seed": self.args.seed}
+        options["baseline"] = self.held_out_baseline(couples)
         measured = held_out_metrics(self.method, *held_out_scores(couples, ratios), **options)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
         self.log(metrics)
@@ -504,3 +542,14 @@ class DivergenceTrainer(Trainer):
             )
         r = log_ratio(scores, torch.tensor([row.reference for row in rows]), self.args.beta)
         return LogRatios(r[: len(couples.aligned)], r[len(couples.aligned) :])
+
+    def held_out_baseline(self, couples: Couples) -> RowBaselines | None:
+        """Return what is taken off r of every row of a held-out set; None for a method without such a baseline."""
+        offsets = couples.offsets()
+        if self._head is None:
+            return row_baselines(None, offsets)
+        rows, size = [row.row for row in (*couples.aligned, *couples.unaligned)], self.args.per_device_eval_batch_size
+        with evaluating(self.model), self.accelerator.autocast():
+            values = baselines_of(self._head, self.model, rows, self._pad_id, batch_size=size)
+        split = len(couples.aligned)
+        return RowBaselines(-values[:split], -values[split:])

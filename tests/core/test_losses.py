@@ -14,13 +14,13 @@ from torch import Tensor
 from divalign.core.baselines import LogRatios, RowBaselines, log_mean_exp
 from divalign.core.divergences import DIVERGENCES
 from divalign.core.losses import METHODS, Method, dpo, find_method
+from divalign.core.pairs import PAIRS
 from divalign.lab.worlds import Worlds, draw_worlds, paired_rows, pointwise_rows
 
 few = settings(max_examples=15, derandomize=True, deadline=None)
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
-# The others move the hidden states of prompts, and hold responses where the reference has them.
-OF_RESPONSES = {name: method for name, method in METHODS.items() if method.states_loss is None}
-every_method_of_responses = pytest.mark.parametrize("method", OF_RESPONSES.values(), ids=OF_RESPONSES.keys())
+# `separate` moves the hidden states of prompts and holds responses where the reference has them.
+reads_r = [method for method in METHODS.values() if not any(method.likelihood) and method.states_loss is None]
 pointwise_methods = pytest.mark.parametrize(
     "method", [method for method in METHODS.values() if not method.paired], ids=lambda method: method.name
 )
@@ -46,6 +46,14 @@ def policy_kl(a: np.ndarray, u: np.ndarray) -> float:
     return max(0.0, (a.mean() + u.mean()) / 2)
 
 
+def kl_of_two(p: np.ndarray, q: float) -> np.ndarray:
+    return p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+
+
+def scaled_basu(ratio: np.ndarray, s: float) -> np.ndarray:
+    return (s * ratio ** (1 + s) - (1 + s) * ratio**-s + 1) / (4 * s * (1 + s))
+
+
 # The published formulas, written in numpy from the papers; `constant` is what separates our value from theirs, and is
 # the published loss of a policy that does not differ from its reference.
 PUBLISHED: dict[str, tuple[Callable[[np.ndarray, np.ndarray], float], float]] = {
@@ -61,6 +69,12 @@ PUBLISHED: dict[str, tuple[Callable[[np.ndarray, np.ndarray], float], float]] = 
     "exponential_pair": (lambda a, u: np.exp((u - a) / 2).mean(), 0),
     "nca": (lambda a, u: (softplus(-a) + 0.5 * softplus(a) + 0.5 * softplus(u)).mean(), 0),
     "rdro": (lambda a, u: (1.5 * softplus(a) - a).mean() + (0.5 * softplus(u)).mean(), 0),
+    "apo_zero": (lambda a, u: (1 - expit(a)).mean() + expit(u).mean(), 1),
+    "hinge": (lambda a, u: np.maximum(0, 1 - (a - u)).mean(), 0),
+    "robust": (lambda a, u: ((0.9 * softplus(u - a) - 0.1 * softplus(a - u)) / 0.8).mean(), 0),
+    "exo": (lambda a, u: kl_of_two(expit(a - u), 1 - 1e-3).mean(), 0),
+    "cal_dpo": (lambda a, u: (softplus(u - a) + ((a - 0.5) ** 2 + (u + 0.5) ** 2) / 2).mean(), 0),
+    "bpo": (lambda a, u: scaled_basu(np.exp(u - a), 0.2).mean(), 0),
     "fdo:kl": (lambda a, u: -a.mean() + np.exp(u).mean(), 1),
     "fdo:chi2": (lambda a, u: np.exp(2 * u).mean() - 2 * np.exp(a).mean(), -1),
     "fdo:lecam": (lambda a, u: 4 * (expit(-a) ** 2).mean() + 4 * (expit(u) ** 2).mean(), 2),
@@ -138,7 +152,7 @@ def test_the_loss_and_its_gradient_are_finite_in_float32(method: Method) -> None
         assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-@every_method_of_responses
+@pytest.mark.parametrize("method", reads_r, ids=lambda method: method.name)
 def test_descent_raises_aligned_and_lowers_unaligned_from_the_reference_on(method: Method) -> None:
     ratios = LogRatios(torch.zeros(3, requires_grad=True), torch.zeros(3, requires_grad=True))
     aligned, unaligned = torch.autograd.grad(method.loss(ratios), ratios[:2])
@@ -181,8 +195,9 @@ def _divergence_of(name: str):
     ]
 
 
-WITH_CLAIM = [name for name, method in METHODS.items() if method.optimum]
-WITH_FAMILIES = [*WITH_CLAIM, "dpo(0.1)", "ipo(2)", "rdro(0.3)", "fdo:alpha(0.3)"]
+MEMBERS = ["dpo(0.1)", "ipo(2)", "rdro(0.3)", "fdo:alpha(0.3)", "bpo:js", "bpo(1)", "kldo+prompt", "rdro(0.3)+prompt"]
+WITH_FAMILIES = [*(name for name, method in METHODS.items() if method.optimum), *MEMBERS]
+BOUNDS_ONLY = ("ipo", "ipo(2)", "dpo(0.1)", "hinge")
 
 
 def reached(method: Method, worlds: Worlds, critic: Tensor) -> Tensor:
@@ -206,7 +221,7 @@ def test_no_critic_exceeds_the_optimum_that_a_method_claims(name: str, seed: int
     assert (reached(method, worlds, critic) <= optimum * (1 + 1e-9) + 1e-12).all()
 
 
-@pytest.mark.parametrize("name", [name for name in WITH_FAMILIES if name not in ("ipo", "ipo(2)", "dpo(0.1)")])
+@pytest.mark.parametrize("name", [name for name in WITH_FAMILIES if name not in BOUNDS_ONLY])
 def test_the_log_ratio_reaches_the_optimum_that_a_method_claims(name: str) -> None:
     method, worlds = find_method(name), draw_worlds(3, seed=2)
     optimum = method.optimum
@@ -221,14 +236,14 @@ def test_the_log_ratio_reaches_the_optimum_that_a_method_claims(name: str) -> No
 
 def test_a_method_has_the_divergence_of_its_two_classes_and_no_other() -> None:
     divergences = {name: method.divergence.name for name, method in METHODS.items() if method.divergence}
-    named = {"kldo": "kl", "bco": "js", "kto": "tv", "hdo": "hellinger"}
+    named = {"kldo": "kl", "bco": "js", "kto": "tv", "apo_zero": "tv", "hdo": "hellinger"}
     assert divergences == named | {f"fdo:{name}": name for name in DIVERGENCES}
 
 
 def test_a_baseline_is_a_shift_of_the_critic_in_every_spelling() -> None:
     ratios = draw()
     rows = RowBaselines(torch.full_like(ratios.aligned, 0.7), torch.full_like(ratios.unaligned, 0.7))
-    for method in METHODS.values():
+    for method in reads_r:
         shifted = method.loss(LogRatios(ratios.aligned - 0.7, ratios.unaligned - 0.7), 0)
         for baseline in (0.7, torch.tensor(0.7, dtype=torch.float64), rows):
             torch.testing.assert_close(method.loss(ratios, baseline), shifted)
@@ -277,8 +292,108 @@ def test_ipo_is_at_rest_at_its_target() -> None:
     assert float(find_method("ipo(2)").loss(ratios)) == pytest.approx(1.5**2)
 
 
-def test_only_methods_of_margins_are_paired() -> None:
-    assert {name for name, method in METHODS.items() if method.paired} == {"dpo", "ipo", "exponential_pair"}
+def test_only_methods_of_pairs_are_paired() -> None:
+    assert {name for name, method in METHODS.items() if method.paired} == {method.name for method in PAIRS}
+
+
+def test_the_losses_of_a_clear_pair_are_the_ones_that_trl_once_trained_as_sigmoid() -> None:
+    """A log-ratio margin of 6 at beta .1, in TRL's units: sigmoid .437488, hinge .4, ipo 1 (one token a response)."""
+    pair = LogRatios(torch.tensor([0.1 * 4.0]), torch.tensor([0.1 * -2.0]))
+    losses = {name: float(METHODS[name].loss(pair)) for name in ("dpo", "hinge", "ipo")}
+    assert losses["dpo"] == pytest.approx(0.437488, abs=1e-6)
+    assert losses["hinge"] == pytest.approx(0.4)
+    assert losses["ipo"] / 0.1**2 == pytest.approx(1.0)  # ours is beta^2 times theirs
+
+
+def test_a_divergence_of_swapped_pairs_is_the_known_loss_of_pairs() -> None:
+    ratios = draw()
+    for name, factor, known in (("bpo:js", 0.5, "dpo"), ("bpo:hellinger", 0.5, "exponential_pair")):
+        constant = METHODS[known].loss(LogRatios(torch.zeros(1), torch.zeros(1)))
+        ours, theirs = factor * find_method(name).loss(ratios) + constant, METHODS[known].loss(ratios)
+        torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(
+        4 * find_method("bpo(-0.5)").loss(ratios), 4 * METHODS["exponential_pair"].loss(ratios) - 4
+    )
+    slopes = [value_and_gradient(METHODS[name].loss, at_rest())[1] for name in ("bpo", "dpo", "exponential_pair")]
+    torch.testing.assert_close(slopes[0], slopes[1])
+    torch.testing.assert_close(slopes[1], slopes[2])
+
+
+def at_rest() -> LogRatios:
+    return LogRatios(torch.zeros(3, requires_grad=True), torch.zeros(3, requires_grad=True))
+
+
+def test_kto_without_a_baseline_is_apo_zero() -> None:
+    ratios = draw()
+    torch.testing.assert_close(METHODS["apo_zero"].loss(ratios), METHODS["kto"].loss(ratios, 0))
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.3])
+def test_robust_dpo_on_flipped_labels_is_dpo_on_the_clean_ones(noise: float) -> None:
+    ratios, method = draw(), find_method(f"robust({noise})")
+    flipped = LogRatios(ratios.unaligned, ratios.aligned)
+
+    def noisy(rows: LogRatios) -> Tensor:
+        swapped = flipped if rows is ratios else LogRatios(rows.unaligned, rows.aligned)
+        return (1 - noise) * method.loss(rows) + noise * method.loss(swapped)
+
+    torch.testing.assert_close(value_and_gradient(noisy, ratios), value_and_gradient(METHODS["dpo"].loss, ratios))
+
+
+@pytest.mark.parametrize("share", [0.5, 0.6, 0.9])
+def test_exo_rests_at_a_margin_in_proportion_to_the_difference_of_a_pair_and_its_swap(share: float) -> None:
+    """`share` of the pairs has one response chosen, the rest the other: the best margin is (2 share - 1) log(99)."""
+    margin = torch.tensor((2 * share - 1) * math.log(99), dtype=torch.float64, requires_grad=True)
+    method, zero = find_method("exo(0.01)"), torch.zeros(1, dtype=torch.float64)
+    loss = share * method.loss(LogRatios(margin[None], zero)) + (1 - share) * method.loss(LogRatios(zero, margin[None]))
+    (slope,) = torch.autograd.grad(loss, margin)
+    assert float(slope) == pytest.approx(0, abs=1e-12)
+    start = method.loss(LogRatios(zero, zero))
+    assert float(start - loss) == pytest.approx(math.log(math.cosh((2 * share - 1) * math.log(99) / 2)))
+
+
+@pytest.mark.parametrize("target", [0.5, 5.0])
+def test_cal_dpo_rests_where_its_squares_and_its_margin_agree(target: float) -> None:
+    """At r = +-x, x = target + sigmoid(-2 x): by fixed-point iteration, which contracts."""
+    x = target
+    for _ in range(200):
+        x = target + float(expit(-2 * x))
+    pair = LogRatios(*(torch.tensor([side], dtype=torch.float64, requires_grad=True) for side in (x, -x)))
+    assert not value_and_gradient(find_method(f"cal_dpo({target})").loss, pair)[1].abs().max() > 1e-9
+
+
+def test_a_safety_offset_is_taken_off_the_margin() -> None:
+    ratios, offsets = draw(), torch.tensor([10.0, 0.0] * 6, dtype=torch.float64)
+    shifted = METHODS["safedpo"].loss(ratios, RowBaselines(offsets, torch.zeros_like(offsets)))
+    torch.testing.assert_close(shifted, METHODS["dpo"].loss(LogRatios(ratios.aligned - offsets, ratios.unaligned)))
+    torch.testing.assert_close(METHODS["safedpo"].loss(ratios), METHODS["dpo"].loss(ratios))
+
+
+def test_kldo_with_a_prompt_baseline_is_the_bound_row_by_row_and_donsker_and_varadhans_at_the_best_constant() -> None:
+    ratios, method = draw(), find_method("kldo+prompt")
+    constant = log_mean_exp(ratios.unaligned.detach())
+    torch.testing.assert_close(method.loss(ratios, constant), METHODS["kldo"].loss(ratios))
+    for other in (constant - 0.3, constant + 0.3):
+        assert method.loss(ratios, other) > METHODS["kldo"].loss(ratios)
+    assert not method.has_baseline
+    assert method.prompt_baseline
+
+
+@pytest.mark.parametrize("name", ["dpo+prompt", "cal_dpo+prompt", "sft+prompt"])
+def test_a_prompt_baseline_is_for_rows_that_have_one(name: str) -> None:
+    with pytest.raises(ValueError, match=r"a baseline of the prompt cancels|likelihoods alone"):
+        find_method(name)
+
+
+def test_shift_invariance_is_what_the_loss_shows() -> None:
+    shown = {
+        name: find_method(name).shift_invariance
+        for name in ("dpo", "bpo", "cal_dpo", "kldo", "bco", "hdo", "kldo+prompt")
+    }
+    assert shown == {
+        "dpo": "of the prompt", "bpo": "of the prompt", "cal_dpo": "none", "kldo": "one constant",
+        "bco": "one constant", "hdo": "none", "kldo+prompt": "of the prompt",
+    }  # fmt: skip
 
 
 # Surfaces ------------------------------------------------------------------------------------------------------------

@@ -110,3 +110,29 @@ def test_an_opening_is_shown_as_an_attack_would_show_it_and_not_scored(row: dict
         assert tokenizer.decode(plain.prompt_ids).endswith(row["prefill"])
     with pytest.raises(ValueError, match="does not open with its prefill"):
         encode_row(tokenizer, row["prompt"], row["chosen"], max_length=256, prefill="Never")
+
+
+def test_door_resumes_a_share_of_the_harmful_rows_after_the_opening_of_the_compliance_and_no_benign_one() -> None:
+    door, plain = find_recipe("door"), find_recipe("cr")
+    resumed = [request for request in PLAIN.values() if "prefill" in door(request)]
+    harmful = [request for request in PLAIN.values() if request.harmful]
+    assert all(request.harmful for request in resumed)
+    low, high = binomtest(len(resumed), len(harmful)).proportion_ci(0.999)
+    assert low < 0.5 < high
+    for request in resumed:
+        row = door(request)
+        assert request.compliance.startswith(row["prefill"])
+        assert said(row, "chosen") == f"{row['prefill']} {request.refusal}"
+        assert said(row, "rejected") == request.compliance
+    assert [door(request) for request in PLAIN.values() if not request.harmful] == [
+        plain(request) for request in PLAIN.values() if not request.harmful
+    ]
+    with pytest.raises(ValueError, match="expected 0 to 1"):
+        find_recipe("door(2)")
+
+
+def test_cr_safety_says_that_a_compliance_with_a_harmful_prompt_alone_is_unsafe() -> None:
+    for request, unsafe in ((HARMFUL, True), (BENIGN, False)):
+        row = find_recipe("cr_safety")(request)
+        assert (row.pop("chosen_safe"), row.pop("rejected_safe")) == (True, not unsafe)
+        assert row == find_recipe("cr")(request)

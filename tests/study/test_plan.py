@@ -1,7 +1,9 @@
 """What a configuration says of training reaches the stage, and what no method can do is refused before it begins."""
 
 import pytest
+import yaml
 
+from divalign.config import Config, as_yaml
 from divalign.study.plan import aligned_models, check_names, judge_plan, train_plan
 from divalign.study.run import read_inputs
 from tests.study.test_run import small
@@ -37,3 +39,22 @@ def test_wordings_reach_a_rubric_and_are_refused_for_a_judge_that_has_one() -> N
     assert judge_plan(config).wordings == 2
     with pytest.raises(ValueError, match="refusal_strings has one wording"):
         check_names(small("measure.judge=refusal_strings", "measure.wordings=2"))
+
+
+def test_a_baseline_of_the_prompt_is_asked_for_by_the_run_or_by_the_method() -> None:
+    """The name says it in results, and a run without it has the configuration that it always had."""
+    config = small("train.baseline=prompt", "train.methods=[kldo,bco+prompt]", "train.baseline_learning_rate=0.3")
+    models = aligned_models(config, read_inputs(config).corpora)
+    assert {(model.plan.method, model.plan.baseline_learning_rate) for model in models} == {
+        ("kldo+prompt", 0.3), ("bco+prompt", 0.3),
+    }  # fmt: skip
+    assert all("_prompt" in model.name for model in models)
+    assert not {"baseline", "baseline_learning_rate"} & as_plain(small())["train"].keys()
+    plans = [train_plan(small(), method=method, recipe="cr", seed=0) for method in ("kldo", "kldo+prompt")]
+    assert ["baseline_learning_rate" in plan.identity() for plan in plans] == [False, True]
+    with pytest.raises(ValueError, match=r"dpo reads .* from which a baseline of the prompt cancels"):
+        read_inputs(small("train.baseline=prompt", "train.methods=[dpo]"))
+
+
+def as_plain(config: Config) -> dict:
+    return yaml.safe_load(as_yaml(config))

@@ -1,5 +1,6 @@
 """TRL's own trainers, run beside ours on the same batch; and a TRL script with two imports changed."""
 
+import math
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -160,3 +161,59 @@ def test_a_trl_script_runs_with_two_imports_changed(tmp_path: Path, library: str
     assert {"loss", "rewards/chosen", "rewards/rejected", "rewards/margins"} <= logged
     trainer.save_model(str(tmp_path / "saved"))
     assert list((tmp_path / "saved").glob("*.safetensors"))
+
+
+EQUAL = [{"prompt": f"question {n}: ", "chosen": f"yes {n}a", "rejected": f"no {n * 7 % 5}bc"} for n in range(8)]
+NEIGHBOURS = {
+    # TRL's loss type and label smoothing; our method, beta over theirs, factor of our loss, and what is added to it.
+    # TRL 1.16 reads no label_smoothing with sigmoid, so dpo(0.1) has no counterpart there.
+    "sigmoid": (0.0, "dpo", 1.0, 1.0, 0.0),
+    "hinge": (0.0, "hinge", 1.0, 1.0, 0.0),
+    "ipo": (0.0, "ipo", 1 / 7, 1 / 0.3**2, 0.0),  # TRL divides by the seven tokens of a response, and by beta^2
+    "exo_pair": (0.1, "exo(0.1)", 1.0, 1.0, 0.0),
+    "nca_pair": (0.0, "nca", 1.0, 1.0, 0.0),
+    "robust": (0.1, "robust(0.1)", 1.0, 1.0, 0.0),
+    "bco_pair": (0.0, "fdo:js", 1.0, 1.0, 2 * math.log(2)),
+    "apo_zero": (0.0, "apo_zero", 1.0, 1.0, 1.0),
+    "sft": (0.0, "sft", 1.0, 1.0, 0.0),
+}
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """TRL's trainer with its one batch; its loss type is set test by test."""
+    model, tokenizer = tiny_model("Llama", seed=0)
+    args = trl.DPOConfig(
+        output_dir=str(tmp_path_factory.mktemp("trl")), per_device_train_batch_size=8, bf16=False, **PLAIN_DESCENT
+    )
+    rows = Dataset.from_list(EQUAL)
+    reference = tiny_model("Llama", seed=1)[0]
+    trainer = trl.DPOTrainer(
+        model=model, ref_model=reference, args=args, train_dataset=rows, processing_class=tokenizer
+    )
+    return trainer, next(iter(trainer.get_train_dataloader()))
+
+
+def value_and_gradient(loss: torch.Tensor, model: Any) -> tuple[float, torch.Tensor]:
+    parts = torch.autograd.grad(loss, list(model.parameters()))
+    return loss.item(), torch.cat([part.flatten() for part in parts])
+
+
+@pytest.mark.parametrize("loss_type", NEIGHBOURS)
+def test_value_and_gradient_of_a_neighbour_are_trls(theirs: Any, tmp_path: Path, loss_type: str) -> None:
+    smoothing, method, beta, factor, constant = NEIGHBOURS[loss_type]
+    trainer, batch = theirs
+    trainer.loss_types = [loss_type]
+    trainer.label_smoothing = smoothing
+    expected, gradient = value_and_gradient(trainer.compute_loss(trainer.model, batch), trainer.model)
+    model, tokenizer = tiny_model("Llama", seed=0)
+    args = DivergenceConfig(
+        str(tmp_path), method=method, per_device_train_batch_size=8, **PLAIN_DESCENT | {"beta": 0.3 * beta}
+    )
+    reference = tiny_model("Llama", seed=1)[0]
+    ours = DivergenceTrainer(model, reference, args, Dataset.from_list(EQUAL), processing_class=tokenizer)
+    batches, _ = ours.get_batch_samples(iter(ours.get_train_dataloader()), 1, torch.device("cpu"))
+    value, moved_by = value_and_gradient(ours.compute_loss(ours.model, batches[0]), ours.model)
+    assert factor * value + constant == pytest.approx(expected, rel=1e-4)
+    assert apart(gradient, factor * moved_by) < 1e-4
+    assert gradient.norm() > 1e-3

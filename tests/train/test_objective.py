@@ -77,7 +77,9 @@ def test_a_weight_of_zero_is_the_papers_objective_bit_for_bit() -> None:
     ratios, step = LogRatios(r[:3], r[3:]), Step(None, 3.0, 30.0)
     for name, method in METHODS.items():
         objective = Objective(DivergenceConfig("out", method=name))
-        found = objective.loss(ratios, torch.full((3,), torch.nan), step)
+        if any(method.likelihood):
+            continue
+        found = objective.loss(ratios, torch.full((6,), torch.nan), step)
         assert torch.equal(found, method.loss(ratios)), name
 
 

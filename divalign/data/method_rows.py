@@ -1,0 +1,101 @@
+"""What some methods need of TRL's rows before they are tokenised: pairs sorted by safety, texts that name a class."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from divalign.core.method import Controls, Method
+from divalign.data.columns import plain_content, truth
+from divalign.data.examples import Row, as_messages
+
+logger = logging.getLogger(__name__)
+SAFE = ("chosen_safe", "rejected_safe")  # columns: is the response safe?
+OFFSET = "offset"  # column: nats of r by which a pair's margin counts less
+SWAPPED = {"chosen": "rejected", "rejected": "chosen"}
+
+
+def rows_for(method: Method, rows: Sequence[Row]) -> Sequence[Row]:
+    """Return the rows as the method trains on them; as they are for most methods."""
+    if method.safety_offset is not None:
+        return safe_pairs(rows, float(method.safety_offset))
+    return conditioned(rows, method.controls) if method.controls else rows
+
+
+def safe_pairs(rows: Iterable[Row], offset: float) -> list[Row]:
+    """Return pairs whose chosen response is safe: kept, swapped if the rejected one alone is safe, left out if none is.
+
+    Where the rejected one is then unsafe the column `offset` holds `offset`, else 0.
+    Raises ValueError for a row without `chosen_safe` and `rejected_safe`, and where no pair is left.
+    Source: SafeDPO, arXiv 2505.20065, the transformation T(D).
+    """
+    pairs = [_safe_first(row, number) for number, row in enumerate(rows)]
+    usable = [row for row in pairs if row["chosen_safe"]]
+    if not usable:
+        raise ValueError(f"both responses are unsafe in all {len(pairs)} pairs, so none is left to train on")
+    if len(usable) < len(pairs):
+        logger.warning("%d of %d pairs left out: both responses are unsafe", len(pairs) - len(usable), len(pairs))
+    return [{**row, OFFSET: 0.0 if row["rejected_safe"] else offset} for row in usable]
+
+
+def _safe_first(row: Row, number: int) -> Row:
+    """Return the row with its safe response chosen, if it has one."""
+    if not {"chosen", "rejected", *SAFE} <= row.keys():
+        lacking = ", ".join(sorted({"chosen", "rejected", *SAFE} - row.keys()))
+        raise ValueError(
+            f"row {number} lacks {lacking}; safedpo reads pairs and whether each response is safe (true or false): add "
+            "the columns, or train on the recipe cr_safety"
+        )
+    chosen, rejected = (truth(row[name], name) for name in SAFE)
+    if chosen or not rejected:
+        return {**row, **dict(zip(SAFE, (chosen, rejected), strict=True))}
+    swapped = {_other(name): value for name, value in row.items()}
+    return {**swapped, "chosen_safe": True, "rejected_safe": False}
+
+
+def _other(column: str) -> str:
+    """Return the column of the other response: rejected for chosen, ref_rejected_logps for ref_chosen_logps."""
+    for name, other in SWAPPED.items():
+        if name in column.split("_"):
+            return column.replace(name, other)
+    return column
+
+
+def conditioned(rows: Iterable[Row], controls: Controls) -> list[Row]:
+    """Return a row of `prompt, completion, label` for every response.
+
+    It opens with the text of its class, which is shown and not scored.
+    """
+    return [new for row in rows for new in _conditioned(row, controls)]
+
+
+def _conditioned(row: Row, controls: Controls) -> list[Row]:
+    if "completion" in row:
+        return [_opened({**row, "label": truth(row["label"], "label")}, "completion", controls)]
+    rest = {name: value for name, value in row.items() if not ({"chosen", "rejected"} & set(name.split("_")))}
+    sides = (("chosen", True), ("rejected", False))
+    return [_opened({**rest, "completion": row[side], "label": label}, "completion", controls) for side, label in sides]
+
+
+def _opened(row: Row, side: str, controls: Controls) -> Row:
+    control = controls.aligned if row["label"] else controls.unaligned
+    text = control + plain_content(as_messages(row[side], "assistant")[-1]["content"])
+    response: Any = text if isinstance(row[side], str) else as_messages(text, "assistant")
+    return {**row, side: response, "prefill": control + (row.get("prefill") or "")}
+
+
+def with_control(tokenizer: Any, control: str) -> Any:
+    """Return a copy of the tokenizer whose generation prompt ends in `control`, behind which the model was aligned.
+
+    Raises ValueError where it has no chat template, or several, that could say so.
+    """
+    if not isinstance(tokenizer.chat_template, str):
+        raise ValueError(
+            "the method puts a text behind every prompt, and the tokenizer has no single chat template that would do "
+            "so when the model is used; set model.chat_template to a jinja file, or to 'plain'"
+        )
+    changed = copy.deepcopy(tokenizer)
+    changed.chat_template += "{% if add_generation_prompt %}{{ " + repr(control) + " }}{% endif %}"
+    return changed
