@@ -32,6 +32,7 @@ from divalign.core.baselines import (
     mean_reward,
     policy_kl,
 )
+from divalign.core.cloud_distance import StatesLoss
 from divalign.core.divergences import DIVERGENCES, Divergence, built_in, find_divergence, hellinger, js, kl, tv
 from divalign.core.method import PROMPT, Controls, Likelihood, Method, divergence_method, with_prompt_baseline
 from divalign.core.names import find
