@@ -20,10 +20,10 @@ def worst(policy: Tensor, other: Tensor) -> float:
     return float((policy - other).abs().sum(-1).max() / 2)
 
 
-@pytest.mark.parametrize("method", ["rlhf", "on_policy:js", "on_policy:kl", "on_policy:hellinger", "on_policy:lecam"])
+@pytest.mark.parametrize("method", ["rlhf", "on_policy:js", "on_policy:kl", "on_policy:lecam"])
 def test_the_policy_is_the_reference_tilted_by_the_reward(method: str, world: tuple[Tensor, Tensor]) -> None:
     reference, reward = world
-    plan = Ascent(beta=0.4, kl=0.4, updates=500, rate=0.05)
+    plan = Ascent(beta=0.4, kl=0.4, updates=400, rate=0.05)
     best = tilted(reference, reward, 0.4)
     assert worst(reference, best) > 0.2
     assert worst(ascend(reference, reward, find_method(method), plan), best) < 1e-3
@@ -31,14 +31,14 @@ def test_the_policy_is_the_reference_tilted_by_the_reward(method: str, world: tu
 
 def test_the_weight_of_the_penalty_decides_the_tilt_and_beta_of_the_loss_does_not(world: tuple[Tensor, Tensor]) -> None:
     reference, reward = world
-    policy = ascend(reference, reward, find_method("on_policy:js"), Ascent(beta=0.1, kl=0.8, updates=500, rate=0.05))
+    policy = ascend(reference, reward, find_method("on_policy:js"), Ascent(beta=0.1, kl=0.8, updates=400, rate=0.05))
     assert worst(policy, tilted(reference, reward, 0.8)) < 1e-3
 
 
 @pytest.mark.parametrize("method", ["rlhf", "on_policy:js"])
 def test_without_a_penalty_the_best_responses_get_all_the_mass(method: str, world: tuple[Tensor, Tensor]) -> None:
     reference, reward = world
-    policy = ascend(reference, reward, find_method(method), Ascent(beta=0.4, kl=0.0, updates=500, rate=0.1))
+    policy = ascend(reference, reward, find_method(method), Ascent(beta=0.4, kl=0.0, updates=300, rate=0.1))
     before, after = (float((table * reward).sum(-1).mean()) for table in (reference, policy))
     assert after > 0.9 * float(reward.amax(-1).mean())
     assert after > before + 0.2
