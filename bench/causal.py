@@ -44,6 +44,16 @@ This page is written by the second command; rates by the judge `refusal_combined
 on in-distribution topics in wordings that alignment does not use, {held_out} on held-out topics."""
 
 
+LIMITS = """\
+What this shows and what not. It is a test of whether separation suffices, in one small world; whether it is necessary
+is what [the study](study.md)'s abliterated models ask. `separate` has no reason to refuse, and none not to: nothing
+holds its responses to harmful prompts. Its D_B stays below that of kldo and dpo, and above that of hdo on `cr` (72 / 43
+/ 61 for seeds 0 / 1 / 2), which refuses every direct request ([embedded world](embedded-world.md#results)). What it
+learnt of prompts goes less far than alignment does: on held-out topics its D_B is a tenth of kldo's. A last-layer state
+decides the next token through the head alone, so a distance that leaves responses as they are lies in directions to
+which that distribution is insensitive; the indicator, which is a distance, cannot tell the two apart."""
+
+
 class Found(NamedTuple):
     """What changed from the base in one arm, by attack; `over-refusal` is among the names."""
 
@@ -185,7 +195,7 @@ def answer(groups: Arms, base: float, fallen: Sequence[str]) -> str:
         )
     protected = [name for name in attacks if name in fallen]
     if not protected:
-        return "\nSo separation by itself did not protect here: D_B is a symptom of what alignment does, not its cause."
+        return "\nSo separation by itself did not protect here: D_B is a symptom of what alignment does to a model."
     if len(protected) == len(attacks):
         return "\nSo separation by itself went with fewer successes of every attack here."
     return f"\nSo separation by itself protected here against {len(protected)} of {len(attacks)} attacks only."
@@ -223,11 +233,11 @@ def page(run: Path) -> str:
         f"the pairs, none rising, is found with a power of {POWER:g}. The intervals are of these seeds' models: so few "
         "say little of how much seeds vary."
     )
-    seeds = " / ".join(str(seed) for seed in sorted({m.seed for models in groups.values() for m in models} - {None}))
+    seeds = " / ".join(str(model.seed) for model in list(groups.values())[-1])
     held_out = base.held_out.asr[first].n if base.held_out else 0
     return "\n\n".join([
         INTRODUCTION.format(n=base.asr[first].n, held_out=held_out, seeds=seeds),
-        "## The answer", conclusion(groups, found), power,
+        "## The answer", conclusion(groups, found), power, LIMITS,
         "## In-distribution topics", measured_table(groups, held_out=False),
         "## What changed from the base", change_table(groups, found),
         "## Without a refusal",

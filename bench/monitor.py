@@ -25,7 +25,7 @@ from divalign.stages.models import find_model
 from divalign.toy.world import requests
 from divalign.train.monitor import MonitorOptions, SafetyMonitor
 
-STEPS, EVERY, RATE = 100, 2, 2e-4
+STEPS, EVERY, RATE = 100, 5, 1e-3
 PROBES = 64
 
 

@@ -95,7 +95,7 @@ def _scored(
     else:
         every = {} if ends is None else {"output_hidden_states": True}
         output = causal.forward_without_scores(*args, **kwargs, **every, use_cache=False)
-        hidden, states = output.logits, None if ends is None else output.hidden_states[-1]
+        hidden, states = output.logits, output.logits if ends is None else output.hidden_states[-1]
     used, size = hidden.flatten(0, 1).index_select(0, sources), causal.config.get_text_config().vocab_size
 
     def score(scored: Tensor, head: Head) -> Tensor:
