@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import partial
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -61,6 +62,38 @@ class Running(Loading):
     """How a local model is loaded and run."""
 
     batch_size: Annotated[int, typer.Option(help="Rows per forward.", min=1)] = 64
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How models on servers are called; options that are left out are those of `lm.endpoint.ServerOptions`."""
+
+    system_prompt: Annotated[
+        str | None, typer.Option(help="Text, or its file, before every conversation with a served model.")
+    ] = None
+    temperature: Annotated[
+        str | None, typer.Option(help="Of a served model; 'server' for the server's own. Default: 0, greedy.")
+    ] = None
+    concurrency: Annotated[
+        int | None, typer.Option(help="Requests under way at each server at a time. Default: 16.", min=1)
+    ] = None
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds for connecting to a server and between two bytes. Default: 120.")
+    ] = None
+    retries: Annotated[
+        int | None, typer.Option(help="Requests after one that failed, before the next server. Default: 5.", min=0)
+    ] = None
+
+    def options(self) -> Any:
+        """Return these as `lm.endpoint.ServerOptions`, None where none is given."""
+        from divalign.stages.serving import server_options
+
+        return server_options(**asdict(self))
+
+    def overrides(self) -> list[str]:
+        """Return these as --set takes them, JSON being YAML."""
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        return [f"measure.server.{name}={json.dumps(value)}" for name, value in values.items()]
 
 
 def with_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,7 +11,18 @@ import typer
 from rich.table import Table
 
 from divalign.cli import show
-from divalign.cli.app import Overrides, Quiet, app, console, failing, printed, progress_of, to_folder, with_options
+from divalign.cli.app import (
+    Overrides,
+    Quiet,
+    Serving,
+    app,
+    console,
+    failing,
+    printed,
+    progress_of,
+    to_folder,
+    with_options,
+)
 from divalign.cli.cost import show_cost
 
 Config = Annotated[Path | None, typer.Argument(help="YAML configuration; the tour of the embedded world if left out.")]
@@ -44,6 +55,7 @@ class Short:
 @with_options
 def run(
     short: Short,
+    serving: Serving,
     config: Config = None,
     out: Out = None,
     overrides: Overrides = None,
@@ -55,7 +67,7 @@ def run(
     from divalign.report import write_report
     from divalign.study.run import run as run_stages
 
-    resolved = load_config(config, [*short.overrides(), *(overrides or [])])
+    resolved = load_config(config, [*short.overrides(), *serving.overrides(), *(overrides or [])])
     if dry_run:
         show_cost(resolved, out or Path())
         return
