@@ -31,6 +31,10 @@ console = Console(stderr=True)
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config.")
 ]
+On = Annotated[
+    str | None,
+    typer.Option("--on", metavar="ray[://HOST]", help="Work on a Ray cluster: RAY_ADDRESS's or one here; or a head's."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 
 
