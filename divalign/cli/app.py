@@ -100,6 +100,28 @@ class Serving:
         return [f"measure.server.{name}={json.dumps(value)}" for name, value in values.items()]
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """Where models are trained."""
+
+    on: On = None
+    workers: Annotated[
+        int, typer.Option(help="With --on: processes of Ray Train for each training, with a GPU each if any.", min=1)
+    ] = 1
+
+    def trainer(self) -> Any:
+        """Return what trains. Raises ValueError for workers without a cluster."""
+        from divalign.stages.train import train
+
+        if self.on is None:
+            if self.workers > 1:
+                raise ValueError(f"--workers {self.workers} needs --on ray; or use accelerate launch")
+            return train
+        from divalign.study.on_ray import on_cluster
+
+        return on_cluster(self.on, self.workers)
+
+
 def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a verb in which a parameter annotated with a dataclass stands for that class's fields, as options.
 

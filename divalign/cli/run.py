@@ -12,6 +12,7 @@ from rich.table import Table
 
 from divalign.cli import show
 from divalign.cli.app import (
+    Cluster,
     Overrides,
     Quiet,
     Serving,
@@ -56,6 +57,7 @@ class Short:
 def run(
     short: Short,
     serving: Serving,
+    cluster: Cluster,
     config: Config = None,
     out: Out = None,
     overrides: Overrides = None,
@@ -74,7 +76,7 @@ def run(
     if out is None:
         raise typer.BadParameter("name the run folder: --out DIR (only --dry-run goes without)")
     with failing():
-        results = run_stages(resolved, out, progress=progress_of(quiet=quiet))
+        results = run_stages(resolved, out, trainer=cluster.trainer(), progress=progress_of(quiet=quiet))
     page = write_report(out)
     if not quiet:
         printed().print(_table(results))

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from divalign.cli.app import On, Quiet, app, console, failing, printed, progress_of, to_folder
+from divalign.cli.cost import show_gpu_cost
 
 if TYPE_CHECKING:
     from divalign.records import SweepRecord
+    from divalign.study.sweep_config import Sweep
+    from divalign.study.sweep_runs import Execute
 
 Docs = Annotated[
     Path | None, typer.Option(help="Folder for study.md and figures/; the sweep's own if left out.", callback=to_folder)
 ]
 
 
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what each run would cost on a GPU, and do nothing; needs no network.")
+]
+RandomWeights = Annotated[
+    bool,
+    typer.Option("--random-weights", help="Walk the pipeline on small random models of the same architectures."),
+]
 Part = Annotated[
     str | None,
     typer.Option("--shard", metavar="I/N", help="Do every N-th run only, from the I-th on, for an array of jobs."),
@@ -28,47 +40,75 @@ Part = Annotated[
 def sweep(
     config: Annotated[Path, typer.Argument(help="YAML file of a sweep: run, grid, controls, abliterate, resources.")],
     out: Annotated[
-        Path, typer.Option(help="Folder of the sweep; one that was stopped there is resumed.", callback=to_folder)
-    ],
+        Path | None,
+        typer.Option(help="Folder of the sweep; one that was stopped there is resumed.", callback=to_folder),
+    ] = None,
     docs: Docs = None,
     on: On = None,
     shard: Part = None,
+    dry_run: DryRun = False,
+    gpu: Annotated[str, typer.Option(help="With --dry-run: a100, h100 or h200.")] = "a100",
+    random_weights: RandomWeights = False,
     quiet: Quiet = False,
 ) -> None:
     """Do many runs and test over all their models whether separation predicts safety; write study.md.
 
     A run that fails ends no other. After an array of shards the same command without --shard gathers their runs.
     """
-    from divalign.study.sweep import parse_shard, sweep_shard
-    from divalign.study.sweep import sweep as run_sweep
+    from divalign.study.random_weights import with_random_weights
     from divalign.study.sweep_config import load_sweep
-    from divalign.study.sweep_runs import FailedRunsError, in_turn
 
-    options = {"execute": _executor(on) if on else in_turn, "progress": progress_of(quiet=quiet)}
     plan = load_sweep(config)
-    try:
-        with failing():
-            if shard:
-                names = sweep_shard(plan, out, parse_shard(shard), **options)
-                if not quiet:
-                    console.print(f"done: {', '.join(names)}; next, after all shards: the same command without --shard")
-                return
-            record = run_sweep(plan, out, **options)
-    except FailedRunsError as error:
-        console.print("[bold red]failed:[/]", end=" ")
-        console.print(str(error), highlight=False, markup=False, soft_wrap=True)
-        raise typer.Exit(1) from error
+    if dry_run:
+        show_gpu_cost(plan, gpu)
+        return
+    if out is None:
+        raise typer.BadParameter("name the folder of the sweep: --out DIR (only --dry-run goes without)")
+    if random_weights:
+        plan = with_random_weights(plan, out / "random")
     command = f"divalign sweep {config} --out {out}" + (f" --docs {docs}" if docs else "")
-    _publish(record, docs or out, command)
+    with _naming_failures(), failing():
+        if shard:
+            _do_shard(plan, out, shard, on, quiet=quiet)
+        else:
+            record = _do(plan, out, on, quiet=quiet)
+            _publish(record, docs or out, command)
+            if not quiet:
+                printed().print(_table(record))
+                console.print(f"{out / 'sweep.json'} and {(docs or out) / 'study.md'}")
+
+
+def _do(plan: Sweep, out: Path, on: str | None, *, quiet: bool) -> SweepRecord:
+    from divalign.study.sweep import sweep as run_sweep
+
+    return run_sweep(plan, out, execute=_executor(on), progress=progress_of(quiet=quiet))
+
+
+def _do_shard(plan: Sweep, out: Path, shard: str, on: str | None, *, quiet: bool) -> None:
+    from divalign.study.sweep import parse_shard, sweep_shard
+
+    names = sweep_shard(plan, out, parse_shard(shard), execute=_executor(on), progress=progress_of(quiet=quiet))
     if not quiet:
-        printed().print(_table(record))
-        console.print(f"{out / 'sweep.json'} and {(docs or out) / 'study.md'}")
+        console.print(f"done: {', '.join(names)}; next, after all shards: the same command without --shard")
 
 
-def _executor(on: str) -> Any:
+@contextmanager
+def _naming_failures() -> Iterator[None]:
+    """Print which runs failed, and exit 1."""
+    from divalign.study.sweep_runs import FailedRunsError
+
+    try:
+        yield
+    except FailedRunsError as error:
+        console.print(f"failed: {error}", highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+
+
+def _executor(on: str | None) -> Execute:
     from divalign.study.on_ray import ray_executor
+    from divalign.study.sweep_runs import in_turn
 
-    return ray_executor(on)
+    return ray_executor(on) if on else in_turn
 
 
 def _publish(record: SweepRecord, folder: Path, command: str) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from divalign.cli.app import Overrides, Quiet, app, console, progress_of, with_options
+from divalign.cli.app import Cluster, Overrides, Quiet, app, console, progress_of, with_options
 
 Config = Annotated[Path | None, typer.Argument(help="YAML configuration; the embedded world's if left out.")]
 
@@ -36,6 +36,7 @@ def train(
         Path, typer.Option(help="Folder for the checkpoint and metrics.jsonl; a stopped run goes on there.")
     ],
     data: TrainingData,
+    cluster: Cluster,
     config: Config = None,
     overrides: Overrides = None,
     method: Annotated[str, typer.Option(help="A name of METHODS, fdo:<divergence>, pkg.module:thing.")] = "kldo",
@@ -51,7 +52,6 @@ def train(
     """
     from divalign.config import load_config
     from divalign.data.loading import load_training_rows
-    from divalign.stages.train import train as run_stage
     from divalign.study.plan import model_of, train_plan
 
     length = [] if epochs is None else [f"train.epochs={epochs}", "train.updates=null", "train.updates_on={}"]
@@ -62,7 +62,7 @@ def train(
     file = data.rows
     rows = load_training_rows(file) if file else _recipe_rows(resolved, data.recipe, seed, out, progress)
     held_out = load_training_rows(data.held_out) if data.held_out else None
-    run_stage(model_of(resolved.model), rows, plan, out, held_out=held_out, progress=progress)
+    cluster.trainer()(model_of(resolved.model), rows, plan, out, held_out=held_out, progress=progress)
     if not silently:
         for line in _summary(out):
             console.print(line, highlight=False)

@@ -46,7 +46,7 @@ class _Replica:
 class _Sent(NamedTuple):
     """A request under way: its number, where it was sent, and that server's answers until then."""
 
-    index: int
+    number: int
     replica: _Replica
     answers: int
 
@@ -90,7 +90,7 @@ class _Queue:
         sent.replica.running -= 1
         error = future.exception()
         if isinstance(error, RejectedRequestError):
-            self.rejected[sent.index] = error
+            self.rejected[sent.number] = error
         elif isinstance(error, ConnectionError):
             self._move(sent, error)
         elif error is not None:
@@ -105,18 +105,18 @@ class _Queue:
         self.answered = True
         sent.replica.answers += 1
         _went_down.pop(sent.replica.server.endpoint, None)
-        self.add(sent.index, response._replace(server=sent.replica.server.address) if self.named else response)
+        self.add(sent.number, response._replace(server=sent.replica.server.address) if self.named else response)
 
     def _move(self, sent: _Sent, error: ConnectionError) -> None:
         """Send a request that has failed for good to another server; without one the failure is the run's."""
         replica, address = sent.replica, sent.replica.server.address
-        self.failed_on[sent.index].append(replica)
+        self.failed_on[sent.number].append(replica)
         if replica.answers == sent.answers and not replica.down:
             replica.down = True
             _went_down[replica.server.endpoint] = time.monotonic()
             logger.warning("%s answers no more; its requests go to the other servers: %s", address, error)
-        if any(not other.down and other not in self.failed_on[sent.index] for other in self.replicas):
-            self.waiting.appendleft(sent.index)
+        if any(not other.down and other not in self.failed_on[sent.number] for other in self.replicas):
+            self.waiting.appendleft(sent.number)
         else:
             self.failure = self.failure or error
 
@@ -138,7 +138,7 @@ def send_all(
         running: dict[Future[Response], _Sent] = {}
         while True:
             while sent := queue.take():
-                running[pool.submit(sent.replica.connection.request, bodies[sent.index])] = sent
+                running[pool.submit(sent.replica.connection.request, bodies[sent.number])] = sent
             if not running:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from divalign import __version__
 from divalign.core.losses import find_method
@@ -76,6 +76,31 @@ def train_key(base_key: str, rows: Sequence[Row], plan: TrainPlan) -> str:
     return digest("train", __version__, base_key, digest(list(rows)), plan.identity())
 
 
+@runtime_checkable
+class Trainer(Protocol):
+    """What trains a model as `train` does: with these arguments, these files and this result."""
+
+    def __call__(
+        self,
+        base: ModelSpec,
+        rows: Sequence[Row],
+        plan: TrainPlan,
+        folder: Path,
+        *,
+        held_out: Sequence[Row] | None = None,
+        cache: Path | None = None,
+        progress: Progress,
+    ) -> ModelSpec: ...
+
+
+def is_trained(
+    base: ModelSpec, rows: Sequence[Row], plan: TrainPlan, folder: Path, *, held_out: Sequence[Row] | None = None
+) -> bool:
+    """Tell whether `folder` holds the result of this training intact."""
+    key, log_key = _keys(base, rows, plan, held_out)
+    return intact_folder(folder / "checkpoint", key) and intact(folder / "metrics.jsonl", log_key)
+
+
 def train(
     base: ModelSpec,
     rows: Sequence[Row],
@@ -94,9 +119,8 @@ def train(
     Raises ValueError where the folder holds a model of other rows or settings, finished or not.
     """
     checkpoint, metrics = folder / "checkpoint", folder / "metrics.jsonl"
-    key = digest(train_key(open_model(base).key, rows, plan), held_out and digest(list(held_out)))
-    log_key = digest("metrics", key)
-    if not (intact_folder(checkpoint, key) and intact(metrics, log_key)):
+    key, log_key = _keys(base, rows, plan, held_out)
+    if not is_trained(base, rows, plan, folder, held_out=held_out):
         if checkpoint.is_dir() and key_of(checkpoint) not in (key, None):
             raise ValueError(f"{folder} holds another model, of other rows or settings; choose another --out")
         trained = _train(base, rows, plan, folder, held_out, cache, progress)
@@ -109,6 +133,12 @@ def train(
     if _is_leader():
         write_model_spec(folder, spec)
     return spec
+
+
+def _keys(base: ModelSpec, rows: Sequence[Row], plan: TrainPlan, held_out: Sequence[Row] | None) -> tuple[str, str]:
+    """Return the keys of the checkpoint and of the log."""
+    key = digest(train_key(open_model(base).key, rows, plan), held_out and digest(list(held_out)))
+    return key, digest("metrics", key)
 
 
 def _train(

@@ -18,7 +18,7 @@ from typing import Any
 from divalign.data.examples import Row
 from divalign.stages.folder import Progress, silent
 from divalign.stages.models import ModelSpec
-from divalign.stages.train import TrainPlan, train
+from divalign.stages.train import TrainPlan, is_trained, train
 from divalign.study.sweep_runs import Execute, Outcome, RunTask, attempt, failed
 
 RETRIES = 3  # of a task whose process died; an exception is a failure at once
@@ -34,6 +34,13 @@ def ray_executor(where: str) -> Execute:
     address = ray_address(where)
     _ray()
     return partial(_execute, address)
+
+
+def on_cluster(where: str, workers: int) -> RayTraining:
+    """Return what trains on a cluster. Raises ValueError as `ray_executor` does."""
+    ray_address(where)
+    _ray()
+    return RayTraining(where, workers)
 
 
 def ray_address(where: str) -> str | None:
@@ -69,12 +76,13 @@ class RayTraining:
         progress: Progress,
     ) -> ModelSpec:
         """Train as `stages.train.train` does. Raises what it raises, and ConnectionError where workers keep dying."""
-        folder, cache = folder.absolute(), cache and cache.absolute()
-        job = {"base": base, "rows": list(rows), "plan": plan, "folder": folder, "held_out": held_out, "cache": cache}
-        with _cluster(ray_address(self.where)), progress(f"train {folder.name} on ray", 1, "trainings") as advance:
-            _fit(job, self.workers, on_gpu=base.device.startswith("cuda"))
-            advance(1)
-        return train(base, rows, plan, folder, held_out=held_out, cache=cache, progress=progress)  # finds it finished
+        if not is_trained(base, rows, plan, folder, held_out=held_out):
+            job = {"base": base, "rows": list(rows), "plan": plan, "held_out": held_out}
+            places = {"folder": folder.absolute(), "cache": cache and cache.absolute()}
+            with _cluster(ray_address(self.where)), progress(f"train {folder.name} on ray", 1, "trainings") as advance:
+                _fit({**job, **places}, self.workers, on_gpu=base.device.startswith("cuda"))
+                advance(1)
+        return train(base, rows, plan, folder, held_out=held_out, cache=cache, progress=progress)  # which finds it
 
 
 def _fit(job: dict[str, Any], workers: int, *, on_gpu: bool) -> None:

@@ -27,10 +27,10 @@ from divalign.study.sweep_verdict import weigh
 
 
 class Shard(NamedTuple):
-    """A part of a sweep's runs, for an array of jobs: every `count`-th run, from the `number`-th on."""
+    """A part of a sweep's runs, for an array of jobs: every `total`-th run, from the `number`-th on."""
 
     number: int
-    count: int
+    total: int
 
 
 def sweep(plan: Sweep, out: Path, *, execute: Execute = in_turn, progress: Progress = silent) -> SweepRecord:
@@ -65,7 +65,7 @@ def sweep_shard(
     runs = planned_runs(plan)
     _check(runs)
     _claim(out, plan)
-    tasks = tasks_of(runs, plan, out)[shard.number - 1 :: shard.count]
+    tasks = tasks_of(runs, plan, out)[shard.number - 1 :: shard.total]
     models_of(execute(tasks, progress))
     return [task.run.name for task in tasks]
 
