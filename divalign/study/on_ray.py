@@ -8,10 +8,12 @@ same path. Ray is the extra "ray", imported where it is used.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -86,17 +88,23 @@ class RayTraining:
 
 
 def _fit(job: dict[str, Any], workers: int, *, on_gpu: bool) -> None:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    storage = job["folder"] / "ray"
-    trainer = TorchTrainer(
+    ray_train, storage = import_module("ray.train"), job["folder"] / "ray"  # Ray Train's own state
+    trainer = import_module("ray.train.torch").TorchTrainer(
         _train_worker,
         train_loop_config={**job, "cwd": str(Path.cwd())},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=on_gpu),
-        run_config=RunConfig(name="train", storage_path=str(storage), failure_config=FailureConfig(RETRIES)),
+        scaling_config=ray_train.ScalingConfig(num_workers=workers, use_gpu=on_gpu),
+        run_config=ray_train.RunConfig(
+            name="train",
+            storage_path=str(storage),
+            failure_config=ray_train.FailureConfig(max_failures=RETRIES, controller_failure_limit=RETRIES),
+        ),
     )
-    trainer.fit()
+    try:
+        trainer.fit()
+    except ray_train.TrainingFailedError as error:
+        raise ConnectionError(f"training on {workers} workers of Ray failed: {error}") from error
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
 
 
 def _train_worker(job: dict[str, Any]) -> None:
@@ -167,7 +175,6 @@ def _cluster(address: str | None) -> Iterator[None]:
 
 def _ray() -> Any:
     try:
-        import ray
+        return import_module("ray")
     except ImportError:
         raise ValueError("Ray is not installed; install the extra: pip install 'divalign[ray]'") from None
-    return ray
