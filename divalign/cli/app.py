@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import partial
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -88,16 +88,19 @@ class Serving:
         int | None, typer.Option(help="Requests after one that failed, before the next server. Default: 5.", min=0)
     ] = None
 
-    def options(self) -> Any:
+    def server(self) -> Any:
         """Return these as `lm.endpoint.ServerOptions`, None where none is given."""
         from divalign.stages.serving import server_options
 
-        return server_options(**asdict(self))
+        return server_options(**self._values())
 
     def overrides(self) -> list[str]:
         """Return these as --set takes them, JSON being YAML."""
-        values = {name: value for name, value in asdict(self).items() if value is not None}
+        values = {name: value for name, value in self._values().items() if value is not None}
         return [f"measure.server.{name}={json.dumps(value)}" for name, value in values.items()]
+
+    def _values(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(Serving)}
 
 
 @dataclass(frozen=True)

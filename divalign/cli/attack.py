@@ -123,7 +123,7 @@ def attack(
     from divalign.stages.attack import attack as run_stage
     from divalign.stages.serving import check_served, check_target
 
-    server = serving.options()
+    server = serving.server()
     model, plan = target.open(running, server), attacks.plan(running, server)
     check_served(server, [each.load is None for each in (model, plan.attacker) if each])
     check_target(server, model)

@@ -56,6 +56,11 @@ class Judges:
 
 
 @dataclass(frozen=True)
+class JudgeModels(Loading, Serving):
+    """How the models behind judges are loaded, or called."""
+
+
+@dataclass(frozen=True)
 class Exports:
     """Files for other tools."""
 
@@ -76,8 +81,7 @@ def judge(
     judges: Judges,
     error_rates: ErrorRates,
     exports: Exports,
-    loading: Loading,
-    serving: Serving,
+    models: JudgeModels,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the verdicts; FOLDER if left out.", callback=to_folder)
     ] = None,
@@ -97,14 +101,14 @@ def judge(
     from divalign.stages.open_judge import is_served, parse_questions
     from divalign.stages.serving import check_served
 
-    names, server = judges.judges or [DEFAULT_JUDGE], serving.options()
+    names, server = judges.judges or [DEFAULT_JUDGE], models.server()
     check_served(server, [is_served(name) for name in names])
     plan = JudgePlan(
         names=names,
         questions=parse_questions(judges.question or []),
         labelled=load_rows(error_rates.labelled) if error_rates.labelled else None,
         errors=error_rates.errors(),
-        options=replace(loading.options(), server=server),
+        options=replace(models.options(), server=server),
     )
     with failing():
         judged = run_stage(folder, plan, out or folder, compare=compare)

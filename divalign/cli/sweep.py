@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from divalign.cli.app import On, Quiet, app, console, failing, printed, progress_of, to_folder
+from divalign.cli.app import On, Quiet, app, console, failing, printed, progress_of, to_folder, with_options
 from divalign.cli.cost import show_gpu_cost
 
 if TYPE_CHECKING:
@@ -23,9 +24,16 @@ Docs = Annotated[
 ]
 
 
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what each run would cost on a GPU, and do nothing; needs no network.")
-]
+@dataclass(frozen=True)
+class Forecasting:
+    """Whether costs are printed in place of the work, and for which GPU."""
+
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what each run would cost on a GPU, and do nothing; needs no network.")
+    ] = False
+    gpu: Annotated[str, typer.Option(help="With --dry-run: a100, h100 or h200.")] = "a100"
+
+
 RandomWeights = Annotated[
     bool,
     typer.Option("--random-weights", help="Walk the pipeline on small random models of the same architectures."),
@@ -37,8 +45,10 @@ Part = Annotated[
 
 
 @app.command(epilog="Example: divalign sweep configs/study.yaml --out runs/study")
+@with_options
 def sweep(
     config: Annotated[Path, typer.Argument(help="YAML file of a sweep: run, grid, controls, abliterate, resources.")],
+    forecasting: Forecasting,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the sweep; one that was stopped there is resumed.", callback=to_folder),
@@ -46,8 +56,6 @@ def sweep(
     docs: Docs = None,
     on: On = None,
     shard: Part = None,
-    dry_run: DryRun = False,
-    gpu: Annotated[str, typer.Option(help="With --dry-run: a100, h100 or h200.")] = "a100",
     random_weights: RandomWeights = False,
     quiet: Quiet = False,
 ) -> None:
@@ -59,13 +67,13 @@ def sweep(
     from divalign.study.sweep_config import load_sweep
 
     plan = load_sweep(config)
-    if dry_run:
-        show_gpu_cost(plan, gpu)
+    if forecasting.dry_run:
+        show_gpu_cost(plan, forecasting.gpu)
         return
     if out is None:
         raise typer.BadParameter("name the folder of the sweep: --out DIR (only --dry-run goes without)")
     if random_weights:
-        plan = with_random_weights(plan, out / "random")
+        plan = with_random_weights(plan, Path(f"{out}-models"))
     command = f"divalign sweep {config} --out {out}" + (f" --docs {docs}" if docs else "")
     with _naming_failures(), failing():
         if shard:

@@ -29,6 +29,23 @@ class TrainingData:
     held_out: Annotated[Path | None, typer.Option(help="Rows that are measured, not trained on.")] = None
 
 
+@dataclass(frozen=True)
+class Training(Cluster):
+    """How, how long and where it is trained."""
+
+    method: Annotated[str, typer.Option(help="A name of METHODS, fdo:<divergence>, pkg.module:thing.")] = "kldo"
+    seed: Annotated[int, typer.Option(help="Of data order and responses.")] = 0
+    epochs: Annotated[
+        float | None, typer.Option(help="Passes over the rows, in place of train.updates and updates_on.")
+    ] = None
+
+    def overrides(self) -> list[str]:
+        """Return the length as --set takes it."""
+        if self.epochs is None:
+            return []
+        return [f"train.epochs={self.epochs}", "train.updates=null", "train.updates_on={}"]
+
+
 @app.command(epilog="Example: divalign train --method dpo --set train.updates=20 --out runs/dpo")
 @with_options
 def train(
@@ -36,14 +53,9 @@ def train(
         Path, typer.Option(help="Folder for the checkpoint and metrics.jsonl; a stopped run goes on there.")
     ],
     data: TrainingData,
-    cluster: Cluster,
+    training: Training,
     config: Config = None,
     overrides: Overrides = None,
-    method: Annotated[str, typer.Option(help="A name of METHODS, fdo:<divergence>, pkg.module:thing.")] = "kldo",
-    seed: Annotated[int, typer.Option(help="Of data order and responses.")] = 0,
-    epochs: Annotated[
-        float | None, typer.Option(help="Passes over the rows, in place of train.updates and updates_on.")
-    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Align one model with one method and save it, without measuring what it did.
@@ -54,15 +66,14 @@ def train(
     from divalign.data.loading import load_training_rows
     from divalign.study.plan import model_of, train_plan
 
-    length = [] if epochs is None else [f"train.epochs={epochs}", "train.updates=null", "train.updates_on={}"]
-    resolved = load_config(config, [*(overrides or []), *length])
+    resolved = load_config(config, [*(overrides or []), *training.overrides()])
     silently = quiet or os.environ.get("RANK", "0") != "0"
     progress = progress_of(quiet=silently)
-    plan = train_plan(resolved, method=method, recipe=data.recipe, seed=seed)
+    plan = train_plan(resolved, method=training.method, recipe=data.recipe, seed=training.seed)
     file = data.rows
-    rows = load_training_rows(file) if file else _recipe_rows(resolved, data.recipe, seed, out, progress)
+    rows = load_training_rows(file) if file else _recipe_rows(resolved, data.recipe, training.seed, out, progress)
     held_out = load_training_rows(data.held_out) if data.held_out else None
-    cluster.trainer()(model_of(resolved.model), rows, plan, out, held_out=held_out, progress=progress)
+    training.trainer()(model_of(resolved.model), rows, plan, out, held_out=held_out, progress=progress)
     if not silently:
         for line in _summary(out):
             console.print(line, highlight=False)

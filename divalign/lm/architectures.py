@@ -45,6 +45,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 HEADS = 4  # of a small model, each of `HEAD` dimensions
 HEAD = 16
 CONTEXT = 2048  # at most, of a small model: positions are computed and cost nothing
+SPREAD = 0.2  # standard deviation of a small model's weights: its states then depend on the prompt
 WINDOW = 16  # a small model's sliding window, shorter than its conversations
 
 
@@ -87,6 +88,7 @@ def _small(dimensions: dict[str, Any]) -> dict[str, Any]:
         "num_key_value_heads": max(1, HEADS // groups),
         "head_dim": HEAD,
         "max_position_embeddings": min(CONTEXT, dimensions["max_position_embeddings"]),
+        "initializer_range": SPREAD,
     }
     window = {"sliding_window": WINDOW} if "sliding_window" in dimensions else {}
     scale = {"query_pre_attn_scalar": HEAD} if "query_pre_attn_scalar" in dimensions else {}

@@ -326,9 +326,9 @@ def _open_served(spec: ModelSpec) -> OpenModel:
     An API key is read from the environment variable DIVALIGN_API_KEY and kept nowhere.
     """
     urls, _, model = spec.source.partition("#")
-    first, *others = urls.split(",")
+    first, *replicas = urls.split(",")
     options = asdict(spec.server or ServerOptions())
-    server = Server(first, model, os.environ.get(KEY_VARIABLE), tuple(others), **options)
+    server = Server(first, model, os.environ.get(KEY_VARIABLE), tuple(replicas), **options)
     return OpenModel(spec.name, digest("served", server.identity), served_by(server), None)
 
 

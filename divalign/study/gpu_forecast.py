@@ -55,11 +55,11 @@ def forecast_runs(runs: Sequence[PlannedRun], gpu: Gpu) -> list[RunCost]:
     Sets that are not here are replaced by stand-ins of the same size, and tokens are counted by characters. Raises
     ValueError for unknown names, and for a base whose dimensions are neither known nor in a folder.
     """
-    known = _Known({}, {})
-    return [_cost(planned, gpu, known) for planned in runs]
+    shared = _SharedSizes({}, {})
+    return [_cost(planned, gpu, shared) for planned in runs]
 
 
-class _Known(NamedTuple):
+class _SharedSizes(NamedTuple):
     """What several runs share: data by their settings, shapes by model."""
 
     corpora: dict[str, Corpus]
@@ -77,10 +77,10 @@ class _Known(NamedTuple):
         return self.shapes[source]
 
 
-def _cost(planned: PlannedRun, gpu: Gpu, known: _Known) -> RunCost:
+def _cost(planned: PlannedRun, gpu: Gpu, shared: _SharedSizes) -> RunCost:
     config = planned.config
     check_names(config)
-    sized = _sized(config, known)
+    sized = _sized(config, shared)
     # On a GPU "auto" is bfloat16, whatever this machine computes in.
     dtype = "bfloat16" if config.model.dtype == "auto" else config.model.dtype
     jobs = jobs_of(sized)
@@ -95,14 +95,14 @@ def _cost(planned: PlannedRun, gpu: Gpu, known: _Known) -> RunCost:
     )
 
 
-def _sized(config: Config, known: _Known) -> Sized:
+def _sized(config: Config, shared: _SharedSizes) -> Sized:
     """Return the run with one draw of its data for all seeds, as only the texts differ."""
     data, seeds = _available(config.data), config.train.seeds
-    corpus = known.corpus(data, seeds[0])
+    corpus = shared.corpus(data, seeds[0])
     corpora = dict.fromkeys(seeds, corpus)
     inputs = Inputs(corpora, prompt_rows(corpus), aligned_models(config, corpora))
     changed = config.model_copy(update={"data": data})
-    return Sized(changed, inputs, CharacterLengths(), known.shape(model_of(config.model).source))
+    return Sized(changed, inputs, CharacterLengths(), shared.shape(model_of(config.model).source))
 
 
 def _available(data: Data) -> Data:

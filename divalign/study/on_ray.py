@@ -143,10 +143,10 @@ def _attempt_there(task: RunTask, cwd: str) -> Outcome:
 
 
 def _resources(task: RunTask, has_gpus: bool) -> dict[str, float]:
-    wanted = task.run.resources
+    resources = task.run.resources
     on_cpu = task.run.config.model.device == "cpu"
     default = 1.0 if has_gpus and not on_cpu else 0.0
-    return {"num_cpus": wanted.cpus, "num_gpus": default if wanted.gpus is None else wanted.gpus}
+    return {"num_cpus": resources.cpus, "num_gpus": default if resources.gpus is None else resources.gpus}
 
 
 def _outcome(ray: Any, reference: Any, task: RunTask) -> Outcome:
