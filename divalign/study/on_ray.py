@@ -67,24 +67,17 @@ class RayTraining:
     workers: int
 
     def __call__(
-        self,
-        base: ModelSpec,
-        rows: Sequence[Row],
-        plan: TrainPlan,
-        folder: Path,
-        *,
-        held_out: Sequence[Row] | None = None,
-        cache: Path | None = None,
-        progress: Progress,
+        self, base: ModelSpec, rows: Sequence[Row], plan: TrainPlan, folder: Path, *, progress: Progress, **options: Any
     ) -> ModelSpec:
         """Train as `stages.train.train` does. Raises what it raises, and ConnectionError where workers keep dying."""
-        if not is_trained(base, rows, plan, folder, held_out=held_out):
-            job = {"base": base, "rows": list(rows), "plan": plan, "held_out": held_out}
+        if not is_trained(base, rows, plan, folder, held_out=options.get("held_out")):
+            cache = options.get("cache")
             places = {"folder": folder.absolute(), "cache": cache and cache.absolute()}
+            job = {"base": base, "rows": list(rows), "plan": plan, **options, **places}
             with _cluster(ray_address(self.where)), progress(f"train {folder.name} on ray", 1, "trainings") as advance:
-                _fit({**job, **places}, self.workers, on_gpu=base.device.startswith("cuda"))
+                _fit(job, self.workers, on_gpu=base.device.startswith("cuda"))
                 advance(1)
-        return train(base, rows, plan, folder, held_out=held_out, cache=cache, progress=progress)  # which finds it
+        return train(base, rows, plan, folder, progress=progress, **options)  # which finds it
 
 
 def _fit(job: dict[str, Any], workers: int, *, on_gpu: bool) -> None:

@@ -122,6 +122,7 @@ def test_shards_do_the_runs_past_one_that_fails_and_the_sweep_gathers_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = TINY.replace("abliterate: {rounds: 2}", "").replace("methods: [kldo]", "methods: [dpo]")
+    text = text.replace("n_test: 40", "n_test: 20").replace("[direct, prefill]", "[direct]")
     (tmp_path / "two.yaml").write_text(text[: text.index("controls:")] + "draws: 100")
     plan, out = load_sweep(tmp_path / "two.yaml"), tmp_path / "out"
 
