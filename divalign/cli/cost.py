@@ -90,11 +90,11 @@ def show_gpu_cost(plan: Any, name: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _figures(cost: Any) -> Sequence[float]:
+def _figures(cost: Any) -> Sequence[int | float]:
     return cost.models, cost.updates, cost.tokens, cost.operations, cost.memory, cost.gpu_hours
 
 
-def _line(run: str, figures: Sequence[float]) -> str:
+def _line(run: str, figures: Sequence[int | float]) -> str:
     models, updates, tokens, operations, memory, hours = figures
     cells = f"{models} | {updates:,} | {tokens / 1e6:.1f} M | {operations / 1e15:,.0f}"
     return f"| {run} | {cells} | {memory / GIGA:.0f} | {hours:.1f} |"
