@@ -211,6 +211,18 @@ class Gcg(Section):
     )
 
 
+class Served(Section):
+    """How the judge and the attacker are called where they are on servers; null: see lm.endpoint.ServerOptions."""
+
+    system_prompt: str | None = Field(default=None, description="text, or its file; the judge's alone")
+    temperature: Real | Literal["server"] | None = Field(
+        default=None, description="the judge's alone; 'server' for the server's own, greedy if null"
+    )
+    concurrency: Whole | None = Field(default=None, ge=1, description="requests under way at each server at a time")
+    timeout: Real | None = Field(default=None, gt=0, description="seconds for connecting and between two bytes")
+    retries: Whole | None = Field(default=None, ge=0, description="requests after one that failed")
+
+
 class Measure(Section):
     """How the base model and every aligned one are measured."""
 
@@ -233,6 +245,9 @@ class Measure(Section):
     # Left out of config.yaml where it is off, as in runs made before it was there, which so stay the same runs.
     gcg: Gcg | None = Field(
         default=None, exclude_if=lambda value: value is None, description="null: no white-box search"
+    )
+    server: Served | None = Field(
+        default=None, exclude_if=lambda value: value is None, description="null: the defaults of a server's options"
     )
     position: Literal["instruction", "generation"] = Field(
         default="generation", description="where hidden states are read; the paper: instruction"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -50,6 +51,10 @@ def options(
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config.")
 ]
+On = Annotated[
+    str | None,
+    typer.Option("--on", metavar="ray[://HOST]", help="Work on a Ray cluster: RAY_ADDRESS's or one here; or a head's."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 
 
@@ -84,6 +89,63 @@ class Running(Loading):
     """How a local model is loaded and run."""
 
     batch_size: Annotated[int, typer.Option(help="Rows per forward.", min=1)] = 64
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How models on servers are called; options that are left out are those of `lm.endpoint.ServerOptions`."""
+
+    system_prompt: Annotated[
+        str | None, typer.Option(help="Text, or its file, before every conversation with a served model.")
+    ] = None
+    temperature: Annotated[
+        str | None, typer.Option(help="Of a served model; 'server' for the server's own. Default: 0, greedy.")
+    ] = None
+    concurrency: Annotated[
+        int | None, typer.Option(help="Requests under way at each server at a time. Default: 16.", min=1)
+    ] = None
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds for connecting to a server and between two bytes. Default: 120.")
+    ] = None
+    retries: Annotated[
+        int | None, typer.Option(help="Requests after one that failed, before the next server. Default: 5.", min=0)
+    ] = None
+
+    def server(self) -> Any:
+        """Return these as `lm.endpoint.ServerOptions`, None where none is given."""
+        from divalign.stages.serving import server_options
+
+        return server_options(**self._values())
+
+    def overrides(self) -> list[str]:
+        """Return these as --set takes them, JSON being YAML."""
+        values = {name: value for name, value in self._values().items() if value is not None}
+        return [f"measure.server.{name}={json.dumps(value)}" for name, value in values.items()]
+
+    def _values(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(Serving)}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where models are trained."""
+
+    on: On = None
+    workers: Annotated[
+        int, typer.Option(help="With --on: processes of Ray Train for each training, with a GPU each if any.", min=1)
+    ] = 1
+
+    def trainer(self) -> Any:
+        """Return what trains. Raises ValueError for workers without a cluster."""
+        from divalign.stages.train import train
+
+        if self.on is None:
+            if self.workers > 1:
+                raise ValueError(f"--workers {self.workers} needs --on ray; or use accelerate launch")
+            return train
+        from divalign.study.on_ray import on_cluster
+
+        return on_cluster(self.on, self.workers)
 
 
 def with_options(function: Callable[..., Any]) -> Callable[..., Any]:

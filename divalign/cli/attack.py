@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from divalign.cli.app import Quiet, Running, app, console, progress_of, to_folder, with_options
+from divalign.cli.app import Quiet, Running, Serving, app, console, progress_of, to_folder, with_options
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,17 @@ class Attacks:
     gcg_check_every: Annotated[int, typer.Option(help="Steps of gcg between two looks at the answer.")] = 10
     gcg_prompts: Annotated[int | None, typer.Option(help="Harmful prompts that gcg searches, the first ones.")] = None
 
-    def plan(self, running: Running) -> Any:
-        """Return the plan of the attack stage."""
+    def plan(self, running: Running, server: Any) -> Any:
+        """Return the plan of the attack stage; `server` are the options of served models."""
         from divalign.safety.adaptive import AttackOptions
         from divalign.safety.gcg import GcgOptions
         from divalign.safety.judges import find_judge
         from divalign.stages.attack import AttackPlan, parse_attacks
         from divalign.stages.models import LoadOptions, find_model
+        from divalign.stages.serving import for_helpers
 
-        attacker = find_model(self.attacker, LoadOptions(running.dtype, running.device)) if self.attacker else None
+        options = for_helpers(LoadOptions(running.dtype, running.device, server=server))
+        attacker = find_model(self.attacker, options) if self.attacker else None
         search = GcgOptions(
             steps=self.gcg_steps,
             width=self.gcg_width,
@@ -69,21 +71,28 @@ class Target:
     model: Annotated[
         str | None,
         typer.Argument(
-            help="toy, a folder, RUN/models/NAME, ORG/NAME or ORG/NAME@REVISION of the hub, URL#NAME; leave out with "
-            "--server."
+            help="toy, a folder, RUN/models/NAME, ORG/NAME or ORG/NAME@REVISION of the hub, URL#NAME, URL,URL#NAME; "
+            "leave out with --server."
         ),
     ] = None
-    server: Annotated[str | None, typer.Option(help="An OpenAI-compatible server, as http://host:8000/v1.")] = None
-    served_model: Annotated[str | None, typer.Option(help="The model's name on that server.")] = None
+    server: Annotated[
+        str | None,
+        typer.Option(help="An OpenAI-compatible server, as http://host:8000/v1; several with commas between."),
+    ] = None
+    served_model: Annotated[str | None, typer.Option(help="The name of the model, or of a LoRA adapter, on it.")] = None
     adapter: Annotated[Path | None, typer.Option(help="A LoRA folder to put on the model.")] = None
 
-    def open(self, running: Running) -> Any:
-        """Return the model. Raises ValueError where none is named, or both a local and a served one are."""
+    def open(self, running: Running, server: Any) -> Any:
+        """Return the model; `server` are the options of a served one.
+
+        Raises ValueError where none is named, or both a local and a served one are.
+        """
         from divalign.stages.models import find_model
 
         if (self.model is None) == (self.server is None) or (self.server is None) != (self.served_model is None):
             raise ValueError("name what is attacked: a MODEL, or --server URL with --served-model NAME")
-        return find_model(self.model or f"{self.server}#{self.served_model}", running.options(self.adapter))
+        options = replace(running.options(self.adapter), server=server)
+        return find_model(self.model or f"{self.server}#{self.served_model}", options)
 
 
 @app.command(epilog="Example: divalign attack toy --attacks direct,prefill --out runs/attack")
@@ -96,6 +105,7 @@ def attack(
     target: Target,
     attacks: Attacks,
     running: Running,
+    serving: Serving,
     prompts: Annotated[
         str,
         typer.Option(
@@ -111,9 +121,13 @@ def attack(
     read from the environment variable DIVALIGN_API_KEY.
     """
     from divalign.stages.attack import attack as run_stage
+    from divalign.stages.serving import check_served, check_target
 
-    model = target.open(running)
-    rows = run_stage(model, _prompts(prompts), attacks.plan(running), out, progress=progress_of(quiet=quiet))
+    server = serving.server()
+    model, plan = target.open(running, server), attacks.plan(running, server)
+    check_served(server, [each.load is None for each in (model, plan.attacker) if each])
+    check_target(server, model)
+    rows = run_stage(model, _prompts(prompts), plan, out, progress=progress_of(quiet=quiet))
     if not quiet:
         console.print(f"{len(rows)} responses in {out / 'responses.jsonl'}; next: divalign judge {out}")
 

@@ -1,7 +1,8 @@
-"""`divalign run --dry-run`: what a run will cost, in numbers that can be added up."""
+"""`--dry-run` of `divalign run` and `divalign sweep`: what runs will cost, in numbers that can be added up."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,35 @@ def _shortages(cost: Any) -> list[str]:
         for name, (need, free) in needs.items()
         if need > free
     ]
+
+
+def show_gpu_cost(plan: Any, name: str) -> None:
+    """Print what each run of a sweep costs on a GPU, as a table that Markdown reads."""
+    from divalign.stages.gpu_cost import find_gpu
+    from divalign.study.gpu_forecast import forecast_runs
+    from divalign.study.sweep_config import planned_runs
+
+    gpu, console = find_gpu(name), printed()
+    costs = forecast_runs(planned_runs(plan), gpu)
+    names = ("run", "models", "steps", "tokens", "PFLOP", "GB a GPU", "GPU-hours")
+    sums = [sum(each) for each in zip(*(_figures(cost) for cost in costs), strict=True)]
+    whole = [*sums[:4], max(cost.memory for cost in costs), sums[5]]
+    lines = [
+        f"| {' | '.join(names)} |",
+        "|---" + "|---:" * (len(names) - 1) + "|",
+        *(_line(cost.run, _figures(cost)) for cost in costs),
+        _line("all", whole),
+        *(f"warning: not enough memory on {gpu.name} for {c.run}" for c in costs if c.memory > gpu.memory),
+    ]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _figures(cost: Any) -> Sequence[int | float]:
+    return cost.models, cost.updates, cost.tokens, cost.operations, cost.memory, cost.gpu_hours
+
+
+def _line(run: str, figures: Sequence[int | float]) -> str:
+    models, updates, tokens, operations, memory, hours = figures
+    cells = f"{models} | {updates:,} | {tokens / 1e6:.1f} M | {operations / 1e15:,.0f}"
+    return f"| {run} | {cells} | {memory / GIGA:.0f} | {hours:.1f} |"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from divalign.cli import show
-from divalign.cli.app import Loading, Quiet, app, console, printed, to_file, to_folder, with_options
+from divalign.cli.app import Loading, Quiet, Serving, app, console, printed, to_file, to_folder, with_options
 
 MOST = 20  # disagreements shown; rates.json lists all
 
@@ -59,6 +59,11 @@ class Judges:
 
 
 @dataclass(frozen=True)
+class JudgeModels(Loading, Serving):
+    """How the models behind judges are loaded, or called."""
+
+
+@dataclass(frozen=True)
 class Exports:
     """Files for other tools."""
 
@@ -79,7 +84,7 @@ def judge(
     judges: Judges,
     error_rates: ErrorRates,
     exports: Exports,
-    loading: Loading,
+    models: JudgeModels,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the verdicts; FOLDER if left out.", callback=to_folder)
     ] = None,
@@ -96,14 +101,17 @@ def judge(
     from divalign.stages.export import export
     from divalign.stages.judge import JudgePlan
     from divalign.stages.judge import judge as run_stage
-    from divalign.stages.open_judge import parse_questions
+    from divalign.stages.open_judge import is_served, parse_questions
+    from divalign.stages.serving import check_served
 
+    names, server = judges.judges or [DEFAULT_JUDGE], models.server()
+    check_served(server, [is_served(name) for name in names])
     plan = JudgePlan(
-        names=judges.judges or [DEFAULT_JUDGE],
+        names=names,
         questions=parse_questions(judges.question or []),
         labelled=load_rows(error_rates.labelled) if error_rates.labelled else None,
         errors=error_rates.errors(),
-        options=loading.options(),
+        options=replace(models.options(), server=server),
         wordings=judges.wordings,
     )
     judged = run_stage(folder, plan, out or folder, compare=compare)

@@ -11,7 +11,18 @@ import typer
 from rich.table import Table
 
 from divalign.cli import show
-from divalign.cli.app import Overrides, Quiet, app, console, printed, progress_of, to_folder, with_options
+from divalign.cli.app import (
+    Cluster,
+    Overrides,
+    Quiet,
+    Serving,
+    app,
+    console,
+    printed,
+    progress_of,
+    to_folder,
+    with_options,
+)
 from divalign.cli.cost import show_cost
 
 Config = Annotated[Path | None, typer.Argument(help="YAML configuration; the tour of the embedded world if left out.")]
@@ -48,6 +59,8 @@ class Short:
 @with_options
 def run(
     short: Short,
+    serving: Serving,
+    cluster: Cluster,
     config: Config = None,
     out: Out = None,
     overrides: Overrides = None,
@@ -59,13 +72,13 @@ def run(
     from divalign.report import write_report
     from divalign.study.run import run as run_stages
 
-    resolved = load_config(config, [*short.overrides(), *(overrides or [])])
+    resolved = load_config(config, [*short.overrides(), *serving.overrides(), *(overrides or [])])
     if dry_run:
         show_cost(resolved, out or Path())
         return
     if out is None:
         raise typer.BadParameter("name the run folder: --out DIR (only --dry-run goes without)")
-    results = run_stages(resolved, out, progress=progress_of(quiet=quiet))
+    results = run_stages(resolved, out, trainer=cluster.trainer(), progress=progress_of(quiet=quiet))
     page = write_report(out)
     if not quiet:
         printed().print(_table(results))

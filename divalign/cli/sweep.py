@@ -2,45 +2,129 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from divalign.cli.app import Quiet, app, console, printed, progress_of, to_folder
+from divalign.cli.app import On, Quiet, app, console, printed, progress_of, to_folder, with_options
+from divalign.cli.cost import show_gpu_cost
 
 if TYPE_CHECKING:
     from divalign.records import SweepRecord
+    from divalign.study.sweep_config import Sweep
+    from divalign.study.sweep_runs import Execute
 
 Docs = Annotated[
     Path | None, typer.Option(help="Folder for study.md and figures/; the sweep's own if left out.", callback=to_folder)
 ]
 
 
+@dataclass(frozen=True)
+class Forecasting:
+    """Whether costs are printed in place of the work, and for which GPU."""
+
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what each run would cost on a GPU, and do nothing; needs no network.")
+    ] = False
+    gpu: Annotated[str, typer.Option(help="With --dry-run: a100, h100 or h200.")] = "a100"
+
+
+RandomWeights = Annotated[
+    bool,
+    typer.Option("--random-weights", help="Walk the pipeline on small random models of the same architectures."),
+]
+Part = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="Do every N-th run only, from the I-th on, for an array of jobs."),
+]
+
+
 @app.command(epilog="Example: divalign sweep configs/study.yaml --out runs/study")
+@with_options
 def sweep(
-    config: Annotated[Path, typer.Argument(help="YAML file of a sweep: run, grid, controls, abliterate.")],
+    config: Annotated[Path, typer.Argument(help="YAML file of a sweep: run, grid, controls, abliterate, resources.")],
+    forecasting: Forecasting,
     out: Annotated[
-        Path, typer.Option(help="Folder of the sweep; one that was stopped there is resumed.", callback=to_folder)
-    ],
+        Path | None,
+        typer.Option(help="Folder of the sweep; one that was stopped there is resumed.", callback=to_folder),
+    ] = None,
     docs: Docs = None,
+    on: On = None,
+    shard: Part = None,
+    random_weights: RandomWeights = False,
     quiet: Quiet = False,
 ) -> None:
-    """Do many runs and test over all their models whether separation predicts safety; write study.md."""
-    from divalign.report.study_page import study_page
-    from divalign.store import write_bytes
-    from divalign.study.sweep import sweep as run_sweep
+    """Do many runs and test over all their models whether separation predicts safety; write study.md.
+
+    A run that fails ends no other. After an array of shards the same command without --shard gathers their runs.
+    """
+    from divalign.study.random_weights import with_random_weights
     from divalign.study.sweep_config import load_sweep
 
-    record = run_sweep(load_sweep(config), out, progress=progress_of(quiet=quiet))
-    folder = docs or out
+    plan = load_sweep(config)
+    if forecasting.dry_run:
+        show_gpu_cost(plan, forecasting.gpu)
+        return
+    if out is None:
+        raise typer.BadParameter("name the folder of the sweep: --out DIR (only --dry-run goes without)")
+    if random_weights:
+        plan = with_random_weights(plan, Path(f"{out}-models"))
     command = f"divalign sweep {config} --out {out}" + (f" --docs {docs}" if docs else "")
+    with _naming_failures():
+        if shard:
+            _do_shard(plan, out, shard, on, quiet=quiet)
+        else:
+            record = _do(plan, out, on, quiet=quiet)
+            _publish(record, docs or out, command)
+            if not quiet:
+                printed().print(_table(record))
+                console.print(f"{out / 'sweep.json'} and {(docs or out) / 'study.md'}")
+
+
+def _do(plan: Sweep, out: Path, on: str | None, *, quiet: bool) -> SweepRecord:
+    from divalign.study.sweep import sweep as run_sweep
+
+    return run_sweep(plan, out, execute=_executor(on), progress=progress_of(quiet=quiet))
+
+
+def _do_shard(plan: Sweep, out: Path, shard: str, on: str | None, *, quiet: bool) -> None:
+    from divalign.study.sweep import parse_shard, sweep_shard
+
+    names = sweep_shard(plan, out, parse_shard(shard), execute=_executor(on), progress=progress_of(quiet=quiet))
+    if not quiet:
+        console.print(f"done: {', '.join(names)}; next, after all shards: the same command without --shard")
+
+
+@contextmanager
+def _naming_failures() -> Iterator[None]:
+    """Print which runs failed, and exit 1."""
+    from divalign.study.sweep_runs import FailedRunsError
+
+    try:
+        yield
+    except FailedRunsError as error:
+        console.print(f"failed: {error}", highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+
+
+def _executor(on: str | None) -> Execute:
+    from divalign.study.on_ray import ray_executor
+    from divalign.study.sweep_runs import in_turn
+
+    return ray_executor(on) if on else in_turn
+
+
+def _publish(record: SweepRecord, folder: Path, command: str) -> None:
+    from divalign.report.study_page import study_page
+    from divalign.store import write_bytes
+
     for name, text in study_page(record, command=command).items():
         write_bytes(folder / name, text.encode())
-    if not quiet:
-        printed().print(_table(record))
-        console.print(f"{out / 'sweep.json'} and {folder / 'study.md'}")
 
 
 def _table(record: SweepRecord) -> Table:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from divalign.cli.app import Overrides, Quiet, app, console, progress_of, to_folder, with_options
+from divalign.cli.app import Cluster, Overrides, Quiet, app, console, progress_of, to_folder, with_options
 
 Config = Annotated[Path | None, typer.Argument(help="YAML configuration; the embedded world's if left out.")]
 
@@ -30,14 +30,27 @@ class TrainingData:
 
 
 @dataclass(frozen=True)
-class MethodChoice:
-    """The loss, and what it takes off r."""
+class Training(Cluster):
+    """How, how long and where it is trained."""
 
-    method: Annotated[str, typer.Option(help="A name of METHODS, fdo:<divergence>, pkg.module:thing.")] = "kldo"
+    method: Annotated[
+        str, typer.Option(help="A name of METHODS, fdo:DIVERGENCE, on_policy:DIVERGENCE, pkg.module:thing.")
+    ] = "kldo"
     baseline: Annotated[
         Literal["own", "prompt"] | None,
         typer.Option(help="prompt: a learned function of the prompt for the method's own (train.baseline)."),
     ] = None
+    seed: Annotated[int, typer.Option(help="Of data order and responses.")] = 0
+    epochs: Annotated[
+        float | None, typer.Option(help="Passes over the rows, in place of train.updates and updates_on.")
+    ] = None
+
+    def overrides(self) -> list[str]:
+        """Return the baseline and the length as --set takes them."""
+        baseline = [f"train.baseline={self.baseline}"] if self.baseline else []
+        if self.epochs is None:
+            return baseline
+        return [*baseline, f"train.epochs={self.epochs}", "train.updates=null", "train.updates_on={}"]
 
 
 @app.command(epilog="Example: divalign train --method dpo --set train.updates=20 --out runs/dpo")
@@ -50,13 +63,9 @@ def train(
         ),
     ],
     data: TrainingData,
-    choice: MethodChoice,
+    training: Training,
     config: Config = None,
     overrides: Overrides = None,
-    seed: Annotated[int, typer.Option(help="Of data order and responses.")] = 0,
-    epochs: Annotated[
-        float | None, typer.Option(help="Passes over the rows, in place of train.updates and updates_on.")
-    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Align one model with one method and save it, without measuring what it did.
@@ -65,19 +74,16 @@ def train(
     """
     from divalign.config import load_config
     from divalign.data.loading import load_training_rows
-    from divalign.stages.train import train as run_stage
     from divalign.study.plan import model_of, train_plan
 
-    length = [] if epochs is None else [f"train.epochs={epochs}", "train.updates=null", "train.updates_on={}"]
-    baseline = [f"train.baseline={choice.baseline}"] if choice.baseline else []
-    resolved = load_config(config, [*(overrides or []), *baseline, *length])
+    resolved = load_config(config, [*(overrides or []), *training.overrides()])
     silently = quiet or os.environ.get("RANK", "0") != "0"
     progress = progress_of(quiet=silently)
-    plan = train_plan(resolved, method=choice.method, recipe=data.recipe, seed=seed)
+    plan = train_plan(resolved, method=training.method, recipe=data.recipe, seed=training.seed)
     file = data.rows
-    rows = load_training_rows(file) if file else _recipe_rows(resolved, data.recipe, seed, out, progress)
+    rows = load_training_rows(file) if file else _recipe_rows(resolved, data.recipe, training.seed, out, progress)
     held_out = load_training_rows(data.held_out) if data.held_out else None
-    run_stage(model_of(resolved.model), rows, plan, out, held_out=held_out, progress=progress)
+    training.trainer()(model_of(resolved.model), rows, plan, out, held_out=held_out, progress=progress)
     if not silently:
         for line in _summary(out):
             console.print(line, highlight=False)

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 SECRET = re.compile(r"key|token|secret|passw|sig(nature)?$|auth|credential", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Server:
-    """A served model, and how to call it.
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """How a served model is called.
 
-    `url` ends before "/chat/completions", as in "http://localhost:8000/v1". `temperature` None leaves it to the server.
-    `timeout` is in seconds, for connecting, between two bytes, and for the whole reply once it has begun; `attempts`
-    counts the first request too; pauses double from `first_pause` seconds. The key appears in no repr, log line or
-    error.
+    `temperature` None leaves it to the server. `timeout` is in seconds, for connecting, between two bytes, and for the
+    whole reply once it has begun; `concurrency` counts the requests under way at each server; `attempts` counts the
+    first request too; pauses double from `first_pause` seconds.
 
-    Raises ValueError for a url that is no http(s) address or holds a password or a key, and for numbers out of range.
+    Raises ValueError for numbers out of range.
     """
 
-    url: str
-    model: str
-    api_key: str | None = field(default=None, repr=False)
     system_prompt: str | None = None
     temperature: float | None = 0.0
     concurrency: int = 16
@@ -33,17 +29,54 @@ class Server:
     first_pause: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_url(self.url)
         if self.concurrency < 1 or self.attempts < 1 or self.timeout <= 0 or self.first_pause < 0:
             raise ValueError(
                 f"got concurrency={self.concurrency}, attempts={self.attempts}, timeout={self.timeout}, "
                 f"first_pause={self.first_pause}; expected at least 1 of the first two, a timeout over 0 seconds and "
                 "a pause of at least 0"
             )
+        if self.temperature is not None and self.temperature < 0:
+            raise ValueError(f"got temperature={self.temperature}; expected at least 0, or None for the server's own")
+
+    def of_transport(self) -> ServerOptions:
+        """Return the options that change no response: without system prompt and temperature."""
+        return replace(self, system_prompt=None, temperature=ServerOptions.temperature)
+
+
+@dataclass(frozen=True)
+class Server(ServerOptions):
+    """A served model, and how to call it.
+
+    `url` ends before "/chat/completions", as in "http://localhost:8000/v1"; `replicas` are the urls of further servers
+    of the same model, among which requests are shared. The key appears in no repr, log line or error.
+
+    Raises ValueError for a url that is no http(s) address or holds a password, for one that is named twice, and for
+    numbers out of range.
+    """
+
+    url: str
+    model: str
+    api_key: str | None = field(default=None, repr=False)
+    replicas: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        urls = (self.url, *self.replicas)
+        for url in urls:
+            _check_url(url)
+        if len(set(urls)) < len(urls):
+            raise ValueError(f"a server is named twice among {', '.join(urls)}; name each once")
+
+    def each(self) -> list[Server]:
+        """Return the server at `url` and its replicas, each by itself."""
+        return [replace(self, url=url, replicas=()) for url in (self.url, *self.replicas)]
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What responses depend on, as plain JSON: for keys of caches and for records."""
+        """What responses depend on, as plain JSON: for keys of caches and for records.
+
+        Replicas serve the same model, so they can be added and removed without another identity.
+        """
         return {name: getattr(self, name) for name in ("url", "model", "system_prompt", "temperature")}
 
     @property
@@ -59,7 +92,7 @@ class Server:
 
 
 class ServedModel(NamedTuple):
-    """The parts of "URL#MODEL"."""
+    """The parts of "URL#MODEL"; of several servers, the urls stand with commas between in `url`."""
 
     url: str
     model: str
@@ -67,6 +100,8 @@ class ServedModel(NamedTuple):
 
 def served_model(spec: str) -> ServedModel | None:
     """Return the parts of a served model's spelling, "http://host:8000/v1#NAME"; None for a folder or a hub id.
+
+    "http://a:8000/v1,http://b:8000/v1#NAME" is one model on several servers.
 
     Raises ValueError for a url without its scheme ("localhost:8000/v1#NAME") and for one without the model's name.
     """

@@ -26,7 +26,8 @@ class Response(NamedTuple):
         "too_long": the prompt does not fit the model's context. "unreadable": the prompt or the reply is not text.
 
     `reasoning` is what a server returned as the model's reasoning, apart from the text. `error` says why a response is
-    missing. `dropped` names the request parameters that the server refused and that were left out.
+    missing. `dropped` names the request parameters that the server refused and that were left out. `server` is the
+    address that responded, of a model on several servers.
     """
 
     text: str
@@ -34,6 +35,7 @@ class Response(NamedTuple):
     reasoning: str = ""
     error: str = ""
     dropped: tuple[str, ...] = ()
+    server: str = ""
 
     @property
     def answered(self) -> bool:
@@ -42,7 +44,12 @@ class Response(NamedTuple):
 
     def to_record(self) -> dict[str, Any]:
         """Return plain JSON for a row of a file; fields without content are left out, text and finish_reason never."""
-        optional = {"reasoning": self.reasoning, "error": self.error, "dropped": list(self.dropped)}
+        optional = {
+            "reasoning": self.reasoning,
+            "error": self.error,
+            "dropped": list(self.dropped),
+            "server": self.server,
+        }
         return {"text": self.text, "finish_reason": self.finish_reason} | {k: v for k, v in optional.items() if v}
 
     @classmethod

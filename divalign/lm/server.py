@@ -1,4 +1,4 @@
-"""Responses of a model behind an OpenAI-compatible server: vLLM, llama.cpp, a hosted model.
+"""Responses of a model behind one or several OpenAI-compatible servers: vLLM, SGLang, llama.cpp, a hosted model.
 
     vllm serve MODEL --port 8000 [--enable-lora --lora-modules NAME=ADAPTER]
 
@@ -10,18 +10,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from divalign.data.examples import Conversation
 from divalign.lm.chat_completions import request_body
-from divalign.lm.connection import Connection, RejectedRequestError
-from divalign.lm.endpoint import ServedModel, Server, served_model
+from divalign.lm.dispatch import send_all
+from divalign.lm.endpoint import ServedModel, Server, ServerOptions, served_model
 from divalign.lm.responses import Response, texts_of, unreadable
 
-__all__ = ["ServedModel", "Server", "generate_on_server", "generate_responses_on_server", "served_model"]
+__all__ = [
+    "ServedModel",
+    "Server",
+    "ServerOptions",
+    "generate_on_server",
+    "generate_responses_on_server",
+    "served_model",
+]
 
 
 def generate_on_server(
@@ -57,7 +62,8 @@ def generate_responses_on_server(
 ) -> list[Response]:
     """Return the served model's response to each conversation, in the order given.
 
-    Requests run `concurrency` at a time. Retries after timeouts, broken or cut connections, HTTP 429 and 5xx and
+    Requests run `concurrency` at a time at each of the model's servers; what fails on one goes to another, see
+    `dispatch`. Retries after timeouts, broken or cut connections, HTTP 429 and 5xx and
     replies that are no JSON, up to `attempts` requests in all, after pauses that double from `first_pause` with jitter,
     or as long as Retry-After says (a minute at most). `on_response` gets each index and response as it comes, from this
     thread. `temperature` overrides the server's own.
@@ -70,8 +76,8 @@ def generate_responses_on_server(
     it answer it as a finished turn, so attacks by prefill need vLLM.
 
     Raises ValueError where the server refuses every request (its URL, key, model, quota or options), and
-    ConnectionError where a request has failed `attempts` times. No new request is sent after the first that failed;
-    those under way are awaited, and their responses reported.
+    ConnectionError where a request has failed `attempts` times on every server. No new request is sent after the first
+    that failed; those under way are awaited, and their responses reported.
     """
     seeds = [0] * len(conversations) if seeds is None else seeds
     if len(seeds) != len(conversations):
@@ -86,13 +92,13 @@ def generate_responses_on_server(
     for index, conversation in enumerate(conversations):
         if (outcome := unreadable(conversation)) is not None:
             results.add(index, outcome)
-    jobs = [
-        (index, _body(server, conversation, {**decoding, "seed": seed}))
+    bodies = {
+        index: _body(server, conversation, {**decoding, "seed": seed})
         for index, (conversation, seed) in enumerate(zip(conversations, seeds, strict=True))
         if results.responses[index] is None
-    ]
-    if jobs:
-        _run(server, jobs, results, pause)
+    }
+    if bodies:
+        send_all(server, bodies, results.add, pause)
     return [response for response in results.responses if response is not None]
 
 
@@ -116,44 +122,3 @@ class _ServerResults:
             self.on_response(index, response)
         if self.on_progress is not None:
             self.on_progress(self.done, len(self.responses))
-
-
-def _run(
-    server: Server, jobs: list[tuple[int, dict[str, Any]]], results: _ServerResults, pause: Callable[[float], None]
-) -> None:
-    """Send every request and report its response.
-
-    A rejection of an unknown kind is recorded as one row's outcome once another request has been answered, since the
-    settings are then right. After a second one before any answer only the requests under way can still save the run.
-    """
-    import httpx2
-
-    waiting, failure, answered = iter(jobs), None, False
-    rejected: dict[int, RejectedRequestError] = {}
-    limits = httpx2.Limits(max_connections=server.concurrency, max_keepalive_connections=server.concurrency)
-    with (
-        httpx2.Client(timeout=server.timeout, limits=limits, follow_redirects=False) as client,
-        ThreadPoolExecutor(server.concurrency) as pool,
-    ):
-        connection = Connection(server, client, pause, set())
-        running: dict[Future[Response], int] = {}
-        while True:
-            suspicious = not answered and len(rejected) > 1
-            free = 0 if failure or suspicious else server.concurrency - len(running)
-            running |= {pool.submit(connection.request, body): index for index, body in islice(waiting, free)}
-            if not running:
-                break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                index, error = running.pop(future), future.exception()
-                if isinstance(error, RejectedRequestError):
-                    rejected[index] = error
-                elif error is not None:
-                    failure = failure or error
-                else:
-                    answered = True
-                    results.add(index, future.result())
-            if answered:
-                for index in list(rejected):
-                    results.add(index, Response("", "unreadable", error=str(rejected.pop(index))))
-    if failure := failure or next(iter(rejected.values()), None):
-        raise failure

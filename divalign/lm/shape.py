@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from divalign.limits import read_text
+from divalign.lm.architectures import known_config
 from divalign.lm.gguf import readable_source
 from divalign.lm.load import PLAIN_TEMPLATE, quietly
 
@@ -35,12 +36,16 @@ class ModelShape(NamedTuple):
 def model_shape(source: str, *, revision: str | None = None, trust_remote_code: bool = False) -> ModelShape:
     """Return a model's sizes from config.json alone: its modules are built on the meta device, which holds no numbers.
 
+    Of a model in `architectures.ARCHITECTURES` not even that is read, so that no network is needed.
+
     Raises ValueError where the folder or hub id has no configuration that transformers knows.
     """
     place = readable_source(source)
     try:
         with quietly(), torch.device("meta"):
-            config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
+            config = known_config(place) or AutoConfig.from_pretrained(
+                place, revision=revision, trust_remote_code=trust_remote_code
+            )
             auto: Any = AutoModelForCausalLM
             model = auto.from_config(config, trust_remote_code=trust_remote_code)
     except (ImportError, OSError, KeyError, ValueError) as error:

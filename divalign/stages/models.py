@@ -6,7 +6,8 @@ A model is spelled as
     FILE.gguf                   a GGUF file, converted once into a folder of the cache
     RUN/models/NAME             a model of a run, or any folder that `divalign train` wrote
     ORG/NAME, ORG/NAME@REVISION a model of the hub
-    http://host:8000/v1#NAME    the model NAME of an OpenAI-compatible server
+    http://host:8000/v1#NAME    the model, or LoRA adapter, NAME of an OpenAI-compatible server
+    http://a:8000/v1,http://b:8000/v1#NAME    the same on several servers
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from divalign.lm.gguf import is_gguf
 from divalign.lm.load import LM, Auto, Dtype, load_lm, resolve
 from divalign.lm.next_token import next_token_logprobs
 from divalign.lm.responses import Response
-from divalign.lm.server import Server, generate_responses_on_server, served_model
+from divalign.lm.server import Server, ServerOptions, generate_responses_on_server, served_model
 from divalign.safety.journal import Journal, cached_generate
 from divalign.store import digest, file_digest, folder_digest, read_json, write_json
 from divalign.toy.world import ASSETS
@@ -40,8 +41,8 @@ EMBEDDED = "toy"
 class ModelSpec:
     """A model's place and how it is loaded: weights, an adapter on them or None, and load options.
 
-    `name` is what reports call it. A `source` that begins with http:// or https:// is served. "auto" stands for what
-    `lm.load.resolve` finds on this machine, and is resolved when the model is opened.
+    `name` is what reports call it. A `source` that begins with http:// or https:// is served, and called as `server`
+    says. "auto" stands for what `lm.load.resolve` finds on this machine, and is resolved when the model is opened.
     """
 
     source: str
@@ -52,6 +53,7 @@ class ModelSpec:
     dtype: Dtype | Auto = "auto"
     device: str = "auto"
     trust_remote_code: bool = False
+    server: ServerOptions | None = None
 
     def resolved(self) -> ModelSpec:
         """Return the spec with device and dtype as they are on this machine. Raises ValueError for a missing device."""
@@ -65,13 +67,17 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What a user says of loading; None and "auto" leave what the model's own folder says, else `lm.load.resolve`."""
+    """What a user says of loading; None and "auto" leave what the model's own folder says, else `lm.load.resolve`.
+
+    `server` is how a served model is called; a local one takes no notice of it.
+    """
 
     dtype: Dtype | Auto | None = None
     device: str | None = None
     adapter: Path | None = None
     chat_template: str | None = None
     trust_remote_code: bool = False
+    server: ServerOptions | None = None
 
 
 class OpenModel(NamedTuple):
@@ -108,7 +114,8 @@ def model_spec(spelling: str, options: LoadOptions | None = None) -> ModelSpec:
             f"{spelling} needs code from the repository {spec.source}, which loading it would run; read that code, "
             "then allow it with --trust-remote-code"
         )
-    changes = {name: value for name, value in asdict(options).items() if value not in (None, "auto")}
+    values = {field.name: getattr(options, field.name) for field in fields(options)}
+    changes = {name: value for name, value in values.items() if value not in (None, "auto")}
     if options.adapter is not None:
         if not options.adapter.is_dir():
             raise ValueError(f"no adapter folder at {options.adapter}; give the folder that save_pretrained wrote")
@@ -133,7 +140,7 @@ def write_model_spec(folder: Path, spec: ModelSpec) -> None:
 
     Paths inside the folder are written relative to it: a run folder can be moved.
     """
-    content = {name: value for name, value in asdict(spec.resolved()).items() if name != "name"}
+    content = {name: value for name, value in asdict(spec.resolved()).items() if name not in ("name", "server")}
     for field in ("source", "adapter"):
         path = content[field]
         if path is not None and Path(path).exists():
@@ -231,8 +238,8 @@ def _spec(spelling: str) -> ModelSpec:
     folder = Path(spelling)
     if spelling == EMBEDDED:
         return ModelSpec(str(ASSETS), EMBEDDED, dtype="float32", device="cpu")  # the same numbers on any machine
-    if served_model(spelling) is not None:
-        return ModelSpec(spelling, spelling)
+    if (served := served_model(spelling)) is not None:
+        return ModelSpec(spelling, f"{served.url.split(',')[0]}#{served.model}")  # replicas change no response
     if is_gguf(spelling):
         return ModelSpec(spelling, folder.stem)
     if (folder / MODEL_FILE).is_file():
@@ -344,12 +351,14 @@ def _file_key(path: Path, _changed: int) -> str:
 
 
 def _open_served(spec: ModelSpec) -> OpenModel:
-    """Return a served model; its key is its address and name, as nothing more is known of it.
+    """Return a served model; its key is its first address, its name and the options that change responses.
 
     An API key is read from the environment variable DIVALIGN_API_KEY and kept nowhere.
     """
-    url, _, model = spec.source.partition("#")
-    server = Server(url, model, api_key=os.environ.get(KEY_VARIABLE))
+    urls, _, model = spec.source.partition("#")
+    first, *replicas = urls.split(",")
+    options = asdict(spec.server or ServerOptions())
+    server = Server(first, model, os.environ.get(KEY_VARIABLE), tuple(replicas), **options)
     return OpenModel(spec.name, digest("served", server.identity), served_by(server), None)
 
 

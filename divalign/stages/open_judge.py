@@ -110,6 +110,11 @@ def _open(
     return OpenJudge(first, reworded)
 
 
+def is_served(name: str) -> bool:
+    """Tell whether a judge's model is on a server."""
+    return name.partition("@")[2].startswith(("http://", "https://"))
+
+
 def check_judge(name: str) -> None:
     """Raise ValueError for a name that is no judge, without opening a model."""
     entry, at, source = name.partition("@")

@@ -126,6 +126,17 @@ def train_key(base_key: str, rows: Sequence[Row], plan: TrainPlan) -> str:
     return digest("train", __version__, base_key, digest(list(rows)), plan.identity())
 
 
+Trainer = Callable[..., ModelSpec]  # trains as `train` does: the same arguments, files and result
+
+
+def is_trained(
+    base: ModelSpec, rows: Sequence[Row], plan: TrainPlan, folder: Path, *, held_out: Sequence[Row] | None = None
+) -> bool:
+    """Tell whether `folder` holds the result of this training intact."""
+    key, log_key = _keys(base, rows, plan, held_out)
+    return intact_folder(folder / "checkpoint", key) and intact(folder / "metrics.jsonl", log_key)
+
+
 def train(
     base: ModelSpec,
     rows: Sequence[Row],
@@ -147,10 +158,9 @@ def train(
     """
     refuse_links(folder)
     checkpoint, metrics = folder / "checkpoint", folder / "metrics.jsonl"
-    key = digest(train_key(open_model(base).key, rows, plan), held_out and digest(list(held_out)))
-    log_key = digest("metrics", key)
+    key, log_key = _keys(base, rows, plan, held_out)
     with locked(folder) if _is_leader() else nullcontext(), ExitStack() as terminable:
-        if not (intact_folder(checkpoint, key) and intact(metrics, log_key)):
+        if not is_trained(base, rows, plan, folder, held_out=held_out):
             if checkpoint.is_dir() and key_of(checkpoint) not in (key, None):
                 raise ValueError(f"{folder} holds another model, of other rows or settings; choose another --out")
             rollouts = _rollouts(base, rows, plan, folder, held_out, cache, progress)
@@ -165,6 +175,12 @@ def train(
     if _is_leader():
         write_model_spec(folder, spec)
     return spec
+
+
+def _keys(base: ModelSpec, rows: Sequence[Row], plan: TrainPlan, held_out: Sequence[Row] | None) -> tuple[str, str]:
+    """Return the keys of the checkpoint and of the log."""
+    key = digest(train_key(open_model(base).key, rows, plan), held_out and digest(list(held_out)))
+    return key, digest("metrics", key)
 
 
 def _train(base: ModelSpec, rows: Sequence[Row], plan: TrainPlan, folder: Path, **options: Any) -> Trained:

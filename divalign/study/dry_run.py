@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -18,6 +18,7 @@ from divalign.stages.cost import (
     Forecast,
     Job,
     Machine,
+    Memory,
     TokenBatch,
     disk,
     forecast,
@@ -39,21 +40,42 @@ TRIED = 6  # tokens per candidate of a GCG step, which keeps what stands before 
 WRITTEN = 0.9  # share of max_new_tokens that a response has: .8 in the tour, 1 in most unaligned models
 
 
+class Lengths(Protocol):
+    """How many tokens texts have."""
+
+    def conversation(self, conversation: Conversation) -> int:
+        """Return a conversation's tokens, those of its template among them."""
+        ...
+
+    def texts(self, texts: Sequence[str]) -> list[int]:
+        """Return the tokens of each text."""
+        ...
+
+
+class TokenizerLengths:
+    """The lengths that a tokenizer gives; all models meet the same prompts, so each conversation is looked at once."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.seen_lengths: dict[str, int] = {}
+
+    def conversation(self, conversation: Conversation) -> int:
+        key = repr(conversation)
+        if key not in self.seen_lengths:
+            self.seen_lengths[key] = len(encode_conversation(self.tokenizer, conversation))
+        return self.seen_lengths[key]
+
+    def texts(self, texts: Sequence[str]) -> list[int]:
+        return [len(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+
+
 class Sized(NamedTuple):
-    """A configuration with everything that its cost follows from; `lengths` remembers conversations' tokens."""
+    """A configuration with everything that its cost follows from."""
 
     config: Config
     inputs: Inputs
-    tokenizer: Any
+    lengths: Lengths
     shape: ModelShape
-    lengths: dict[str, int]
-
-    def length(self, conversation: Conversation) -> int:
-        """Return a conversation's tokens; all models meet the same prompts, so each is looked at once."""
-        key = repr(conversation)
-        if key not in self.lengths:
-            self.lengths[key] = len(encode_conversation(self.tokenizer, conversation))
-        return self.lengths[key]
 
 
 def dry_run(config: Config, out: Path) -> Forecast:
@@ -107,22 +129,34 @@ def _sized(config: Config) -> Sized:
     spec = model_of(config.model)
     options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
     tokenizer = read_tokenizer(spec.source, chat_template=spec.chat_template, **options)
-    return Sized(config, read_inputs(config), tokenizer, model_shape(spec.source, **options), {})
+    return Sized(config, read_inputs(config), TokenizerLengths(tokenizer), model_shape(spec.source, **options))
 
 
 def _forecast(sized: Sized, machine: Machine) -> Forecast:
     config, inputs, shape = sized.config, sized.inputs, sized.shape
-    jobs = [*_answer_jobs(sized), *_train_jobs(sized), *_measure_jobs(sized)]
-    lora, models = config.train.lora, len(inputs.models)
-    pairs = [_pairs(sized, model.rows) for model in inputs.models]
-    largest = max((batch.tokens / batch.rows for batch in pairs), default=0.0) * config.train.pairs_per_batch
-    rows = config.measure.batch_size * min(config.train.max_length, 64 + config.measure.max_new_tokens)
-    rank = lora.rank if lora else None
-    need = memory(shape, dtype=model_of(config.model).dtype, rank=rank, train_tokens=largest, row_tokens=float(rows))
+    jobs, models, rank, dtype = jobs_of(sized), len(inputs.models), _rank(config), model_of(config.model).dtype
     responses = sum(job.rows for job in jobs if job.stage in ("attacks", "answers"))
     states = (models + 1) * len(inputs.prompts)
-    left = disk(shape, dtype=model_of(config.model).dtype, rank=rank, models=models, responses=responses, states=states)
-    return forecast(jobs, shape, machine, need, left)
+    left = disk(shape, dtype=dtype, rank=rank, models=models, responses=responses, states=states)
+    return forecast(jobs, shape, machine, memory_of(sized, dtype), left)
+
+
+def jobs_of(sized: Sized) -> list[Job]:
+    """Return the stages of a run with what they work on."""
+    return [*_answer_jobs(sized), *_train_jobs(sized), *_measure_jobs(sized)]
+
+
+def memory_of(sized: Sized, dtype: str) -> Memory:
+    """Return the most memory that a run needs at once."""
+    config = sized.config
+    pairs = [_pairs(sized, model.rows) for model in sized.inputs.models]
+    largest = max((batch.tokens / batch.rows for batch in pairs), default=0.0) * config.train.pairs_per_batch
+    rows = config.measure.batch_size * min(config.train.max_length, 64 + config.measure.max_new_tokens)
+    return memory(sized.shape, dtype=dtype, rank=_rank(config), train_tokens=largest, row_tokens=float(rows))
+
+
+def _rank(config: Config) -> int | None:
+    return config.train.lora.rank if config.train.lora else None
 
 
 def _answer_jobs(sized: Sized) -> Iterator[Job]:
@@ -150,11 +184,11 @@ def _train_jobs(sized: Sized) -> Iterator[Job]:
         yield loading(shape, model.name, 1, model_of(config.model).dtype)
         options: dict[str, Any] = {"batches": batches, "adapter": plan.lora is not None}
         if plan.on_policy is None or plan.on_policy.offline_weight:
-            yield training(shape, model.name, per_update, _updates(model), **options)
+            yield training(shape, model.name, per_update, updates_of(model), **options)
         if plan.on_policy is not None:
             yield from _sampled_jobs(sized, model, batch, options)
             if plan.on_policy.reward == TRAINED:
-                updates = plan.on_policy.reward_updates or _updates(model)
+                updates = plan.on_policy.reward_updates or updates_of(model)
                 yield training(shape, model.name, per_update, updates, **options)
 
 
@@ -164,14 +198,15 @@ def _sampled_jobs(sized: Sized, model: Aligned, batch: TokenBatch, options: dict
     assert plan.on_policy is not None
     prompt, each = (batch.tokens - batch.scored) / batch.rows, plan.on_policy.responses
     new = max(1, round(WRITTEN * plan.on_policy.max_new_tokens))
-    rows, updates = plan.pairs_per_update * each, _updates(model)
+    rows, updates = plan.pairs_per_update * each, updates_of(model)
     yield writing(shape, model.name, "sampling", TokenBatch(rows * updates, rows * updates * prompt, 0), new, size)
     update = TokenBatch(plan.pairs_per_update, rows * (prompt / each + new), rows * new)  # a prompt once for its group
     yield scoring(shape, model.name, "sampling", _times(update, updates), size)
     yield training(shape, model.name, update, updates, **options)
 
 
-def _updates(model: Aligned) -> int:
+def updates_of(model: Aligned) -> int:
+    """Return the optimizer steps of a model's training."""
     plan = model.plan
     if plan.updates is not None:
         return plan.updates
@@ -214,7 +249,7 @@ def _attack_jobs(sized: Sized, name: str, model: Aligned | None) -> Iterator[Job
                 yield writing(shape, name, "attacks", rounds, new, size)
         else:
             conversations += [entry(prompt) for prompt in harmful]
-    lengths = [sized.length(conversation) for conversation in conversations]
+    lengths = [sized.lengths.conversation(conversation) for conversation in conversations]
     new = max(1, round(WRITTEN * measure.max_new_tokens))
     yield writing(shape, name, "attacks", TokenBatch(len(lengths), sum(lengths), 0), new, size)
 
@@ -233,7 +268,7 @@ def _held_out(sized: Sized, recipe: str) -> TokenBatch:
 
 
 def _prompts(sized: Sized, texts: Iterable[str]) -> TokenBatch:
-    lengths = [sized.length(user_says(text)) for text in texts]
+    lengths = [sized.lengths.conversation(user_says(text)) for text in texts]
     return TokenBatch(len(lengths), sum(lengths), 0)
 
 
@@ -245,7 +280,7 @@ def _pairs(sized: Sized, rows: Sequence[Row]) -> TokenBatch:
     looked = rows[:: max(1, len(rows) // 256)]
     prompts = _prompts(sized, [row["prompt"][-1]["content"] for row in looked])
     texts = [row[side][-1]["content"] for row in looked for side in ("chosen", "rejected")]
-    responses = sum(len(ids) + 1 for ids in sized.tokenizer(texts, add_special_tokens=False)["input_ids"])
+    responses = sum(length + 1 for length in sized.lengths.texts(texts))
     whole = TokenBatch(len(looked), prompts.tokens + responses, responses)
     return _times(whole, len(rows) / len(looked))._replace(rows=len(rows))
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from divalign.config import Config, Data, Gcg, Model, OnPolicy
+from divalign.config import Config, Data, Gcg, Measure, Model, OnPolicy
 from divalign.core.losses import find_method, with_baseline
 from divalign.core.paper_code import PAPER_CODE
 from divalign.data.examples import Request, Row
@@ -22,9 +22,10 @@ from divalign.stages.corpus import Corpus, CorpusSpec
 from divalign.stages.estimate import EstimatePlan
 from divalign.stages.judge import JudgePlan
 from divalign.stages.layer_separation import SeparationPlan
-from divalign.stages.models import ModelSpec, base_spec, find_model
-from divalign.stages.open_judge import ANY, check_judge, check_wordings
+from divalign.stages.models import LoadOptions, ModelSpec, base_spec, find_model
+from divalign.stages.open_judge import ANY, check_judge, check_wordings, is_served
 from divalign.stages.rewards import check_reward
+from divalign.stages.serving import check_served, for_helpers, server_options
 from divalign.stages.train import LoraPlan, OnPolicyPlan, TrainPlan
 
 
@@ -146,7 +147,7 @@ def attack_plan(config: Config, *, method: str | None = None, recipe: str | None
             gcg=_gcg_options(gcg),
             gcg_prompts=gcg.prompts if gcg else None,
         ),
-        attacker=find_model(measure.attacker) if measure.attacker else None,
+        attacker=find_model(measure.attacker, for_helpers(_serving(measure))) if measure.attacker else None,
         stop_judge=find_judge(gcg.ends if gcg else "refusal_strings"),
         batch_size=measure.batch_size,
     )
@@ -159,9 +160,14 @@ def _gcg_options(gcg: Gcg | None) -> GcgOptions:
 
 
 def judge_plan(config: Config) -> JudgePlan:
-    question = config.measure.question
+    measure, question = config.measure, config.measure.question
     questions = {ANY: question} if question else {}
-    return JudgePlan(names=[config.measure.judge], questions=questions, wordings=config.measure.wordings)
+    return JudgePlan(names=[measure.judge], questions=questions, options=_serving(measure), wordings=measure.wordings)
+
+
+def _serving(measure: Measure) -> LoadOptions:
+    """Return how the judge and the attacker are called where they are served."""
+    return LoadOptions(server=server_options(**measure.server.model_dump()) if measure.server else None)
 
 
 def estimate_plan(config: Config) -> EstimatePlan:
@@ -185,7 +191,10 @@ def check_names(config: Config) -> None:
         check_wordings(config.measure.judge)
     for name in config.measure.attacks:
         find_attack(name)
-    check_plan(attack_plan(config))
+    plan = attack_plan(config)
+    check_plan(plan)
+    attacker = plan.attacker is not None and plan.attacker.load is None
+    check_served(_serving(config.measure).server, [attacker, is_served(config.measure.judge)])
     estimate_plan(config)
     if config.train.lora and config.train.lora.continue_ and model_of(config.model).adapter is None:
         raise ValueError(

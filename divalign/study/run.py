@@ -38,7 +38,7 @@ from divalign.stages.folder import Clock, Progress, locked, silent
 from divalign.stages.judge import judge
 from divalign.stages.models import ModelSpec, OpenModel, open_model, write_model_spec
 from divalign.stages.separate import separate
-from divalign.stages.train import train
+from divalign.stages.train import Trainer, train
 from divalign.store import cached_rows, digest, write_json
 from divalign.study.claim import claim, is_new
 from divalign.study.plan import (
@@ -73,8 +73,10 @@ class Inputs(NamedTuple):
         return next(iter(self.corpora.values()))
 
 
-def run(config: Config, out: Path, *, progress: Progress = silent) -> Results:
+def run(config: Config, out: Path, *, trainer: Trainer = train, progress: Progress = silent) -> Results:
     """Do what `config` says, in the folder `out`, and return its results.json.
+
+    `trainer` trains a model as `stages.train.train` does, here or on other machines.
 
     Raises ValueError, before anything is written, for what cannot be run: names unknown to a table, missing files,
     one-class data, texts that do not fit the model, or a folder that holds a run with another configuration or in
@@ -88,7 +90,7 @@ def run(config: Config, out: Path, *, progress: Progress = silent) -> Results:
         claim(out, config)
         if config.data.answers == "model":
             inputs = _answered_inputs(config, out, clock.around(progress))
-        models = list(_measure_all(config, inputs, out, clock.around(progress)))
+        models = list(_measure_all(config, inputs, out, trainer, clock.around(progress)))
         return _publish(
             out / "results.json",
             Results(
@@ -181,12 +183,14 @@ def model_result(
     )
 
 
-def _measure_all(config: Config, inputs: Inputs, out: Path, progress: Progress) -> Iterator[ModelResult]:
+def _measure_all(
+    config: Config, inputs: Inputs, out: Path, trainer: Trainer, progress: Progress
+) -> Iterator[ModelResult]:
     """Train every model, then measure each, the base first."""
     cached_rows(out / "data" / "prompts.jsonl", digest(inputs.prompts), lambda: inputs.prompts)
     base_spec = model_of(config.model)
     write_model_spec(out / "models" / "base", base_spec)
-    trained = [_train(aligned, base_spec, out, progress) for aligned in inputs.models]
+    trained = [_train(aligned, base_spec, out, trainer, progress) for aligned in inputs.models]
     base = open_model(base_spec)
     parts = measure(base, inputs.prompts, config, out / "models" / "base", progress=progress)
     yield model_result(parts, name="base")
@@ -194,11 +198,11 @@ def _measure_all(config: Config, inputs: Inputs, out: Path, progress: Progress) 
         yield _measure_aligned(aligned, open_model(spec), base, config, inputs, out, progress)
 
 
-def _train(aligned: Aligned, base: ModelSpec, out: Path, progress: Progress) -> ModelSpec:
+def _train(aligned: Aligned, base: ModelSpec, out: Path, trainer: Trainer, progress: Progress) -> ModelSpec:
     path = rows_file(out, aligned.recipe, aligned.plan.seed)
     cached_rows(path, digest(aligned.rows), lambda: aligned.rows)
     folder = out / "models" / aligned.name
-    return train(base, aligned.rows, aligned.plan, folder, cache=out / "cache", progress=progress)
+    return trainer(base, aligned.rows, aligned.plan, folder, cache=out / "cache", progress=progress)
 
 
 def _measure_aligned(

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from divalign.config import Config, Section, as_config, as_section, read_yaml, with_value
+from divalign.config import Config, Real, Section, as_config, as_section, read_yaml, with_value
 from divalign.study.plan import file_name
+
+ALL = "all"  # the runs that resources without a step are for
 
 
 class Abliterate(Section):
@@ -19,6 +21,15 @@ class Abliterate(Section):
     recipes: tuple[str, ...] = Field(default=("cr",), description="models of these data recipes")
     layer: int = Field(default=-1, description="layer of the direction; 0 the embeddings, -1 the last")
     rounds: int = Field(default=4, ge=1, description="directions taken out, one by one")
+
+
+class Resources(Section):
+    """What a run takes of a Ray cluster."""
+
+    cpus: Real = Field(default=1.0, gt=0, description="processor cores, which are its threads too")
+    gpus: Real | None = Field(
+        default=None, ge=0, description="GPUs, or a share of one; null: one where the cluster has any"
+    )
 
 
 class Sweep(Section):
@@ -34,19 +45,24 @@ class Sweep(Section):
     )
     abliterate: Abliterate | None = None
     draws: int = Field(default=200, ge=100, description="bootstrap draws of each model's separation")
+    # Not a part of what a sweep is: the same sweep resumes with other resources.
+    resources: dict[str, Resources] = Field(
+        default={}, exclude=True, description="step of the grid, control, or 'all' -> what its runs take on Ray"
+    )
 
 
 class PlannedRun(NamedTuple):
     """One run: its folder's name, the control it is or None, the grid's steps in words, its configuration.
 
     An axis that says which base model is trained is not among the words: its steps make families of models, and not
-    other recipes.
+    other recipes. `resources` are those of its last step that has any, else those of all runs.
     """
 
     name: str
     control: str | None
     steps: str
     config: Config
+    resources: Resources = Resources()
 
 
 def load_sweep(path: Path) -> Sweep:
@@ -58,7 +74,17 @@ def planned_runs(sweep: Sweep) -> list[PlannedRun]:
     """Return every run: the grid's combinations, then the controls. Raises ValueError as `load_config` does."""
     combinations = list(product(*(steps.items() for steps in sweep.grid.values())))
     runs = [_planned(sweep, combination) for combination in combinations]
-    runs += [PlannedRun(file_name(name), name, "", _config(sweep, values)) for name, values in sweep.controls.items()]
+    runs += [
+        PlannedRun(file_name(name), name, "", _config(sweep, values), _resources(sweep, [name]))
+        for name, values in sweep.controls.items()
+    ]
+    unknown = sweep.resources.keys() - {
+        ALL,
+        *sweep.controls,
+        *(name for steps in sweep.grid.values() for name in steps),
+    }
+    if unknown:
+        raise ValueError(f"resources are given for {sorted(unknown)}, which name no step, control, or {ALL!r}")
     names = [planned.name for planned in runs]
     if len(set(names)) < len(names):
         raise ValueError(f"two runs of the sweep are called alike among {', '.join(names)}; rename a control")
@@ -70,7 +96,14 @@ def _planned(sweep: Sweep, steps: Sequence[tuple[str, Mapping[str, Any]]]) -> Pl
     bases = [any("model.source" in values for values in axis.values()) for axis in sweep.grid.values()]
     words = ", ".join(name for name, base in zip(names, bases, strict=True) if not base)
     setting = {key: value for _, values in steps for key, value in values.items()}
-    return PlannedRun(file_name("-".join(names)) or "run", None, words, _config(sweep, setting))
+    name = file_name("-".join(names)) or "run"
+    return PlannedRun(name, None, words, _config(sweep, setting), _resources(sweep, names))
+
+
+def _resources(sweep: Sweep, names: Sequence[str]) -> Resources:
+    """Return what a run of these steps takes."""
+    entries = [sweep.resources[name] for name in (ALL, *names) if name in sweep.resources]
+    return entries[-1] if entries else Resources()
 
 
 def _config(sweep: Sweep, setting: Mapping[str, Any]) -> Config:

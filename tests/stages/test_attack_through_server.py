@@ -2,12 +2,13 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from divalign.cli import main
 from divalign.store import read_json, read_rows, write_rows
-from tests.lm.test_server import Fake, answer, fake, raw
+from tests.lm.test_server import Fake, answer, fake, raw, status
 
 __all__ = ["fake"]  # a fixture
 
@@ -59,3 +60,65 @@ def test_a_judge_that_answers_html_ends_with_1_and_its_answers_so_far_are_kept(
     run(monkeypatch, *judge)
     assert [row["unsafe"] for row in read_rows(out / "verdicts.jsonl")] == [False] * 4
     assert len(fake.script["all"]) > 0  # fewer than four answers were still missing
+
+
+def test_options_of_a_server_reach_target_attacker_and_judge(
+    tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(tmp_path / "p.jsonl", [{"prompt": "about bridges"}])
+    (tmp_path / "system.txt").write_text("Be brief.\n")
+    out, prompts = tmp_path / "out", ["--prompts", str(tmp_path / "p.jsonl")]
+    common = ["--attacks", "direct,pair", "--rounds", "1", "--attacker", f"{fake.url}#red", *prompts]
+    options = ["--system-prompt", str(tmp_path / "system.txt"), "--temperature", "server", "--concurrency", "3"]
+    run(monkeypatch, "attack", f"{fake.url}#lora-a", "--out", str(out), *common, *options)
+    target = [body for body in fake.asked if body["model"] == "lora-a"]  # an adapter is a model's name
+    assert all(body["messages"][0] == {"role": "system", "content": "Be brief."} for body in target)
+    assert not any("temperature" in body for body in target)
+    attacker = [body for body in fake.asked if body["model"] == "red"]
+    assert attacker
+    assert all(body["temperature"] == 0.0 and "Be brief" not in str(body) for body in attacker)
+
+    asked = len(fake.asked)
+    fake.script["all"] = [status(503), *[answer(content="verdict: unsafe")] * 9]
+    judge = ["judge", str(out), "--judge", f"harm_rubric@{fake.url}#guard", "--temperature", "0.5"]
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, *judge, "--retries", "0", "--concurrency", "1")
+    assert ended.value.code == 1
+    assert len(fake.asked) == asked + 1
+    run(monkeypatch, *judge, "--timeout", "5")
+    assert {body["temperature"] for body in fake.asked[asked:]} == {0.5}
+
+
+def test_an_attack_on_several_servers_is_the_first_ones_and_resumes_with_it_alone(
+    tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = Fake()
+    write_rows(tmp_path / "p.jsonl", [{"prompt": f"about bridge {n}"} for n in range(9)])
+    attack = ["attack", "--served-model", "m", "--prompts", str(tmp_path / "p.jsonl"), "--out", str(tmp_path / "out")]
+    run(monkeypatch, *attack, "--server", f"{fake.url},{second.url}", "--concurrency", "1")
+    second.close()
+    assert {row["server"] for row in read_rows(tmp_path / "out" / "responses.jsonl")} == {fake.url, second.url}
+    assert read_json(tmp_path / "out" / "attack.json")["target"] == f"{fake.url}#m"
+    asked = len(fake.asked)
+    run(monkeypatch, *attack, "--server", fake.url)
+    assert len(fake.asked) == asked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("attack", "toy", "--retries", "1"), "no model is on one"),
+        (("attack", "toy", "--attacker", "http://h:1/v1#m", "--system-prompt", "x"), "toy is a local model"),
+        (("attack", "http://h:1/v1#m", "--temperature", "hot"), "got the temperature 'hot'"),
+        (("attack", "http://h:1/v1#m", "--timeout", "0"), "timeout=0.0"),
+        (("attack", "http://h:1/v1,h:2/v1#m"), "the server's url is 'h:2/v1'"),
+    ],
+)
+def test_options_without_effect_or_sense_are_refused(
+    arguments: tuple[str, ...], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, *arguments, "--out", str(tmp_path / "out"))
+    assert ended.value.code == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()

@@ -3,7 +3,9 @@
 import pytest
 import yaml
 
-from divalign.config import Config, as_yaml
+from divalign.cli.app import Serving
+from divalign.config import Config, as_yaml, load_config
+from divalign.lm.server import ServerOptions
 from divalign.study.plan import aligned_models, check_names, judge_plan, train_plan
 from divalign.study.run import read_inputs
 from tests.study.test_run import small
@@ -58,3 +60,15 @@ def test_a_baseline_of_the_prompt_is_asked_for_by_the_run_or_by_the_method() -> 
 
 def as_plain(config: Config) -> dict:
     return yaml.safe_load(as_yaml(config))
+
+
+def test_options_of_a_server_reach_the_judge_of_a_run_and_stay_out_of_other_configurations() -> None:
+    typed = Serving(system_prompt="Be brief: yes.", temperature="server", timeout=2.5, retries=0).overrides()
+    config = small("measure.judge=harm_rubric@http://h:1/v1#guard", *typed)
+    options = judge_plan(config).options
+    assert options is not None
+    assert options.server == ServerOptions(system_prompt="Be brief: yes.", temperature=None, timeout=2.5, attempts=1)
+    check_names(config)
+    assert "server" not in as_yaml(load_config(None))  # a run folder of before stays the same run's
+    with pytest.raises(ValueError, match="no model is on one"):
+        check_names(small("measure.server.concurrency=3"))

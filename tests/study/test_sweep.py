@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from divalign.config import load_config
+from divalign.config import as_yaml, load_config
 from divalign.core.stats import Estimate
 from divalign.data.controls import shuffled_labels
 from divalign.data.recipes import compliance_refusal
 from divalign.records import PartResult, SeparationDraws, SweepRecord, read_record
 from divalign.store import read_json, read_rows, write_json, write_rows
-from divalign.study.sweep import sweep
-from divalign.study.sweep_config import Sweep, load_sweep, planned_runs
+from divalign.study.sweep import Shard, parse_shard, sweep, sweep_shard
+from divalign.study.sweep_config import Resources, Sweep, load_sweep, planned_runs
+from divalign.study.sweep_runs import FailedRunsError
 from divalign.study.sweep_verdict import INDICATORS, points, weigh
 from divalign.study.verdict import verdicts
 from divalign.toy.world import requests
@@ -108,6 +109,62 @@ def test_what_cannot_run_is_refused_before_anything_is_written(
     assert call(monkeypatch, "sweep", tmp_path / "bad.yaml", "--out", tmp_path / "out", "--quiet") == 2
     assert sentence in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_shards_do_the_runs_past_one_that_fails_and_the_sweep_gathers_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = TINY.replace("abliterate: {rounds: 2}", "").replace("methods: [kldo]", "methods: [dpo]")
+    text = text.replace("n_test: 40", "n_test: 20").replace("[direct, prefill]", "[direct]")
+    (tmp_path / "two.yaml").write_text(text[: text.index("controls:")] + "draws: 100")
+    plan, out = load_sweep(tmp_path / "two.yaml"), tmp_path / "out"
+
+    def no_space(*_: Any, **__: Any) -> Any:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("divalign.study.sweep_runs.run", no_space)
+        with pytest.raises(FailedRunsError) as error:
+            sweep_shard(plan, out, Shard(1, 2))
+    lines = str(error.value).splitlines()
+    assert lines[0].startswith("1 of 1 runs failed; the same command tries them again")
+    assert lines[1] == "  short: OSError: no space left on device"
+    command = f"divalign run {out / 'failures' / 'short' / 'config.yaml'} --out {out / 'runs' / 'short'}"
+    assert lines[2] == f"    alone: {command}"
+    assert load_config(out / "failures" / "short" / "config.yaml") == planned_runs(plan)[0].config
+    assert "no_space" in (out / "failures" / "short" / "traceback.txt").read_text()
+
+    assert sweep_shard(plan, out, Shard(1, 2)) == ["short"]
+    assert not (out / "failures" / "short").exists()
+    assert [path.name for path in (out / "runs").iterdir()] == ["short"]
+    assert sweep_shard(plan, out, Shard(2, 2)) == ["long"]
+
+    def refuse(stage: str, total: int, unit: str) -> Any:
+        raise AssertionError(f"the stage {stage!r} was done again")
+
+    record = sweep(plan, out, progress=refuse)
+    assert [(model.run, model.name) for model in record.models] == [
+        ("short", "base"), ("short", "cr-dpo"), ("long", "cr-dpo"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "2", "a/b", "1/0", "-1/2"])
+def test_a_shard_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected one such as 3/8"):
+        parse_shard(text)
+
+
+def test_resources_are_those_of_a_step_and_no_part_of_what_a_sweep_is(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(TINY + "resources: {all: {cpus: 2}, long: {gpus: 0.5}}")
+    plan = load_sweep(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text(TINY)
+    assert as_yaml(plan) == as_yaml(load_sweep(tmp_path / "b.yaml"))
+    resources = {planned.name: planned.resources for planned in planned_runs(plan)}
+    assert resources["short"] == resources["shuffled_labels"] == Resources(cpus=2)
+    assert resources["long"] == Resources(cpus=1, gpus=0.5)
+    (tmp_path / "b.yaml").write_text(TINY + "resources: {longer: {gpus: 1}}")
+    with pytest.raises(ValueError, match=r"resources are given for \['longer'\]"):
+        planned_runs(load_sweep(tmp_path / "b.yaml"))
 
 
 def test_another_base_is_another_family_and_no_other_recipe(tmp_path: Path) -> None:
