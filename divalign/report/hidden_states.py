@@ -1,4 +1,4 @@
-"""The figure of hidden states: every model's prompts in the plane of their first two principal components."""
+"""Hidden states before and after alignment: each model's prompts beside the base's, on the same axes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 
 from divalign.draw.numbers import significant
 from divalign.draw.panels import Figure, Key, Panel, swatch
-from divalign.draw.plane import PlanePoint, plane_picture
+from divalign.draw.plane import Plane, PlanePoint, plane_picture
 from divalign.draw.svg import symbol
-from divalign.report.compare import by_method, label
+from divalign.report.compare import label
 from divalign.report.facts import ModelFacts, Point
-from divalign.report.quantities import D_B
-from divalign.report.words import missing
+from divalign.report.quantities import D_B, aligned_of, base_of
+from divalign.report.words import missing, spelled
 
 KEYS = (
     Key("benign prompt", swatch("dots benign", "M7 7h0")),
@@ -21,28 +21,35 @@ KEYS = (
     Key("1 and 2 standard deviations", swatch("ellipse ink", symbol(0, 7.0, 7.0, size=5.5))),
 )
 HELD_OUT = Key("held-out topic", swatch("crosses ink", "M4 4l6 6m0 -6l-6 6"))
-ASIDE = (
-    "The ellipses are those of a Gaussian with the mean and covariance of a class’s dots; it has 39 % and 86 % of its "
-    "mass in them. D_B is small where they overlap. Crosses among the dots of their colour: in this plane a held-out "
-    "topic looks to the model like one of its training data."
-)
 
 
 def planes(models: Sequence[ModelFacts]) -> Figure:
-    """Draw the hidden states of every model that has them; a method's models on the data recipes side by side."""
+    """Draw a pair of panels for every aligned model: the base before, the model after, on the same axes.
+
+    Without a base each model stands alone, and so does a base without aligned models.
+    """
+    base, aligned = base_of(models), [model for model in aligned_of(models) if model.plane]
+    before = [base] if base and base.plane else []
     groups, spots = [], []
-    for group in by_method([model for model in models if model.plane]):
-        panels = []
-        for model in group:
-            distance = model.in_distribution.separation.get(D_B)
-            value = missing(distance) if distance is None or distance.value is None else significant(distance.value)
-            description = f"Hidden states of {label(model)}: {describe_points(model.plane)}; D_B {value}."
-            plane = plane_picture(plane_points(model.plane), index=len(spots), description=description)
-            spots.append(plane.spots)
-            panels.append(Panel(label(model), f"D_B {value}", plane.picture))
-        groups.append(panels)
+    for group in [[*before, model] for model in aligned] or [before] * bool(before):
+        shared = [point for model in group for point in plane_points(model.plane)]
+        pictures = [_picture(model, shared, len(spots) + place) for place, model in enumerate(group)]
+        spots += [picture.spots for picture in pictures]
+        pairs = zip(group, pictures, strict=True)
+        groups.append([Panel(label(model), _distance(model), plane.picture) for model, plane in pairs])
     held_out = any(point.held_out for model in models for point in model.plane)
-    return Figure(groups, [*KEYS, *([HELD_OUT] if held_out else [])], ASIDE, tuple(spots))
+    return Figure(groups, [*KEYS, *([HELD_OUT] if held_out else [])], spots=tuple(spots))
+
+
+def _picture(model: ModelFacts, shared: Sequence[PlanePoint], index: int) -> Plane:
+    description = f"Hidden states of {label(model)}: {describe_points(model.plane)}; {_distance(model)}."
+    return plane_picture(plane_points(model.plane), index=index, description=description, within=shared)
+
+
+def _distance(model: ModelFacts) -> str:
+    distance = model.in_distribution.separation.get(D_B)
+    known = distance is not None and distance.value is not None
+    return f"D_B {spelled(distance, significant) if known else missing(distance)}"
 
 
 def plane_points(points: Sequence[Point]) -> list[PlanePoint]:
