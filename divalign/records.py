@@ -10,7 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from divalign.core.stats import Estimate
 from divalign.store import cached_json, read_json
@@ -24,8 +32,21 @@ def _estimate(value: Any) -> Estimate:
     return Estimate(**value)
 
 
+_NUMBER = {"type": ["number", "null"]}
+ESTIMATE_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "description": "A number, the ends of its 95 % confidence interval, and how many outcomes it rests on.",
+    "properties": {"value": _NUMBER, "low": _NUMBER, "high": _NUMBER, "n": {"type": "integer"}},
+    "required": list(Estimate._fields),
+    "additionalProperties": False,
+}
 # {"value", "low", "high", "n"} in a file, core's Estimate in memory. A rate is an estimate between 0 and 1.
-EstimateField = Annotated[Estimate, PlainValidator(_estimate), PlainSerializer(lambda value: value._asdict())]
+EstimateField = Annotated[
+    Estimate,
+    PlainValidator(_estimate),
+    PlainSerializer(lambda value: value._asdict()),
+    WithJsonSchema(ESTIMATE_SCHEMA),
+]
 Rate = EstimateField
 
 
@@ -541,3 +562,37 @@ class EnvironmentRecord(Record):
 
     schema_number: Literal[1] = Field(default=1, alias="schema")
     versions: dict[str, str]
+
+
+class CardNumber(Record):
+    """A number of a card: its name in results.json, what it means and which way is better, and on which prompts."""
+
+    name: str
+    estimate: EstimateField
+    base: EstimateField | None
+    meaning: str
+    direction: str
+    prompts: str
+
+
+class CardRecord(Record):
+    """card.json of a model: what was measured on what, by whom, and what that does not show.
+
+    `base` is the model that training started from, None where the run does not say; `overlap` counts evaluation prompts
+    in the training set by kind, None where it was not counted.
+    """
+
+    schema_number: Literal[1] = Field(default=1, alias="schema")
+    divalign: str
+    model: str
+    base: str | None
+    method: str | None
+    data: str | None
+    seed: int | None
+    config_sha256: str
+    judges: dict[str, str]
+    files: dict[str, str]
+    overlap: dict[str, int] | None
+    numbers: list[CardNumber]
+    limits: list[str]
+    reproduce: str

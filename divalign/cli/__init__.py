@@ -12,6 +12,8 @@ from divalign.cli import (
     attack,
     audit,
     build,
+    card,
+    check,
     data,
     doctor,
     estimate,
@@ -27,7 +29,25 @@ from divalign.cli import (
 )
 from divalign.cli.app import app, console
 
-VERBS = (run, init, data, audit, build, train, estimate, separate, attack, judge, utility, report, lab, sweep, doctor)
+VERBS = (
+    run,
+    init,
+    data,
+    audit,
+    build,
+    train,
+    estimate,
+    separate,
+    attack,
+    judge,
+    utility,
+    report,
+    check,
+    card,
+    lab,
+    sweep,
+    doctor,
+)
 
 
 # Of click or, in later versions of typer, of its own copy of click: typer exports this child alone.

@@ -88,9 +88,16 @@ def path_of(points: Sequence[Place], box: Box, x: Axis, y: Axis) -> str:
 
 
 def dots_picture(
-    dots: Sequence[Dot], x: Axis, y: Axis, *, x_label: str, description: str, box: Box | None = None
+    dots: Sequence[Dot],
+    x: Axis,
+    y: Axis,
+    *,
+    x_label: str,
+    description: str,
+    box: Box | None = None,
+    curves: Sequence[Curve] = (),
 ) -> Markup:
-    """Draw symbols, each with the intervals of both its coordinates, which cross at its place.
+    """Draw symbols, each with the intervals of both its coordinates, which cross at its place, over `curves`.
 
     A dot without one of its values is left out. Symbols that would hide each other are placed around their place, see
     `around`.
@@ -101,6 +108,7 @@ def dots_picture(
         for dot in dots
         if dot.x.value is not None and dot.y.value is not None
     ]
+    under = [*frame(box, x, y, x_label), *(_curve(curve, box, x, y) for curve in curves)]
     lines = [
         node("path", d=path, class_="whisker", data_model=dot.key or None)
         for dot, place in placed
@@ -116,7 +124,7 @@ def dots_picture(
         )
         for (dot, _), place in zip(placed, around([place for _, place in placed]), strict=True)
     ]
-    return drawing(box.width, box.height, description, [*frame(box, x, y, x_label), *lines, *marks], class_="walk")
+    return drawing(box.width, box.height, description, [*under, *lines, *marks], class_="walk")
 
 
 def frame(box: Box, x: Axis, y: Axis, x_label: str) -> list[Element]:

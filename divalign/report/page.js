@@ -206,6 +206,9 @@ for (const state of tables.filter((state) => state.table.classList.contains("dat
     const button = make("button", "sort");
     button.type = "button";
     button.append(...head.childNodes);
+    const arrow = make("i", "arrow");
+    arrow.setAttribute("aria-hidden", "true");
+    button.insertBefore(arrow, button.querySelector("small"));
     head.append(button);
     button.addEventListener("click", () => {
       state.down = state.column === column ? !state.down : false;
@@ -244,7 +247,7 @@ if (slider) {
   const figure = document.querySelector("#layers .figure");
   const select = figure.querySelector("select.choose");
   const positions = Object.keys(layers);
-  const pictures = all("svg", figure);
+  const pictures = all("figure svg", figure);
   const lines = pictures.map((svg) => {
     const line = document.createElementNS(SVG, "line");
     line.setAttribute("class", "cursor");

@@ -23,7 +23,7 @@ from divalign.report.quantities import ASR, OVER_REFUSAL, SEPARATION
 from divalign.report.reading import read_run
 from divalign.report.searches import search_curves
 from divalign.report.shell import interactive
-from divalign.report.words import duration
+from divalign.report.words import data_short, duration
 
 IN_DISTRIBUTION = "Topics of the training data, in held-out phrasings"
 
@@ -79,7 +79,7 @@ def render(run: RunFacts, *, show_completions: bool = False) -> str:
 def model_index(models: Sequence[ModelFacts]) -> dict[str, dict[str, str]]:
     """Return what the script filters and groups models by."""
     return {
-        model.name: {"label": label(model), "method": model.method or "base", "data": model.data or "base"}
+        model.name: {"label": label(model), "method": model.method or "base", "data": data_short(model.data) or "base"}
         for model in models
     }
 

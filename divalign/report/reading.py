@@ -47,14 +47,8 @@ def read_run(folder: Path) -> RunFacts:
     Raises ValueError, naming the file, for a folder without a readable results.json and for a model's file that is
     there but does not hold what it should. A model's file that is not there is no error.
     """
-    path = folder / "results.json"
-    if not path.is_file():
-        raise ValueError(
-            f"{folder} is no run folder: got no results.json in it, expected one; "
-            "name the folder that `divalign run --out` wrote"
-        )
-    results = read_record(path, Results)
-    run = _read(path, lambda _: run_facts(results))
+    results = read_results(folder)
+    run = _read(folder / "results.json", lambda _: run_facts(results))
     models = tuple(_with_files(model, folder / "models" / model.name) for model in run.models)
     config, environment = folder / "config.yaml", _record(folder / "environment.json", EnvironmentRecord)
     return run._replace(
@@ -67,6 +61,17 @@ def read_run(folder: Path) -> RunFacts:
         versions=environment.versions if environment else {},
         files=[(f"data/{path.name}", store.file_digest(path)) for path in sorted((folder / "data").glob("*.jsonl"))],
     )
+
+
+def read_results(folder: Path) -> Results:
+    """Return the results of a run folder. Raises ValueError where it has none that can be read."""
+    path = folder / "results.json"
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} is no run folder: got no results.json in it, expected one; "
+            "name the folder that `divalign run --out` wrote"
+        )
+    return read_record(path, Results)
 
 
 def read_separation(folder: Path) -> SeparationRun:
