@@ -94,6 +94,7 @@ def render_comparison(runs: Sequence[NamedRun], changes: Changes) -> str:
         models=models,
         tables=[_table(entry) for entry in compared],
         trends=trends,
+        changed=_most_changed(compared[-1]),
         settings=[(run.name, diff) for run in later if (diff := _settings(first, run))],
         first=first.name,
     )
@@ -154,6 +155,16 @@ def _title(compared: Sequence[RunChange]) -> str:
     if not moved:
         return f"From {last.before} to {last.after}, no change of {len(tested)} models is measurable"
     return f"From {last.before} to {last.after}, {len(moved)} of {len(tested)} models changed measurably"
+
+
+def _most_changed(compared: RunChange) -> str:
+    """Return the label of the model with the clearest change, which the trend begins with."""
+    clearest = {
+        label(entry.model): min(change.p_holm for change in entry.changes.values())
+        for entry in compared.models
+        if entry.changes and entry.model.method is not None
+    }
+    return min(clearest, key=lambda name: clearest[name], default="")
 
 
 def _is_measurable(change: RateChange) -> bool:

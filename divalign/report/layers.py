@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from divalign.core.stats import Estimate
-from divalign.draw.axis import linear, logarithmic
+from divalign.draw.axis import Axis, linear, logarithmic
 from divalign.draw.numbers import Form, share, significant
 from divalign.draw.panels import Figure, Panel
 from divalign.draw.plots import PANEL, Curve, curves_picture
@@ -63,7 +63,7 @@ def _panel(
     values = [value for line in lines for _, value in line.points]
     y = logarithmic(values) if measure == MEASURES[0][0] else linear([0.5, 1.0, *values], form=form)
     description = f"{title} by layer at the {POSITIONS[position]} of {len(lines)} models; the table has each layer."
-    picture = curves_picture(lines, linear(numbers), y, x_label="layer", description=description)
+    picture = curves_picture(lines, _layer_axis(numbers), y, x_label="layer", description=description)
     return Panel(POSITIONS[position], title, picture)
 
 
@@ -89,8 +89,12 @@ def _cells(model: ModelFacts, position: str, layer: int) -> tuple[Cell, ...]:
     return tuple(cell(getattr(entry, measure), form) for measure, _, form in MEASURES)
 
 
+def _layer_axis(numbers: Sequence[int]) -> Axis:
+    return linear(map(float, numbers))
+
+
 def _data(models: Sequence[ModelFacts], position: str, numbers: Sequence[int]) -> dict[str, Any]:
-    axis = linear(numbers)
+    axis = _layer_axis(numbers)
     rows = {
         model.name: [[[c.value, c.bounds, c.sort] for c in _cells(model, position, number)] for number in numbers]
         for model in models

@@ -81,10 +81,10 @@ def test_a_long_label_is_cut_and_kept_whole_in_its_title() -> None:
     assert [title.text for title in label] == ["x" * 50]
 
 
-def test_four_shapes_differ_and_then_repeat() -> None:
-    shapes = [symbol(shape, 0.0, 0.0) for shape in range(5)]
-    assert len(set(shapes[:4])) == 4
-    assert shapes[4] == shapes[0]
+def test_six_shapes_differ_and_then_repeat() -> None:
+    shapes = [symbol(shape, 0.0, 0.0) for shape in range(7)]
+    assert len(set(shapes[:6])) == 6
+    assert shapes[6] == shapes[0]
 
 
 @pytest.mark.parametrize("text", HOSTILE[:6])
@@ -209,6 +209,21 @@ def test_no_symbol_hides_another_wherever_they_lie(places: list[tuple[float, flo
     assert len(shown) == len(places)
     for index, at in enumerate(shown):
         assert all(math.dist(at, other) >= APART - 1e-6 for other in shown[index + 1 :])
+
+
+@pytest.mark.parametrize("count", [15, 40, 60])
+def test_many_symbols_of_one_place_fill_rings_that_stay_small(count: int) -> None:
+    shown = around([(0.0, 0.0)] * count)
+    assert max(math.hypot(*at) for at in shown) <= 5 * APART  # one ring of sixty would have a radius of 76
+    for index, at in enumerate(shown):
+        assert all(math.dist(at, other) >= APART - 1e-6 for other in shown[index + 1 :])
+
+
+def test_pictures_within_the_same_points_share_their_axes() -> None:
+    points = [point._replace(x=2 * point.x) for point in cloud()]
+    whole = plane_picture(points, index=0, description="").spots
+    part = plane_picture(points[:5], index=0, description="", within=points).spots
+    assert part == whole[:5]
 
 
 def test_symbols_that_touch_through_others_share_a_ring() -> None:
