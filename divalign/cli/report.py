@@ -29,6 +29,10 @@ def report(
     """
     if paper == bool(runs):
         raise ValueError("give a run folder, or --paper for the paper's points; not both")
+    if out is not None and runs and len(runs) == 1:
+        raise ValueError(f"--out is for --paper and for several runs; the page of one is {runs[0]}/report.html")
+    if show_completions and len(runs or []) != 1:
+        raise ValueError("--show-completions is for the page of one run; the other pages show no model text")
     if not runs:
         _show_paper(out)
     elif len(runs) > 1:

@@ -112,7 +112,9 @@ def _by_method(models: Sequence[ModelFacts]) -> list[list[ModelFacts]]:
 
 def _mark(model: ModelFacts, models: Sequence[ModelFacts], estimate: Estimate | None, axis: Axis) -> Mark:
     title = f"{label(model)}: {spelled(estimate, axis.form)}"
-    return Mark(estimate, tone(model.data, models), shape_of(model.data, models), title, missing(estimate))
+    return Mark(
+        estimate, tone(model.data, models), shape_of(model.data, models), title, missing(estimate), key=model.name
+    )
 
 
 def _divergence_of(name: str) -> Callable[[ModelFacts], Estimate | None]:

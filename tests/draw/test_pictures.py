@@ -31,20 +31,21 @@ def words(picture: str) -> list[str]:
     return [element.text or "" for element in elements(picture, "text")]
 
 
-def bar(value: float | None, low: float | None = None, high: float | None = None) -> MarkRow:
+def row_of(value: float | None, low: float | None = None, high: float | None = None) -> MarkRow:
     return MarkRow("kldo on CR", (Mark(Estimate(value, low, high, 9), "tone-0", 0, "kldo on CR"),))
 
 
 @settings(derandomize=True, max_examples=50)
-@given(st.lists(st.floats(0.02, 1), min_size=1, max_size=5))
-def test_bars_are_as_long_as_their_rates(rates: list[float]) -> None:
-    picture = rows_picture([bar(1.0), *(bar(rate) for rate in rates)], RATES, description="bars", bars=True)
-    full, *widths = (float(rect.get("width", "")) for rect in elements(picture, "rect"))
-    assert widths == pytest.approx([full * rate for rate in rates], abs=0.01)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=5))
+def test_marks_lie_at_their_rates(rates: list[float]) -> None:
+    picture = rows_picture([row_of(0.0), row_of(1.0), *(row_of(rate) for rate in rates)], RATES, description="marks")
+    starts = [float(path.get("d", "")[1:].split(" ")[0]) for path in elements(picture, "path", "mark")]
+    zero, one, *places = starts  # a circle's path begins at its left end
+    assert places == pytest.approx([zero + rate * (one - zero) for rate in rates], abs=0.11)
 
 
 def test_an_interval_spans_its_low_and_high_end() -> None:
-    row = bar(0.5, 0.25, 0.75)
+    row = row_of(0.5, 0.25, 0.75)
     ticks = [float(line.get("x1", "")) for line in elements(rows_picture([row], RATES, description=""), "line", "grid")]
     path = elements(rows_picture([row], RATES, description=""), "path", "whisker")[0].get("d", "")
     left, right = (float(number) for number in re.findall(r"M([\d.]+) .*H([\d.]+)", path)[0])
@@ -52,10 +53,9 @@ def test_an_interval_spans_its_low_and_high_end() -> None:
 
 
 @pytest.mark.parametrize("estimate", [None, Estimate(None, 0.0, 1.0, 0)])
-@pytest.mark.parametrize("bars", [True, False])
-def test_a_mark_without_a_number_has_its_blank_written_and_is_no_shape(estimate: Estimate | None, bars: bool) -> None:
+def test_a_mark_without_a_number_has_its_blank_written_and_is_no_shape(estimate: Estimate | None) -> None:
     marks = (Mark(estimate, "tone-0", 0, "a", "no number"),)
-    picture = rows_picture([MarkRow("a", marks)], RATES, description="", bars=bars)
+    picture = rows_picture([MarkRow("a", marks)], RATES, description="")
     assert "no number" in words(picture)
     assert not elements(picture, "rect") + elements(picture, "path")
 
@@ -69,13 +69,13 @@ def test_marks_of_a_row_are_joined_where_both_are_known() -> None:
 
 
 def test_the_reference_stands_at_its_number() -> None:
-    picture = rows_picture([bar(0.5)], RATES, description="", reference=0.25)
+    picture = rows_picture([row_of(0.5)], RATES, description="", reference=0.25)
     tick = elements(picture, "line", "grid")[1]
     assert elements(picture, "line", "reference")[0].get("x1") == tick.get("x1")
 
 
 def test_a_long_label_is_cut_and_kept_whole_in_its_title() -> None:
-    picture = rows_picture([MarkRow("x" * 50, bar(0.5).marks)], RATES, description="")
+    picture = rows_picture([MarkRow("x" * 50, row_of(0.5).marks)], RATES, description="")
     label = elements(picture, "text", "label")[0]
     assert label.text == "x" * (LONGEST - 1) + "…"
     assert [title.text for title in label] == ["x" * 50]

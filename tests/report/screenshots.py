@@ -6,6 +6,7 @@ Without a run the numbers are made up, as in the tests. Needs Chromium and Playw
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +23,7 @@ def draw(process: Any, page: Path, out: Path, **options: Any) -> None:
     """Write what a window shows of a page, in half its pixels."""
     with opened(process, page, **{"viewport": WIDE, "device_scale_factor": 0.5, **options}) as window:
         window.page.screenshot(path=str(out))
-        print(out)
+        sys.stdout.write(f"{out}\n")
 
 
 def main() -> None:
