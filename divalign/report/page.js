@@ -129,6 +129,7 @@ for (const svg of all("svg.plane")) {
 }
 
 // The heat table is a grid: one cell can be tabbed to, the arrow keys go on from there.
+const entrances = []; // each keeps a grid's cell for the Tab key among the rows that are shown
 for (const grid of all("table.heat")) {
   const rows = () => all("tbody tr[data-model]:not(.off)", grid);
   const enter = (cell) => {
@@ -146,8 +147,12 @@ for (const grid of all("table.heat")) {
     cell.addEventListener("focus", () => { enter(cell); read(cell); });
     cell.addEventListener("blur", () => { hide(); mark(""); });
   }
-  const first = grid.querySelector("td");
-  if (first) first.tabIndex = 0;
+  entrances.push(() => {
+    const cell = grid.querySelector("td[tabindex='0']");
+    const row = rows()[0];
+    if (row && (!cell || cell.parentNode.classList.contains("off"))) enter(row.querySelector("td"));
+  });
+  entrances.forEach((keep) => keep());
   grid.addEventListener("keydown", (event) => {
     const move = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key];
     const cell = event.target.closest("td");
@@ -190,7 +195,7 @@ const arrange = (state) => {
   for (const [name, members] of groups) {
     if (name && members.some((row) => !row.classList.contains("off"))) {
       const head = make("tr", "head");
-      const cell = head.appendChild(make("th", "group", name));
+      const cell = head.appendChild(make("th", "band", name));
       cell.colSpan = members[0].cells.length;
       cell.scope = "rowgroup";
       state.body.append(head);
@@ -233,6 +238,7 @@ const sift = () => {
   }
   document.getElementById("count").textContent = wanted.length ? `${count} of ${names.length} models` : `${count} models`;
   tables.forEach(arrange);
+  entrances.forEach((keep) => keep());
 };
 if (filter) {
   if (names.length > MANY) group.value = "data";
