@@ -20,6 +20,7 @@ KEYS = (
     Key("harmful prompt", swatch("dots harmful", "M7 7h0")),
     Key("1 and 2 standard deviations", swatch("ellipse ink", symbol(0, 7.0, 7.0, size=5.5))),
 )
+MOST_POINTS = 60_000  # in all planes together: 30 bytes each, so that a page stays under 5 MB
 HELD_OUT = Key("held-out topic", swatch("crosses ink", "M4 4l6 6m0 -6l-6 6"))
 
 
@@ -28,15 +29,19 @@ def planes(models: Sequence[ModelFacts]) -> Figure:
 
     Without a base each model stands alone, and so does a base without aligned models.
     """
-    base, aligned = base_of(models), [model for model in aligned_of(models) if model.plane]
-    before = [base] if base and base.plane else []
+    with_plane = [model for model in models if model.plane]
+    base, aligned = base_of(with_plane), aligned_of(with_plane)
+    before = [base] if base else []
+    pairs = [[*before, model] for model in aligned] or [before] * bool(before)
+    most = MOST_POINTS // max(1, sum(map(len, pairs)))
     groups, spots = [], []
-    for group in [[*before, model] for model in aligned] or [before] * bool(before):
+    for whole in pairs:
+        group = [model._replace(plane=thinned(model.plane, most)) for model in whole]
         shared = [point for model in group for point in plane_points(model.plane)]
         pictures = [_picture(model, shared, len(spots) + place) for place, model in enumerate(group)]
         spots += [picture.spots for picture in pictures]
-        pairs = zip(group, pictures, strict=True)
-        groups.append([Panel(label(model), _distance(model), plane.picture) for model, plane in pairs])
+        panels = zip(whole, group, pictures, strict=True)
+        groups.append([Panel(label(model), _note(model, drawn), plane.picture) for model, drawn, plane in panels])
     held_out = any(point.held_out for model in models for point in model.plane)
     return Figure(groups, [*KEYS, *([HELD_OUT] if held_out else [])], spots=tuple(spots))
 
@@ -44,6 +49,19 @@ def planes(models: Sequence[ModelFacts]) -> Figure:
 def _picture(model: ModelFacts, shared: Sequence[PlanePoint], index: int) -> Plane:
     description = f"Hidden states of {label(model)}: {describe_points(model.plane)}; {_distance(model)}."
     return plane_picture(plane_points(model.plane), index=index, description=description, within=shared)
+
+
+def thinned(points: Sequence[Point], most: int) -> tuple[Point, ...]:
+    """Return the points, or of each class every so many-th where there are more than `most`."""
+    stride = -(-len(points) // max(most, 1))
+    classes = ([point for point in points if point.harmful == harmful] for harmful in (False, True))
+    return tuple(points) if stride < 2 else tuple(point for side in classes for point in side[::stride])
+
+
+def _note(model: ModelFacts, drawn: ModelFacts) -> str:
+    """Return the distance, and how many of the prompts are drawn where these are not all."""
+    count, total = len(drawn.plane), len(model.plane)
+    return _distance(model) + (f"; {count} of {total} prompts drawn" if count < total else "")
 
 
 def _distance(model: ModelFacts) -> str:

@@ -3,10 +3,10 @@ import pytest
 
 from divalign.core.stats import Estimate
 from divalign.records import SeparationPart
-from divalign.report import figures
+from divalign.report import figures, hidden_states
 from divalign.report.attack_table import attack_table
 from divalign.report.facts import Point
-from divalign.report.hidden_states import describe_points, plane_points, planes
+from divalign.report.hidden_states import describe_points, plane_points, planes, thinned
 from divalign.report.layers import layer_view
 from tests.draw.test_pictures import elements, words
 from tests.report.runs import layers_part, model
@@ -114,6 +114,17 @@ def test_the_layer_view_has_every_layer_of_every_position_and_needs_two_layers()
     assert view.table.rows[0].cells[0].value == "2.4"  # the last layer, until the slider moves
     one = part.model_copy(update={"map": [entry for entry in part.map if entry.layer == 4]})
     assert layer_view([model("kldo", "cr", layers=one)]) is None
+
+
+def test_many_prompts_are_thinned_evenly_in_both_classes_and_the_panel_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = cloud(n=40)
+    assert thinned(points, 40) == tuple(points)
+    drawn = thinned(points, 10)
+    assert [point.harmful for point in drawn].count(True) == [point.harmful for point in drawn].count(False) == 5
+    monkeypatch.setattr(hidden_states, "MOST_POINTS", 120)
+    figure = planes([MODELS[0], *(model("kldo", data, plane=tuple(cloud(n=40))) for data in ("cr", "pref"))])
+    assert [len(spots) for spots in figure.spots] == [20] * 4
+    assert figure.groups[0][1].note == "D_B not measured; 20 of 40 prompts drawn"
 
 
 def test_the_plane_in_words_counts_the_prompts_of_each_class() -> None:
