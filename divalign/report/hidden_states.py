@@ -41,7 +41,7 @@ def planes(models: Sequence[ModelFacts]) -> Figure:
         pictures = [_picture(model, shared, len(spots) + place) for place, model in enumerate(group)]
         spots += [picture.spots for picture in pictures]
         panels = zip(whole, group, pictures, strict=True)
-        groups.append([Panel(label(model), _note(model, drawn), plane.picture) for model, drawn, plane in panels])
+        groups.append([Panel(label(model), _note(model, shown), plane.picture) for model, shown, plane in panels])
     held_out = any(point.held_out for model in models for point in model.plane)
     return Figure(groups, [*KEYS, *([HELD_OUT] if held_out else [])], spots=tuple(spots))
 
@@ -58,16 +58,16 @@ def thinned(points: Sequence[Point], most: int) -> tuple[Point, ...]:
     return tuple(points) if stride < 2 else tuple(point for side in classes for point in side[::stride])
 
 
-def _note(model: ModelFacts, drawn: ModelFacts) -> str:
+def _note(model: ModelFacts, shown: ModelFacts) -> str:
     """Return the distance, and how many of the prompts are drawn where these are not all."""
-    count, total = len(drawn.plane), len(model.plane)
+    count, total = len(shown.plane), len(model.plane)
     return _distance(model) + (f"; {count} of {total} prompts drawn" if count < total else "")
 
 
 def _distance(model: ModelFacts) -> str:
     distance = model.in_distribution.separation.get(D_B)
-    known = distance is not None and distance.value is not None
-    return f"D_B {spelled(distance, significant) if known else missing(distance)}"
+    measured = distance is not None and distance.value is not None
+    return f"D_B {spelled(distance, significant) if measured else missing(distance)}"
 
 
 def plane_points(points: Sequence[Point]) -> list[PlanePoint]:

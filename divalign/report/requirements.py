@@ -92,15 +92,15 @@ def _chosen(results: Results, names: Sequence[str]) -> list[ModelResult]:
 
 def _outcomes(models: Sequence[ModelResult], requirement: Requirement) -> Iterator[Outcome]:
     numbers = {model.name: numbers_of(model) for model in models}
-    known = dict.fromkeys(name for of_model in numbers.values() for name in of_model)
-    wanted = [name for name in known if _matches(name, requirement.number)]
-    if not wanted:
+    names = dict.fromkeys(name for of_model in numbers.values() for name in of_model)
+    matching = [name for name in names if _matches(name, requirement.number)]
+    if not matching:
         raise ValueError(
             f"{requirement.text}: no model of the run has the number {requirement.number!r}; "
-            f"there are {', '.join(known)}"
+            f"there are {', '.join(names)}"
         )
     for model in models:
-        for name in wanted:
+        for name in matching:
             yield _outcome(model.name, name, numbers[model.name].get(name), requirement)
 
 
