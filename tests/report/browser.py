@@ -32,7 +32,7 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        process = playwright.chromium.launch(executable_path=CHROMIUM, args=list(OPTIONS))
+        process = playwright.chromium.launch(executable_path=CHROMIUM, args=list(OPTIONS), timeout=300_000)
         yield process
         process.close()
 
@@ -41,6 +41,7 @@ def browser() -> Iterator[Any]:
 def opened(process: Any, path: Path, **options: Any) -> Iterator[Opened]:
     """Open a page from disk in a window of its own; `options` are those of a Playwright context."""
     context = process.new_context(**{"viewport": WIDE, **options})
+    context.set_default_timeout(300_000)  # a busy machine is slow, not wrong
     page = context.new_page()
     console: list[str] = []
     requests: list[str] = []
