@@ -206,7 +206,8 @@ def prediction(verdict: VerdictRecord | None) -> str:
         else f"Whether {claim} cannot be decided from {models}",
     }
     start = sentences.get(verdict.conclusion, f"Whether {claim}, over {models}: {verdict.conclusion or 'undecided'}")
-    return f"{start} ({verdict_numbers(verdict)})."
+    numbers = verdict_numbers(verdict)
+    return f"{start}. {numbers[:1].upper()}{numbers[1:]}."
 
 
 def verdict_numbers(verdict: VerdictRecord) -> str:

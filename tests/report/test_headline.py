@@ -108,9 +108,9 @@ def test_a_run_without_a_best_model_still_has_its_tiles() -> None:
     [
         (
             {},
-            "Whether more separation goes with fewer successful attacks cannot be decided from 10 models (correlation",
+            "Whether more separation goes with fewer successful attacks cannot be decided from 10 models. Correlation",
         ),
-        ({"conclusion": "supported"}, "Over these 10 models, more separation goes with fewer successful attacks ("),
+        ({"conclusion": "supported"}, "Over these 10 models, more separation goes with fewer successful attacks. "),
         (
             {"conclusion": "no effect"},
             "Over these 10 models, the correlation of separation and attack success is small",
