@@ -159,7 +159,7 @@ def unknowns(run: RunFacts) -> list[str]:
     undecided = sum(response.unsafe is None for response in responses)
     lines += [f"{undecided:,} of {len(responses):,} responses undecided"] if undecided else []
     partial = [attack_words(name) for name in attacks(models) if name not in common_attacks(models)]
-    lines += [f"on most models: {', '.join(partial)}"] if partial else []
+    lines += [f"{', '.join(partial)}: run on some models only"] if partial else []
     lines += ["held-out topics"] if models and not any(model.held_out for model in models) else []
     judged = [model.rates for model in models if model.rates]
     lines += ["whether a second judge agrees"] if not any(rates.agreement for rates in judged) else []

@@ -91,7 +91,7 @@ def test_the_tiles_answer_which_how_well_at_what_price_what_is_not_known_and_how
 
 def test_what_is_not_known_is_listed() -> None:
     lines = " ".join(unknowns(facts()))
-    assert "on most models: gcg start, gcg" in lines
+    assert "gcg start, gcg: run on some models only" in lines
     assert "whether a second judge agrees" in lines
     assert "whether evaluation prompts were trained on" in lines
     assert "held-out topics" not in lines
