@@ -54,7 +54,8 @@ def folders(tmp_path: Path) -> list[Path]:
 
 
 def test_changes_are_mcnemars_by_prompt_and_holms_over_the_whole_table(folders: list[Path]) -> None:
-    compared = run_change(*read_runs(folders), changes)
+    first, second = read_runs(folders)
+    compared = run_change(first, second, changes)
     assert (compared.before, compared.after) == ("v1", "v2")
     by_name = {entry.model.name: entry.changes for entry in compared.models}
     assert list(by_name) == ["kldo-cr", "bco-cr"]

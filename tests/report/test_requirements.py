@@ -31,7 +31,9 @@ def test_none_of_fifty_is_not_below_five_percent(successes: float, passes: bool)
 
 def test_the_worse_end_of_the_interval_counts_in_both_directions() -> None:
     run = run_of(entry(over_refusal=rated(0.5, 100)))
-    low, high = rate([True] * 50 + [False] * 50)[1:3]
+    _, low, high, _ = rate([True] * 50 + [False] * 50)
+    assert low is not None
+    assert high is not None
     texts = (f"over_refusal<={high + 0.001}", f"over_refusal<={high - 0.001}",
              f"over_refusal>={low - 0.001}", f"over_refusal>={low + 0.001}")  # fmt: skip
     assert [outcome.passed for outcome in outcomes_of(run, *texts)] == [True, False, True, False]
