@@ -102,7 +102,7 @@ def _provenance(run: RunFacts) -> dict[str, Any]:
     return {
         "judges": provenance.judges_table(run.models),
         "agreement": provenance.agreement_table(run.models),
-        "audits": provenance.audit_table(run.audits),
+        "audits": provenance.audit_tables(run.audits),
         "overlap": provenance.overlap_table(run.overlap),
         "cost": provenance.cost_table(run),
         "command": headline.command(run),

@@ -13,6 +13,7 @@ from divalign.report.tables import Cell, Column, Table, TableRow, cell, number_c
 from divalign.report.words import NOT_MEASURED, attack_words, duration
 
 ORDER = ("do not train", "look", "not measured", "fine")
+URGENT, LEAKS = ORDER[:2], "leaks"
 TERA = 1e12
 OVERLAP = {
     "exact": "the same text",
@@ -31,7 +32,16 @@ def judges_table(models: Sequence[ModelFacts]) -> Table | None:
         for judge in model.rates.judges
     ]
     heads = ("responses", "undecided, harmful", "address the judge", "sensitivity", "specificity")
-    return Table("Judges", tuple(map(Column, heads)), tuple(rows), first="model, judge") if rows else None
+    judges = [judge for model in models if model.rates for judge in model.rates.judges]
+    doubts = dict.fromkeys(judge.errors.warning for judge in judges if judge.errors and judge.errors.warning)
+    if not rows:
+        return None
+    return Table("Verdicts", tuple(map(Column, heads)), tuple(rows), tuple(map(_sentence, doubts)), "model, judge")
+
+
+def _sentence(words: str | None) -> str:
+    text = words or ""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def _judge_cells(judge: JudgeRates) -> tuple[Cell, ...]:
@@ -61,9 +71,15 @@ def agreement_table(models: Sequence[ModelFacts]) -> Table | None:
     return Table("Judges compared", heads, tuple(rows), first="model, judges") if rows else None
 
 
-def audit_table(audits: Mapping[str, Mapping[str, Any]]) -> Table | None:
-    """Return one row a training set and check, those that need a look first."""
+def audit_tables(audits: Mapping[str, Mapping[str, Any]]) -> list[Table | None]:
+    """Return the audits in two tables, one row a training set and check: what to look at and leaks, and the rest."""
     findings = [(name, finding) for name, content in audits.items() for finding in content["findings"]]
+    first = [item for item in findings if item[1]["verdict"] in URGENT or item[1]["check"] == LEAKS]
+    rest = [item for item in findings if item not in first]
+    return [_audit_table("Audit of the training sets", first), _audit_table("Other checks of the audit", rest)]
+
+
+def _audit_table(caption: str, findings: list[tuple[str, Mapping[str, Any]]]) -> Table | None:
     findings.sort(key=lambda item: ORDER.index(item[1]["verdict"]) if item[1]["verdict"] in ORDER else len(ORDER))
     rows = [
         TableRow(
@@ -73,7 +89,7 @@ def audit_table(audits: Mapping[str, Mapping[str, Any]]) -> Table | None:
         for name, finding in findings
     ]
     heads = (Column("verdict"), Column("value"), Column("result"))
-    return Table("Audit of the training sets", heads, tuple(rows), first="file, check", prose=True) if rows else None
+    return Table(caption, heads, tuple(rows), first="file, check", prose=True) if rows else None
 
 
 def overlap_table(overlap: Mapping[str, int] | None) -> Table | None:
