@@ -182,7 +182,7 @@ def _table(caption: str, columns: list[Column], rows: list[TableRow], notes: Seq
     )
 
 
-def number_cell(value: float | None, form: Form = significant, *, blank: str = "none") -> Cell:
+def number_cell(value: float | int | None, form: Form = significant, *, blank: str = "none") -> Cell:
     """Return a number without an interval; `blank` stands where there is none."""
     return Cell(blank, is_number=False) if value is None else Cell(form(value), sort=value)
 
