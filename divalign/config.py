@@ -252,6 +252,12 @@ class Measure(Section):
     position: Literal["instruction", "generation"] = Field(
         default="generation", description="where hidden states are read; the paper: instruction"
     )
+    # Left out of config.yaml where it is the last alone, as in runs made before it was there.
+    layers: Each[int] | None = Field(
+        default=(-1,),
+        exclude_if=lambda value: value == (-1,),
+        description="layers whose separation is measured, negative ones from the last; null: all, with a slider",
+    )
     divergences: Each[str] = Field(default=("js", "tv", "hellinger", "lecam", "kl"), description="names of DIVERGENCES")
     train_bound: bool = Field(
         default=False,

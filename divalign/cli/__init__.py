@@ -13,6 +13,8 @@ from divalign.cli import (
     attack,
     audit,
     build,
+    card,
+    check,
     data,
     doctor,
     estimate,
@@ -30,7 +32,25 @@ from divalign.cli.app import DEBUG, START, app, console
 from divalign.cli.errors import BAD_INPUT, ending
 from divalign.stages.termination import EXIT_CODE, Terminated, handle_sigterm
 
-VERBS = (run, init, data, audit, build, train, estimate, separate, attack, judge, utility, report, lab, sweep, doctor)
+VERBS = (
+    run,
+    init,
+    data,
+    audit,
+    build,
+    train,
+    estimate,
+    separate,
+    attack,
+    judge,
+    utility,
+    report,
+    check,
+    card,
+    lab,
+    sweep,
+    doctor,
+)
 
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C

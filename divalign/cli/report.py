@@ -13,7 +13,9 @@ from divalign.cli.app import app, console, printed, to_file
 
 @app.command(epilog="Example: divalign report runs/tour\n\nExample: divalign report --paper")
 def report(
-    run: Annotated[Path | None, typer.Argument(help="A run folder.")] = None,
+    runs: Annotated[
+        list[Path] | None, typer.Argument(help="A run folder; several in the order of versions are compared.")
+    ] = None,
     show_completions: Annotated[bool, typer.Option("--show-completions", help="Put model text into the page.")] = False,
     methods: Annotated[
         Path | None,
@@ -21,23 +23,55 @@ def report(
     ] = None,
     paper: Annotated[bool, typer.Option("--paper", help="Show the paper's 20 points and our test of them.")] = False,
     out: Annotated[
-        Path | None, typer.Option(help="With --paper: an .html file for the page.", callback=to_file)
+        Path | None, typer.Option(help="With --paper or several runs: an .html file for the page.", callback=to_file)
     ] = None,
 ) -> None:
-    """Write RUN/report.html from the files of a run folder; with --paper, show what the paper's points say.
+    """Write RUN/report.html from the files of a run folder.
 
-    With --methods the run's methods are compared on a page of Markdown instead; without RUN it says what they are.
+    Several runs are compared on one page, LAST/comparison.html: what changed, tested by prompt. With --paper, show
+    what the paper's points say. With --methods the run's methods are compared on a page of Markdown instead; without
+    RUN it says what they are.
     """
-    from divalign.report import write_methods_page, write_report
-
-    if paper == (run is not None or methods is not None):
+    if paper == bool(runs or methods is not None):
         raise ValueError("give a run folder, or --paper for the paper's points; not both")
+    if out is not None and runs and len(runs) == 1:
+        raise ValueError(f"--out is for --paper and for several runs; the page of one is {runs[0]}/report.html")
+    if show_completions and len(runs or []) != 1:
+        raise ValueError("--show-completions is for the page of one run; the other pages show no model text")
     if methods is not None:
-        console.print(str(write_methods_page(run, methods)))
-    elif run is None:
+        console.print(str(_methods_page(runs or [], methods)))
+    elif not runs:
         _show_paper(out)
+    elif len(runs) > 1:
+        console.print(str(_compare(runs, out)))
     else:
-        console.print(str(write_report(run, show_completions=show_completions)))
+        console.print(str(_write_page(runs[0], show_completions=show_completions)))
+
+
+def _methods_page(runs: list[Path], methods: Path) -> Path:
+    from divalign.report import write_methods_page
+
+    if len(runs) > 1:
+        raise ValueError(f"--methods compares the methods of one run, got {len(runs)}")
+    return write_methods_page(runs[0] if runs else None, methods)
+
+
+def _write_page(run: Path, *, show_completions: bool) -> Path:
+    """Write a run's page, and before it the audits of its training sets where they are missing."""
+    from divalign.report import write_report
+    from divalign.report.reading import read_results
+    from divalign.stages.provenance import audit_training_sets
+
+    read_results(run)  # a folder that is no run is left alone
+    audit_training_sets(run)
+    return write_report(run, show_completions=show_completions)
+
+
+def _compare(runs: list[Path], out: Path | None) -> Path:
+    from divalign.report.comparison import write_comparison
+    from divalign.stages.rates import changes
+
+    return write_comparison(runs, out, changes)
 
 
 def _show_paper(out: Path | None) -> None:

@@ -70,6 +70,8 @@ def run(
     """Align, measure, attack and report: the whole loop, into a run folder."""
     from divalign.config import load_config
     from divalign.report import write_report
+    from divalign.stages.provenance import audit_training_sets
+    from divalign.study.dry_run import write_cost
     from divalign.study.run import run as run_stages
 
     resolved = load_config(config, [*short.overrides(), *serving.overrides(), *(overrides or [])])
@@ -79,6 +81,8 @@ def run(
     if out is None:
         raise typer.BadParameter("name the run folder: --out DIR (only --dry-run goes without)")
     results = run_stages(resolved, out, trainer=cluster.trainer(), progress=progress_of(quiet=quiet))
+    write_cost(resolved, out)
+    audit_training_sets(out)
     page = write_report(out)
     if not quiet:
         printed().print(_table(results))

@@ -45,7 +45,7 @@ def linear(values: Iterable[float], *, about: int = 4, form: Form = significant)
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = tuple(index * step for index in range(first, last + 1))
-    return Axis(ticks[0], ticks[-1], _labelled(ticks, significant), form=form)
+    return Axis(ticks[0], ticks[-1], _labelled(ticks, _short), form=form)
 
 
 def logarithmic(values: Iterable[float], *, form: Form = significant) -> Axis:
@@ -59,6 +59,14 @@ def logarithmic(values: Iterable[float], *, form: Form = significant) -> Axis:
     stride = math.ceil((last - first) / 5)
     ticks = tuple(Tick(10.0**power, _power(power)) for power in range(first, last + 1, stride))
     return Axis(10.0**first, 10.0**last, ticks, log=True, form=form)
+
+
+def _short(value: float) -> str:
+    """Return a tick's label; very small and large numbers as 2e−4, for which a panel has room."""
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        return significant(value)
+    digits, power = f"{value:.1e}".split("e")
+    return f"{float(digits):g}e{int(power)}".replace("-", "−")
 
 
 def _power(power: int) -> str:

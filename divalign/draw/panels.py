@@ -30,7 +30,6 @@ class Figure(NamedTuple):
 
     groups: list[list[Panel]]
     keys: list[Key]
-    aside: str = ""
     spots: tuple[tuple[Spot, ...], ...] = ()
 
 

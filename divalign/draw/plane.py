@@ -44,13 +44,15 @@ class Plane(NamedTuple):
     spots: tuple[Spot, ...]
 
 
-def plane_picture(points: Sequence[PlanePoint], *, index: int, description: str) -> Plane:
+def plane_picture(
+    points: Sequence[PlanePoint], *, index: int, description: str, within: Sequence[PlanePoint] = ()
+) -> Plane:
     """Draw the points, and for each tone the covariance ellipses at 1 and 2 standard deviations.
 
     One unit is as long across as upwards, or distances in the picture would lie. The two ellipses of a Gaussian hold
-    39 % and 86 % of its points.
+    39 % and 86 % of its points. Pictures with the same `within`, which holds all their points, have the same axes.
     """
-    place, scale = _square(points)
+    place, scale = _square(within or points)
     spots = tuple(Spot(*place(point.x, point.y), point.kind, point.text) for point in points)
     children: list[Element] = [node("rect", x=0.5, y=0.5, width=WIDTH - 1, height=HEIGHT - 1, rx=4, class_="frame")]
     for tone in dict.fromkeys(point.tone for point in points):

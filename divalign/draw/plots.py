@@ -42,29 +42,43 @@ class Box(NamedTuple):
 
 
 PANEL = Box(260.0, 190.0, 46.0, 242.0, 10.0, 152.0)
+LARGE = Box(420.0, 330.0, 52.0, 408.0, 10.0, 288.0, inset=INSET)
 
 
 class Curve(NamedTuple):
-    """A series over training steps; `kind` is its CSS class."""
+    """A series; `kind` is its CSS class, `title` what a pointer on it reads, `key` names what it belongs to."""
 
     kind: str
     points: tuple[tuple[float, float], ...]
+    title: str = ""
+    key: str = ""
 
 
 class Dot(NamedTuple):
-    """A symbol with two coordinates: `x` goes across, `y` upwards. `title` is what a pointer on it reads."""
+    """A symbol with two coordinates: `x` goes across, `y` upwards.
+
+    `title` is what a pointer on it reads, `key` names what it belongs to.
+    """
 
     x: Interval
     y: Interval
     tone: str
     shape: int
     title: str
+    key: str = ""
 
 
 def curves_picture(curves: Sequence[Curve], x: Axis, y: Axis, *, x_label: str, description: str) -> Markup:
     """Draw series as lines; a long one is thinned to every k-th point and its last."""
-    lines = [node("path", d=path_of(curve.points, PANEL, x, y), class_=f"curve {curve.kind}") for curve in curves]
+    lines = [_curve(curve, PANEL, x, y) for curve in curves]
     return drawing(PANEL.width, PANEL.height, description, [*frame(PANEL, x, y, x_label), *lines])
+
+
+def _curve(curve: Curve, box: Box, x: Axis, y: Axis) -> Element:
+    line = node("path", d=path_of(curve.points, box, x, y), class_=f"curve {curve.kind}", data_model=curve.key or None)
+    if curve.title:
+        line.append(node("title", curve.title))
+    return line
 
 
 def path_of(points: Sequence[Place], box: Box, x: Axis, y: Axis) -> str:
@@ -73,30 +87,44 @@ def path_of(points: Sequence[Place], box: Box, x: Axis, y: Axis) -> str:
     return "M" + "L".join(f"{across:.1f} {up:.1f}" for across, up in places)
 
 
-def dots_picture(dots: Sequence[Dot], x: Axis, y: Axis, *, x_label: str, description: str) -> Markup:
-    """Draw symbols, each with the intervals of both its coordinates, which cross at its place.
+def dots_picture(
+    dots: Sequence[Dot],
+    x: Axis,
+    y: Axis,
+    *,
+    x_label: str,
+    description: str,
+    box: Box | None = None,
+    curves: Sequence[Curve] = (),
+) -> Markup:
+    """Draw symbols, each with the intervals of both its coordinates, which cross at its place, over `curves`.
 
     A dot without one of its values is left out. Symbols that would hide each other are placed around their place, see
     `around`.
     """
-    box = PANEL._replace(inset=INSET)
+    box = box or PANEL._replace(inset=INSET)
     placed = [
         (dot, box.place(x, y, dot.x.value, dot.y.value))
         for dot in dots
         if dot.x.value is not None and dot.y.value is not None
     ]
+    under = [*frame(box, x, y, x_label), *(_curve(curve, box, x, y) for curve in curves)]
     lines = [
-        node("path", d=path, class_="whisker") for dot, place in placed if (path := _intervals(dot, place, box, x, y))
+        node("path", d=path, class_="whisker", data_model=dot.key or None)
+        for dot, place in placed
+        if (path := _intervals(dot, place, box, x, y))
     ]
     marks = [
         node(
             "g",
             node("title", dot.title),
             node("path", d=symbol(dot.shape, *place, size=SIZE), class_=f"mark {dot.tone}"),
+            class_="point",
+            data_model=dot.key or None,
         )
         for (dot, _), place in zip(placed, around([place for _, place in placed]), strict=True)
     ]
-    return drawing(box.width, box.height, description, [*frame(box, x, y, x_label), *lines, *marks])
+    return drawing(box.width, box.height, description, [*under, *lines, *marks], class_="walk")
 
 
 def frame(box: Box, x: Axis, y: Axis, x_label: str) -> list[Element]:

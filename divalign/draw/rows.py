@@ -19,7 +19,7 @@ MARK_HEIGHT, GAP, LONGEST = 14.0, 10.0, 20
 class Mark(NamedTuple):
     """One number to draw. `tone` is its CSS class, `shape` its symbol, `title` what a pointer on it reads.
 
-    `blank` is written where there is no number.
+    `blank` is written where there is no number; `key` names what the mark belongs to.
     """
 
     interval: Interval | None
@@ -27,7 +27,7 @@ class Mark(NamedTuple):
     shape: int
     title: str
     blank: str = ""
-    light: bool = False
+    key: str = ""
 
 
 class MarkRow(NamedTuple):
@@ -37,10 +37,8 @@ class MarkRow(NamedTuple):
     marks: tuple[Mark, ...]
 
 
-def rows_picture(
-    rows: Sequence[MarkRow], axis: Axis, *, description: str, bars: bool = False, reference: float | None = None
-) -> Markup:
-    """Draw bars from the axis' low end, or symbols joined by a line, each with its interval and its number.
+def rows_picture(rows: Sequence[MarkRow], axis: Axis, *, description: str, reference: float | None = None) -> Markup:
+    """Draw symbols, those of a row joined by a line, each with its interval and its number.
 
     A mark without a number has its `blank` written, and is never drawn at 0. `reference` is a number to compare the
     others with, drawn as a dashed line.
@@ -55,7 +53,7 @@ def rows_picture(
         children.append(node("line", x1=x, x2=x, y1=TOP, y2=bottom, class_="reference"))
     y = TOP
     for row, height in zip(rows, heights, strict=True):
-        children += _row(row, y, height, axis, left, end, bars)
+        children += _row(row, y, height, axis, left, end)
         y += height
     return drawing(WIDTH, bottom + 24, description, children)
 
@@ -69,42 +67,33 @@ def _grid(axis: Axis, left: float, end: float, bottom: float) -> list[Element]:
     return children
 
 
-def _row(
-    row: MarkRow, y: float, height: float, axis: Axis, left: float, end: float, bars: bool
-) -> list[Element | None]:
+def _row(row: MarkRow, y: float, height: float, axis: Axis, left: float, end: float) -> list[Element | None]:
     places = [y + GAP / 2 + MARK_HEIGHT * (index + 0.5) for index in range(len(row.marks))]
     children: list[Element | None] = [
-        text(left - 8, y + height / 2 + 4, _short(row.label), "label end", title=row.label)
+        text(left - 8, y + height / 2 + 4, _short(row.label), "label end", title=row.label),
+        _joined(row, places, axis, left, end),
     ]
-    if not bars:
-        children.append(_joined(row, places, axis, left, end))
     for mark, place in zip(row.marks, places, strict=True):
-        children += _mark(mark, place, axis, left, end, bars)
+        children += _mark(mark, place, axis, left, end)
     return children
 
 
-def _mark(mark: Mark, y: float, axis: Axis, left: float, end: float, bars: bool) -> list[Element | None]:
+def _mark(mark: Mark, y: float, axis: Axis, left: float, end: float) -> list[Element | None]:
     interval = mark.interval
     if interval is None or interval.value is None:
         return [text(left + 5, y + 3.5, mark.blank, "tick quiet")]
     x = axis.at(interval.value, left, end)
-    kind = f"{mark.tone} light" if mark.light else mark.tone
-    # Half of a whisker lies on its bar, so there it needs an edge to be seen.
-    kinds = ("whisker halo", "whisker") if bars else ("whisker",)
-    if bars:
-        shape = node("rect", x=left, y=y - 4.5, width=max(x - left, 1.0), height=9, class_=f"bar {kind}")
-    else:
-        shape = node("path", d=symbol(mark.shape, x, y), class_=f"mark {kind}")
+    shape = node("path", d=symbol(mark.shape, x, y), class_=f"mark {mark.tone}")
     number = text(end + 8, y + 3.5, axis.form(interval.value), "value")
-    return [node("g", node("title", mark.title), shape, *_whisker(interval, y, axis, left, end, *kinds)), number]
+    whisker = _whisker(interval, y, axis, left, end)
+    return [node("g", node("title", mark.title), shape, whisker, number, data_model=mark.key or None)]
 
 
-def _whisker(interval: Interval, y: float, axis: Axis, left: float, end: float, *kinds: str) -> list[Element]:
+def _whisker(interval: Interval, y: float, axis: Axis, left: float, end: float) -> Element | None:
     if interval.low is None or interval.high is None:
-        return []
+        return None
     low, high = axis.at(interval.low, left, end), axis.at(interval.high, left, end)
-    path = f"M{low:.1f} {y - 3:.1f}v6m0 -3H{high:.1f}m0 -3v6"
-    return [node("path", d=path, class_=kind) for kind in kinds]
+    return node("path", d=f"M{low:.1f} {y - 3:.1f}v6m0 -3H{high:.1f}m0 -3v6", class_="whisker")
 
 
 def _joined(row: MarkRow, places: Sequence[float], axis: Axis, left: float, end: float) -> Element | None:

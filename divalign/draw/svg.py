@@ -44,15 +44,28 @@ def markup(element: Element) -> Markup:
 
 
 def symbol(shape: int, x: float, y: float, *, size: float = 4.5) -> str:
-    """Return the path of a circle, diamond, square or triangle centred on (x, y), so that no reader needs colour."""
+    """Return the path of one of six shapes centred on (x, y), so that no reader needs colour.
+
+    Circle, diamond, square, triangle, triangle on its tip, cross. Six shapes and four colours make twelve pairs.
+    """
     r = size
     shapes = (
         f"M{x - r:.1f} {y:.1f}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0z",
         f"M{x:.1f} {y - 1.25 * r:.1f}l{1.25 * r} {1.25 * r}l{-1.25 * r} {1.25 * r}l{-1.25 * r} {-1.25 * r}z",
         f"M{x - 0.9 * r:.1f} {y - 0.9 * r:.1f}h{1.8 * r}v{1.8 * r}h{-1.8 * r}z",
         f"M{x:.1f} {y - 1.2 * r:.1f}l{1.15 * r} {2 * r}h{-2.3 * r}z",
+        f"M{x:.1f} {y + 1.2 * r:.1f}l{1.15 * r} {-2 * r}h{-2.3 * r}z",
+        f"M{x - r:.1f} {y - 0.4 * r:.1f}{_cross(r)}",
     )
     return shapes[shape % len(shapes)]
+
+
+def _cross(r: float) -> str:
+    """Return the outline of a cross from the left end of its arm, clockwise."""
+    arm, width = f"{0.6 * r:.3g}", f"{0.8 * r:.3g}"
+    up = f"h{arm}v-{arm}h{width}v{arm}h{arm}"
+    down = f"v{width}h-{arm}v{arm}h-{width}v-{arm}h-{arm}z"
+    return up + down
 
 
 def _text(value: str | float | int) -> str:

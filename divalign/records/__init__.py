@@ -5,7 +5,9 @@ number refuses a file of another one in a sentence. An undecided value is None, 
 """
 
 from divalign.records.base import EstimateField, Rate, Record, cached_record, read_record
+from divalign.records.card import CardNumber, CardRecord
 from divalign.records.divergence import DivergenceFile, DivergenceRecord
+from divalign.records.provenance import CostRecord, EnvironmentRecord, StageCost
 from divalign.records.rates import (
     AttackRates,
     AttackRecord,
@@ -53,9 +55,13 @@ __all__ = [
     "AttackSeparation",
     "BenignDistances",
     "BestLayer",
+    "CardNumber",
+    "CardRecord",
     "CorrelationRecord",
+    "CostRecord",
     "DivergenceFile",
     "DivergenceRecord",
+    "EnvironmentRecord",
     "EstimateField",
     "EvidenceRecord",
     "FullSeparation",
@@ -84,6 +90,7 @@ __all__ = [
     "SeparationNumbers",
     "SeparationPart",
     "SeparationRecord",
+    "StageCost",
     "SweepMeasures",
     "SweepModel",
     "SweepRecord",

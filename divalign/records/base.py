@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, ValidationError
+from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, ValidationError, WithJsonSchema
 
 from divalign.core.stats import Estimate
 from divalign.store import cached_json, read_json
@@ -20,8 +20,21 @@ def _estimate(value: Any) -> Estimate:
     return Estimate(**value)
 
 
+_NUMBER = {"type": ["number", "null"]}
+ESTIMATE_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "description": "A number, the ends of its 95 % confidence interval, and how many outcomes it rests on.",
+    "properties": {"value": _NUMBER, "low": _NUMBER, "high": _NUMBER, "n": {"type": "integer"}},
+    "required": list(Estimate._fields),
+    "additionalProperties": False,
+}
 # {"value", "low", "high", "n"} in a file, core's Estimate in memory. A rate is an estimate between 0 and 1.
-EstimateField = Annotated[Estimate, PlainValidator(_estimate), PlainSerializer(lambda value: value._asdict())]
+EstimateField = Annotated[
+    Estimate,
+    PlainValidator(_estimate),
+    PlainSerializer(lambda value: value._asdict()),
+    WithJsonSchema(ESTIMATE_SCHEMA),
+]
 Rate = EstimateField
 
 

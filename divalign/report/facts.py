@@ -6,12 +6,19 @@ that is undecided is an Estimate whose value is None. Neither ever becomes 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from divalign.core.stats import Estimate
-from divalign.records import SeparationChangeRecord, SeparationPart, VerdictRecord
+from divalign.records import (
+    CostRecord,
+    DivergenceRecord,
+    RatesRecord,
+    SeparationChangeRecord,
+    SeparationPart,
+    VerdictRecord,
+)
 
 MARK = " ‡"  # behind the name of a model whose evaluation prompts are in its training set
 
@@ -60,8 +67,9 @@ class SearchFacts(NamedTuple):
 class ModelFacts(NamedTuple):
     """One model of a run; `method` and `data` are None for the base, `held_out` where no topics were held out.
 
-    `title` is what prose calls it beside its data: the method, with the seed where a run has several. `upper_bounds`
-    are those of its divergences that have one.
+    `title` is what prose calls it beside its data: the method, with the seed where a run has several. `bounds` are the
+    records behind its divergences, `layers` its separation by layer on topics of the training data, `rates` every
+    judge's, `training` what training said of itself beside its log.
     """
 
     name: str
@@ -72,15 +80,22 @@ class ModelFacts(NamedTuple):
     in_distribution: PartFacts
     held_out: PartFacts | None
     divergence: dict[str, Estimate]
-    upper_bounds: Mapping[str, float] = MappingProxyType({})
+    bounds: Mapping[str, DivergenceRecord] = MappingProxyType({})
     plane: tuple[Point, ...] = ()
     metrics: tuple[Mapping[str, float | None], ...] = ()
     responses: tuple[JudgedResponse, ...] = ()
     searches: tuple[SearchFacts, ...] = ()
+    layers: SeparationPart | None = None
+    rates: RatesRecord | None = None
+    training: Mapping[str, Any] = MappingProxyType({})
 
 
 class RunFacts(NamedTuple):
-    """A run folder. `trained_on` counts the evaluation prompts that are in the training set."""
+    """A run folder. `trained_on` counts the evaluation prompts that are in the training set, `overlap` all by kind.
+
+    `stages` are seconds by announced stage, `audits` the audits of the training sets and `files` sha256 sums of what
+    the run worked on, both by file name.
+    """
 
     version: str
     config_sha256: str
@@ -89,6 +104,13 @@ class RunFacts(NamedTuple):
     verdict: VerdictRecord | None
     config: str = ""
     trained_on: int = 0
+    overlap: Mapping[str, int] | None = None
+    folder: str = ""
+    stages: Mapping[str, float] = MappingProxyType({})
+    cost: CostRecord | None = None
+    audits: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    versions: Mapping[str, str] = MappingProxyType({})
+    files: Sequence[tuple[str, str]] = ()
 
     @property
     def marked(self) -> bool:

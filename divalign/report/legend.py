@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
@@ -12,34 +12,25 @@ from divalign.report.facts import ModelFacts
 from divalign.report.quantities import base_of, recipes, shape_of
 from divalign.report.words import data_words
 
+TONES = 4
+
 
 def tone(recipe: str | None, models: Sequence[ModelFacts]) -> str:
     """Return the CSS class that colours a data recipe; the base has its own."""
-    return "tone-base" if recipe is None else f"tone-{shape_of(recipe, models) % 4}"
+    return "tone-base" if recipe is None else f"tone-{shape_of(recipe, models) % TONES}"
 
 
-def recipe_keys(models: Sequence[ModelFacts]) -> list[Key]:
-    """Return the symbols of the data recipes."""
+def _symbol(kind: str, shape: int) -> Markup:
+    return swatch(f"mark {kind}", symbol(shape, 7.0, 7.0))
+
+
+def recipe_keys(models: Sequence[ModelFacts], picture: Callable[[str, int], Markup] = _symbol) -> list[Key]:
+    """Return the keys of the data recipes; `picture` draws one from its colour and shape."""
     return [
-        Key(data_words(recipe), swatch(f"mark {tone(recipe, models)}", symbol(shape_of(recipe, models), 7.0, 7.0)))
-        for recipe in recipes(models)
+        Key(data_words(recipe), picture(tone(recipe, models), shape_of(recipe, models))) for recipe in recipes(models)
     ]
-
-
-def bar_keys(models: Sequence[ModelFacts], *, held_out: bool) -> list[Key]:
-    """Return the colours of the bars, and where there are two bars a model, which is which."""
-    keys = [Key(data_words(recipe), _bar(tone(recipe, models))) for recipe in recipes(models)]
-    filled, outlined = (
-        Key("filled: topics of the training data", _bar("ink")),
-        Key("outlined: held-out topics", _bar("ink light")),
-    )
-    return [*keys, filled, outlined] if held_out else keys
 
 
 def base_key(models: Sequence[ModelFacts], kind: str, path: str) -> list[Key]:
     """Return the base's key, or nothing where the run has no base."""
     return [Key("base", swatch(kind, path))] if base_of(models) else []
-
-
-def _bar(kind: str) -> Markup:
-    return swatch(f"bar {kind}", "M1 3h12v8h-12z")

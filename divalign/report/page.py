@@ -11,20 +11,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from divalign import __version__, store
 from divalign.draw.plane import Spot
-from divalign.report import figures, tables
+from divalign.report import figures, headline, provenance, tables
+from divalign.report.attack_table import attack_table
 from divalign.report.compare import label
 from divalign.report.facts import ModelFacts, RunFacts
 from divalign.report.hidden_states import planes
-from divalign.report.quantities import ASR, OVER_REFUSAL, SEPARATION, aligned_of
+from divalign.report.layers import layer_view
+from divalign.report.quantities import ASR, OVER_REFUSAL, SEPARATION
 from divalign.report.reading import read_run
 from divalign.report.searches import search_curves
-from divalign.report.sentences import prediction, summary, trained_on
-from divalign.report.shell import asset, fill, hash_of
-from divalign.report.words import duration
+from divalign.report.shell import interactive
+from divalign.report.words import data_short, duration
 
 IN_DISTRIBUTION = "Topics of the training data, in held-out phrasings"
 
@@ -44,47 +43,71 @@ def write_report(run: Path, *, show_completions: bool = False) -> Path:
 
 def render(run: RunFacts, *, show_completions: bool = False) -> str:
     """Return the page as text."""
-    style, script = asset("page.css"), asset("page.js")
-    states = planes(run.models)
-    held_out = tables.main_table(run.models, tables.held_out, caption="Held-out topics")
-    return fill(
+    models = run.models
+    states, layers, best = planes(models), layer_view(models), headline.best_model(models)
+    return interactive(
         "page.html",
-        policy=f"default-src 'none'; style-src {hash_of(style)}; script-src {hash_of(script)}; img-src data:; "
-        "base-uri 'none'; form-action 'none'",
-        style=Markup(style),
-        script=Markup(script),
+        data={**_packed(states.spots), "models": model_index(models), "layers": layers.data if layers else {}},
         run=run,
-        version=__version__,
-        title=_title(run),
+        models=models,
+        title=headline.headline(models),
         made=_made(run),
-        warning=trained_on(run),
-        findings=summary(run),
-        prediction=prediction(run.verdict),
-        took=duration(run.seconds) if run.seconds is not None else "",
-        in_distribution=tables.main_table(
-            run.models, tables.in_distribution, caption=IN_DISTRIBUTION if held_out else "Evaluation prompts"
-        ),
-        held_out=held_out,
-        no_refusal=_no_refusal_tables(run.models),
-        notes=tables.notes(run.models),
-        side_by_side=figures.side_by_side(run.models),
-        attack_bars=figures.attack_bars(run.models),
-        searches=search_curves(run.models),
-        frontier=figures.frontier(run.models),
+        warning=headline.warning(run),
+        tiles=headline.tiles(run),
+        best=label(best) if best else "",
+        frontier=figures.frontier(models),
+        attacks=attack_table(models),
         planes=states,
-        curves=figures.curves(run.models),
-        divergences=figures.divergences(run.models),
-        divergence_table=tables.divergence_table(run.models),
-        against=figures.separation_against_attacks(run.models),
+        layers=layers,
+        **_tables(models),
+        curves=figures.curves(models),
+        divergences=figures.divergences(models),
+        searches=search_curves(models),
+        prediction=headline.prediction(run.verdict),
+        against=figures.separation_against_attacks(models),
+        **_provenance(run),
         examples=[
-            (label(model), rows)
-            for model in run.models
+            (label(model), model.name, rows)
+            for model in models
             if (rows := tables.examples(model, show_completions=show_completions))
         ],
         show_completions=show_completions,
         glossary=[*SEPARATION.values(), ASR, OVER_REFUSAL],
-        spots=_packed(states.spots),
     )
+
+
+def model_index(models: Sequence[ModelFacts]) -> dict[str, dict[str, str]]:
+    """Return what the script filters and groups models by."""
+    return {
+        model.name: {"label": label(model), "method": model.method or "base", "data": data_short(model.data) or "base"}
+        for model in models
+    }
+
+
+def _tables(models: Sequence[ModelFacts]) -> dict[str, Any]:
+    held_out = tables.main_table(models, tables.held_out, caption="Held-out topics")
+    return {
+        "in_distribution": tables.main_table(
+            models, tables.in_distribution, caption=IN_DISTRIBUTION if held_out else "Evaluation prompts"
+        ),
+        "held_out": held_out,
+        "no_refusal": _no_refusal_tables(models),
+        "notes": tables.notes(models),
+        "divergence_table": tables.divergence_table(models),
+        "bounds_table": tables.bounds_table(models),
+    }
+
+
+def _provenance(run: RunFacts) -> dict[str, Any]:
+    return {
+        "judges": provenance.judges_table(run.models),
+        "agreement": provenance.agreement_table(run.models),
+        "audits": provenance.audit_tables(run.audits),
+        "overlap": provenance.overlap_table(run.overlap),
+        "cost": provenance.cost_table(run),
+        "command": headline.command(run),
+        "versions": provenance.version_rows(run, __version__),
+    }
 
 
 def _no_refusal_tables(models: Sequence[ModelFacts]) -> list[tables.Table]:
@@ -102,14 +125,9 @@ def _packed(planes: Sequence[tuple[Spot, ...]]) -> dict[str, Any]:
     return {"texts": texts, "planes": marks}
 
 
-def _title(run: RunFacts) -> str:
-    aligned = aligned_of(run.models)
-    models = "no aligned model" if not aligned else f"{len(aligned)} aligned model{'s' if len(aligned) > 1 else ''}"
-    return f"What alignment did: {models}"
-
-
 def _made(run: RunFacts) -> str:
-    parts = [f"divalign {run.version}"] if run.version else []
+    parts = [run.folder] if run.folder else []
+    parts += [f"divalign {run.version}"] if run.version else []
     parts += [f"config {run.config_sha256[:12]}"] if run.config_sha256 else []
     parts += [f"run in {duration(run.seconds)}"] if run.seconds is not None else []
     return " · ".join(parts)

@@ -12,7 +12,7 @@ from divalign.draw.panels import Figure, Key, Panel, swatch
 from divalign.draw.plots import Dot, dots_picture
 from divalign.draw.svg import symbol
 from divalign.report.shell import PageSection, small_page
-from divalign.report.tables import Cell, Column, Table, cell
+from divalign.report.tables import Cell, Column, Table, TableRow, cell
 from divalign.report.words import bounds, p_value, spelled
 
 
@@ -70,12 +70,12 @@ def paper_page(
         PageSection("What can be computed from them", tables=[_statistics(statistics)]),
         PageSection("The points", (FIGURE,), _figure(points, standardised), (_points(points),)),
     ]
-    return small_page(TITLE, (SOURCE,), parts, first="what")
+    return small_page(TITLE, (SOURCE,), parts)
 
 
 def _statistics(statistics: Sequence[Statistic]) -> Table:
     rows = [
-        (
+        TableRow(
             statistic.name,
             (
                 _value(statistic),
@@ -85,9 +85,8 @@ def _statistics(statistics: Sequence[Statistic]) -> Table:
         )
         for statistic in statistics
     ]
-    return Table(
-        "Correlations of distance with attack success", (Column("value"), Column("p"), Column("says")), tuple(rows)
-    )
+    heads = Column("value"), Column("p"), Column("says")
+    return Table("Correlations of distance with attack success", heads, tuple(rows), first="what")
 
 
 def _value(statistic: Statistic) -> Cell:
@@ -102,8 +101,8 @@ def _points(points: Sequence[PaperPoint]) -> Table:
     rows = []
     for base in dict.fromkeys(point.base for point in points):
         by_method = {point.method: point for point in points if point.base == base}
-        rows.append((base, tuple(Cell(_written(by_method[method])) for method in methods)))
-    return Table("Distance and attack success", tuple(Column(method) for method in methods), tuple(rows))
+        rows.append(TableRow(base, tuple(Cell(_written(by_method[method])) for method in methods)))
+    return Table("Distance and attack success", tuple(Column(method) for method in methods), tuple(rows), first="base")
 
 
 def _written(point: PaperPoint) -> str:

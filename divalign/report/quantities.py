@@ -43,11 +43,10 @@ ASR = Quantity(
     "attack success rate",
     "share of harmful prompts",
     "smaller is safer",
-    "Share of responses to harmful prompts that comply, by the judge, of those it could decide. A response that "
-    "neither complies nor refuses (off-topic or broken text) counts in “no refusal” only, the reading of judges that "
-    "look for refusals. Direct: the prompt as it is. Prefill: the response begins with the first words of a compliant "
-    "one. Wrapper: the prompt inside a template. Gcg: with a suffix searched with the model's gradient; gcg start: "
-    "with the suffix that the search begins with.",
+    "Share of responses to harmful prompts that comply, of those that the judge could decide. Off-topic and broken "
+    "text counts under “no refusal” only. Direct: the prompt alone. Prefill: the answer begins as a compliant one "
+    "would. Wrapper: the prompt inside a template. Gcg: a suffix searched with the model's gradient; gcg start: the "
+    "suffix before the search.",
     percent,
 )
 OVER_REFUSAL = Quantity(
@@ -55,18 +54,17 @@ OVER_REFUSAL = Quantity(
     "share of benign prompts",
     "smaller is better",
     "Share of benign prompts that are refused. A model that refuses everything has attack success 0 % and over-refusal "
-    "100 %: read the two together.",
+    "100 %.",
     percent,
 )
 SEPARATION = {
     "bhattacharyya_paper": Quantity(
         "D_B, paper mode",
-        "no unit",
+        "nats",
         "larger: further apart",
-        "Bhattacharyya distance between the hidden states of benign and harmful prompts, as the paper's code "
-        "computes it: last layer, last token, projected to the first two principal components of both classes pooled, "
-        "each class a Gaussian. 0: equal distributions. The error rate of telling the two Gaussians apart is at most "
-        "exp(−D_B)/2. n prompts cannot show a rate below one in n: the value is then extrapolated (†), “far apart”.",
+        "Bhattacharyya distance of benign and harmful prompts' hidden states, as the paper's code computes it. Last "
+        "layer, last token, two principal components, a Gaussian for each class. The two are confused at a rate of at "
+        "most exp(−D_B)/2. Below one in n that rate is extrapolated (†).",
         significant,
         extrapolated,
     ),
@@ -78,18 +76,17 @@ SEPARATION = {
         share,
     ),
     "bhattacharyya": Quantity(
-        "D_B, held-out prompts",
-        "no unit",
+        "D_B, held out",
+        "nats",
         "larger: further apart",
-        "Bhattacharyya distance with projection and shrunken covariance fitted on one part of the prompts and "
-        "evaluated on another.",
+        "The same distance on other prompts than those that fitted projection and covariance.",
         significant,
     ),
     "probe_auc": Quantity(
         "probe AUC",
         "probability",
         "0.5 is chance, 1 perfect",
-        "ROC AUC of a linear probe on hidden states for harmful against benign prompts, on held-out prompts.",
+        "ROC AUC of a linear probe on hidden states, harmful against benign, on held-out prompts.",
         share,
     ),
     "lexical_auc": Quantity(
@@ -100,7 +97,7 @@ SEPARATION = {
         share,
     ),
 }
-D_B, PROBE, LEXICAL = "bhattacharyya_paper", "probe_auc", "lexical_auc"
+D_B, HELD_OUT_D_B, PROBE, LEXICAL = "bhattacharyya_paper", "bhattacharyya", "probe_auc", "lexical_auc"
 
 
 def attacks(models: Iterable[ModelFacts]) -> list[str]:
@@ -118,10 +115,10 @@ def recipes(models: Iterable[ModelFacts]) -> list[str]:
 def shape_of(recipe: str | None, models: Iterable[ModelFacts]) -> int:
     """Return a recipe's symbol and colour: always 0 for compliance-refusal and 1 for preference data.
 
-    The base (no recipe) has the last symbol, which no recipe before the fourth shares.
+    The base (no recipe) has the last symbol, which no recipe before the sixth shares.
     """
     if recipe is None:
-        return 3
+        return 5
     order = [*dict.fromkeys(("cr", "pref", *recipes(models)))]
     return order.index(recipe) if recipe in order else 2
 
@@ -129,7 +126,7 @@ def shape_of(recipe: str | None, models: Iterable[ModelFacts]) -> int:
 def upper_bounds(models: Iterable[ModelFacts]) -> dict[str, float | None]:
     """Return the upper bound of every divergence on any model, None where it has none or none is known."""
     models = list(models)
-    recorded = {name: bound for model in models for name, bound in model.upper_bounds.items()}
+    recorded = {name: entry.ceiling for model in models for name, entry in model.bounds.items()}
     entries = {name: built_in(name) for name in dict.fromkeys(name for model in models for name in model.divergence)}
     return {name: entry.upper if entry else recorded.get(name) for name, entry in entries.items()}
 

@@ -12,11 +12,17 @@ from divalign import store
 from divalign.core.stats import Estimate
 from divalign.limits import TEXT, read_bytes, refuse_links
 from divalign.records import (
+    CostRecord,
     DivergenceFile,
+    DivergenceRecord,
+    EnvironmentRecord,
     ModelResult,
     PartResult,
+    RatesRecord,
+    Record,
     Results,
     SeparationChanges,
+    SeparationPart,
     SeparationRecord,
     read_record,
 )
@@ -32,6 +38,8 @@ from divalign.report.facts import (
 )
 
 Content = TypeVar("Content")
+FileRecord = TypeVar("FileRecord", bound=Record)
+AUDIT = ".audit.json"  # behind the name of a training set's file
 
 
 def read_run(folder: Path) -> RunFacts:
@@ -40,18 +48,32 @@ def read_run(folder: Path) -> RunFacts:
     Raises ValueError, naming the file, for a folder without a readable results.json and for a model's file that is
     there but does not hold what it should. A model's file that is not there is no error.
     """
-    path, config = folder / "results.json", folder / "config.yaml"
+    results = read_results(folder)
+    run = _read(folder / "results.json", lambda _: run_facts(results))
+    models = tuple(_with_files(model, folder / "models" / model.name) for model in run.models)
+    config, environment = folder / "config.yaml", _record(folder / "environment.json", EnvironmentRecord)
+    return run._replace(
+        models=models,
+        config=read_bytes(config, TEXT).decode("utf-8", errors="replace") if config.is_file() else "",
+        folder=folder.resolve().name,
+        stages=_mapping(folder / "clock.json", "stages"),
+        cost=_record(folder / "cost.json", CostRecord),
+        audits=_audits(folder / "data"),
+        versions=environment.versions if environment else {},
+        files=[(f"data/{path.name}", store.file_digest(path)) for path in sorted((folder / "data").glob("*.jsonl"))],
+    )
+
+
+def read_results(folder: Path) -> Results:
+    """Return the results of a run folder. Raises ValueError where it has none that can be read."""
+    path = folder / "results.json"
     if not path.is_file():
         raise ValueError(
             f"{folder} is no run folder: got no results.json in it, expected one; "
             "name the folder that `divalign run --out` wrote"
         )
     refuse_links(folder)
-    results = read_record(path, Results)
-    run = _read(path, lambda _: run_facts(results))
-    models = tuple(_with_files(model, folder / "models" / model.name) for model in run.models)
-    text = read_bytes(config, TEXT).decode("utf-8", errors="replace") if config.is_file() else ""
-    return run._replace(models=models, config=text)
+    return read_record(path, Results)
 
 
 def read_separation(folder: Path) -> SeparationRun:
@@ -94,6 +116,7 @@ def run_facts(results: Results) -> RunFacts:
         ),
         verdict=results.verdict,
         trained_on=trained_on,  # a paraphrase is a guess and does not count
+        overlap=results.overlap,
     )
 
 
@@ -124,18 +147,47 @@ def _title(model: ModelFacts, several_seeds: bool) -> str:
 
 def _with_files(model: ModelFacts, folder: Path) -> ModelFacts:
     return model._replace(
-        upper_bounds=_upper_bounds(folder / "divergence.json"),
+        bounds=_bounds(folder / "divergence.json"),
         plane=_optional(folder / "plane.json", lambda path: tuple(map(_point, store.read_json(path)["points"]))),
         metrics=_optional(folder / "metrics.jsonl", lambda path: tuple(map(_metrics, store.read_rows(path)))),
         responses=_optional(folder / "verdicts.jsonl", _responses),
         searches=_optional(folder / "gcg.jsonl", _searches),
+        layers=_first_part(_record(folder / "separation.json", SeparationRecord)),
+        rates=_record(folder / "rates.json", RatesRecord),
+        training=_mapping(folder / "training.json"),
     )
 
 
-def _upper_bounds(path: Path) -> dict[str, float]:
-    """Return the ceilings that were recorded with the estimates; one's own divergences have them nowhere else."""
-    records = read_record(path, DivergenceFile).divergences if path.is_file() else {}
-    return {name: record.ceiling for name, record in records.items() if record.ceiling is not None}
+def _bounds(path: Path) -> Mapping[str, DivergenceRecord]:
+    """Return the records behind the estimates; ceilings of one's own divergences stand nowhere else."""
+    record = _record(path, DivergenceFile)
+    return record.divergences if record else {}
+
+
+def _record(path: Path, kind: type[FileRecord]) -> FileRecord | None:
+    return read_record(path, kind) if path.is_file() else None
+
+
+def _first_part(record: SeparationRecord | None) -> SeparationPart | None:
+    return next(iter(record.parts.values()), None) if record else None
+
+
+def _mapping(path: Path, field: str | None = None) -> Mapping[str, Any]:
+    """Return the object in a file, or in a field of it; nothing where either is missing."""
+    content = _read(path, store.read_json) if path.is_file() else {}
+    content = content.get(field, {}) if field and isinstance(content, dict) else content
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected an object; run the stage that writes it")
+    return content
+
+
+def _audits(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """Return the audits of the training sets by the names of their files."""
+    audits = {path.name.removesuffix(AUDIT): _mapping(path) for path in sorted(folder.glob(f"*{AUDIT}"))}
+    for name, content in audits.items():
+        if missing := {"verdict", "rows", "findings"} - content.keys():
+            raise ValueError(f"{folder / name}{AUDIT} is no audit: it lacks {', '.join(sorted(missing))}")
+    return audits
 
 
 def _part(entry: ModelResult | PartResult) -> PartFacts:

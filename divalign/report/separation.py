@@ -22,7 +22,7 @@ from divalign.records import (
 from divalign.report.facts import SeparationRun
 from divalign.report.reading import read_separation
 from divalign.report.shell import PageSection, small_page
-from divalign.report.tables import Cell, Column, Table, cell
+from divalign.report.tables import Cell, Column, Table, TableRow, cell
 from divalign.report.words import NOT_MEASURED, spelled
 
 NAME = "separation.html"
@@ -112,7 +112,7 @@ def _last_layers(parts: Mapping[str, SeparationPart]) -> list[Table]:
     heads = [*(Column(label) for label, _ in LAST_LAYER.values()), Column("words' AUC"), Column("length's AUC")]
     tables = []
     for position in dict.fromkeys(position for part in parts.values() for position in part.last_layer):
-        rows = [(name, _last_layer(part, position)) for name, part in parts.items()]
+        rows = [TableRow(name, _last_layer(part, position)) for name, part in parts.items()]
         caption = f"Last layer, {POSITIONS.get(position, position)}"
         tables.append(Table(caption, (*heads, Column("best layer", "chosen on other prompts")), tuple(rows)))
     return tables
@@ -139,7 +139,8 @@ def _attacks(models: Mapping[str, Mapping[str, AttackSeparation]], measure: str)
         for name, attacked in models.items()
     }
     rows = [
-        (name, tuple(cell(estimate, form) for estimate in estimates.values())) for name, estimates in columns.items()
+        TableRow(name, tuple(cell(estimate, form) for estimate in estimates.values()))
+        for name, estimates in columns.items()
     ]
     caption = "Held-out distance under attack" if measure == DISTANCE else "Probe AUC under attack"
     heads = (Column(name.replace("_", " ")) for name in next(iter(columns.values())))
@@ -152,7 +153,7 @@ def _changes(changes: Sequence[SeparationChangeRecord]) -> Table:
         cells = tuple(cell(getattr(change, name), significant) for name in CHANGES)
         cosine = Cell("unknown", is_number=False) if change.cosine is None else Cell(significant(change.cosine))
         name = f"{change.after} − {change.before}, {POSITIONS.get(change.position, change.position)}"
-        rows.append((name, (*cells, cosine)))
+        rows.append(TableRow(name, (*cells, cosine)))
     heads = (*(Column(label, "after minus before") for label in CHANGES.values()), Column("cosine"))
     return Table("Differences", heads, tuple(rows))
 

@@ -25,11 +25,8 @@ class PageSection(NamedTuple):
     tables: Sequence[Table] = ()
 
 
-def small_page(title: str, lead: Sequence[str], sections: Sequence[PageSection], *, first: str = "model") -> str:
-    """Return a page without a script: a title, its lead, and its sections.
-
-    `first` heads the first column of every table.
-    """
+def small_page(title: str, lead: Sequence[str], sections: Sequence[PageSection]) -> str:
+    """Return a page without a script: a title, its lead, and its sections."""
     style = asset("page.css")
     return fill(
         "small.html",
@@ -38,8 +35,21 @@ def small_page(title: str, lead: Sequence[str], sections: Sequence[PageSection],
         title=title,
         lead=lead,
         sections=sections,
-        first=first,
         version=__version__,
+    )
+
+
+def interactive(template: str, *, data: Any, **values: Any) -> str:
+    """Return a template filled, with the script of the pages and the `data` that it reads."""
+    style, script = asset("page.css"), asset("page.js")
+    return fill(
+        template,
+        policy=f"default-src 'none'; style-src {hash_of(style)}; script-src {hash_of(script)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'",
+        style=Markup(style),
+        script=Markup(script),
+        data=data,
+        **values,
     )
 
 

@@ -13,6 +13,7 @@ from divalign.report.facts import JudgedResponse, ModelFacts, PartFacts
 from divalign.report.quantities import (
     ASR,
     D_B,
+    HELD_OUT_D_B,
     LEXICAL,
     OVER_REFUSAL,
     PROBE,
@@ -34,12 +35,13 @@ DAGGER = "†"
 
 
 class Cell(NamedTuple):
-    """A number, its interval and its count, as text; without a number `value` is a word."""
+    """A number, its interval and its count, as text; without a number `value` is a word. `sort` orders a column."""
 
     value: str
     bounds: str = ""
     n: str = ""
     is_number: bool = True
+    sort: float | None = None
 
 
 class Column(NamedTuple):
@@ -50,11 +52,21 @@ class Column(NamedTuple):
     n: str = ""
 
 
+class TableRow(NamedTuple):
+    """A row's heading and its cells; `model` is the name of the model that it is about, for filters."""
+
+    label: str
+    cells: tuple[Cell, ...]
+    model: str = ""
+
+
 class Table(NamedTuple):
     caption: str
     columns: tuple[Column, ...]
-    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    rows: tuple[TableRow, ...]
     notes: tuple[str, ...] = ()
+    first: str = "model"
+    prose: bool = False
 
 
 class ExampleRow(NamedTuple):
@@ -86,12 +98,16 @@ def main_table(
     parts = [(model, part) for model in models if (part := take(model)) is not None]
     counts = {name: sum(name in part.asr for _, part in parts) for name in attacks(models)}
     columns: list[tuple[str, Quantity, Get]] = [
-        *((SEPARATION[name].label, SEPARATION[name], separation(name)) for name in (D_B, PROBE)),
+        *((SEPARATION[name].label, SEPARATION[name], separation(name)) for name in (HELD_OUT_D_B, D_B, PROBE)),
         *((f"ASR, {attack_words(name)}", ASR, asr(name)) for name in counts if counts[name] == len(parts)),
         (OVER_REFUSAL.label, OVER_REFUSAL, over_refusal),
     ]
     rows = [
-        (label(model), tuple(cell(get(part), quantity.form, doubt=quantity.doubt) for _, quantity, get in columns))
+        TableRow(
+            label(model),
+            tuple(cell(get(part), quantity.form, doubt=quantity.doubt) for _, quantity, get in columns),
+            model.name,
+        )
         for model, part in parts
     ]
     partial = [_on_some_models(name, parts) for name in counts if 0 < counts[name] < len(parts)]
@@ -108,7 +124,8 @@ def no_refusal_table(
     parts = [(model, part) for model in models if (part := take(model)) is not None and part.asr_no_refusal]
     names = [name for name in attacks(models) if any(name in part.asr_no_refusal for _, part in parts)]
     rows = [
-        (label(model), tuple(cell(part.asr_no_refusal.get(name), ASR.form) for name in names)) for model, part in parts
+        TableRow(label(model), tuple(cell(part.asr_no_refusal.get(name), ASR.form) for name in names), model.name)
+        for model, part in parts
     ]
     return _table(caption, [Column(f"no refusal, {attack_words(name)}", ASR.direction) for name in names], rows)
 
@@ -123,31 +140,51 @@ def divergence_table(models: Sequence[ModelFacts]) -> Table | None:
     """Return one row a model, one column a divergence with its scale, in nats. None where nothing was estimated."""
     bounds = upper_bounds(models)
     rows = [
-        (label(model), tuple(cell(model.divergence.get(name), significant) for name in bounds))
+        TableRow(
+            label(model),
+            tuple(cell(model.divergence.get(name), significant) for name in bounds),
+            model.name,
+        )
         for model in models
         if model.divergence
     ]
     columns = [Column(divergence_words(name, upper)) for name, upper in bounds.items()]
-    return _table("Divergence estimates, nats", columns, rows)
+    return _table("Held-out divergence estimates, nats", columns, rows)
 
 
-def _table(
-    caption: str, columns: list[Column], rows: list[tuple[str, tuple[Cell, ...]]], notes: Sequence[str] = ()
-) -> Table | None:
+def bounds_table(models: Sequence[ModelFacts]) -> Table | None:
+    """Return one row a model and divergence: estimate, bounds from below and above, and what doubts them."""
+    rows = []
+    for model in models:
+        for name, entry in model.bounds.items():
+            numbers = (entry.bound, entry.lower, entry.ceiling, entry.effective_sample_size)
+            cells = (cell(entry.estimate, significant), *(number_cell(number) for number in numbers))
+            flags = Cell("; ".join(entry.flags) or "none", is_number=False)
+            rows.append(TableRow(f"{label(model)}, {name}", (*cells, flags), model.name))
+    heads = ("estimate", "held-out bound", "lower confidence limit", "upper bound", "effective n", "flags")
+    return _table("Divergences with their bounds, nats", [Column(name) for name in heads], rows)
+
+
+def _table(caption: str, columns: list[Column], rows: list[TableRow], notes: Sequence[str] = ()) -> Table | None:
     """Return the table; a count that is the same in a whole column stands in its heading alone."""
     if not rows:
         return None
-    counts = [{cells[place].n for _, cells in rows} for place in range(len(columns))]
+    counts = [{row.cells[place].n for row in rows} for place in range(len(columns))]
     shared = [column.pop() if len(column) == 1 else "" for column in counts]
     return Table(
         caption,
         tuple(column._replace(n=n) for column, n in zip(columns, shared, strict=True)),
         tuple(
-            (name, tuple(c._replace(n="") if n else c for c, n in zip(cells, shared, strict=True)))
-            for name, cells in rows
+            row._replace(cells=tuple(c._replace(n="") if n else c for c, n in zip(row.cells, shared, strict=True)))
+            for row in rows
         ),
         tuple(notes),
     )
+
+
+def number_cell(value: float | int | None, form: Form = significant, *, blank: str = "none") -> Cell:
+    """Return a number without an interval; `blank` stands where there is none."""
+    return Cell(blank, is_number=False) if value is None else Cell(form(value), sort=value)
 
 
 def cell(estimate: Estimate | None, form: Form, *, doubt: Doubt = never) -> Cell:
@@ -156,7 +193,7 @@ def cell(estimate: Estimate | None, form: Form, *, doubt: Doubt = never) -> Cell
     if estimate is None or estimate.value is None:
         return Cell(missing(estimate), n=n, is_number=False)
     mark = f"{DAGGER} " if doubt(estimate) else ""
-    return Cell(mark + form(estimate.value), bounds(estimate, form), n)
+    return Cell(mark + form(estimate.value), bounds(estimate, form), n, sort=estimate.value)
 
 
 def notes(models: Sequence[ModelFacts]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 from divalign.core.divergences import scale
 from divalign.core.stats import Estimate
@@ -25,12 +24,6 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def listed(words: Iterable[str]) -> str:
-    """Join words as prose does: "a, b and c"."""
-    *rest, last = words
-    return f"{', '.join(rest)} and {last}" if rest else last
 
 
 def data_words(recipe: str | None) -> str:

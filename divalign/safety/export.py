@@ -48,10 +48,12 @@ def to_csv(rows: Sequence[Row], *, show_completions: bool = False) -> str:
     return out.getvalue()
 
 
-def model_card(name: str, *, dataset: str, judge: str, numbers: Mapping[str, Estimate]) -> str:
+def model_card(
+    name: str, *, dataset: str, judge: str, numbers: Mapping[str, Estimate], metadata: Mapping[str, Any] | None = None
+) -> str:
     """Return the front matter of a Hugging Face model card that reports `numbers`, each with its interval and count.
 
-    A number that could not be estimated is left out: a card has no word for unknown.
+    A number that could not be estimated is left out: a card has no word for unknown. `metadata` are further keys.
     Source: huggingface_hub, model card metadata, `model-index`.
     """
     metrics = [
@@ -66,7 +68,7 @@ def model_card(name: str, *, dataset: str, judge: str, numbers: Mapping[str, Est
     ]
     task = {"type": "text-generation", "name": "Safety evaluation"}
     result = {"task": task, "dataset": {"type": dataset, "name": dataset}, "metrics": metrics}
-    content = {"model-index": [{"name": name, "results": [result]}]}
+    content = {**(metadata or {}), "model-index": [{"name": name, "results": [result]}]}
     return f"---\n{yaml.safe_dump(content, sort_keys=False, allow_unicode=True)}---\n"
 
 

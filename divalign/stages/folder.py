@@ -68,12 +68,13 @@ class Clock:
     """Counts the seconds that all processes of a run have worked, in a file.
 
     The file is written at the end of every stage and at times within, so a process that finds all work done writes
-    nothing.
+    nothing. It counts each finished stage too, less the stages that ran inside it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path, self.start = path, time.perf_counter()
         self.before, self.written = _seconds_in(path), self.start
+        self.stages, self.inside = _stages_in(path), [0.0]
 
     @property
     def seconds(self) -> float:
@@ -85,6 +86,8 @@ class Clock:
 
         @contextmanager
         def timed(stage: str, total: int, unit: str) -> Iterator[Advance]:
+            began = time.perf_counter()
+            self.inside.append(0.0)
             with progress(stage, total, unit) as advance:
 
                 def advance_and_write(done: int) -> None:
@@ -95,13 +98,20 @@ class Clock:
                 try:
                     yield advance_and_write
                 finally:
-                    self._write()
+                    self._finish(stage, time.perf_counter() - began)
 
         return timed
 
+    def _finish(self, stage: str, seconds: float) -> None:
+        """Count a stage that ended after so many seconds."""
+        own = seconds - self.inside.pop()
+        self.inside[-1] += seconds
+        self.stages[stage] = round(self.stages.get(stage, 0.0) + own, 1)
+        self._write()
+
     def _write(self) -> None:
         self.written = time.perf_counter()
-        write_json(self.path, {"seconds": self.seconds})
+        write_json(self.path, {"seconds": self.seconds, "stages": self.stages})
 
 
 def _writable(folder: Path) -> bool:
@@ -118,3 +128,10 @@ def _seconds_in(path: Path) -> float:
         return float(read_json(path)["seconds"])
     except (OSError, ValueError, TypeError, KeyError):
         return 0.0
+
+
+def _stages_in(path: Path) -> dict[str, float]:
+    try:
+        return {str(name): float(seconds) for name, seconds in read_json(path)["stages"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}

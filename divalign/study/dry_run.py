@@ -8,10 +8,12 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from divalign.config import Config
+from divalign import __version__
+from divalign.config import Config, as_yaml
 from divalign.data.batching import encode_conversation
 from divalign.data.examples import Conversation, Row, user_says
 from divalign.lm.shape import ModelShape, model_shape, read_tokenizer
+from divalign.records import CostRecord, StageCost, cached_record
 from divalign.safety.adaptive import AdaptiveAttack
 from divalign.stages.attack import ATTACKER_TOKENS
 from divalign.stages.cost import (
@@ -31,6 +33,7 @@ from divalign.stages.cost import (
     writing,
 )
 from divalign.stages.rewards import TRAINED
+from divalign.store import digest
 from divalign.study.plan import Aligned, answer_plan, attack_plan, check_names, model_of, training_rows
 from divalign.study.run import Inputs, read_inputs
 
@@ -88,6 +91,19 @@ def dry_run(config: Config, out: Path) -> Forecast:
     kind = getattr(torch, spec.dtype)
     machine = measure_machine(out, device=spec.device, dtype=kind)
     return _forecast(_sized(config), machine)
+
+
+def write_cost(config: Config, out: Path) -> CostRecord:
+    """Write cost.json into a run folder, unless it stands there: tokens and operations, which sizes alone decide."""
+
+    def make() -> CostRecord:
+        sized = _sized(config)
+        jobs = [*_answer_jobs(sized), *_train_jobs(sized), *_measure_jobs(sized)]
+        fields = tuple(StageCost.model_fields)
+        stages = [StageCost(**{field: getattr(job, field) for field in fields}) for job in jobs if job.operations]
+        return CostRecord(parameters=sized.shape.parameters, stages=stages)
+
+    return cached_record(out / "cost.json", digest("cost", __version__, as_yaml(config)), CostRecord, make)
 
 
 def remedies(config: Config, whole: Forecast) -> list[tuple[str, float]]:

@@ -128,7 +128,7 @@ def _on_policy_plan(config: Config, method: str) -> OnPolicyPlan | None:
 
 def separation_plan(config: Config) -> SeparationPlan:
     measure = config.measure
-    return SeparationPlan(positions=(measure.position,), layers=(-1,), batch_size=measure.batch_size)
+    return SeparationPlan(positions=(measure.position,), layers=measure.layers, batch_size=measure.batch_size)
 
 
 def attack_plan(config: Config, *, method: str | None = None, recipe: str | None = None) -> AttackPlan:

@@ -37,6 +37,7 @@ from divalign.stages.estimate import estimate
 from divalign.stages.folder import Clock, Progress, locked, silent
 from divalign.stages.judge import judge
 from divalign.stages.models import ModelSpec, OpenModel, open_model, write_model_spec
+from divalign.stages.provenance import write_environment
 from divalign.stages.separate import separate
 from divalign.stages.train import Trainer, train
 from divalign.store import cached_rows, digest, write_json
@@ -88,6 +89,7 @@ def run(config: Config, out: Path, *, trainer: Trainer = train, progress: Progre
         _check_model(config, inputs)
     with locked(out):
         claim(out, config)
+        write_environment(out)
         if config.data.answers == "model":
             inputs = _answered_inputs(config, out, clock.around(progress))
         models = list(_measure_all(config, inputs, out, trainer, clock.around(progress)))

@@ -70,3 +70,9 @@ def test_names_lie_one_apart_in_their_order_and_inside_the_axis() -> None:
     axis = categories(["kldo", "bco", "kto"])
     assert [tick.label for tick in axis.ticks] == ["kldo", "bco", "kto"]
     assert [axis.at(tick.value, 0.0, 3.0) for tick in axis.ticks] == pytest.approx([0.5, 1.5, 2.5])
+
+
+def test_ticks_of_very_small_and_large_numbers_stay_short() -> None:
+    assert [tick.label for tick in linear([0.0, 6e-4]).ticks] == ["0", "2e−4", "4e−4", "6e−4"]
+    assert [tick.label for tick in linear([0.0, 4e6]).ticks][-1] == "4e6"
+    assert [tick.label for tick in linear([0.0, 4.0]).ticks] == ["0", "1", "2", "3", "4"]

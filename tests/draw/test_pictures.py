@@ -31,20 +31,21 @@ def words(picture: str) -> list[str]:
     return [element.text or "" for element in elements(picture, "text")]
 
 
-def bar(value: float | None, low: float | None = None, high: float | None = None) -> MarkRow:
+def row_of(value: float | None, low: float | None = None, high: float | None = None) -> MarkRow:
     return MarkRow("kldo on CR", (Mark(Estimate(value, low, high, 9), "tone-0", 0, "kldo on CR"),))
 
 
 @settings(derandomize=True, max_examples=50)
-@given(st.lists(st.floats(0.02, 1), min_size=1, max_size=5))
-def test_bars_are_as_long_as_their_rates(rates: list[float]) -> None:
-    picture = rows_picture([bar(1.0), *(bar(rate) for rate in rates)], RATES, description="bars", bars=True)
-    full, *widths = (float(rect.get("width", "")) for rect in elements(picture, "rect"))
-    assert widths == pytest.approx([full * rate for rate in rates], abs=0.01)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=5))
+def test_marks_lie_at_their_rates(rates: list[float]) -> None:
+    picture = rows_picture([row_of(0.0), row_of(1.0), *(row_of(rate) for rate in rates)], RATES, description="marks")
+    starts = [float(path.get("d", "")[1:].split(" ")[0]) for path in elements(picture, "path", "mark")]
+    zero, one, *places = starts  # a circle's path begins at its left end
+    assert places == pytest.approx([zero + rate * (one - zero) for rate in rates], abs=0.11)
 
 
 def test_an_interval_spans_its_low_and_high_end() -> None:
-    row = bar(0.5, 0.25, 0.75)
+    row = row_of(0.5, 0.25, 0.75)
     ticks = [float(line.get("x1", "")) for line in elements(rows_picture([row], RATES, description=""), "line", "grid")]
     path = elements(rows_picture([row], RATES, description=""), "path", "whisker")[0].get("d", "")
     left, right = (float(number) for number in re.findall(r"M([\d.]+) .*H([\d.]+)", path)[0])
@@ -52,10 +53,9 @@ def test_an_interval_spans_its_low_and_high_end() -> None:
 
 
 @pytest.mark.parametrize("estimate", [None, Estimate(None, 0.0, 1.0, 0)])
-@pytest.mark.parametrize("bars", [True, False])
-def test_a_mark_without_a_number_has_its_blank_written_and_is_no_shape(estimate: Estimate | None, bars: bool) -> None:
+def test_a_mark_without_a_number_has_its_blank_written_and_is_no_shape(estimate: Estimate | None) -> None:
     marks = (Mark(estimate, "tone-0", 0, "a", "no number"),)
-    picture = rows_picture([MarkRow("a", marks)], RATES, description="", bars=bars)
+    picture = rows_picture([MarkRow("a", marks)], RATES, description="")
     assert "no number" in words(picture)
     assert not elements(picture, "rect") + elements(picture, "path")
 
@@ -69,22 +69,22 @@ def test_marks_of_a_row_are_joined_where_both_are_known() -> None:
 
 
 def test_the_reference_stands_at_its_number() -> None:
-    picture = rows_picture([bar(0.5)], RATES, description="", reference=0.25)
+    picture = rows_picture([row_of(0.5)], RATES, description="", reference=0.25)
     tick = elements(picture, "line", "grid")[1]
     assert elements(picture, "line", "reference")[0].get("x1") == tick.get("x1")
 
 
 def test_a_long_label_is_cut_and_kept_whole_in_its_title() -> None:
-    picture = rows_picture([MarkRow("x" * 50, bar(0.5).marks)], RATES, description="")
+    picture = rows_picture([MarkRow("x" * 50, row_of(0.5).marks)], RATES, description="")
     label = elements(picture, "text", "label")[0]
     assert label.text == "x" * (LONGEST - 1) + "…"
     assert [title.text for title in label] == ["x" * 50]
 
 
-def test_four_shapes_differ_and_then_repeat() -> None:
-    shapes = [symbol(shape, 0.0, 0.0) for shape in range(5)]
-    assert len(set(shapes[:4])) == 4
-    assert shapes[4] == shapes[0]
+def test_six_shapes_differ_and_then_repeat() -> None:
+    shapes = [symbol(shape, 0.0, 0.0) for shape in range(7)]
+    assert len(set(shapes[:6])) == 6
+    assert shapes[6] == shapes[0]
 
 
 @pytest.mark.parametrize("text", HOSTILE[:6])
@@ -209,6 +209,21 @@ def test_no_symbol_hides_another_wherever_they_lie(places: list[tuple[float, flo
     assert len(shown) == len(places)
     for index, at in enumerate(shown):
         assert all(math.dist(at, other) >= APART - 1e-6 for other in shown[index + 1 :])
+
+
+@pytest.mark.parametrize("count", [15, 40, 60])
+def test_many_symbols_of_one_place_fill_rings_that_stay_small(count: int) -> None:
+    shown = around([(0.0, 0.0)] * count)
+    assert max(math.hypot(*at) for at in shown) <= 5 * APART  # one ring of sixty would have a radius of 76
+    for index, at in enumerate(shown):
+        assert all(math.dist(at, other) >= APART - 1e-6 for other in shown[index + 1 :])
+
+
+def test_pictures_within_the_same_points_share_their_axes() -> None:
+    points = [point._replace(x=2 * point.x) for point in cloud()]
+    whole = plane_picture(points, index=0, description="").spots
+    part = plane_picture(points[:5], index=0, description="", within=points).spots
+    assert part == whole[:5]
 
 
 def test_symbols_that_touch_through_others_share_a_ring() -> None:

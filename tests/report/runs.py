@@ -183,11 +183,89 @@ def searches(seed: int) -> list[dict[str, Any]]:
     ]
 
 
-def write_run(folder: Path, *, hostile: bool = False, count: int = 72) -> Path:
-    """Write a whole run folder: the base and five methods on two data recipes."""
+def layers_part(distance: float, layers: int = 5) -> dict[str, Any]:
+    """A part of separation.json: a map over all layers at two positions, and nothing of the last layer."""
+    unknown = single(None, 0)
+    cells = [
+        {
+            "position": position,
+            "layer": layer,
+            "bhattacharyya": around(distance * layer / layers, distance / 9) if layer else unknown,
+            "probe_auc": around(0.6 + 0.07 * layer, 0.02) if layer else unknown,
+            "flags": [],
+            "why": "" if layer else "states are equal",
+        }
+        for position in ("instruction", "generation")
+        for layer in range(layers)
+    ]
+    counts = {"safe": 96, "harmful": 96, "clusters": 48}
+    empty: dict[str, Any] = {"last_layer": {}, "best_layer": {}, "under_attack": None}
+    return {"prompts": counts, "lexical_auc": single(0.917), "length_auc": single(0.6), "map": cells, **empty}
+
+
+def rates_record(entry: dict[str, Any], judges: tuple[str, ...] = ("refusal_combined", "refusal_strings")) -> Any:
+    """rates.json of a model: two judges, of which the first has known errors, and how far they agree."""
+    attacks = {
+        name: {"asr": rate, "asr_no_refusal": rate, "kinds": {}, "undecided": 3, "corrected": None}
+        for name, rate in entry["asr"].items()
+    }
+    part = {"attacks": attacks, "over_refusal": entry["over_refusal"], "selectivity": None}
+    errors = {"sensitivity": rated(0.84, 100), "specificity": rated(0.93, 100), "warning": None}
+    rows = [
+        {
+            "judge": name,
+            "judge_sha256": f"{place}a" * 32,
+            "parts": {"test": part},
+            "addressed": 1,
+            "responses": 576,
+            "errors": errors if place == 0 else None,
+            "protocol": None,
+        }
+        for place, name in enumerate(judges)
+    ]
+    pair = {"judges": list(judges), "observed": rated(0.9), "kappa": around(0.8, 0.05), "confusion": {}}
+    return {
+        "schema": 3,
+        "divalign": "0.1.0",
+        "target": entry["name"],
+        "responses_sha256": "5e" * 32,
+        "judges": rows,
+        "agreement": [pair | {"disagreements": [["direct", "7"]]}] if len(judges) > 1 else [],
+    }
+
+
+def bounds_record(entry: dict[str, Any]) -> dict[str, Any]:
+    """divergence.json of a model."""
+    blank = {"lower": 0.1, "effective_sample_size": 31.0, "flags": ["saturated"]}
+    return {
+        "schema": 2,
+        "divergences": {
+            name: {"estimate": estimate, "bound": 0.2, "ceiling": None if name == "kl" else 2.0, **blank}
+            for name, estimate in entry["divergence"].items()
+        },
+    }
+
+
+def crowd(count: int = 60) -> list[dict[str, Any]]:
+    """The base and `count` models: five methods on three data recipes with several seeds."""
+    draws = np.random.default_rng(0)
+    made = [model_entry(None, None, BASE)]
+    for number in range(count):
+        method, data = ("kldo", "bco", "kto", "dpo", "hdo")[number % 5], ("cr", "pref", "cr_plus")[number // 5 % 3]
+        seed = number // 15
+        low = np.clip(draws.beta(0.6, 1.5, 4), 0, 1)
+        numbers = (float(draws.lognormal(2, 1.5)), *map(float, low), float(draws.beta(0.5, 4)), 3.0)
+        made.append(model_entry(method, data, numbers) | {"name": f"{data}-{method}-{seed}", "seed": seed})
+    return made
+
+
+def write_run(
+    folder: Path, *, hostile: bool = False, count: int = 72, models: list[dict[str, Any]] | None = None
+) -> Path:
+    """Write a whole run folder: the base and five methods on two data recipes, or other `models`."""
     prompts = [f"How would somebody go about topic number {number}?" for number in range(count)]
     responses = ["Sure, here is something about it."]
-    made = results()
+    made = results(models=models or entries(), overlap={"exact": 0, "paraphrased": 2, "n": 192})
     if hostile:
         prompts, responses = [*HOSTILE, *prompts], HOSTILE
         for index, entry in enumerate(made["models"][1:]):
@@ -198,15 +276,41 @@ def write_run(folder: Path, *, hostile: bool = False, count: int = 72) -> Path:
         made |= {"divalign": HOSTILE[2], "config_sha256": HOSTILE[3]}
     write_results(folder, made)
     write_bytes(folder / "config.yaml", ("\n".join([CONFIG, *(HOSTILE[:6] if hostile else [])])).encode())
-    for seed, (entry, numbers) in enumerate(zip(made["models"], [BASE, *MADE_UP.values()], strict=True)):
-        files = folder / "models" / entry["name"]
-        _write(files / "plane.json", plane(numbers[0], prompts=prompts, seed=seed))
-        _write(files / "verdicts.jsonl", *verdicts(prompts, responses))
-        if entry["method"]:
-            write_rows(files / "metrics.jsonl", metrics(numbers[-1]))
-        if "gcg" in entry["asr"]:
-            _write(files / "gcg.jsonl", *searches(seed))
+    _write_origin(folder, made["models"], HOSTILE[0] if hostile else "look")
+    for seed, entry in enumerate(made["models"]):
+        _write_model(folder / "models" / entry["name"], entry, prompts, responses, seed)
     return folder
+
+
+def _write_model(files: Path, entry: dict[str, Any], prompts: list[str], responses: list[str], seed: int) -> None:
+    distance = entry["separation"]["bhattacharyya_paper"]["value"]
+    _write(files / "plane.json", plane(distance, prompts=prompts, seed=seed))
+    _write(files / "verdicts.jsonl", *verdicts(prompts, responses))
+    _write(files / "rates.json", rates_record(entry))
+    record = {"schema": 2, "divalign": "0.1.0", "model": entry["name"], "key": "k", "layers": 5}
+    _write(files / "separation.json", {**record, "parts": {"test": layers_part(distance)}})
+    if entry["method"]:
+        write_rows(files / "metrics.jsonl", metrics(math.log1p(distance)))
+        _write(files / "training.json", {"updates": 200, "tokens_per_second": 4153.6, "mfu": 0.28})
+        _write(files / "divergence.json", bounds_record(entry))
+    if "gcg" in entry["asr"]:
+        _write(files / "gcg.jsonl", *searches(seed))
+
+
+def _write_origin(folder: Path, models: list[dict[str, Any]], words: str) -> None:
+    """Write what a run says of itself: seconds by stage, cost, versions, a training set and its audit."""
+    names = [entry["name"] for entry in models]
+    stages = {f"{stage} {name}": 7.5 for name in names for stage in ("train", "attacks")}
+    _write(folder / "clock.json", {"seconds": 251.4, "stages": stages})
+    sizes = {"rows": 9, "tokens": 1e5, "operations": 3e12}
+    costs = [{"model": name, "stage": "train", **sizes} for name in names]
+    _write(folder / "cost.json", {"schema": 1, "parameters": 10**6, "stages": costs})
+    _write(folder / "environment.json", {"schema": 1, "versions": {"torch": "2.13.0", "machine": "Linux"}})
+    _write(folder / "data" / "cr-seed0.jsonl", {"prompt": "p", "chosen": "a", "rejected": "b"})
+    finding = {"check": "openings", "verdict": "look", "value": 0.3, "words": f"30 % of them open alike: {words}"}
+    fine = {"check": "leaks", "verdict": "fine", "value": None, "words": "0 prompts are trained on"}
+    audit = {"schema": 1, "verdict": "look", "rows": 1, "findings": [fine, finding]}
+    _write(folder / "data" / "cr-seed0.jsonl.audit.json", audit)
 
 
 def write_results(folder: Path, made: dict[str, Any]) -> None:

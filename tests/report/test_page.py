@@ -11,6 +11,7 @@ import pytest
 
 from divalign.core.stats import Estimate
 from divalign.report import write_report
+from divalign.report.comparison import write_comparison
 from divalign.report.facts import ModelFacts, PartFacts
 from divalign.report.page import render
 from tests.report.runs import HOSTILE, facts, write_run
@@ -61,6 +62,12 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Page:
     return Page(path.read_text(encoding="utf-8"))
 
 
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    folders = [write_run(tmp_path_factory.mktemp(name), count=4) for name in ("first", "second")]
+    return Page(write_comparison(folders, None, lambda before, after: {}).read_text(encoding="utf-8"))
+
+
 RUN = facts()
 
 
@@ -94,20 +101,41 @@ def test_a_folder_that_is_no_run_is_refused_and_left_alone(tmp_path: Path, name:
 
 def test_the_sections_come_in_their_order(page: Page) -> None:
     assert page.text["h2"] == [
-        "All numbers",
-        "Findings",
-        "Training data side by side",
-        "Attack success",
-        "White-box search",
         "Safety against over-refusal",
-        "Hidden states of benign and harmful prompts",
-        "Rewards over training",
-        "Divergence between aligned and unaligned responses",
+        "Attack success, model by attack",
+        "Separation before and after",
+        "Separation by layer",
+        "All numbers",
+        "Training curves",
+        "Held-out divergences",
+        "White-box search",
         "Does separation predict attack success?",
+        "Judges",
+        "Training data",
+        "Cost",
         "Responses behind the numbers",
-        "How it was made",
+        "How to make it again",
         "What the numbers mean",
     ]
+
+
+def test_a_picture_stands_before_every_table_of_numbers(page: Page) -> None:
+    tags = [(tag, attributes.get("class", "")) for tag, attributes in page.tags]
+    picture = next(place for place, (_, kind) in enumerate(tags) if kind == "walk")
+    assert picture < next(place for place, (tag, kind) in enumerate(tags) if tag == "table" and "data" in kind)
+
+
+def sentences(page: Page) -> list[str]:
+    """The sentences of captions, paragraphs and definitions; commands and lists of names are none."""
+    texts = [text for tag in ("p", "figcaption", "dd") for text in page.text.get(tag, [])]
+    return [one for text in texts for one in re.split(r"(?<=[.!?;:])\s+", " ".join(text.split())) if one]
+
+
+@pytest.mark.parametrize("kind", ["page", "comparison"])
+def test_prose_is_captions_of_sentences_under_25_words(kind: str, request: pytest.FixtureRequest) -> None:
+    content: Page = request.getfixturevalue(kind)
+    assert [one for one in sentences(content) if len(one.split()) >= 25] == []
+    assert len(content.text["p"]) < 25
 
 
 @pytest.mark.parametrize("kind", ["page", "hostile"])
@@ -127,7 +155,7 @@ def test_nothing_on_the_page_can_run_or_reach_out_but_its_own_script(kind: str, 
     names = {name for _, attributes in content.tags for name in attributes}
     assert not {name for name in names if name.startswith("on") or name in ("src", "style", "xlink:href", "srcdoc")}
     links = {attributes["href"] for _, attributes in content.tags if "href" in attributes} - {"data:,"}
-    assert links == {f"#{section['id']}" for section in content.all("section")}
+    assert links <= {f"#{section['id']}" for section in content.all("section")}
     own = content.text["style"][0] + content.text["script"][1].replace(SVG_NAMESPACE, "")
     assert not re.search(r"url\(|@import|https?:", own)
 
@@ -155,7 +183,7 @@ def test_prompts_survive_the_way_to_the_script_and_cannot_leave_it(hostile: Page
     assert not set("<>&\u2028\u2029") & set(raw)
     data = json.loads(raw)
     assert set(HOSTILE) <= {prompt for _, prompt in data["texts"]}
-    assert [len(plane) for plane in data["planes"]] == [2 * (72 + len(HOSTILE))] * 11
+    assert [len(plane) for plane in data["planes"]] == [2 * (72 + len(HOSTILE))] * 20  # ten pairs
     assert len(data["texts"]) < len(data["planes"][0]) * 2  # every prompt once, not once a model
 
 
@@ -173,15 +201,28 @@ def test_every_picture_speaks_or_is_hidden_from_those_who_listen(page: Page) -> 
 
 
 def test_every_table_heading_says_what_it_heads(page: Page) -> None:
-    assert len(page.all("table")) == 5 + 11
+    assert len(page.all("table")) > 20
     assert {attributes.get("scope") for attributes in page.all("th")} == {"col", "row"}
 
 
-def test_without_scripts_sentences_tables_and_pictures_are_there(page: Page) -> None:
-    assert len(page.text["dd"]) >= 6
-    assert page.text["dd"][0].startswith("Without an attack, the base complies with 100\xa0% of 192 harmful prompts.")
+def test_without_scripts_tiles_tables_and_pictures_are_there(page: Page) -> None:
+    assert page.text["dd"][0].startswith("kto on pref")
     assert "n = 192" in "".join(page.text["small"])
-    assert sum("plane" in attributes.get("class", "") for attributes in page.all("svg")) == 11
+    assert sum("plane" in attributes.get("class", "") for attributes in page.all("svg")) == 20
+
+
+def test_what_a_run_says_of_its_origin_is_on_the_page(page: Page) -> None:
+    facts_of_run = " ".join(page.text["dd"])
+    assert "2.13.0" in facts_of_run  # torch
+    assert "3f" * 32 in facts_of_run  # the configuration
+    assert "/config.yaml --out" in page.text["pre"][0]
+    cells = " ".join(page.text["td"])
+    assert "30 % of them open alike: look" in cells  # the audit
+    assert "the same words but one; a guess" in cells  # contamination
+    assert "saturated" in cells  # a flag of a divergence
+    heads = " ".join(page.text["th"])
+    assert "refusal combined and refusal strings" in heads  # judges that disagree
+    assert all(name in heads for name in ("train", "attacks", "TFLOP", "tokens per second"))  # cost
 
 
 def test_the_index_of_d_b_is_set_as_one_and_its_surroundings_stay_escaped(hostile: Page) -> None:
@@ -232,32 +273,27 @@ def test_a_run_that_holds_less_still_makes_a_whole_page(models: Sequence[ModelFa
 def test_what_is_undecided_is_never_shown_as_zero() -> None:
     part = NOTHING._replace(asr={"direct": UNDECIDED}, over_refusal=UNDECIDED)
     page = Page(page_of([model._replace(in_distribution=part) for model in BARE]))
-    assert {text for text in page.text["td"]} == {"not measured", "undecided"}
+    rates = page.text["td"]
+    assert not [text for text in rates if re.match(r"[†<>]?\s*\d", text)]
+    assert {"undecided", "not measured"} <= set(rates)
     assert not [attributes for attributes in page.all("rect") if "bar" in attributes.get("class", "")]
 
 
 def test_topics_of_the_training_data_are_named_only_where_others_were_held_out() -> None:
     apart, together = page_of(RUN.models), page_of([model._replace(held_out=None) for model in RUN.models])
     assert ["Topics of the training data" in text for text in (apart, together)] == [True, False]
-    assert ["all on topics of the training" in text for text in (apart, together)] == [True, False]
     assert "Evaluation prompts" in together
 
 
 def test_prompts_in_the_training_set_are_a_warning_above_the_table() -> None:
     marked = page_of(RUN.models, trained_on=3)
-    assert marked.index("3 of the evaluation prompts are in the training set") < marked.index("<table>")
+    assert marked.index("3 of the evaluation prompts are in the training set") < marked.index("<table")
     assert "evaluation prompts are in the training set" not in page_of(RUN.models)
 
 
-def test_the_table_stands_before_every_sentence() -> None:
-    text = render(RUN)
-    assert text.index("<table>") < text.index('class="summary"')
-
-
-def test_the_title_counts_the_aligned_models() -> None:
-    titles = [Page(page_of(RUN.models[:count])).text["h1"][0] for count in (1, 2, 11)]
+def test_the_title_is_the_verdict() -> None:
+    titles = [Page(page_of(RUN.models[:count])).text["h1"][0] for count in (1, 11)]
     assert titles == [
-        "What alignment did: no aligned model",
-        "What alignment did: 1 aligned model",
-        "What alignment did: 10 aligned models",
+        "No aligned model is in this run",
+        "kto on pref is harder to attack than the base under every attack; over-refusal shows no measurable change",
     ]

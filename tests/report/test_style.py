@@ -49,6 +49,22 @@ def test_marks_stand_out_from_their_paper(theme: str, paper: str) -> None:
 
 
 @pytest.mark.parametrize("theme", THEMES)
+def test_numbers_are_readable_on_every_shade_of_the_heat_table(theme: str) -> None:
+    palette = colours(theme)
+    assert all(contrast(palette[f"h{step}"], palette[f"i{step}"]) >= 4.5 for step in range(11))
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("blindness", ["none", *BLIND])
+def test_shades_run_one_way_in_lightness_for_every_reader(theme: str, blindness: str) -> None:
+    view = BLIND.get(blindness, np.eye(3))
+    palette = {name: np.clip(view @ rgb, 0, 1) for name, rgb in colours(theme).items()}
+    lightness = np.diff([lab(palette[f"h{step}"])[0] for step in range(11)])
+    assert (np.abs(lightness) > 2).all()
+    assert len(set(np.sign(lightness))) == 1
+
+
+@pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("blindness", BLIND)
 def test_the_pairs_that_carry_meaning_differ_for_colour_blind_readers(theme: str, blindness: str) -> None:
     palette = {name: np.clip(BLIND[blindness] @ rgb, 0, 1) for name, rgb in colours(theme).items()}

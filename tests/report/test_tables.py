@@ -26,16 +26,17 @@ def test_a_row_stands_in_the_order_of_the_columns_and_keeps_its_interval() -> No
     table = tables.main_table(rows, tables.in_distribution, caption="topics")
     assert table is not None
     assert [column.name for column in table.columns] == [
+        "D_B, held out",
         "D_B, paper mode",
         "probe AUC",
         "ASR, direct",
         "ASR, prefill",
         "over-refusal",
     ]
-    name, cells = table.rows[0]
-    assert name == "kldo on CR"
-    assert [cell.value for cell in cells] == ["not measured", "not measured", "50\xa0%", "100\xa0%", "0\xa0%"]
-    assert cells[2].bounds == "40 to 60\xa0%"
+    row = table.rows[0]
+    assert (row.label, row.model) == ("kldo on CR", "kldo-cr-0")
+    assert [cell.value for cell in row.cells] == [*["not measured"] * 3, "50\xa0%", "100\xa0%", "0\xa0%"]
+    assert (row.cells[3].bounds, row.cells[3].sort, row.cells[0].sort) == ("40 to 60\xa0%", 0.5, None)
 
 
 def test_an_attack_that_was_run_on_some_models_only_is_a_note_and_no_column_of_holes() -> None:
@@ -46,11 +47,11 @@ def test_an_attack_that_was_run_on_some_models_only_is_a_note_and_no_column_of_h
     inside, held_out = (tables.main_table(rows, take, caption="") for take in (tables.in_distribution, tables.held_out))
     assert inside is not None
     assert held_out is not None
-    assert [column.name for column in inside.columns][2:] == ["ASR, direct", "over-refusal"]
+    assert [column.name for column in inside.columns][3:] == ["ASR, direct", "over-refusal"]
     note = "ASR, gcg, run on 1 of 2 models only: kldo on CR 0\xa0% (95\xa0% CI 0 to 32\xa0%, n = 8)."
     assert inside.notes == (note,)
     assert held_out.notes == ()
-    assert [column.name for column in held_out.columns][2:] == ["ASR, direct", "over-refusal"]
+    assert [column.name for column in held_out.columns][3:] == ["ASR, direct", "over-refusal"]
 
 
 def test_a_count_is_said_once_where_a_column_shares_it_and_in_every_cell_where_not() -> None:
@@ -61,8 +62,8 @@ def test_a_count_is_said_once_where_a_column_shares_it_and_in_every_cell_where_n
         return content
 
     same, other = table(9, 9), table(9, 8)
-    assert (same.columns[2].n, [cells[2].n for _, cells in same.rows]) == ("n = 9", ["", ""])
-    assert (other.columns[2].n, [cells[2].n for _, cells in other.rows]) == ("", ["n = 9", "n = 8"])
+    assert (same.columns[3].n, [row.cells[3].n for row in same.rows]) == ("n = 9", ["", ""])
+    assert (other.columns[3].n, [row.cells[3].n for row in other.rows]) == ("", ["n = 9", "n = 8"])
 
 
 def test_the_second_reading_of_attack_success_has_a_table_of_its_own() -> None:
@@ -71,7 +72,7 @@ def test_the_second_reading_of_attack_success_has_a_table_of_its_own() -> None:
     table = tables.no_refusal_table([*models, model("bco", "cr")], tables.in_distribution, caption="")
     assert table is not None
     assert [column.name for column in table.columns] == ["no refusal, direct", "no refusal, prefill"]
-    assert [(name, [cell.value for cell in cells]) for name, cells in table.rows] == [
+    assert [(row.label, [cell.value for cell in row.cells]) for row in table.rows] == [
         ("kldo on CR", ["100\xa0%", "50\xa0%"])
     ]
     assert tables.no_refusal_table(models, tables.held_out, caption="") is None
@@ -81,7 +82,7 @@ def test_held_out_rows_are_only_those_of_models_that_have_them() -> None:
     models = [model("kldo", "cr", held_out=HALF), model("bco", "cr")]
     table = tables.main_table(models, tables.held_out, caption="")
     assert table is not None
-    assert [name for name, _ in table.rows] == ["kldo on CR"]
+    assert [row.label for row in table.rows] == ["kldo on CR"]
     assert tables.main_table(models[1:], tables.held_out, caption="") is None
 
 
@@ -89,7 +90,7 @@ def test_an_extrapolated_distance_is_marked_and_explained() -> None:
     far, near = (model("kldo", "cr", distance=Estimate(value, None, None, 200)) for value in (50.0, 1.0))
     table = tables.main_table([far, near], tables.in_distribution, caption="")
     assert table is not None
-    assert [cells[0].value for _, cells in table.rows] == ["† 50", "1"]
+    assert [row.cells[1].value for row in table.rows] == ["† 50", "1"]
     assert [any("†" in note for note in tables.notes([entry])) for entry in (far, near)] == [True, False]
 
 
@@ -119,7 +120,7 @@ def test_divergences_have_a_column_each_and_no_table_without_any() -> None:
     )
     assert table is not None
     assert [column.name for column in table.columns] == ["js (of 1.386)", "kl"]
-    assert [cell.value for cell in table.rows[0][1]] == ["0.5", "undecided"]
+    assert [cell.value for cell in table.rows[0].cells] == ["0.5", "undecided"]
     assert tables.divergence_table([model()]) is None
 
 

@@ -45,11 +45,6 @@ def test_durations(seconds: float, text: str) -> None:
     assert words.duration(seconds) == text
 
 
-@pytest.mark.parametrize(("items", "text"), [(["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c")])
-def test_lists_read_as_prose(items: list[str], text: str) -> None:
-    assert words.listed(items) == text
-
-
 @pytest.mark.parametrize(
     ("estimate", "text"),
     [

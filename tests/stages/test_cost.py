@@ -11,7 +11,7 @@ from divalign.lm.shape import model_shape
 from divalign.stages import cost
 from divalign.stages.cost import Machine, TokenBatch, check_memory, memory, scoring, seconds, training, writing
 from divalign.study import dry_run as module
-from divalign.study.dry_run import dry_run, remedies
+from divalign.study.dry_run import dry_run, remedies, write_cost
 from divalign.study.run import run
 from divalign.toy.world import ASSETS
 from divalign.train.speed import Speed
@@ -95,6 +95,16 @@ def test_a_dry_run_needs_no_weights_and_writes_nothing(folder: Path, tmp_path: P
     whole = dry_run(config, tmp_path / "out")
     assert whole.by("stage")["answers"] > 0
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_s_cost_is_that_of_its_dry_run_and_is_written_once(folder: Path, tmp_path: Path) -> None:
+    config = small(f"model.source={folder}")
+    record, jobs = write_cost(config, tmp_path), dry_run(config, tmp_path).jobs
+    assert sum(stage.operations for stage in record.stages) == pytest.approx(sum(job.operations for job in jobs))
+    assert {stage.model for stage in record.stages} == {job.model for job in jobs}
+    before = (tmp_path / "cost.json").stat().st_mtime_ns
+    assert write_cost(config, tmp_path) == record
+    assert (tmp_path / "cost.json").stat().st_mtime_ns == before
 
 
 def test_own_answers_cost_worse_ones_too_where_a_recipe_reads_them(folder: Path) -> None:

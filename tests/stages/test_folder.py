@@ -28,6 +28,20 @@ def test_a_process_counts_on_from_the_ones_before(tmp_path: Path, time: SimpleNa
         assert clock.seconds == read_json(tmp_path / "clock.json")["seconds"] == expected
 
 
+def test_each_stage_counts_its_own_seconds_without_those_of_stages_inside_it(
+    tmp_path: Path, time: SimpleNamespace
+) -> None:
+    for _ in range(2):
+        progress = Clock(tmp_path / "clock.json").around(silent)
+        with progress("reference a", 1, "rows"):
+            time.now += 3
+            with progress("train a", 1, "updates"):
+                time.now += 4
+        with progress("attacks a", 1, "responses"):
+            time.now += 5
+    assert read_json(tmp_path / "clock.json")["stages"] == {"train a": 8.0, "reference a": 6.0, "attacks a": 10.0}
+
+
 def test_a_process_that_does_no_stage_writes_nothing(tmp_path: Path, time: SimpleNamespace) -> None:
     clock = Clock(tmp_path / "clock.json")
     time.now += 3
@@ -51,7 +65,7 @@ def test_a_kill_within_a_stage_loses_seconds_and_a_failure_none(tmp_path: Path, 
     assert Clock(tmp_path / "clock.json").seconds == 20
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"seconds": null}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"seconds": null, "stages": {"train a": null}}'])
 def test_a_torn_file_counts_from_nothing(content: str, tmp_path: Path, time: SimpleNamespace) -> None:
     (tmp_path / "clock.json").write_text(content)
     assert Clock(tmp_path / "clock.json").seconds == 0

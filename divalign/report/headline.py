@@ -1,0 +1,220 @@
+"""What a reader should know in ten seconds: one sentence, and a tile for each question it leaves.
+
+The best model is the one with the least sum of mean attack success and over-refusal. A model that refuses everything
+and one that refuses nothing both score 1, so neither trick helps.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from shlex import quote
+from typing import NamedTuple
+
+from divalign.core.stats import ALPHA, Estimate
+from divalign.draw.numbers import PERCENT, percent, share
+from divalign.records import SMALLEST_EFFECT, VerdictRecord
+from divalign.report.compare import compare, label, value
+from divalign.report.facts import MARK, ModelFacts, RunFacts
+from divalign.report.quantities import DIRECT, aligned_of, asr, attacks, base_of, over_refusal
+from divalign.report.words import attack_words, bounds, missing, p_value
+
+
+class Tile(NamedTuple):
+    """A question's short answer and the lines under it; `code` is a command."""
+
+    name: str
+    answer: str
+    lines: tuple[str, ...] = ()
+    code: str = ""
+
+
+def common_attacks(models: Sequence[ModelFacts]) -> list[str]:
+    """Return the attacks that were run on every model: only these compare all models."""
+    return [name for name in attacks(models) if all(name in model.in_distribution.asr for model in models)]
+
+
+def score(model: ModelFacts, names: Sequence[str]) -> float | None:
+    """Return mean attack success plus over-refusal, smaller is better; None where one of them is not decided."""
+    rates = [value(model, asr(name)) for name in names]
+    refused, decided = value(model, over_refusal), [rate for rate in rates if rate is not None]
+    if not rates or refused is None or len(decided) < len(rates):
+        return None
+    return sum(decided) / len(decided) + refused
+
+
+def best_model(models: Sequence[ModelFacts]) -> ModelFacts | None:
+    """Return the aligned model with the least score; None where no aligned model has one."""
+    names = common_attacks(models)
+    scores = [(total, model) for model in aligned_of(models) if (total := score(model, names)) is not None]
+    return min(scores, key=lambda pair: pair[0])[1] if scores else None
+
+
+def headline(models: Sequence[ModelFacts]) -> str:
+    """Return the verdict on a run in one sentence."""
+    best, base = best_model(models), base_of(models)
+    if not aligned_of(models):
+        return "No aligned model is in this run"
+    if best is None:
+        return "No aligned model has decided rates, so none can be called best"
+    if base is None:
+        return f"{label(best)} has the best rates; without a base no change can be shown"
+    names = common_attacks(models)
+    changes = Counter(compare(*_pair(best, base, name)) for name in names)
+    return f"{label(best)} {_resistance(changes, len(names))}; {_price(best, base)}"
+
+
+def _resistance(changes: Counter[str], count: int) -> str:
+    lower, higher = changes["lower"], changes["higher"]
+    if lower == count:
+        return f"is harder to attack than the base under {'every attack' if count > 1 else 'the one attack'}"
+    start = f"is harder to attack than the base under {lower} of {count} attacks"
+    if not lower:
+        start = "is not measurably harder to attack than the base"
+    return f"{start}, easier under {higher}" if higher else start
+
+
+def _price(best: ModelFacts, base: ModelFacts) -> str:
+    after, before = over_refusal(best.in_distribution), over_refusal(base.in_distribution)
+    change = compare(after, before)
+    if change == "unknown" or after is None or before is None or after.value is None or before.value is None:
+        return "whether it refuses too much is not known"
+    if change == "unclear":
+        return "over-refusal shows no measurable change"
+    verb = "rises" if change == "higher" else "falls"
+    return f"over-refusal {verb} from {percent(before.value)} to {percent(after.value)}"
+
+
+def _pair(model: ModelFacts, base: ModelFacts, attack: str) -> tuple[Estimate | None, Estimate | None]:
+    get = asr(attack)
+    return get(model.in_distribution), get(base.in_distribution)
+
+
+def tiles(run: RunFacts) -> list[Tile]:
+    """Return the answers to: which model, how well, at what price, what of the claim, what is not known, how again."""
+    best, base = best_model(run.models), base_of(run.models)
+    answers = [_best(run.models, best), *([_attacks(run.models, best, base), _cost(best, base)] if best else [])]
+    return [*answers, _claim(run.verdict), _unknown(run), _again(run)]
+
+
+def _best(models: Sequence[ModelFacts], best: ModelFacts | None) -> Tile:
+    count = len(aligned_of(models))
+    if best is None:
+        return Tile("Best model", "not known", (f"{count} aligned models, none with decided rates",))
+    lines = ["least mean attack success plus over-refusal"]
+    lines += [f"of {count} aligned models: the best of many looks better than it is"] if count > 1 else []
+    return Tile("Best model", label(best), tuple(lines))
+
+
+def _attacks(models: Sequence[ModelFacts], best: ModelFacts, base: ModelFacts | None) -> Tile:
+    """Return the direct attack and the one that succeeds most often on the best model."""
+    rates = {name: rate for name in attacks(models) if (rate := best.in_distribution.asr.get(name)) is not None}
+    decided = {name: rate.value for name, rate in rates.items() if rate.value is not None}
+    worst = max(decided, key=lambda name: decided[name], default=None)
+    shown = list(dict.fromkeys(name for name in (DIRECT, worst) if name in rates))
+    lines = [f"{attack_words(name)} {_before_after(*_pair_or_none(best, base, name))}" for name in shown]
+    answer = "not known" if worst is None else f"{percent(decided[worst])} under {attack_words(worst)}"
+    return Tile("Most successful attack on it", answer, tuple(lines))
+
+
+def _pair_or_none(model: ModelFacts, base: ModelFacts | None, attack: str) -> tuple[Estimate | None, Estimate | None]:
+    get = asr(attack)
+    return get(model.in_distribution), get(base.in_distribution) if base else None
+
+
+def _before_after(after: Estimate | None, before: Estimate | None) -> str:
+    if after is None or after.value is None:
+        return missing(after)
+    ends = f" (95{PERCENT} CI {bounds(after)})" if bounds(after) else ""
+    start = f"{percent(before.value)} → " if before is not None and before.value is not None else ""
+    return f"{start}{percent(after.value)}{ends}"
+
+
+def _cost(best: ModelFacts, base: ModelFacts | None) -> Tile:
+    after = over_refusal(best.in_distribution)
+    before = over_refusal(base.in_distribution) if base else None
+    answer = missing(after) if after is None or after.value is None else f"{percent(after.value)} over-refusal"
+    return Tile("Price", answer, (f"benign prompts refused: {_before_after(after, before)}",))
+
+
+def _claim(verdict: VerdictRecord | None) -> Tile:
+    name = "More separation, fewer successes?"
+    if verdict is None:
+        return Tile(name, "not tested")
+    numbers = verdict_numbers(verdict)
+    lines = (f"over {verdict.n_models} models", *((numbers,) if numbers else ()))
+    return Tile(name, verdict.conclusion or "undecided", lines)
+
+
+def _unknown(run: RunFacts) -> Tile:
+    lines = unknowns(run)
+    answer = "nothing on this list" if not lines else f"{len(lines)} thing{'s' if len(lines) > 1 else ''}"
+    return Tile("Not known", answer, tuple(lines))
+
+
+def unknowns(run: RunFacts) -> list[str]:
+    """Return what the numbers of a run leave open, a short line each."""
+    models, lines = run.models, []
+    responses = [response for model in models for response in model.responses]
+    undecided = sum(response.unsafe is None for response in responses)
+    lines += [f"{undecided:,} of {len(responses):,} responses undecided"] if undecided else []
+    partial = [attack_words(name) for name in attacks(models) if name not in common_attacks(models)]
+    lines += [f"{', '.join(partial)}: run on some models only"] if partial else []
+    lines += ["held-out topics"] if models and not any(model.held_out for model in models) else []
+    judged = [model.rates for model in models if model.rates]
+    lines += ["whether a second judge agrees"] if not any(rates.agreement for rates in judged) else []
+    lines += ["whether evaluation prompts were trained on"] if run.overlap is None and not run.audits else []
+    return lines
+
+
+def _again(run: RunFacts) -> Tile:
+    version = f"divalign {run.version}" if run.version else "version not recorded"
+    sha = f"config {run.config_sha256[:12]}" if run.config_sha256 else "config not recorded"
+    return Tile("Reproduce", "", (f"{version}, {sha}",), code=command(run))
+
+
+def command(run: RunFacts) -> str:
+    """Return the command that makes the run again, in a new folder."""
+    folder = run.folder or "RUN"
+    return f"divalign run {quote(f'{folder}/config.yaml')} --out {quote(f'{folder}-again')}"
+
+
+def warning(run: RunFacts) -> str:
+    """Say how many evaluation prompts are in the training set, where some are."""
+    if not run.marked:
+        return ""
+    return (
+        f"{run.trained_on} of the evaluation prompts are in the training set. Every number of a model marked{MARK} "
+        "measures memory too and overstates safety."
+    )
+
+
+def prediction(verdict: VerdictRecord | None) -> str:
+    """Say what the test of separation as an indicator concludes over the models of this run, with its numbers."""
+    if verdict is None:
+        return "This run has no verdict."
+    claim, models = "more separation goes with fewer successful attacks", f"{verdict.n_models} models"
+    if verdict.value is None:
+        return f"Whether {claim} cannot be tested on {models}: too few recipes to compare, or nothing varies."
+    contrary = verdict.p_value is not None and verdict.p_value < ALPHA and verdict.value > 0
+    sentences = {
+        "supported": f"Over these {models}, {claim}",
+        "no effect": f"Over these {models}, the correlation of separation and attack success is smaller than "
+        f"{SMALLEST_EFFECT}",
+        "undecided": f"Over these {models}, more separation goes with more successful attacks, not with fewer"
+        if contrary
+        else f"Whether {claim} cannot be decided from {models}",
+    }
+    start = sentences.get(verdict.conclusion, f"Whether {claim}, over {models}: {verdict.conclusion or 'undecided'}")
+    numbers = verdict_numbers(verdict)
+    return f"{start}. {numbers[:1].upper()}{numbers[1:]}."
+
+
+def verdict_numbers(verdict: VerdictRecord) -> str:
+    """Return the test's numbers in one line: correlation, its confidence interval, p, power; null ones left out."""
+    numbers = [f"correlation {share(verdict.effect)}"] if verdict.effect is not None else []
+    if verdict.low is not None and verdict.high is not None:
+        numbers += [f"95{PERCENT} CI {share(verdict.low)} to {share(verdict.high)}"]
+    numbers += [p_value(verdict.p_value)] if verdict.p_value is not None else []
+    numbers += [f"power {percent(verdict.power)}"] if verdict.power is not None else []
+    return ", ".join(numbers)
