@@ -98,8 +98,8 @@ def _judge_into(out: Path, responses: AttackResponses, plan: JudgePlan, compare:
         spreads = [_spreads(responses, entry.wordings) for entry in opened]
         compared = judge_responses(read_responses(compare), judges, out / "compared") if compare else None
     tables = [
-        judge_rates(responses, *row).model_copy(update={"wordings": wordings})
-        for *row, wordings in zip(judges, verdicts, calibrations, spreads, strict=True)
+        judge_rates(responses, entry, rows, calibration).model_copy(update={"wordings": wordings})
+        for entry, rows, calibration, wordings in zip(judges, verdicts, calibrations, spreads, strict=True)
     ]
     record = _rates(responses, tables, out)
     _write(out / "rates.json", record)

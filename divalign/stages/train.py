@@ -16,10 +16,10 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from divalign import __version__
 from divalign.core.losses import find_method
@@ -28,17 +28,16 @@ from divalign.limits import refuse_links
 from divalign.lm.memory import out_of_memory, release
 from divalign.stages.folder import Advance, Progress, locked
 from divalign.stages.models import ModelSpec, open_model, write_model_spec
-from divalign.stages.rewards import TRAINED, RewardSource, open_reward, reward_key
+from divalign.stages.rewards import TRAINED, RewardSource, open_reward
 from divalign.stages.termination import Terminated, deferring
+from divalign.stages.train_plan import OnPolicyPlan, TrainPlan
 from divalign.store import digest, intact, intact_folder, jsonl, key_of, publish_folder, seal, write_json
-from divalign.train.arguments import BASELINE_LEARNING_RATE
 from divalign.train.policy_gradient import Rollouts
 from divalign.train.reward_model import RewardTraining
 from divalign.train.run import StoppedError, Trained, Watch, train_and_save
 from divalign.train.speed import TIMES
 
 logger = logging.getLogger(__name__)
-_BASELINE_RATE = "baseline_learning_rate"
 REWARD_SETTINGS = (
     "pairs_per_update",
     "pairs_per_batch",
@@ -49,76 +48,6 @@ REWARD_SETTINGS = (
     "too_long",
 )
 ROLLOUT_SETTINGS = ("responses", "max_new_tokens", "kl", "offline_weight", "truncated")
-
-
-@dataclass(frozen=True)
-class LoraPlan:
-    """A low-rank adapter on all linear layers; the weights stay."""
-
-    rank: int = 16
-    alpha: float = 32.0
-
-
-@dataclass(frozen=True)
-class OnPolicyPlan:
-    """How methods that sample responses do so: a reward as `stages.rewards` spells it, and `policy_gradient.Rollouts`.
-
-    `offline_weight` is lambda, the share of the loss of the data's own rows. `reward_updates` of a reward model that is
-    trained first are the policy's where None.
-    """
-
-    reward: str = TRAINED
-    responses: int = 8
-    max_new_tokens: int = 64
-    kl: float | None = None
-    offline_weight: float = 0.0
-    truncated: str = "keep"
-    reward_updates: int | None = None
-
-
-@dataclass(frozen=True)
-class TrainPlan:
-    """How a model is trained. An update takes `pairs_per_update` pairs, `pairs_per_batch` of them per forward.
-
-    The length is `updates`, or `epochs` where updates are None. The learning rate warms up linearly over
-    `warmup_updates` and ends at 0 on a cosine. `sft_weight` anchors the aligned response; `variant` and `too_long` are
-    those of train.arguments.DivergenceConfig. With `continue_adapter` the base's own adapter is trained further.
-    `on_policy` is for methods that sample responses; an update then takes `pairs_per_update` prompts.
-    `baseline_learning_rate` is of methods with a learned baseline of the prompt, METHOD+prompt.
-    """
-
-    method: str
-    seed: int = 0
-    beta: float = 0.1
-    updates: int | None = 100
-    epochs: float | None = None
-    sft_weight: float = 0.0
-    variant: str = "paper"
-    too_long: str = "refuse"
-    pairs_per_update: int = 32
-    pairs_per_batch: int = 32
-    learning_rate: float = 5e-5
-    warmup_updates: int = 6
-    max_length: int = 1024
-    lora: LoraPlan | None = None
-    continue_adapter: bool = False
-    log_every: int = 5
-    batch_size: int = 64
-    on_policy: OnPolicyPlan | None = None
-    baseline_learning_rate: float = BASELINE_LEARNING_RATE
-
-    def identity(self) -> dict[str, Any]:
-        """Return what decides the weights, however an update is split."""
-        split = ["pairs_per_batch", "batch_size", "method", "on_policy"]
-        split += [] if self._learns_baseline else [_BASELINE_RATE]
-        named = {name: value for name, value in asdict(self).items() if name not in split}
-        if self.on_policy is not None:  # else left out: what was trained before there were such methods stays valid
-            named["on_policy"] = {**asdict(self.on_policy), "reward_key": reward_key(self.on_policy.reward)}
-        return {**named, "method": find_method(self.method).name}
-
-    @property
-    def _learns_baseline(self) -> bool:
-        return find_method(self.method).prompt_baseline
 
 
 def train_key(base_key: str, rows: Sequence[Row], plan: TrainPlan) -> str:
@@ -164,8 +93,7 @@ def train(
             if checkpoint.is_dir() and key_of(checkpoint) not in (key, None):
                 raise ValueError(f"{folder} holds another model, of other rows or settings; choose another --out")
             rollouts = _rollouts(base, rows, plan, folder, held_out, cache, progress)
-            options = {"held_out": held_out, "cache": cache, "progress": progress, "terminable": terminable}
-            trained = _train(base, rows, plan, folder, rollouts=rollouts, **options)
+            trained = _train(base, rows, plan, folder, _Around(held_out, cache, rollouts, progress, terminable))
             if _is_leader():
                 seal(metrics, jsonl(_without_times(trained.log)), log_key)
                 write_json(folder / "training.json", _summary(trained))
@@ -183,14 +111,24 @@ def _keys(base: ModelSpec, rows: Sequence[Row], plan: TrainPlan, held_out: Seque
     return key, digest("metrics", key)
 
 
-def _train(base: ModelSpec, rows: Sequence[Row], plan: TrainPlan, folder: Path, **options: Any) -> Trained:
+class _Around(NamedTuple):
+    """What a training takes beside base, rows and plan; SIGTERM waits for the end of `terminable`."""
+
+    held_out: Sequence[Row] | None
+    cache: Path | None
+    rollouts: Rollouts | None
+    progress: Progress
+    terminable: ExitStack
+
+
+def _train(base: ModelSpec, rows: Sequence[Row], plan: TrainPlan, folder: Path, around: _Around) -> Trained:
     """Fill the draft of the checkpoint's folder; where memory runs out, again with half the pairs in a forward.
 
     An update is the same however it is split, so what is trained stays the same.
     """
     while True:
         try:
-            return _train_once(base, rows, plan, folder, **options)
+            return _train_once(base, rows, plan, folder, around)
         except StoppedError as stop:
             raise Terminated(str(stop)) from None
         except RuntimeError as error:  # as torch raises it; a MemoryError says that a single row is too large
@@ -214,35 +152,24 @@ def _smaller_batch(plan: TrainPlan, error: BaseException) -> int:
     return next(size for size in sizes if plan.pairs_per_update % size == 0)
 
 
-def _train_once(
-    base: ModelSpec,
-    rows: Sequence[Row],
-    plan: TrainPlan,
-    folder: Path,
-    *,
-    held_out: Sequence[Row] | None,
-    cache: Path | None,
-    rollouts: Rollouts | None,
-    progress: Progress,
-    terminable: ExitStack,
-) -> Trained:
+def _train_once(base: ModelSpec, rows: Sequence[Row], plan: TrainPlan, folder: Path, around: _Around) -> Trained:
     draft, several = folder / ".checkpoint.draft", _processes() > 1
     settings = _settings(plan, _processes())
     # With several processes each moves its copy to its own device, and they read one reference, also on resumption.
     lm = open_model(replace(base, device="cpu") if several else base).lm()
-    cache = cache or (folder / "work" / "reference" if several else None)
+    cache = around.cache or (folder / "work" / "reference" if several else None)
     if _is_leader():
         shutil.rmtree(draft, ignore_errors=True)
-    with _watched(folder.name, progress, terminable) as watch:
+    with _watched(folder.name, around.progress, around.terminable) as watch:
         return train_and_save(
             lm,
             rows,
             draft,
-            held_out=held_out,
+            held_out=around.held_out,
             lora={"continue": True} if plan.continue_adapter else asdict(plan.lora) if plan.lora else None,
             work=folder / "work",
             watch=watch,
-            rollouts=rollouts,
+            rollouts=around.rollouts,
             use_cpu=base.device == "cpu",
             reference_cache=str(cache) if cache else None,
             **settings,
@@ -327,7 +254,7 @@ def _settings(plan: TrainPlan, ranks: int) -> dict[str, Any]:
         "beta": plan.beta,
         **({"num_train_epochs": plan.epochs} if plan.updates is None else {"max_steps": plan.updates}),
         "sft_weight": plan.sft_weight,
-        **({_BASELINE_RATE: plan.baseline_learning_rate} if find_method(plan.method).prompt_baseline else {}),
+        **({"baseline_learning_rate": plan.baseline_learning_rate} if find_method(plan.method).prompt_baseline else {}),
         "variant": plan.variant,
         "too_long": plan.too_long,
         "per_device_train_batch_size": at_once,

@@ -20,7 +20,8 @@ from typing import Any
 from divalign.data.examples import Row
 from divalign.stages.folder import Progress, silent
 from divalign.stages.models import ModelSpec
-from divalign.stages.train import TrainPlan, is_trained, train
+from divalign.stages.train import is_trained, train
+from divalign.stages.train_plan import TrainPlan
 from divalign.study.sweep_runs import Execute, Outcome, RunTask, attempt, failed
 
 RETRIES = 3  # of a task whose process died; an exception is a failure at once

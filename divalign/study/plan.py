@@ -26,7 +26,7 @@ from divalign.stages.models import LoadOptions, ModelSpec, base_spec, find_model
 from divalign.stages.open_judge import ANY, check_judge, check_wordings, is_served
 from divalign.stages.rewards import check_reward
 from divalign.stages.serving import check_served, for_helpers, server_options
-from divalign.stages.train import LoraPlan, OnPolicyPlan, TrainPlan
+from divalign.stages.train_plan import LoraPlan, OnPolicyPlan, TrainPlan
 
 
 class Aligned(NamedTuple):

@@ -34,6 +34,7 @@ from divalign.lm.reward import ENDS, RewardModel, rewards_at_end, up_to_end
 from divalign.store import digest
 from divalign.train.construction import disable_dropout
 from divalign.train.couples import EncodedRows, encode_rows
+from divalign.train.ranks import Ranks
 from divalign.train.resume import newest_checkpoint
 from divalign.train.run import Watch, Watching
 
@@ -103,9 +104,10 @@ def train_reward_model(
             args=_arguments(plan, work, device=lm.model.device),
             train_dataset=_pairs(encoded, ends),  # type: ignore[arg-type]
             data_collator=lambda items: _collate(items, lm.tokenizer.pad_token_id),
-            callbacks=[Watching(watch or Watch())],
         )
         trainer.remove_callback(PrinterCallback)
+        ranks = Ranks(trainer.accelerator, trainer.args.process_index, trainer.args.world_size, trainer.args.device)
+        trainer.add_callback(Watching(watch or Watch(), ranks))
         trainer.train(resume_from_checkpoint=last)
     merged: Any = classifier.merge_and_unload() if isinstance(classifier, PeftModel) else classifier
     merged.save_pretrained(folder)

@@ -9,48 +9,43 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer, set_seed
+from transformers import set_seed
 from transformers.trainer_utils import EvalPrediction
 
 from divalign.core.logprobs import log_ratio
-from divalign.core.losses import LogRatios, RowBaselines
-from divalign.data.method_rows import with_control
-from divalign.lm.decoding import evaluating
-from divalign.lm.score import attach, can_share, sequence_log_probs
+from divalign.core.losses import LogRatios
+from divalign.lm.score import attach, can_share
 from divalign.train.accumulation import Step, response_tokens, whole_ratios
-from divalign.train.adapters import activate, save_as_one
 from divalign.train.arguments import DivergenceConfig
-from divalign.train.construction import check_arguments, disable_dropout, encode_data, load_policy, load_tokenizer
-from divalign.train.couples import Couples, CoupleSampler, RowCounts, collate, scored_couples
+from divalign.train.construction import check_arguments, disable_dropout, load_policy, load_tokenizer
+from divalign.train.couples import Couples, CoupleSampler, collate
 from divalign.train.displacement import REMEDY, displacement
 from divalign.train.lora_products import lora_by_products
+from divalign.train.measured import MeasuredTrainer
 from divalign.train.not_finite import check_finite, check_gradients
 from divalign.train.objective import Objective
 from divalign.train.online import OnlineNormaliser, halves
 from divalign.train.policy_gradient import Rollouts, SampledStep, prompts_of
-from divalign.train.prompt_baseline import HeadGradients, baselines_of, ends_of, make_head, row_baselines
+from divalign.train.prompt_baseline import HeadGradients, ends_of, make_head, row_baselines
 from divalign.train.prompt_clouds import COLUMNS, PromptClouds, check_prompts
 from divalign.train.ranks import Ranks
-from divalign.train.readout import held_out_metrics, held_out_scores, is_supported
 from divalign.train.recording import Recorder, Unlogged
-from divalign.train.reference import adapt, reference_scores
+from divalign.train.reference import adapt
 from divalign.train.rows import as_rows
 from divalign.train.running import RunningBaseline
-from divalign.train.sharding import is_sharded, is_sharding, whole_state
+from divalign.train.sharding import is_sharding
 
 logger = logging.getLogger(__name__)
 BESIDE = ("reference", "couples", "numbers", "offset", *COLUMNS)  # of a batch: no arguments of the model's forward
 
 
-class DivergenceTrainer(Trainer):
+class DivergenceTrainer(MeasuredTrainer):
     """Align a causal language model by maximising a divergence between its aligned and unaligned responses.
 
     Takes TRL's data columns, `prompt, chosen, rejected` or `prompt, completion, label`, plain or conversational, and
@@ -124,20 +119,24 @@ class DivergenceTrainer(Trainer):
         self._check_processes()
         for callback in head_gradients:
             callback.place(self.args.device, self.accelerator)
-        self._waiting: list[Couples] | None = [] if is_sharding(self.accelerator) else None  # for the reference
-        if self._waiting is None:
-            self._share = self._can_share()
-        self.row_counts: dict[str, RowCounts] = {}
-        self.train_dataset: Any = self._couples(train_dataset, "train_dataset")
-        self.eval_dataset: Any = self._named_couples(eval_dataset)
-        if self._clouds and self.train_dataset is not None:
-            check_prompts(self.train_dataset, self.method.name, self._couples_per_update(self.train_dataset))
+        self._take_rows(train_dataset, eval_dataset)
         self._online = OnlineNormaliser(self.model.parameters()) if args.normaliser == "online" else None
         self._left = 0  # micro-batches of the update that are to come
         self.recorder = Recorder(self.model)
         if self._sampled and self._reference.another:
             self._reference.model.to(self.args.device)  # else it would travel there at every update
         self.loss_is_scaled_for_ga = False  # ours is a mean over the micro-batch: Trainer divides by their number
+
+    def _take_rows(self, train_dataset: Any, eval_dataset: Any) -> None:
+        """Score the rows with the reference, or, where weights will be sharded, let them wait for that."""
+        self._waiting = [] if is_sharding(self.accelerator) else None
+        if self._waiting is None:
+            self._share = self._can_share()
+        self.row_counts = {}
+        self.train_dataset: Any = self._couples(train_dataset, "train_dataset")
+        self.eval_dataset: Any = self._named_couples(eval_dataset)
+        if self._clouds and self.train_dataset is not None:
+            check_prompts(self.train_dataset, self.method.name, self._couples_per_update(self.train_dataset))
 
     def _sampled_step(self, rollouts: Rollouts | None, args: DivergenceConfig) -> SampledStep | None:
         if rollouts is not None:
@@ -178,82 +177,6 @@ class DivergenceTrainer(Trainer):
         if not shares:
             logger.info("%s: prompts are not shared; every response has a row of its own", type(self.model).__name__)
         return shares
-
-    def _named_couples(self, rows: Any) -> Any:
-        if isinstance(rows, dict) and "prompt" not in rows:  # several sets, and not the columns of one
-            return {name: self._couples(part, f"eval_dataset[{name!r}]") for name, part in rows.items()}
-        return self._couples(rows, "eval_dataset")
-
-    def _couples(self, rows: Any, name: str = "the data set") -> Couples | None:
-        """Tokenise rows and put the reference's log-probabilities beside them."""
-        if rows is None:
-            return None
-        encoded = encode_data(rows, name, self._tokenizer, self.args)
-        self.row_counts[name] = encoded.counts
-        if self._sampled and name == "train_dataset":
-            self._sampled.set_rows(encoded)
-        columns = encoded.references or self._reference_columns(encoded.aligned, encoded.unaligned)
-        if columns is not None:
-            return scored_couples(encoded, columns)
-        unknown = [math.nan] * len(encoded.aligned), [math.nan] * len(encoded.unaligned)
-        couples = scored_couples(encoded, unknown)
-        self._waiting = [*(self._waiting or []), couples]
-        return couples
-
-    def _reference_columns(self, aligned: list, unaligned: list) -> tuple[list, list] | None:
-        """Score rows with the reference as the policy is scored: same device, same precision, same layout.
-
-        Returns None where the weights are not sharded yet. Raises ValueError where training has begun and the reference
-        was the model itself.
-        """
-        if self._begun and not self._reference.lasts:
-            raise ValueError(
-                "the reference was the model before training, which has begun; give these rows to the constructor as "
-                "eval_dataset, or give a ref_model, or bring ref_chosen_logps and ref_rejected_logps (ref_logps)"
-            )
-        if self._waiting is not None and not self._reference.another:
-            return None
-        return self._scores(aligned, unaligned, cached=not self._begun)
-
-    def _scores(self, aligned: list, unaligned: list, *, cached: bool) -> tuple[list, list]:
-        """Return the reference's log-probabilities of aligned and of unaligned rows, in nats."""
-        with self._reference.ready(self.args.device) as model, self.accelerator.autocast():
-            scores = reference_scores(
-                self._reference,
-                model,
-                [*aligned, *unaligned],
-                self.ranks,
-                cache=Path(self.args.reference_cache) if self.args.reference_cache and cached else None,
-                report=self._on_reference,
-                pad_id=self._pad_id,
-                batch_size=self.args.precompute_ref_batch_size or self.args.per_device_eval_batch_size,
-            )
-        return scores[: len(aligned)], scores[len(aligned) :]
-
-    def _score_waiting(self) -> None:
-        """Score the rows that have waited for the sharding of the weights, which training has not moved yet."""
-        waiting, self._waiting = self._waiting, None
-        if waiting is None:
-            return
-        self._share = self._can_share()
-        for couples in waiting:
-            rows = [[row.row for row in side] for side in (couples.aligned, couples.unaligned)]
-            couples.set_references(*self._scores(*rows, cached=True))
-
-    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
-        """Do what Trainer does, which shards the weights; without a checkpoint they are still the reference's.
-
-        Raises ValueError where DeepSpeed would load a checkpoint before the reference is scored.
-        """
-        stored = self.args.reference_cache or self._reference.lasts
-        if self.is_deepspeed_enabled and resume_from_checkpoint and self._waiting and not stored:
-            raise ValueError(
-                "DeepSpeed loads a checkpoint as it shards the weights, before the reference can be scored again; set "
-                "reference_cache, which keeps it from the first start"
-            )
-        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        self._score_waiting()
-        return prepared
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Do what Trainer does, and remember that the model is no longer the one that was handed in."""
@@ -434,122 +357,3 @@ class DivergenceTrainer(Trainer):
             self._displaced = True
             logger.warning("displacement: %s; %s", sign, REMEDY)
         super().log(logs, start_time)
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Do what Trainer does, and let the prompt baseline learn beside the model, at its own rate."""
-        optimizer = super().create_optimizer(model)
-        if self._head:
-            self._head.join(optimizer, self.args.baseline_learning_rate)
-        return optimizer
-
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        self._unlogged.collect()
-        super()._save_checkpoint(*args, **kwargs)
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Do what Trainer does; an adapter that was trained beside the model's own is saved as one with it.
-
-        A prompt baseline has a file of its own, and the tokenizer says what texts the model is used with.
-        """
-        folder = output_dir or str(self.args.output_dir)
-        if self.is_fsdp_enabled and not _internal_call:  # of sharded checkpoints Trainer writes no whole weights
-            state = whole_state(self.model)
-            self._save(folder, state_dict=state)
-        else:
-            super().save_model(output_dir, _internal_call)
-        if self.args.should_save:
-            self._save_beside(Path(folder))
-        if self._reference.own and not _internal_call:
-            save_as_one(self.model, Path(folder), writes=self.args.should_save)
-
-    def _save_beside(self, folder: Path) -> None:
-        if self._head:
-            self._head.save(folder)
-        if self.method.controls:
-            with_control(self._tokenizer, self.method.controls.aligned).save_pretrained(str(folder))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Do what Trainer does, which leaves one adapter active where ours are several."""
-        self._score_waiting()  # the last moment at which the weights are the reference's
-        names = list(self.model.active_adapters) if self._reference.own else []
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if self._head:
-            self._head.load(Path(resume_from_checkpoint))
-        if names:
-            activate(self.model, names)
-
-    def _load_best_model(self) -> None:
-        if not self._reference.own:
-            super()._load_best_model()
-            if self._head:
-                self._head.load(Path(str(self.state.best_model_checkpoint)))
-            return None
-        return self._load_from_checkpoint(str(self.state.best_model_checkpoint))
-
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """Measure loss, rewards and divergences with their intervals on the whole held-out set at once.
-
-        Raw rows are taken too; once training has begun, only where the reference is still there. Never changes the
-        state of training.
-        """
-        couples = self.eval_dataset if eval_dataset is None else eval_dataset
-        if isinstance(couples, dict):
-            parts = [self.evaluate(rows, ignore_keys, f"{metric_key_prefix}_{name}") for name, rows in couples.items()]
-            return {name: value for part in parts for name, value in part.items()}
-        if not isinstance(couples, Couples):
-            couples = self._couples(couples, "eval_dataset")
-        if couples is None:
-            raise ValueError("nothing to evaluate on; give eval_dataset to the trainer or to evaluate()")
-        if self._waiting is not None:
-            raise ValueError(
-                "the weights are sharded when training begins, and the reference is scored then; train first"
-            )
-        ratios = self.held_out_ratios(couples)
-        options: dict[str, Any] = {"beta": self.args.beta, "paired": couples.paired, "seed": self.args.seed}
-        options["baseline"] = self.held_out_baseline(couples)
-        measured = held_out_metrics(self.method, *held_out_scores(couples, ratios), **options)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-    def predict(self, *args: Any, **kwargs: Any) -> Any:
-        raise ValueError("predict() has no predictions to give; use held_out_ratios for r of each row, or evaluate()")
-
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Do what Trainer does, but for a divergence that these rows do not support: that is no new best."""
-        name = self.args.metric_for_best_model
-        if name is None or is_supported(name, metrics):
-            return super()._determine_best_metric(metrics, trial)
-        logger.warning("eval_%s is left out: the held-out rows support no such number; no new best model", name)
-        return False
-
-    def held_out_ratios(self, couples: Couples) -> LogRatios:
-        """Return r of every row of a held-out set, aligned and unaligned."""
-        rows = [*couples.aligned, *couples.unaligned]
-        with evaluating(self.model), self.accelerator.autocast():
-            scores = self.ranks.score(
-                [row.row for row in rows],
-                lambda share: sequence_log_probs(
-                    self.model,
-                    share,
-                    self._pad_id,
-                    batch_size=self.args.per_device_eval_batch_size,
-                    in_step=is_sharded(self.model),
-                ),
-            )
-        r = log_ratio(scores, torch.tensor([row.reference for row in rows]), self.args.beta)
-        return LogRatios(r[: len(couples.aligned)], r[len(couples.aligned) :])
-
-    def held_out_baseline(self, couples: Couples) -> RowBaselines | None:
-        """Return what is taken off r of every row of a held-out set; None for a method without such a baseline."""
-        offsets = couples.offsets()
-        if self._head is None:
-            return row_baselines(None, offsets)
-        rows, size = [row.row for row in (*couples.aligned, *couples.unaligned)], self.args.per_device_eval_batch_size
-        with evaluating(self.model), self.accelerator.autocast():
-            values = baselines_of(self._head, self.model, rows, self._pad_id, batch_size=size)
-        split = len(couples.aligned)
-        return RowBaselines(-values[:split], -values[split:])

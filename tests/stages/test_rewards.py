@@ -15,7 +15,7 @@ from divalign.stages import train as module
 from divalign.stages.folder import silent
 from divalign.stages.models import find_model, model_spec
 from divalign.stages.rewards import RewardSource, check_reward, judged, open_reward
-from divalign.stages.train import OnPolicyPlan, TrainPlan
+from divalign.stages.train_plan import OnPolicyPlan, TrainPlan
 from divalign.store import read_rows
 from divalign.study.plan import train_plan
 from divalign.toy.world import requests

@@ -15,7 +15,7 @@ from divalign.data.recipes import RECIPES
 from divalign.stages import train as module
 from divalign.stages.folder import silent
 from divalign.stages.models import LoadOptions, find_model, model_spec
-from divalign.stages.train import TrainPlan
+from divalign.stages.train_plan import TrainPlan
 from divalign.store import read_rows, write_rows
 from divalign.toy.world import requests
 
