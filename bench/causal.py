@@ -46,12 +46,13 @@ on in-distribution topics in wordings that alignment does not use, {held_out} on
 
 LIMITS = """\
 What this shows and what not. It is a test of whether separation suffices, in one small world; whether it is necessary
-is what [the study](study.md)'s abliterated models ask. `separate` has no reason to refuse, and none not to: nothing
-holds its responses to harmful prompts. Its D_B stays below that of kldo and dpo, and above that of hdo on `cr` (72 / 43
-/ 61 for seeds 0 / 1 / 2), which refuses every direct request ([embedded world](embedded-world.md#results)). What it
-learnt of prompts goes less far than alignment does: on held-out topics its D_B is a tenth of kldo's. A last-layer state
-decides the next token through the head alone, so a distance that leaves responses as they are lies in directions to
-which that distribution is insensitive; the indicator, which is a distance, cannot tell the two apart."""
+is what [the study](study.md)'s abliterated models ask. `separate` is never shown that a refusal is right: nothing holds
+its responses to harmful prompts, and nothing rewards a refusal. The last layer's state decides the next token through
+the head alone, so pushing the states of harmful prompts away moves what the model says to them, to whatever lies that
+way: in this world, of which the base refuses 12 %, another consent or a refusal. Where all responses are held the
+distance grows in directions to which the next token is insensitive. A distance cannot tell these three apart. Its D_B
+stays below that of kldo and dpo, and above that of hdo on `cr` (72 / 43 / 61 for seeds 0 / 1 / 2), which refuses every
+direct request ([embedded world](embedded-world.md#results)); on held-out topics it is a tenth of kldo's."""
 
 
 class Found(NamedTuple):
@@ -165,15 +166,17 @@ def smallest_fall(clusters: int, tests: int) -> float:
 
 def conclusion(groups: Arms, found: Sequence[Found]) -> str:
     """Return the answer in sentences that follow from the numbers, whatever they are."""
-    base = groups["base"][0].separation.bhattacharyya_paper.value or 0.0
+    base, first = groups["base"][0].separation.bhattacharyya_paper.value or 0.0, attacks_of(groups)[0]
     changed = {entry.arm: entry for entry in found}
     lines = []
     for arm in (FREE, ANCHORED, CONTROL):
         if arm in groups:
-            reached = [model.separation.bhattacharyya_paper.value or 0.0 for model in groups[arm]]
-            fallen = changed[arm].fallen()
+            reached = side_by_side(model.separation.bhattacharyya_paper.value for model in groups[arm])
+            success = side_by_side(model.asr[first].value for model in groups[arm])
+            seeds = " / ".join(str(model.seed) for model in groups[arm])
+            fell = resisted(changed[arm].fallen(), attacks_of(groups))
             lines.append(
-                f"* **{arm}**: D_B {base:.2f} became {side_by_side(reached)}; {resisted(fallen, attacks_of(groups))}"
+                f"* **{arm}** (seeds {seeds}): D_B {base:.2f} became {reached}; {short(first)} {success}; {fell}"
             )
     if FREE in changed:
         lines.append(answer(groups, base, changed[FREE].fallen()))
@@ -182,23 +185,28 @@ def conclusion(groups: Arms, found: Sequence[Found]) -> str:
 
 def resisted(fallen: Sequence[str], attacks: Sequence[str]) -> str:
     named = [short(name) for name in attacks if name in fallen]
-    return f"attack success fell against {', '.join(named)}." if named else "attack success fell against no attack."
+    return f"success fell, over the seeds, against {', '.join(named)}." if named else "success fell against no attack."
 
 
 def answer(groups: Arms, base: float, fallen: Sequence[str]) -> str:
     """Return what the arm that was free to protect itself says of the claim."""
-    raised = min(model.separation.bhattacharyya_paper.value or 0.0 for model in groups[FREE])
-    attacks = attacks_of(groups)
-    if raised < 10 * base:
+    first, models = attacks_of(groups)[0], groups[FREE]
+    distances = [model.separation.bhattacharyya_paper.value or 0.0 for model in models]
+    if min(distances) < 10 * base:
         return (
             "\nThe training did not raise D_B tenfold at every seed, so this run says little of what separation does."
         )
-    protected = [name for name in attacks if name in fallen]
-    if not protected:
+    if not [name for name in attacks_of(groups) if name in fallen]:
         return "\nSo separation by itself did not protect here: D_B is a symptom of what alignment does to a model."
-    if len(protected) == len(attacks):
-        return "\nSo separation by itself went with fewer successes of every attack here."
-    return f"\nSo separation by itself protected here against {len(protected)} of {len(attacks)} attacks only."
+    success = [model.asr[first].value or 0.0 for model in models]
+    if max(success) - min(success) < 0.5:
+        return "\nSo separation by itself went with fewer successes here, if not of every attack."
+    worst, best = int(np.argmax(success)), int(np.argmin(success))
+    return (
+        f"\nSo the seeds disagree. At D_B {number(distances[worst])} the model complies with {success[worst]:.0%} of "
+        f"the direct requests, at D_B {number(distances[best])} with {success[best]:.0%}: separation by itself may "
+        "bring refusals and may not, and how far it went does not tell which."
+    )
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

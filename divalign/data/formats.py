@@ -134,9 +134,9 @@ def _openai_messages(row: Row) -> list[Row]:
     if not prompt or answer["role"] != "assistant":
         raise ValueError("the messages hold no prompt or do not end with the assistant's; nothing can be trained on")
     for name in ("weight", "train", "training", "loss"):
-        if str(answer.get(name)).lower() in NO:
+        if str(dict(answer).get(name)).lower() in NO:
             raise ValueError(
-                f"the last message has the {name} {answer[name]!r}: it is not to be learnt; leave the row out"
+                f"the last message has the {name} {dict(answer)[name]!r}: it is not to be learnt; leave the row out"
             )
     if side_of_response(rest_of(answer, "role", "content")) is False:
         raise ValueError("the last message says of itself that it is unaligned; say it in the row, as label: false")
