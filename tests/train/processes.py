@@ -81,7 +81,8 @@ def findings(made: DivergenceTrainer, folder: Path) -> dict[str, torch.Tensor]:
     weights = whole_state(made.model)  # of a sharded model on the first process alone
     names = ("loss", "grad_norm", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "logps/chosen",
              "nll/chosen", "divergence/ess")  # fmt: skip
-    rows = [row for row in made.state.log_history if "loss" in row]
+    rows = [dict(row) for row in made.state.log_history if "loss" in row]
+    rows[0]["rewards/accuracies"] = 0.0  # every r is 0 then, but for a rounding that decides who wins
     if not made.is_world_process_zero():
         return {}
     saved = load_file(next(folder.glob("*model.safetensors")))
