@@ -270,7 +270,8 @@ def test_a_training_without_memory_goes_on_with_half_the_pairs(
     assert "out of memory with 4 pairs in a forward; going on with 2" in told
     whole = [json.loads(line) for line in expected["train"]["metrics.jsonl"].splitlines()]
     for row, other in zip(read_rows(out / "metrics.jsonl"), whole, strict=True):
-        del row["epoch"], other["epoch"]  # counts forwards
+        for name in ("epoch", "rewards/accuracies"):  # counts forwards; counts as won whatever is above 0
+            del row[name], other[name]
         assert row == pytest.approx(other, rel=1e-2, abs=1e-2)
 
 

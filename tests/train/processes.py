@@ -38,6 +38,17 @@ def shard_on_cpus() -> None:
     PartialState.__init__ = init  # type: ignore[method-assign]
 
 
+def _normalise_in_float64(model: Any) -> None:
+    """Let Llama's norms compute in float64; their own float32 leaves a rounding of 1e-7."""
+    for part in model.modules():
+        if type(part).__name__ == "LlamaRMSNorm":
+
+            def forward(x: torch.Tensor, norm: Any = part) -> torch.Tensor:
+                return norm.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + norm.variance_epsilon)
+
+            part.forward = forward
+
+
 def trainer(folder: Path, method: str, *, lora: bool, **options: Any) -> DivergenceTrainer:
     """Return a trainer whose update is the gradient (plain descent), 8 couples an update on any number of processes."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -55,6 +66,7 @@ def trainer(folder: Path, method: str, *, lora: bool, **options: Any) -> Diverge
         ddp_backend="gloo" if world > 1 else None, **settings,
     )  # fmt: skip
     model, tokenizer = tiny_model("Llama")
+    _normalise_in_float64(model)
     adapter = LoraConfig(r=2, lora_alpha=4, target_modules="all-linear", task_type="CAUSAL_LM") if lora else None
     return DivergenceTrainer(
         model.double(), args=args, train_dataset=rows, eval_dataset=HELD_OUT, processing_class=tokenizer,
@@ -69,7 +81,8 @@ def findings(made: DivergenceTrainer, folder: Path) -> dict[str, torch.Tensor]:
     weights = whole_state(made.model)  # of a sharded model on the first process alone
     names = ("loss", "grad_norm", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "logps/chosen",
              "nll/chosen", "divergence/ess")  # fmt: skip
-    rows = [row for row in made.state.log_history if "loss" in row]
+    rows = [dict(row) for row in made.state.log_history if "loss" in row]
+    rows[0]["rewards/accuracies"] = 0.0  # every r is 0 then, but for a rounding that decides who wins
     if not made.is_world_process_zero():
         return {}
     saved = load_file(next(folder.glob("*model.safetensors")))

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tests.faults.commands import make_world
 from tests.zygote import ENVIRONMENT, Zygote
 
-EXACT = 1e-6  # relative to the numbers' size, in float64; measured: 1e-13
+EXACT = 1e-6  # relative to the numbers' size; measured: weights 1e-14, the log 3e-8 (Trainer sums losses in float32)
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +146,14 @@ def test_launchers_start_the_verb_and_sigterm_lets_every_process_save(tmp_path: 
     assert words.count("which is saved; the same command resumes") == 2, words[-3000:]
     code, words = finished([*accelerate, "-m", "divalign", *world.train(out, longer)])
     assert code == 0, words[-3000:]
-    for name, value in load_file(whole / "checkpoint" / "model.safetensors").items():
-        assert value.allclose(load_file(out / "checkpoint" / "model.safetensors")[name], atol=1e-4)
+    start, expected, weights = (
+        load_file(folder / "model.safetensors") for folder in (world.model, whole / "checkpoint", out / "checkpoint")
+    )
+    moved, apart = (
+        float(torch.cat([(first[name] - expected[name]).flatten() for name in expected]).norm())
+        for first in (start, weights)
+    )
+    assert apart < 0.01 * moved  # float32, and Adam divides by small sums that are in another order
 
 
 def test_every_accelerate_configuration_is_one_that_accelerate_reads() -> None:
