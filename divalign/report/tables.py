@@ -184,7 +184,7 @@ def _table(caption: str, columns: list[Column], rows: list[TableRow], notes: Seq
 
 def number_cell(value: float | int | None, form: Form = significant, *, blank: str = "none") -> Cell:
     """Return a number without an interval; `blank` stands where there is none."""
-    return Cell(blank, is_number=False) if value is None else Cell(form(value), sort=value)
+    return Cell(blank, is_number=False) if value is None else Cell(form(float(value)), sort=value)
 
 
 def cell(estimate: Estimate | None, form: Form, *, doubt: Doubt = never) -> Cell:
