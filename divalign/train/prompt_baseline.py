@@ -109,7 +109,8 @@ def row_baselines(values: Tensor | None, offsets: Tensor | None) -> RowBaselines
 
 def ends_of(inputs: dict[str, Any]) -> Int[Tensor, " b"]:
     """Return where the prompt of each response of a micro-batch ends, in the flattened batch."""
-    return prompt_ends(Layout(**{name: inputs.get(name) for name in Layout._fields}))
+    fields: dict[str, Any] = {name: inputs.get(name) for name in Layout._fields}
+    return prompt_ends(Layout(**fields))
 
 
 def load_head(folder: Path) -> PromptBaseline | None:
