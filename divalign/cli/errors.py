@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import typer
 
+from divalign.store import disk_is_full
+
 # Of click or, in later versions of typer, of its own copy of click: typer exports this child alone.
 UsageError: Any = typer.BadParameter.__base__
 FAILED, BAD_INPUT = 1, 2
@@ -34,6 +36,8 @@ def ending(error: Exception) -> Ending:
         return Ending(BAD_INPUT, error.format_message())  # type: ignore[attr-defined]
     if isinstance(error, ValueError):
         return Ending(BAD_INPUT, str(error))
+    if disk_is_full(error):
+        return Ending(FAILED, f"the disk is full ({_first_line(error)}); {OF_FILES[errno.ENOSPC]}")
     own = isinstance(error, ConnectionError) and not error.errno  # of a server, as a loss that is not finite
     if own or isinstance(error, FloatingPointError):
         return Ending(FAILED, str(error))
@@ -48,5 +52,8 @@ def ending(error: Exception) -> Ending:
 
 
 def _with_hint(error: Exception, hint: str) -> str:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-    return f"{first}; {hint}" if hint else first
+    return f"{_first_line(error)}; {hint}" if hint else _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -19,7 +19,7 @@ REAL: dict[str, Any] = {
         "answers": "model",
         "answer_tokens": 32,
         "recipes": ["cr", "pref"],
-        "n_train": 192,
+        "n_train": None,
         "n_test": 192,
     },
     "train": {
@@ -27,7 +27,7 @@ REAL: dict[str, Any] = {
         "methods_on": {},
         "beta": 0.1,
         "sft_weight": 1.0,
-        "updates": 32,
+        "updates": 128,
         "updates_on": {},
         "pairs_per_update": 8,
         "pairs_per_batch": 8,
@@ -83,6 +83,7 @@ def _plain(section: Any, name: str) -> str:
     """Return a value as YAML on one line."""
     import yaml
 
-    value = section.model_dump(mode="json", include={name}, by_alias=True)
-    text = yaml.safe_dump(next(iter(value.values()), None), default_flow_style=True, width=10_000, allow_unicode=True)
+    dumped = section.model_dump(mode="json", include={name}, by_alias=True)
+    value = next(iter(dumped.values()), getattr(section, name))  # a key that config.yaml leaves out has its default
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")

@@ -5,6 +5,8 @@ Source: hiyouga/LLaMA-Factory, data/README.md.
 
 from __future__ import annotations
 
+from typing import Any
+
 from divalign.data.columns import SIDES, one_turn, rest_of, turns_of
 from divalign.data.examples import Message, Row, as_messages
 from divalign.data.sides import labelled
@@ -87,7 +89,7 @@ def _response(message: Message) -> list[Message]:
     return [message]
 
 
-def _from_sharegpt(turns: list[dict[str, str]]) -> list[Message]:
+def _from_sharegpt(turns: Any) -> list[Message]:
     names = {theirs: ours for ours, theirs in SHAREGPT.items()}
     if not isinstance(turns, list) or not all(isinstance(turn, dict) and "value" in turn for turn in turns):
         raise ValueError(f"its conversation is {str(turns)[:60]!r}, expected a list of turns with from and value")

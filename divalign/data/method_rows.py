@@ -10,18 +10,35 @@ from typing import Any
 from divalign.core.method import Controls, Method
 from divalign.data.columns import plain_content, truth
 from divalign.data.examples import Row, as_messages
+from divalign.data.sides import OF_SAFETY
 
 logger = logging.getLogger(__name__)
-SAFE = ("chosen_safe", "rejected_safe")  # columns: is the response safe?
+SAFE = OF_SAFETY
 OFFSET = "offset"  # column: nats of r by which a pair's margin counts less
 SWAPPED = {"chosen": "rejected", "rejected": "chosen"}
 
 
 def rows_for(method: Method, rows: Sequence[Row]) -> Sequence[Row]:
-    """Return the rows as the method trains on them; as they are for most methods."""
+    """Return the rows as the method trains on them; as they are for most methods.
+
+    Raises ValueError for a pair whose rejected response alone is safe, which only a method that sorts pairs can take.
+    """
     if method.safety_offset is not None:
         return safe_pairs(rows, float(method.safety_offset))
+    _refuse_unsafe_chosen(rows, method.name)
     return conditioned(rows, method.controls) if method.controls else rows
+
+
+def _refuse_unsafe_chosen(rows: Sequence[Row], method: str) -> None:
+    for number, row in enumerate(rows):
+        if any(row.get(name) is None for name in SAFE):
+            continue
+        chosen, rejected = (truth(row[name], name) for name in SAFE)
+        if rejected and not chosen:
+            raise ValueError(
+                f"row {number}: chosen_safe is false and rejected_safe true, so {method} would train towards the "
+                "unsafe response; use safedpo, which exchanges such pairs, or drop both columns"
+            )
 
 
 def safe_pairs(rows: Iterable[Row], offset: float) -> list[Row]:

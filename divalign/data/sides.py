@@ -38,6 +38,7 @@ OF_THE_PROMPT = frozenset(("prompt", "question", "request", "query", "user", "in
 # Words of a column that exists for chosen and for rejected, by which the two were ordered: larger or smaller is better.
 LARGER_IS_BETTER = frozenset(("score", "scores", "rating", "ratings", "reward", "rewards", "safe", "label", "quality"))
 SMALLER_IS_BETTER = frozenset(("unsafe", "toxic", "toxicity", "rank"))
+OF_SAFETY = ("chosen_safe", "rejected_safe")  # is the response safe? TRL's pairs may be ordered by something else
 UNALIGNED_SIDE = frozenset(("rejected", "reject", "dispreferred", "unaligned", "undesirable", "disliked"))
 READ_AND_LEFT = ("label", "kto_tag", "chosen", "rejected")  # flags that a row loses once `label` says the same
 
@@ -99,6 +100,8 @@ def _check_order(row: Mapping[str, Any]) -> None:
     for small, name in names.items():
         words, beside = set(re.findall(r"[a-z]+", small)), names.get(small.replace("chosen", "rejected"))
         if "chosen" not in small or beside is None or not words & (LARGER_IS_BETTER | SMALLER_IS_BETTER):
+            continue
+        if small in OF_SAFETY:  # safedpo sorts pairs by them, and train.construction refuses them for other methods
             continue
         chosen, rejected = _number(row[name]), _number(row[beside])
         if chosen is None or rejected is None or chosen == rejected:

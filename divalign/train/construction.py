@@ -73,7 +73,8 @@ def encode_data(rows: Any, name: str, tokenizer: Any, args: DivergenceConfig) ->
     """
     method, listed = find_method(args.method), as_rows(rows, name)
     if method.safety_offset is not None or method.controls:
-        listed = rows_for(method, checked_rows(listed))
+        listed = checked_rows(listed)
+    listed = rows_for(method, listed)
     try:
         encoded = encode_rows(listed, tokenizer, max_length=args.max_length, too_long=args.too_long)
     except TooLongError as error:

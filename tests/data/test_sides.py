@@ -170,7 +170,7 @@ def test_columns_of_the_prompt_and_measures_say_nothing_of_the_side(column: dict
 
 @pytest.mark.parametrize(
     ("chosen", "rejected"),
-    [("score_chosen", "score_rejected"), ("chosen-rating", "rejected-rating"), ("chosen_safe",) * 2],
+    [("score_chosen", "score_rejected"), ("chosen-rating", "rejected-rating"), ("chosen_quality",) * 2],
 )
 def test_a_pair_whose_rejected_response_is_rated_higher_is_refused(chosen: str, rejected: str) -> None:
     rejected = rejected.replace("chosen", "rejected")

@@ -82,7 +82,8 @@ def wait_for(file: str) -> None:
 def impatient(seconds: float, attempts: int) -> None:
     """Give a server so many seconds and attempts, where a user's are minutes."""
     models = importlib.import_module("divalign.stages.models")
-    models.Server = functools.partial(models.Server, timeout=seconds, attempts=attempts, first_pause=0.01)
+    options = {"timeout": seconds, "attempts": attempts, "first_pause": 0.01}
+    models.ServerOptions = functools.partial(models.ServerOptions, **options)
 
 
 def fill_disk(folder: str, leave: int) -> None:

@@ -162,12 +162,15 @@ def verdicts(prompts: list[str], responses: list[str]) -> list[dict[str, Any]]:
     return [
         {
             "attack": attack,
+            "id": str(index),
             "prompt": prompt,
             "harmful": index % 2 == 0,
             "held_out": index % 4 == 0,
             "response": responses[index % len(responses)],
             "unsafe": [True, False, None][(index + place) % 25 % 3 if (index + place) % 25 < 3 else index % 2],
             "reason": "no refusal found",
+            "judge": "refusal_combined",
+            "judge_sha256": "0a" * 32,
         }
         for place, attack in enumerate(("direct", "prefill", "wrapper"))
         for index, prompt in enumerate(prompts)

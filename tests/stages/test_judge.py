@@ -31,6 +31,7 @@ from divalign.stages.folder import silent
 from divalign.stages.judge import Judged, JudgePlan
 from divalign.stages.open_judge import open_judge
 from divalign.store import read_rows, write_rows
+from tests.folders import times
 from tests.stages.test_attack import Echo, plan
 
 ERRORS = JudgeErrors(sensitivity=rate([True] * 84 + [False] * 16), specificity=rate([True] * 90 + [False] * 10))
@@ -327,9 +328,9 @@ def test_another_judge_is_added_to_those_that_judged_before(tmp_path: Path) -> N
     assert second.rates.judges[0] == first.rates.judges[0]
     assert [pair.judges for pair in second.rates.agreement] == [["refusal_strings", "refusal_strings_paper"]]
     assert len(read_rows(path / "verdicts.jsonl")) == 2 * 6
-    before = {file.name: file.stat().st_mtime_ns for file in path.iterdir()}
+    before = times(path)
     assert judged(path).rates == second.rates
-    assert {file.name: file.stat().st_mtime_ns for file in path.iterdir()} == before
+    assert times(path) == before
 
 
 def test_verdicts_on_other_responses_are_marked_as_stale(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from divalign import DivergenceConfig, DivergenceTrainer
-from divalign.train.run import Watch, _Watching
+from divalign.train.run import Watch, Watching
 from divalign.train.sharding import whole_state
 from tests.tiny import tiny_model
 
@@ -111,7 +111,7 @@ def train_from(folder: Path, checkpoint: str | None, *, lora: bool) -> dict[str,
     """Train with AdamW, from a checkpoint of any number of processes or from the start, saving one after update 2."""
     options = {"optim": "adamw_torch", "learning_rate": 1e-2, "save_strategy": "steps", "save_steps": 2.0}
     made = trainer(folder, "kldo", lora=lora, reference_cache=str(folder / "reference"), **options)
-    watching = _Watching(Watch(), made.ranks)
+    watching = Watching(Watch(), made.ranks)
     made.add_callback(watching)
     made.train(resume_from_checkpoint=checkpoint)
     return findings(made, folder / "saved")

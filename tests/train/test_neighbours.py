@@ -70,3 +70,8 @@ def test_csft_learns_both_classes_behind_their_texts_and_is_saved_with_the_one_o
     saved = AutoTokenizer.from_pretrained(tmp_path / "saved")
     assert saved.decode(encode_conversation(saved, user_says("hi"))).endswith("<assistant><|good|>")
     assert run._tokenizer.chat_template != saved.chat_template
+
+
+def test_a_pair_whose_rejected_response_alone_is_safe_is_for_safedpo_only(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"row 2: chosen_safe is false and rejected_safe true, so dpo would train"):
+        trainer(tmp_path, SAFETY, method="dpo")
