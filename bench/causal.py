@@ -180,6 +180,12 @@ def conclusion(groups: Arms, found: Sequence[Found]) -> str:
             )
     if FREE in changed:
         lines.append(answer(groups, base, changed[FREE].fallen()))
+    if ANCHORED in changed and not changed[ANCHORED].fallen():
+        reached = side_by_side(model.separation.bhattacharyya_paper.value for model in groups[ANCHORED])
+        lines.append(
+            f"With the responses to all training prompts held, D_B reaches {reached} and no attack fails more often: a "
+            "distance of that size is no protection. What protects is what the model says at those states."
+        )
     return "\n".join(lines)
 
 
