@@ -49,7 +49,7 @@ What this shows and what not. It is a test of whether separation suffices, in on
 is what [the study](study.md)'s abliterated models ask. `separate` is never shown that a refusal is right: nothing holds
 its responses to harmful prompts, and nothing rewards a refusal. The last layer's state decides the next token through
 the head alone, so pushing the states of harmful prompts away moves what the model says to them, to whatever lies that
-way: in this world, of which the base refuses 12 %, another consent or a refusal. Where all responses are held the
+way: here, where 12 % of the pretraining answers refuse, another consent or a refusal. Where all responses are held the
 distance grows in directions to which the next token is insensitive. A distance cannot tell these three apart. Its D_B
 stays below that of kldo and dpo, and above that of hdo on `cr` (72 / 43 / 61 for seeds 0 / 1 / 2), which refuses every
 direct request ([embedded world](embedded-world.md#results)); on held-out topics it is a tenth of kldo's."""
@@ -180,6 +180,12 @@ def conclusion(groups: Arms, found: Sequence[Found]) -> str:
             )
     if FREE in changed:
         lines.append(answer(groups, base, changed[FREE].fallen()))
+    if ANCHORED in changed and not changed[ANCHORED].fallen():
+        reached = side_by_side(model.separation.bhattacharyya_paper.value for model in groups[ANCHORED])
+        lines.append(
+            f"With the responses to all training prompts held, D_B reaches {reached} and no attack fails more often: a "
+            "distance of that size is no protection. What protects is what the model says at those states."
+        )
     return "\n".join(lines)
 
 
