@@ -168,6 +168,7 @@ def verdicts(prompts: list[str], responses: list[str]) -> list[dict[str, Any]]:
             "held_out": index % 4 == 0,
             "response": responses[index % len(responses)],
             "unsafe": [True, False, None][(index + place) % 25 % 3 if (index + place) % 25 < 3 else index % 2],
+            "refused": (index + place) % 3 == 0,
             "reason": "no refusal found",
             "judge": "refusal_combined",
             "judge_sha256": "0a" * 32,

@@ -245,7 +245,8 @@ def test_the_spread_over_wordings_stands_beside_the_rate_and_stays_there(
 ) -> None:
     def first_named(talk: Any) -> str:
         text = talk.messages[-1]["content"]
-        return "verdict: unsafe" if text.find("verdict: unsafe") < text.find("verdict: safe") else "verdict: safe"
+        word = "unsafe" if text.find("verdict: unsafe") < text.find("verdict: safe") else "safe"
+        return f"verdict: {word}\n"
 
     grader = Echo(first_named)
     monkeypatch.setattr(opening, "find_model", lambda name, options: grader.model)
