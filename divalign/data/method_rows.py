@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from divalign.core.method import Controls, Method
@@ -19,17 +19,20 @@ SWAPPED = {"chosen": "rejected", "rejected": "chosen"}
 
 
 def rows_for(method: Method, rows: Sequence[Row]) -> Sequence[Row]:
-    """Return the rows as the method trains on them; as they are for most methods.
-
-    Raises ValueError for a pair whose rejected response alone is safe, which only a method that sorts pairs can take.
-    """
+    """Return the rows as the method trains on them; as they are for most methods."""
     if method.safety_offset is not None:
         return safe_pairs(rows, float(method.safety_offset))
-    _refuse_unsafe_chosen(rows, method.name)
     return conditioned(rows, method.controls) if method.controls else rows
 
 
-def _refuse_unsafe_chosen(rows: Sequence[Row], method: str) -> None:
+def refuse_unsafe_chosen(rows: Any, method: str) -> None:
+    """Raise ValueError for a pair whose rejected response alone is safe, where `method` does not sort pairs by safety.
+
+    `rows` may be any sequence of mappings, such as a `datasets.Dataset`; what it lacks is found where it is encoded.
+    """
+    first = next(iter(rows), None)
+    if not (isinstance(first, Mapping) and all(name in first for name in SAFE)):
+        return
     for number, row in enumerate(rows):
         if any(row.get(name) is None for name in SAFE):
             continue

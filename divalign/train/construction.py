@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from divalign.core.losses import find_method
-from divalign.data.method_rows import rows_for
+from divalign.data.method_rows import refuse_unsafe_chosen, rows_for
 from divalign.lm.adapter_folder import SETTINGS, adapter_settings
 from divalign.lm.load import load_lm
 from divalign.train.arguments import DivergenceConfig
@@ -72,9 +72,10 @@ def encode_data(rows: Any, name: str, tokenizer: Any, args: DivergenceConfig) ->
     Raises ValueError where a paired method meets unpaired rows, and for what `as_rows` and `encode_rows` refuse.
     """
     method, listed = find_method(args.method), as_rows(rows, name)
+    if method.safety_offset is None:
+        refuse_unsafe_chosen(listed, method.name)
     if method.safety_offset is not None or method.controls:
-        listed = checked_rows(listed)
-    listed = rows_for(method, listed)
+        listed = rows_for(method, checked_rows(listed))
     try:
         encoded = encode_rows(listed, tokenizer, max_length=args.max_length, too_long=args.too_long)
     except TooLongError as error:
