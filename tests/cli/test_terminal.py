@@ -84,7 +84,10 @@ def failing_with(monkeypatch: pytest.MonkeyPatch, error: Exception, *words: str)
 
 ERRORS = {
     "a fault of ours": (KeyError("rows"), "KeyError: 'rows'; this is a fault of divalign: run it again with --debug"),
-    "a full disk": (OSError(errno.ENOSPC, "No space left on device"), "the disk is full ([Errno 28] No space left on device); make room"),
+    "a full disk": (
+        OSError(errno.ENOSPC, "No space left on device"),
+        "the disk is full ([Errno 28] No space left on device); make room",
+    ),
     "no access": (PermissionError(errno.EACCES, "Permission denied", "/a"), "choose a place that you may read"),
     "no memory": (MemoryError(), "MemoryError; lower --batch-size"),
     "no GPU memory": (torch.OutOfMemoryError("CUDA out of memory.\nLong."), "CUDA out of memory.; lower --batch-size"),
