@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tests.faults.commands import make_world
 from tests.zygote import ENVIRONMENT, Zygote
 
-EXACT = 1e-6  # relative to the numbers' size; measured: weights 1e-14, the log 3e-8 (Trainer sums losses in float32)
+EXACT = 1e-6  # relative to the numbers' size; Trainer sums losses in float32
 
 
 @pytest.fixture(scope="module")
