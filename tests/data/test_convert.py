@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from divalign.data.columns import SIDES
 from divalign.data.convert import Conversion, convert, detect_format, read_rows
 from divalign.data.files import read_file
 from divalign.data.formats import FORMATS
+from divalign.data.training_rows import SHORTEST_REPEATED
+from divalign.data.words import words_of
 from divalign.data.writing import write_file
 from tests.messages import said
 
@@ -23,6 +26,8 @@ def pairs(draw: st.DrawFn, *, turns: bool = True) -> dict:
     for _ in range(draw(st.integers(0, 2)) if turns else 0):
         prompt += said(draw(TEXT), "user") + said(draw(TEXT))
     row = {"prompt": prompt + said(draw(TEXT), "user"), "chosen": said(draw(TEXT)), "rejected": said(draw(TEXT))}
+    asked = row["prompt"][-1]["content"].strip()  # a response that repeats a prompt of some words is refused
+    assume(len(words_of(asked)) < SHORTEST_REPEATED or all(asked not in row[side][0]["content"] for side in SIDES))
     extras = {"harmful": st.booleans(), "cluster": TEXT, "prefill": TEXT, "source": TEXT, "id": st.integers()}
     rewards = {"reward_chosen": draw(st.floats(2, 9)), "reward_rejected": draw(st.floats(-9, 2))}
     row |= rewards if draw(st.booleans()) else {}
