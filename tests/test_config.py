@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from divalign.config import as_yaml, load_config
+from divalign.config import load_config
+from divalign.sections import as_yaml
 
 
 def test_the_resolved_configuration_reads_back_to_itself(tmp_path: Path) -> None:
