@@ -72,7 +72,7 @@ def with_score_changes(run: RunFacts, folder: Path, changes: Changes) -> RunFact
         try:
             found = changed_rates(*folders, compared, keep=lambda row: not row.get("held_out", False))
         except ValueError:
-            return model  # nothing to compare by prompt: the headline says so
+            return model._replace(score_change=None)  # nothing to compare by prompt: the headline says so
         return model._replace(score_change=score_change(found, names))
 
     return run._replace(models=tuple(changed(model) if model.method else model for model in run.models))

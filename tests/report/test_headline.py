@@ -8,8 +8,8 @@ import pytest
 
 from divalign.core.stats import Estimate, rate
 from divalign.records import VerdictRecord
-from divalign.report.facts import JudgedResponse, ModelFacts, RunFacts
 from divalign.report.changes import common_attacks, score_change, with_score_changes
+from divalign.report.facts import JudgedResponse, ModelFacts, RunFacts
 from divalign.report.headline import best_model, headline, leading_model, prediction, score, tiles, unknowns
 from divalign.report.quantities import aligned_of
 from divalign.stages.rates import changes
@@ -129,9 +129,14 @@ def test_the_change_of_the_score_is_tested_on_the_same_prompts(tmp_path: Path) -
     models = with_score_changes(run_of(*names.values()), tmp_path, changes).models
     base, good, refuses, same = (entry.score_change for entry in models)
     assert base is None
-    assert good is not None and good.value == pytest.approx(-0.7) and (good.high or 0) < 0
-    assert refuses is not None and refuses.value == 0 and (refuses.low or 0) < 0 < (refuses.high or 0)
-    assert same is not None and (same.low or 0) < 0 < (same.high or 0)
+    assert good is not None
+    assert good.value == pytest.approx(-0.7)
+    assert (good.high or 0) < 0
+    assert refuses is not None
+    assert refuses.value == 0
+    assert (refuses.low or 0) < 0 < (refuses.high or 0)
+    assert same is not None
+    assert (same.low or 0) < 0 < (same.high or 0)
     without = with_score_changes(run_of(*names.values()), tmp_path / "nowhere", changes).models
     assert all(entry.score_change is None for entry in without)
     assert score_change({}, ["direct"]) is None
