@@ -68,11 +68,11 @@ def with_score_changes(run: RunFacts, folder: Path, changes: Changes) -> RunFact
         return changes(before, after, confidence=1 - ALPHA / count)
 
     def changed(model: ModelFacts) -> ModelFacts:
-        folders = (folder / "models" / name for name in (base.name, model.name))
+        before, after = folder / "models" / base.name, folder / "models" / model.name
         try:
-            found = changed_rates(*folders, compared, keep=lambda row: not row.get("held_out", False))
+            rates = changed_rates(before, after, compared, keep=lambda row: not row.get("held_out", False))
         except ValueError:
             return model._replace(score_change=None)  # nothing to compare by prompt: the headline says so
-        return model._replace(score_change=score_change(found, names))
+        return model._replace(score_change=score_change(rates, names))
 
     return run._replace(models=tuple(changed(model) if model.method else model for model in run.models))

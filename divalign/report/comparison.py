@@ -125,9 +125,9 @@ def run_change(before: NamedRun, after: NamedRun, changes: Changes) -> RunChange
 
 
 def _model_change(model: ModelFacts, before: Path, after: Path, changes: Changes) -> ModelChange:
-    folders = (folder / "models" / model.name for folder in (before, after))
     try:
-        return ModelChange(model, changed_rates(*folders, changes))
+        rates = changed_rates(before / "models" / model.name, after / "models" / model.name, changes)
+        return ModelChange(model, rates)
     except ValueError as error:
         return ModelChange(model, {}, str(error))
 

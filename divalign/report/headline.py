@@ -152,14 +152,12 @@ def tiles(run: RunFacts) -> list[Tile]:
 
 
 def _best(models: Sequence[ModelFacts], best: ModelFacts | None, shown: ModelFacts | None) -> Tile:
-    count, names = len(aligned_of(models)), common_attacks(models)
+    count = len(aligned_of(models))
     if shown is None:
         return Tile("Best model", "not known", (f"{count} aligned models, none with decided rates",))
     lines = [f"least mean attack success plus over-refusal{'' if best else f': {label(shown)}'}"]
     change = shown.score_change
     lines += [f"change from the base {_interval(change)}, for all models at once"] if change is not None else []
-    broken = degenerate(shown, names)
-    lines += [f"{percent(broken)} of its responses degenerate"] if broken else []
     lines += [f"of {count} aligned models: the best of many looks better than it is"] if count > 1 else []
     return Tile("Best model", label(best) if best else "none measurably better", tuple(lines))
 
