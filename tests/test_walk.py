@@ -12,7 +12,10 @@ from tests.commands import call
 from tests.tiny import save_tiny
 
 ROOT = Path(__file__).parents[1]
-SMALL = {"train": "--set train.updates=2 --set train.pairs_per_update=4", "attack": "--max-new-tokens 4"}
+SMALL = {
+    "train": "--set train.updates=2 --set train.pairs_per_update=4 --set train.pairs_per_batch=4",
+    "attack": "--max-new-tokens 4",
+}
 
 
 def walk(page: str) -> list[str]:
