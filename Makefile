@@ -10,7 +10,7 @@ SMOLLM2_SHA256 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c
 
 MINUTES ?= 10
 
-.PHONY: setup dev tour real test faults check fuzz bench study toy lock audit wheel clean
+.PHONY: setup dev tour real test faults check fuzz bench study toy lock audit wheel docs clean
 
 # The base is what a run needs; developers' tools come on top of it, in the same environment.
 setup: $(VENV)/.base
@@ -77,6 +77,11 @@ audit: dev
 
 wheel: dev
 	.ci/wheel
+
+# The documentation as a site: build/docs/index.html. A warning is an error.
+docs: setup
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 # Two more bases of the embedded world, and the study over all three: hours; stopped, the same command goes on.
 study: runs/bases/1/card.json runs/bases/2/card.json
