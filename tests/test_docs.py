@@ -61,8 +61,8 @@ def commands(text: str) -> Iterator[str]:
 
 
 def arguments(command: str) -> list[str]:
-    """Return a command's words without the marks of optional parts and of what is left out."""
-    words = [word for word in shlex.split(command)[1:] if word != "..."]
+    """Return a command's words without the marks of optional parts, of what is left out, and the file it prints to."""
+    words = [word for word in shlex.split(command.partition(" > ")[0])[1:] if word != "..."]
     return [
         word.strip("[]") if word.startswith("[") or (word.endswith("]") and "[" not in word) else word for word in words
     ]
@@ -149,6 +149,12 @@ def test_a_dotted_name_is_a_module_an_attribute_or_a_key(page: str) -> None:
 def test_what_python_examples_import_exists(page: str) -> None:
     for module, names in re.findall(r"^from (divalign[\w.]*) import (\([^)]*\)|.+)$", TEXTS[page], flags=re.M):
         assert [name for name in re.findall(r"\w+", names) if not resolves(f"{module}.{name}")] == []
+
+
+@pytest.mark.parametrize("page", MARKDOWN)
+def test_python_examples_are_python(page: str) -> None:
+    for block in re.findall(r"^```python\n(.*?)^```", TEXTS[page], flags=re.M | re.S):
+        compile(block, page, "exec")
 
 
 @pytest.mark.parametrize("page", MARKDOWN)
