@@ -216,6 +216,16 @@ def test_the_committed_study_has_at_least_sixty_models_and_its_controls() -> Non
     assert load_config(None).measure.position == runs[0].config.measure.position
 
 
+def test_the_real_study_has_the_models_of_its_protocol() -> None:
+    runs = planned_runs(load_sweep(ROOT / "configs" / "real_study.yaml", ["run.data.folder=sets"]))
+    counts: dict[str | None, int] = {}
+    for planned in runs:
+        models = len(planned.config.train.methods) * len(planned.config.data.recipes)
+        counts[planned.control] = counts.get(planned.control, 0) + models
+    assert counts == {None: 40, "shuffled labels": 2, "separation alone": 2, "fine-tuning on the chosen": 1}
+    assert all(planned.config.data.folder == Path("sets") for planned in runs)
+
+
 def test_shuffled_labels_are_right_half_of_the_time() -> None:
     rows = requests("train", held_out=False)
     same = [shuffled_labels(request) == compliance_refusal(request) for request in rows]
