@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from divalign.config import as_yaml, load_config
+from divalign.config import load_config
+from divalign.sections import as_yaml
 
 
 def test_the_resolved_configuration_reads_back_to_itself(tmp_path: Path) -> None:
@@ -98,7 +99,7 @@ def test_a_configuration_without_a_search_reads_as_before_there_was_one(tmp_path
 
 
 SHIPPED = sorted(Path(__file__).parent.parent.glob("configs/*.yaml"))
-SWEEPS = {"study.yaml"}  # of many runs; tests/study/test_sweep.py loads them
+SWEEPS = {"study.yaml", "real_study.yaml"}  # of many runs; tests/study/test_sweep.py loads them
 
 
 @pytest.mark.parametrize("path", [path for path in SHIPPED if path.name not in SWEEPS], ids=lambda p: p.name)

@@ -20,10 +20,11 @@ SEES = {
     "safety": {"core", "store", "data", "lm"},
     "toy": {"core", "store", "data", "lm"},
     "report": {"core", "store", "records", "draw"},
-    "config": set(),
+    "sections": set(),
+    "config": {"sections"},
     "stages": {"core", "store", "records", "data", "lm", "train", "safety", "toy"},
-    "study": {"core", "draw", "store", "records", "data", "safety", "toy", "stages", "config", "lm"},
-    "cli": {"core", "lab", "store", "records", "data", "lm", "train", "safety", "toy", "stages", "config"}
+    "study": {"core", "draw", "store", "records", "data", "safety", "toy", "stages", "config", "sections", "lm"},
+    "cli": {"core", "lab", "store", "records", "data", "lm", "train", "safety", "toy", "stages", "config", "sections"}
     | {"study", "report"},
     "__main__": {"cli"},
     "__init__": {"core", "train"},

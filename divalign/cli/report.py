@@ -61,10 +61,11 @@ def _write_page(run: Path, *, show_completions: bool) -> Path:
     from divalign.report import write_report
     from divalign.report.reading import read_results
     from divalign.stages.provenance import audit_training_sets
+    from divalign.stages.rates import changes
 
     read_results(run)  # a folder that is no run is left alone
     audit_training_sets(run)
-    return write_report(run, show_completions=show_completions)
+    return write_report(run, show_completions=show_completions, changes=changes)
 
 
 def _compare(runs: list[Path], out: Path | None) -> Path:

@@ -71,6 +71,7 @@ def run(
     from divalign.config import load_config
     from divalign.report import write_report
     from divalign.stages.provenance import audit_training_sets
+    from divalign.stages.rates import changes
     from divalign.study.dry_run import write_cost
     from divalign.study.run import run as run_stages
 
@@ -83,7 +84,7 @@ def run(
     results = run_stages(resolved, out, trainer=cluster.trainer(), progress=progress_of(quiet=quiet))
     write_cost(resolved, out)
     audit_training_sets(out)
-    page = write_report(out)
+    page = write_report(out, changes=changes)
     if not quiet:
         printed().print(_table(results))
         for line in _partial_attacks(results):

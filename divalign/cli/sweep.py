@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from divalign.cli.app import On, Quiet, app, console, printed, progress_of, to_folder, with_options
+from divalign.cli.app import On, Overrides, Quiet, app, console, printed, progress_of, to_folder, with_options
 from divalign.cli.cost import show_gpu_cost
 
 if TYPE_CHECKING:
@@ -38,10 +39,17 @@ RandomWeights = Annotated[
     bool,
     typer.Option("--random-weights", help="Walk the pipeline on small random models of the same architectures."),
 ]
-Part = Annotated[
-    str | None,
-    typer.Option("--shard", metavar="I/N", help="Do every N-th run only, from the I-th on, for an array of jobs."),
-]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where runs are done: here or on a cluster, all of them or a shard."""
+
+    on: On = None
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="I/N", help="Do every N-th run only, from the I-th on, for an array of jobs."),
+    ] = None
 
 
 @app.command(epilog="Example: divalign sweep configs/study.yaml --out runs/study")
@@ -49,13 +57,13 @@ Part = Annotated[
 def sweep(
     config: Annotated[Path, typer.Argument(help="YAML file of a sweep: run, grid, controls, abliterate, resources.")],
     forecasting: Forecasting,
+    place: Place,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the sweep; one that was stopped there is resumed.", callback=to_folder),
     ] = None,
     docs: Docs = None,
-    on: On = None,
-    shard: Part = None,
+    overrides: Overrides = None,
     random_weights: RandomWeights = False,
     quiet: Quiet = False,
 ) -> None:
@@ -66,7 +74,7 @@ def sweep(
     from divalign.study.random_weights import with_random_weights
     from divalign.study.sweep_config import load_sweep
 
-    plan = load_sweep(config)
+    plan = load_sweep(config, overrides or ())
     if forecasting.dry_run:
         show_gpu_cost(plan, forecasting.gpu)
         return
@@ -74,12 +82,13 @@ def sweep(
         raise typer.BadParameter("name the folder of the sweep: --out DIR (only --dry-run goes without)")
     if random_weights:
         plan = with_random_weights(plan, Path(f"{out}-models"))
-    command = f"divalign sweep {config} --out {out}" + (f" --docs {docs}" if docs else "")
+    settings = "".join(f" --set {shlex.quote(override)}" for override in overrides or ())
+    command = f"divalign sweep {config}{settings} --out {out}" + (f" --docs {docs}" if docs else "")
     with _naming_failures():
-        if shard:
-            _do_shard(plan, out, shard, on, quiet=quiet)
+        if place.shard:
+            _do_shard(plan, out, place.shard, place.on, quiet=quiet)
         else:
-            record = _do(plan, out, on, quiet=quiet)
+            record = _do(plan, out, place.on, quiet=quiet)
             _publish(record, docs or out, command)
             if not quiet:
                 printed().print(_table(record))

@@ -174,6 +174,24 @@ def paired_difference(
     return Tested(Estimate((gained - lost) / n, low, high, n), min(1.0, float(tested.pvalue)))
 
 
+def weighted_sum(estimates: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
+    """Sum of estimates by positive weights, with an interval that holds however they depend on each other.
+
+    Its ends are the sums of the ends: a standard deviation of a sum is at most the sum of the standard deviations, so
+    the interval is wider than needed where the estimates are independent. `n` is the smallest count. Unknown where one
+    of them is. Raises ValueError for no estimates, unequal lengths or a weight that is not positive.
+    """
+    if not estimates or len(estimates) != len(weights) or min(weights) <= 0:
+        raise ValueError(f"got {len(estimates)} estimates and the weights {list(weights)}; expected one positive each")
+    value, low, high = (
+        None
+        if any(getattr(estimate, end) is None for estimate in estimates)
+        else float(sum(weight * getattr(e, end) for e, weight in zip(estimates, weights, strict=True)))
+        for end in ("value", "low", "high")
+    )
+    return Estimate(value, low, high, min(estimate.n for estimate in estimates))
+
+
 def spearman(first: Numbers, second: Numbers, *, confidence: float = 0.95) -> Tested:
     """Rank correlation of two lists; no interval where ranks agree or disagree wholly.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from divalign import __version__, store
 from divalign.core.stats import ALPHA, Estimate, holm
@@ -15,6 +15,7 @@ from divalign.draw.panels import Figure, Key, Panel, swatch
 from divalign.draw.plots import LARGE, Curve, Dot, dots_picture
 from divalign.draw.svg import symbol
 from divalign.records import RateChange
+from divalign.report.changes import REFUSAL, Changes, changed_rates
 from divalign.report.compare import label
 from divalign.report.facts import ModelFacts, RunFacts
 from divalign.report.legend import TONES
@@ -26,9 +27,6 @@ from divalign.report.tables import Cell, Column, Table, TableRow
 from divalign.report.words import attack_words, bounds, p_value, spelled
 
 NAME = "comparison.html"
-REFUSAL = "over-refusal"  # as stages.rates names it among the changes
-Verdicts = Sequence[Mapping[str, Any]]
-Changes = Callable[[Any, Any], Mapping[str, RateChange]]  # stages.rates.changes: verdict rows before and after
 
 
 class NamedRun(NamedTuple):
@@ -127,22 +125,11 @@ def run_change(before: NamedRun, after: NamedRun, changes: Changes) -> RunChange
 
 
 def _model_change(model: ModelFacts, before: Path, after: Path, changes: Changes) -> ModelChange:
-    tables = [_verdicts(folder / "models" / model.name / "verdicts.jsonl") for folder in (before, after)]
-    common = [mark for mark in tables[1] if mark in tables[0]]
-    if not common:
-        return ModelChange(model, {}, "no judge read both runs' responses: run `divalign judge` on both folders")
     try:
-        return ModelChange(model, changes(tables[0][common[0]], tables[1][common[0]]))
+        rates = changed_rates(before / "models" / model.name, after / "models" / model.name, changes)
+        return ModelChange(model, rates)
     except ValueError as error:
         return ModelChange(model, {}, str(error))
-
-
-def _verdicts(path: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Return verdict rows by judge and its sha256; none where there is no file."""
-    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in store.read_rows(path) if path.is_file() else []:
-        rows.setdefault((str(row.get("judge")), str(row.get("judge_sha256"))), []).append(row)
-    return rows
 
 
 def _title(compared: Sequence[RunChange]) -> str:

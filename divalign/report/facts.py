@@ -55,6 +55,7 @@ class JudgedResponse(NamedTuple):
     response: str
     unsafe: bool | None
     reason: str
+    kind: str | None = None
 
 
 class SearchFacts(NamedTuple):
@@ -69,7 +70,8 @@ class ModelFacts(NamedTuple):
 
     `title` is what prose calls it beside its data: the method, with the seed where a run has several. `bounds` are the
     records behind its divergences, `layers` its separation by layer on topics of the training data, `rates` every
-    judge's, `training` what training said of itself beside its log.
+    judge's, `training` what training said of itself beside its log. `score_change` is the change from the base of mean
+    attack success plus over-refusal by prompt (`changes.with_score_changes`), None where it was not tested.
     """
 
     name: str
@@ -88,6 +90,7 @@ class ModelFacts(NamedTuple):
     layers: SeparationPart | None = None
     rates: RatesRecord | None = None
     training: Mapping[str, Any] = MappingProxyType({})
+    score_change: Estimate | None = None
 
 
 class RunFacts(NamedTuple):

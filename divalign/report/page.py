@@ -15,6 +15,7 @@ from divalign import __version__, store
 from divalign.draw.plane import Spot
 from divalign.report import figures, headline, provenance, tables
 from divalign.report.attack_table import attack_table
+from divalign.report.changes import Changes, with_score_changes
 from divalign.report.compare import label
 from divalign.report.facts import ModelFacts, RunFacts
 from divalign.report.hidden_states import planes
@@ -28,13 +29,16 @@ from divalign.report.words import data_short, duration
 IN_DISTRIBUTION = "Topics of the training data, in held-out phrasings"
 
 
-def write_report(run: Path, *, show_completions: bool = False) -> Path:
+def write_report(run: Path, *, show_completions: bool = False, changes: Changes | None = None) -> Path:
     """Write `run`/report.html from the files of the run folder and return its path.
 
     Completions are left out of the file unless `show_completions`: a report is passed on more easily than a run folder.
+    `changes` tests two models' verdicts prompt by prompt (stages.rates.changes); without it no model is called better.
     Raises ValueError where `run` is no run folder or a file in it does not hold what was expected.
     """
-    page = render(read_run(run), show_completions=show_completions)
+    facts = read_run(run)
+    facts = with_score_changes(facts, run, changes) if changes else facts
+    page = render(facts, show_completions=show_completions)
     path = run / "report.html"
     # A lone surrogate, which JSON can hold, has no UTF-8: it becomes "?".
     store.write_bytes(path, page.encode("utf-8", errors="replace"))
@@ -44,7 +48,11 @@ def write_report(run: Path, *, show_completions: bool = False) -> Path:
 def render(run: RunFacts, *, show_completions: bool = False) -> str:
     """Return the page as text."""
     models = run.models
-    states, layers, best = planes(models), layer_view(models), headline.best_model(models)
+    states, layers, best = (
+        planes(models),
+        layer_view(models),
+        headline.best_model(models) or headline.leading_model(models),
+    )
     return interactive(
         "page.html",
         data={**_packed(states.spots), "models": model_index(models), "layers": layers.data if layers else {}},

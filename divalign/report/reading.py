@@ -237,6 +237,7 @@ def _response(row: Mapping[str, Any]) -> JudgedResponse:
         response=str(row.get("response") or ""),
         unsafe=row["unsafe"],
         reason=str(row.get("reason") or ""),
+        kind=row.get("kind"),
     )
 
 

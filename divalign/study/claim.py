@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from divalign.config import Config, as_yaml
+from divalign.config import Config
 from divalign.limits import read_text
 from divalign.records import Results, read_record
+from divalign.sections import as_yaml
 from divalign.stages.folder import check_unclaimed
 from divalign.store import write_bytes
 

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from divalign import __version__
-from divalign.config import Config, as_yaml
+from divalign.config import Config
 from divalign.data.batching import encode_conversation
 from divalign.data.examples import Conversation, Row, user_says
 from divalign.lm.shape import ModelShape, model_shape, read_tokenizer
 from divalign.records import CostRecord, StageCost, cached_record
 from divalign.safety.adaptive import AdaptiveAttack
+from divalign.sections import as_yaml
 from divalign.stages.attack import ATTACKER_TOKENS
 from divalign.stages.cost import (
     Forecast,

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from divalign.config import with_value
 from divalign.lm.architectures import write_random_model
+from divalign.sections import with_value
 from divalign.study.sweep_config import Sweep
 from divalign.toy.world import ASSETS
 

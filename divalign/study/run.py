@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from divalign import __version__
-from divalign.config import Config, as_yaml
+from divalign.config import Config
 from divalign.core.stats import Estimate
 from divalign.data.batching import encode_conversation, encode_row
 from divalign.data.examples import Row
@@ -29,6 +29,7 @@ from divalign.records import (
 )
 from divalign.safety.adaptive import AdaptiveAttack
 from divalign.safety.suffix_search import check_room
+from divalign.sections import as_yaml
 from divalign.stages.answers import answer_corpora, placeholders
 from divalign.stages.attack import attack, read_prompts
 from divalign.stages.corpus import Corpus, prompt_rows, read_corpus

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from divalign import __version__
-from divalign.config import as_yaml
 from divalign.limits import read_text
 from divalign.records import SweepRecord
+from divalign.sections import as_yaml
 from divalign.stages.folder import Clock, Progress, check_unclaimed, locked, silent
 from divalign.stages.models import open_model
 from divalign.stages.train import train_key

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from divalign.config import Config, Real, Section, as_config, as_section, read_yaml, with_value
+from divalign.config import Config, as_config
+from divalign.sections import Real, Section, as_section, overridden, read_yaml, with_value
 from divalign.study.plan import file_name
 
 ALL = "all"  # the runs that resources without a step are for
@@ -65,9 +66,12 @@ class PlannedRun(NamedTuple):
     resources: Resources = Resources()
 
 
-def load_sweep(path: Path) -> Sweep:
-    """Read a sweep's YAML file. Raises ValueError, in one sentence, for a missing file or an unknown key."""
-    return as_section(Sweep, read_yaml(path), str(path))
+def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
+    """Read a sweep's YAML file and apply overrides such as `run.data.folder=DIR`.
+
+    Raises ValueError, in one sentence, for a missing file, an unknown key or a value that does not fit.
+    """
+    return as_section(Sweep, overridden(read_yaml(path), overrides), str(path))
 
 
 def planned_runs(sweep: Sweep) -> list[PlannedRun]:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from divalign.config import as_yaml
 from divalign.data.examples import Row
 from divalign.records import ModelResult, SweepModel
+from divalign.sections import as_yaml
 from divalign.stages.abliterate import abliterated_copy
 from divalign.stages.corpus import read_corpus
 from divalign.stages.folder import Progress

@@ -20,6 +20,7 @@ from divalign.core.stats import (
     pearson,
     rate,
     spearman,
+    weighted_sum,
 )
 
 outcomes = st.lists(st.sampled_from([True, False, None]), min_size=1, max_size=40)
@@ -275,3 +276,18 @@ def test_one_cluster_tells_of_no_change() -> None:
         clustered_difference([None], [True], ["one"])
     with pytest.raises(ValueError, match="expected the same prompts"):
         clustered_difference([True], [True], [])
+
+
+def test_the_interval_of_a_sum_is_that_of_estimates_which_move_together() -> None:
+    draws = np.random.default_rng(0).normal(size=(10_000, 1))
+    half = scipy.stats.norm.ppf(0.975)
+    low, high = (weighted_sum([Estimate(0.0, -half, half, n) for n in (9, 4)], [0.5, 2.0])[end] for end in (1, 2))
+    assert (low, high) == pytest.approx((-2.5 * half, 2.5 * half))
+    inside = np.abs(draws @ np.array([[0.5 + 2.0]])) < high
+    assert inside.mean() == pytest.approx(0.95, abs=0.01)
+
+
+def test_a_sum_with_an_unknown_part_is_unknown_and_one_of_nothing_raises() -> None:
+    assert weighted_sum([Estimate(1.0, 0.0, 2.0, 5), Estimate(None, 0.0, 1.0, 0)], [1.0, 1.0]) == (None, 0.0, 3.0, 0)
+    with pytest.raises(ValueError, match="expected one positive each"):
+        weighted_sum([], [])

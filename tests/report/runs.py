@@ -158,7 +158,12 @@ def metrics(reward: float) -> list[dict[str, Any]]:
     return rows
 
 
-def verdicts(prompts: list[str], responses: list[str]) -> list[dict[str, Any]]:
+def verdicts(prompts: list[str], responses: list[str], entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """Verdicts with about the model's own rates; a few are undecided."""
+
+    def is_among(index: int, estimate: dict[str, Any]) -> bool:
+        return index * 7919 % len(prompts) < (estimate["value"] or 0.0) * len(prompts)
+
     return [
         {
             "attack": attack,
@@ -167,8 +172,8 @@ def verdicts(prompts: list[str], responses: list[str]) -> list[dict[str, Any]]:
             "harmful": index % 2 == 0,
             "held_out": index % 4 == 0,
             "response": responses[index % len(responses)],
-            "unsafe": [True, False, None][(index + place) % 25 % 3 if (index + place) % 25 < 3 else index % 2],
-            "refused": (index + place) % 3 == 0,
+            "unsafe": None if (index + place) % 25 == 2 else index % 2 == 0 and is_among(index, entry["asr"][attack]),
+            "refused": is_among(index, entry["over_refusal"]) if index % 2 else False,
             "reason": "no refusal found",
             "judge": "refusal_combined",
             "judge_sha256": "0a" * 32,
@@ -289,7 +294,7 @@ def write_run(
 def _write_model(files: Path, entry: dict[str, Any], prompts: list[str], responses: list[str], seed: int) -> None:
     distance = entry["separation"]["bhattacharyya_paper"]["value"]
     _write(files / "plane.json", plane(distance, prompts=prompts, seed=seed))
-    _write(files / "verdicts.jsonl", *verdicts(prompts, responses))
+    _write(files / "verdicts.jsonl", *verdicts(prompts, responses, entry))
     _write(files / "rates.json", rates_record(entry))
     record = {"schema": 2, "divalign": "0.1.0", "model": entry["name"], "key": "k", "layers": 5}
     _write(files / "separation.json", {**record, "parts": {"test": layers_part(distance)}})

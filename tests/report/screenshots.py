@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from divalign.report import write_report
+from divalign.stages.rates import changes
 from tests.report.browser import NARROW, WHY_NOT, browser, opened
 from tests.report.runs import crowd, write_run
 
@@ -35,10 +36,10 @@ def main() -> None:
         raise SystemExit(f"error: {WHY_NOT}")
     with TemporaryDirectory() as folder, browser() as process:
         if run is not None:
-            draw(process, write_report(run), DOCS / "report.png", device_scale_factor=1)
+            draw(process, write_report(run, changes=changes), DOCS / "report.png", device_scale_factor=1)
             return
-        page = write_report(write_run(Path(folder) / "made-up"))
-        many = write_report(write_run(Path(folder) / "sixty-models", models=crowd(60)))
+        page = write_report(write_run(Path(folder) / "made-up"), changes=changes)
+        many = write_report(write_run(Path(folder) / "sixty-models", models=crowd(60)), changes=changes)
         figures = DOCS / "figures"
         draw(process, page, figures / "report-light.png")
         draw(process, page, figures / "report-dark.png", color_scheme="dark")

@@ -14,6 +14,7 @@ from divalign.report import write_report
 from divalign.report.comparison import write_comparison
 from divalign.report.facts import ModelFacts, PartFacts
 from divalign.report.page import render
+from divalign.stages.rates import changes
 from tests.report.runs import HOSTILE, facts, write_run
 
 SVG_NAMESPACE = "http://www.w3.org/2000/svg"  # a name that nothing fetches
@@ -53,7 +54,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
-    return Page(write_report(write_run(tmp_path_factory.mktemp("run"))).read_text(encoding="utf-8"))
+    return Page(write_report(write_run(tmp_path_factory.mktemp("run")), changes=changes).read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +293,9 @@ def test_prompts_in_the_training_set_are_a_warning_above_the_table() -> None:
 
 
 def test_the_title_is_the_verdict() -> None:
-    titles = [Page(page_of(RUN.models[:count])).text["h1"][0] for count in (1, 11)]
+    better = Estimate(-0.5, -0.7, -0.3, 192)
+    models = [model._replace(score_change=better if model.method else None) for model in RUN.models]
+    titles = [Page(page_of(models[:count])).text["h1"][0] for count in (1, 11)]
     assert titles == [
         "No aligned model is in this run",
         "kto on pref is harder to attack than the base under every attack; over-refusal shows no measurable change",

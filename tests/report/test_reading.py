@@ -49,7 +49,7 @@ def test_the_upper_bound_of_ones_own_divergence_is_read_from_its_record(tmp_path
 
 def test_only_the_first_judges_verdicts_are_shown(tmp_path: Path) -> None:
     write_results(tmp_path, results(models=entries()[:1]))
-    rows = [row | {"judge": judge} for judge in ("a", "b") for row in verdicts(["p", "q"], ["r"])]
+    rows = [row | {"judge": judge} for judge in ("a", "b") for row in verdicts(["p", "q"], ["r"], entries()[0])]
     write_rows(tmp_path / "models" / "base" / "verdicts.jsonl", rows)
     assert len(read_run(tmp_path).models[0].responses) == len(rows) / 2
 

@@ -4,8 +4,9 @@ import pytest
 import yaml
 
 from divalign.cli.app import Serving
-from divalign.config import Config, as_yaml, load_config
+from divalign.config import Config, load_config
 from divalign.lm.server import ServerOptions
+from divalign.sections import as_yaml
 from divalign.study.plan import aligned_models, check_names, judge_plan, train_plan
 from divalign.study.run import read_inputs
 from tests.study.test_run import small

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from divalign.config import as_yaml, load_config
+from divalign.config import load_config
 from divalign.core.stats import Estimate
 from divalign.data.controls import shuffled_labels
 from divalign.data.recipes import compliance_refusal
 from divalign.records import PartResult, SeparationDraws, SweepRecord, read_record
+from divalign.sections import as_yaml
 from divalign.store import read_json, read_rows, write_json, write_rows
 from divalign.study.sweep import Shard, parse_shard, sweep, sweep_shard
 from divalign.study.sweep_config import Resources, Sweep, load_sweep, planned_runs
@@ -74,6 +75,15 @@ def test_the_page_and_its_figures_come_out_of_the_same_command(folder: Path) -> 
     for name in ("plain", "direct", "worst", "auc"):
         assert f"figures/study-{name}.svg" in text
         assert (folder / "docs" / "figures" / f"study-{name}.svg").is_file()
+
+
+def test_overrides_reach_the_runs_and_a_wrong_one_is_refused(folder: Path) -> None:
+    plan = load_sweep(folder / "tiny.yaml", ["run.data.n_test=12", "draws=150"])
+    assert (plan.run["data"]["n_test"], plan.draws) == (12, 150)
+    with pytest.raises(ValueError, match="did you mean 'draws'"):
+        load_sweep(folder / "tiny.yaml", ["drafts=150"])
+    with pytest.raises(ValueError, match="has no '='"):
+        load_sweep(folder / "tiny.yaml", ["draws"])
 
 
 def test_a_stopped_sweep_resumes(folder: Path) -> None:
@@ -204,6 +214,16 @@ def test_the_committed_study_has_at_least_sixty_models_and_its_controls() -> Non
     assert study.abliterate is not None
     assert {"cr", "pref", "ranked_refusals", "ranked", "cr_plus"} == set(runs[0].config.data.recipes)
     assert load_config(None).measure.position == runs[0].config.measure.position
+
+
+def test_the_real_study_has_the_models_of_its_protocol() -> None:
+    runs = planned_runs(load_sweep(ROOT / "configs" / "real_study.yaml", ["run.data.folder=sets"]))
+    counts: dict[str | None, int] = {}
+    for planned in runs:
+        models = len(planned.config.train.methods) * len(planned.config.data.recipes)
+        counts[planned.control] = counts.get(planned.control, 0) + models
+    assert counts == {None: 40, "shuffled labels": 2, "separation alone": 2, "fine-tuning on the chosen": 1}
+    assert all(planned.config.data.folder == Path("sets") for planned in runs)
 
 
 def test_shuffled_labels_are_right_half_of_the_time() -> None:
