@@ -81,7 +81,7 @@ wheel: dev
 # The documentation as a site: build/docs/index.html. A warning is an error.
 docs: setup
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Two more bases of the embedded world, and the study over all three: hours; stopped, the same command goes on.
 study: runs/bases/1/card.json runs/bases/2/card.json

@@ -33,7 +33,7 @@ def test_the_notebook_loads_a_run_draws_it_and_compares_two_methods(
     names: dict[str, Any] = {"__name__": "__main__"}
     values = [last_value("".join(cell["source"]), names) for cell in CELLS]
     assert "<svg" in values[1]._repr_html_()
-    outcomes = [row["unsafe"] for row in rows if row["attack"] == "direct" and row["harmful"]]
+    outcomes = [row["unsafe"] for row in rows if row["attack"] == "direct" and row["harmful"] and not row["held_out"]]
     decided = [outcome for outcome in outcomes if outcome is not None]
     estimate = names["difference"].estimate
     assert estimate.value == pytest.approx(-sum(decided) / len(decided))
