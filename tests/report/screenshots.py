@@ -30,7 +30,11 @@ def draw(process: Any, page: Path, out: Path, **options: Any) -> None:
 def main() -> None:
     """Draw the made-up pages, or the picture of README from a run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, help="a run folder: draw docs/report.png from it, and nothing else")
+    parser.add_argument(
+        "--run",
+        type=lambda text: Path(text).resolve(),
+        help="a run folder: draw docs/report.png from it, and nothing else",
+    )
     run = parser.parse_args().run
     if WHY_NOT:
         raise SystemExit(f"error: {WHY_NOT}")
