@@ -13,7 +13,7 @@ from divalign.lm.shape import ModelShape, model_shape
 from divalign.stages.corpus import Corpus, prompt_rows, read_corpus
 from divalign.stages.gpu_cost import Gpu, gpu_seconds
 from divalign.study.dry_run import Sized, jobs_of, memory_of, updates_of
-from divalign.study.plan import aligned_models, check_names, corpus_of, model_of
+from divalign.study.plan import aligned_models, check_names, corpus_of, model_of, with_placeholders
 from divalign.study.run import Inputs
 from divalign.study.sweep_config import PlannedRun
 
@@ -68,7 +68,7 @@ class _SharedSizes(NamedTuple):
     def corpus(self, data: Data, seed: int) -> Corpus:
         key = data.model_dump_json(exclude={"recipes"})
         if key not in self.corpora:
-            self.corpora[key] = read_corpus(corpus_of(data), seed=seed)
+            self.corpora[key] = with_placeholders(data, read_corpus(corpus_of(data), seed=seed))
         return self.corpora[key]
 
     def shape(self, source: str) -> ModelShape:

@@ -16,7 +16,7 @@ from divalign.safety.adaptive import AttackOptions
 from divalign.safety.attacks import find_attack
 from divalign.safety.gcg import GcgOptions
 from divalign.safety.judges import find_judge
-from divalign.stages.answers import AnswerPlan, needs_worse_answer
+from divalign.stages.answers import AnswerPlan, needs_worse_answer, placeholders
 from divalign.stages.attack import AttackPlan, check_plan
 from divalign.stages.corpus import Corpus, CorpusSpec
 from divalign.stages.estimate import EstimatePlan
@@ -55,6 +55,11 @@ def answer_plan(config: Config) -> AnswerPlan:
         allow_refusing=config.data.allow_refusing_base,
         batch_size=config.measure.batch_size,
     )
+
+
+def with_placeholders(data: Data, corpus: Corpus) -> Corpus:
+    """Return a corpus to plan and count with: placeholders stand where the base is to write the answers."""
+    return placeholders(corpus, data.answer_tokens) if data.answers == "model" else corpus
 
 
 def aligned_models(config: Config, corpora: Mapping[int, Corpus]) -> list[Aligned]:

@@ -30,7 +30,7 @@ from divalign.records import (
 from divalign.safety.adaptive import AdaptiveAttack
 from divalign.safety.suffix_search import check_room
 from divalign.sections import as_yaml
-from divalign.stages.answers import answer_corpora, placeholders
+from divalign.stages.answers import answer_corpora
 from divalign.stages.attack import attack, read_prompts
 from divalign.stages.corpus import Corpus, prompt_rows, read_corpus
 from divalign.stages.cost import check_memory, free_memory
@@ -56,6 +56,7 @@ from divalign.study.plan import (
     rows_file,
     separation_plan,
     training_rows,
+    with_placeholders,
 )
 from divalign.study.verdict import ModelPoint, attack_counts, log_distance, verdict, verdict_record
 
@@ -112,9 +113,7 @@ def read_inputs(config: Config) -> Inputs:
 
     Raises ValueError as `read_corpus` and `aligned_models` do, and where held-out rows cannot be made.
     """
-    corpora = _read_corpora(config)
-    if config.data.answers == "model":
-        corpora = {seed: placeholders(corpus, config.data.answer_tokens) for seed, corpus in corpora.items()}
+    corpora = {seed: with_placeholders(config.data, corpus) for seed, corpus in _read_corpora(config).items()}
     inputs = _inputs(config, corpora)
     for recipe in config.data.recipes:
         training_rows(inputs.corpus.rows_of_test(), recipe)

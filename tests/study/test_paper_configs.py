@@ -73,6 +73,14 @@ def test_steps_and_memory_are_those_of_the_protocol() -> None:
     assert 2 * 7.24e9 < cost.memory < 80e9
 
 
+def test_a_run_whose_base_writes_the_answers_is_counted_too() -> None:
+    shipped = ["model.source=toy", "data.source=everyday_train", "data.measure_on=everyday_test", "data.n_train=null"]
+    runs = planned_runs(load_sweep(ROOT / "configs" / "real_study.yaml", [f"run.{setting}" for setting in shipped]))
+    costs = {planned.name: cost for planned, cost in zip(runs, forecast_runs(runs, GPUS["h200"]), strict=True)}
+    assert (costs["short-no_anchor"].models, costs["short-no_anchor"].updates) == (8, 8 * 24)
+    assert costs["long-anchor"].tokens > costs["short-anchor"].tokens > 0
+
+
 def test_gpu_seconds_are_bounded_by_products_in_training_and_by_memory_in_generation() -> None:
     gpu, shape = GPUS["a100"], model_shape("mistralai/Mistral-7B-v0.1")
     job = training(shape, "m", TokenBatch(16, 1e5, 1e5), 10, batches=4, adapter=True)
