@@ -24,9 +24,10 @@ from divalign.data.examples import Request, Row, user_says
 from divalign.data.recipes import find_recipe
 from divalign.safety.journal import Journal
 from divalign.safety.judges import DEFAULT_JUDGE, JUDGES
+from divalign.stages.cached_responses import cached_texts
 from divalign.stages.corpus import Corpus
 from divalign.stages.folder import Progress
-from divalign.stages.models import OpenModel, cached_texts
+from divalign.stages.models import OpenModel
 from divalign.store import cached_json, digest, intact, jsonl, read_rows, seal
 
 logger = logging.getLogger(__name__)

@@ -29,8 +29,9 @@ from divalign.safety.journal import Journal
 from divalign.safety.judges import JUDGES, Judge, Verdict, find_judge
 from divalign.safety.protocols import PROTOCOLS, Protocol, follow
 from divalign.safety.single_shot import Attack, direct
+from divalign.stages.cached_responses import cached_responses, cached_texts
 from divalign.stages.folder import Progress, check_unclaimed, locked
-from divalign.stages.models import OpenModel, cached_responses, cached_texts
+from divalign.stages.models import OpenModel
 from divalign.store import digest, intact, jsonl, read_rows, seal, untouched, write_json
 
 ATTACKER_TOKENS = 256

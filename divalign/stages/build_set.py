@@ -16,8 +16,9 @@ from divalign.data.rating import Rate
 from divalign.data.sources import Gathered, find_source, gather_requests
 from divalign.data.writing import WRITERS, write_file
 from divalign.safety.journal import Journal
+from divalign.stages.cached_responses import cached_texts
 from divalign.stages.corpus import balanced
-from divalign.stages.models import OpenModel, cached_texts
+from divalign.stages.models import OpenModel
 from divalign.store import file_digest, write_json
 from divalign.toy import world
 

@@ -13,7 +13,8 @@ from divalign.safety.model_judges import find_rubric, model_judge, why_unavailab
 from divalign.safety.rubrics import RUBRICS, Rubric
 from divalign.safety.shield import Clip, clip_tokens
 from divalign.safety.wordings import WORDINGS, wordings
-from divalign.stages.models import LoadOptions, OpenModel, cached_option_logprobs, cached_texts, find_model
+from divalign.stages.cached_responses import cached_option_logprobs, cached_texts
+from divalign.stages.models import LoadOptions, OpenModel, find_model
 from divalign.store import digest
 
 ANY = ""  # the rubric of a question that names none
