@@ -147,7 +147,7 @@ def test_a_grade_is_read_once_and_remembered(responses: Path, tmp_path: Path, mo
     assert judge(monkeypatch, *told) == 0
     before = (responses / "verdicts.jsonl").read_bytes()
     (responses / "verdicts.jsonl").unlink()
-    monkeypatch.setattr("divalign.stages.models.next_token_logprobs", None)
+    monkeypatch.setattr("divalign.stages.cached_responses.next_token_logprobs", None)
     assert judge(monkeypatch, *told) == 0
     assert (responses / "verdicts.jsonl").read_bytes() == before
 

@@ -47,8 +47,9 @@ def test_attack_and_judge_leave_the_bytes_of_a_run(
         prompts = ("--prompts", finished / "data" / "prompts.jsonl", "--max-new-tokens", 4, "--attacks", attacks)
         search = ("--gcg-steps", 2, "--gcg-width", 8, "--gcg-check-every", 1, "--gcg-prompts", 2)
         judge = ("--ends", "refusal_strings_on_topic") if name == MODEL else ()
-        call(monkeypatch, "attack", folder, *prompts, *search, *judge, "--batch-size", 128, "--out", out, "--quiet")
-        call(monkeypatch, "judge", out, "--quiet")
+        options = (*prompts, *search, *judge, "--batch-size", 128, "--out", out, "--quiet")
+        assert call(monkeypatch, "attack", folder, *options) == 0
+        assert call(monkeypatch, "judge", out, "--quiet") == 0
         files = ["responses.jsonl", "verdicts.jsonl", "rates.json", *(["gcg.jsonl"] if name == MODEL else [])]
         for file in files:
             same(out / file, folder / file)
