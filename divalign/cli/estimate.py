@@ -105,6 +105,9 @@ def _divergences(
         models = _model(critic.policy, "--policy", running), _model(critic.reference, "--reference", running)
         record = from_policy(rows, *models, plan, progress=progress)
     printed().print(_table(record.divergences, numbers.confidence))
+    if record.of_pairs is not None:
+        printed().print("Pairs against the same pairs swapped, by r(aligned) - r(unaligned):")
+        printed().print(_table(record.of_pairs, numbers.confidence))
     if record.with_baseline is not None:
         printed().print("The same by r + b(x), with the baseline of the prompt that the policy was trained with:")
         printed().print(_table(record.with_baseline, numbers.confidence))

@@ -31,10 +31,13 @@ class DivergenceRecord(Record):
 class DivergenceFile(Record):
     """divergence.json: each divergence of the aligned from the unaligned responses.
 
-    `divergences` are what r proves, `with_baseline` what r + b(x) does, for a policy trained with a prompt baseline.
+    `divergences` are what r proves, `of_pairs` what the margin r(aligned) - r(unaligned) proves between pairs and the
+    same pairs swapped, `with_baseline` what r + b(x) does, for a policy trained with a prompt baseline.
     """
 
     schema_number: Literal[2] = Field(default=2, alias="schema")
     divergences: dict[str, DivergenceRecord]
+    # Left out where the rows are no pairs, as in files from before these were measured.
+    of_pairs: dict[str, DivergenceRecord] | None = Field(default=None, exclude_if=lambda value: value is None)
     # Left out where the policy has no such baseline, as in files from before there was one.
     with_baseline: dict[str, DivergenceRecord] | None = Field(default=None, exclude_if=lambda value: value is None)

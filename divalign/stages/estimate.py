@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from divalign.core.divergences import find_divergence
-from divalign.core.estimate import Evaluation, evaluate_critic, policy_kl
+from divalign.core.estimate import Clusters, Evaluation, evaluate_critic, policy_kl
 from divalign.core.logprobs import log_ratio
 from divalign.core.measure import Measurement, MeasurementPlan, measure, measure_split, split_by_features
 from divalign.core.stats import Estimate
@@ -80,7 +80,7 @@ def estimate(
     estimate. `cache` keeps the reference's log-probabilities for other policies.
     """
     trained = [] if trained_on is None else [list(trained_on)]
-    key = digest("divergence", 3, policy.key, reference.key, list(rows), _identity(plan), *trained)
+    key = digest("divergence", 4, policy.key, reference.key, list(rows), _identity(plan), *trained)
 
     def make() -> DivergenceFile:
         measured = from_policy(rows, policy, reference, plan, cache=cache, progress=progress)
@@ -102,11 +102,12 @@ def from_policy(
 ) -> DivergenceFile:
     """Return each divergence that r = beta (log policy - log reference) proves between aligned and unaligned responses.
 
-    For a policy that was trained with a prompt baseline, also what r + b(x) proves. b is in nats of the r of its
-    training, so `plan.beta` must be that one.
-    `rows` are TRL's, paired or not, and none of them may have trained the policy. Prompts are the clusters, or the
-    rows' own where they bring any. Raises ValueError for rows without columns or a class, other tokenizers than one,
-    and what `core.measure.measure` raises.
+    For paired rows, also what the margin r(aligned) - r(unaligned) proves between pairs and the same pairs swapped, on
+    all rows, since a shift of r cancels in it: the divergence that methods of pairs estimate. For a policy that was
+    trained with a prompt baseline, also what r + b(x) proves. b is in nats of the r of its training, so `plan.beta`
+    must be that one. `rows` are TRL's, paired or not, and none of them may have trained the policy. Prompts are the
+    clusters, or the rows' own where they bring any. Raises ValueError for rows without columns or a class, other
+    tokenizers than one, and what `core.measure.measure` raises.
     """
     lm = policy.lm()
     encoded = encode_rows(checked(rows), lm.tokenizer, max_length=plan.max_length)
@@ -119,11 +120,12 @@ def from_policy(
     def measured(critic: np.ndarray) -> dict[str, DivergenceRecord]:
         return {name: _measured(critic[:split], critic[split:], name, encoded, plan) for name in plan.divergences}
 
+    of_pairs = _of_pairs(r[:split] - r[split:], encoded, plan) if encoded.paired else None
     head = load_head(policy.folder) if policy.folder else None
     if head is None:
-        return DivergenceFile(divergences=measured(r))
+        return DivergenceFile(divergences=measured(r), of_pairs=of_pairs)
     values = baselines_of(head, lm.model, responses, lm.tokenizer.pad_token_id, batch_size=plan.batch_size)
-    return DivergenceFile(divergences=measured(r), with_baseline=measured(r + values.numpy()))
+    return DivergenceFile(divergences=measured(r), of_pairs=of_pairs, with_baseline=measured(r + values.numpy()))
 
 
 def _with_gaps(held_out: DivergenceFile, trained: DivergenceFile) -> DivergenceFile:
@@ -139,9 +141,9 @@ def _with_gaps(held_out: DivergenceFile, trained: DivergenceFile) -> DivergenceF
         }
 
     whole = held_out.with_baseline and beside(held_out.with_baseline, trained.with_baseline or {})
-    return held_out.model_copy(
-        update={"divergences": beside(held_out.divergences, trained.divergences), "with_baseline": whole}
-    )
+    pairs = held_out.of_pairs and trained.of_pairs and beside(held_out.of_pairs, trained.of_pairs)
+    divergences = beside(held_out.divergences, trained.divergences)
+    return held_out.model_copy(update={"divergences": divergences, "of_pairs": pairs, "with_baseline": whole})
 
 
 def from_features(
@@ -286,18 +288,21 @@ def _log_probs(name: str, lm: LM, responses: Sequence[Encoded], plan: EstimatePl
 def _measured(
     aligned: np.ndarray, unaligned: np.ndarray, name: str, encoded: EncodedRows, plan: EstimatePlan
 ) -> DivergenceRecord:
-    measurement = plan.measurement
     if plan.split:
-        return _record(measure(aligned, unaligned, name, encoded.clusters, measurement))
-    evaluation = evaluate_critic(
-        aligned,
-        unaligned,
-        name,
-        encoded.clusters,
-        measurement.confidence,
-        draws=measurement.draws,
-        seed=measurement.seed,
-    )
+        return _record(measure(aligned, unaligned, name, encoded.clusters, plan.measurement))
+    return _evaluated(aligned, unaligned, name, encoded.clusters, plan.measurement)
+
+
+def _of_pairs(margins: np.ndarray, encoded: EncodedRows, plan: EstimatePlan) -> dict[str, DivergenceRecord]:
+    """Return what margins, in nats, prove between (aligned, unaligned) and (unaligned, aligned), by divergence."""
+    clusters = encoded.clusters[0], encoded.clusters[0]
+    return {name: _evaluated(margins, -margins, name, clusters, plan.measurement) for name in plan.divergences}
+
+
+def _evaluated(
+    aligned: np.ndarray, unaligned: np.ndarray, name: str, clusters: Clusters, plan: MeasurementPlan
+) -> DivergenceRecord:
+    evaluation = evaluate_critic(aligned, unaligned, name, clusters, plan.confidence, draws=plan.draws, seed=plan.seed)
     return DivergenceRecord(**_fields(evaluation))
 
 

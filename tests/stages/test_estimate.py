@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from divalign.data.recipes import RECIPES
 from divalign.records import DivergenceFile, read_record
+from divalign.stages.estimate import EstimatePlan, from_policy
+from divalign.stages.models import find_model
 from divalign.store import write_rows
 from divalign.toy.world import requests
 from tests.commands import call
@@ -18,6 +22,21 @@ def rows(recipe: str, pairs: int = 64) -> list[dict]:
     """Rows of so many pairs of topics, a pair being what a split keeps together."""
     known = list(dict.fromkeys(request.cluster for request in requests("test", held_out=False)))[:pairs]
     return [RECIPES[recipe](request) for request in requests("test", held_out=False) if request.cluster in known]
+
+
+def margin(row: dict, policy: Any, reference: Any) -> float:
+    """r(chosen) - r(rejected) at beta 1 by transformers' own forward passes, one response at a time."""
+
+    def log_prob(model: Any, response: list) -> float:
+        lm = model.lm()
+        shown = lm.tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
+        ids = torch.tensor(lm.tokenizer.apply_chat_template([*row["prompt"], *response], return_dict=False))[None]
+        with torch.no_grad():
+            logs = lm.model(input_ids=ids).logits[0].double().log_softmax(-1)
+        return float(logs[torch.arange(len(shown) - 1, ids.shape[1] - 1), ids[0, len(shown) :]].sum())
+
+    chosen, rejected = (log_prob(policy, row[side]) - log_prob(reference, row[side]) for side in ("chosen", "rejected"))
+    return chosen - rejected
 
 
 def numbers(out: Path) -> dict[str, Any]:
@@ -155,3 +174,28 @@ def test_bad_input_ends_in_one_sentence_and_code_2(
     Path("broken.jsonl").write_text("{not json\n")
     assert call(monkeypatch, "estimate", *arguments) == 2
     assert sentence in " ".join(capsys.readouterr().err.split())
+
+
+def test_pairs_prove_what_their_margins_do_and_a_shift_of_the_prompt_changes_nothing(tmp_path: Path) -> None:
+    save_tiny("Llama", tmp_path / "policy", seed=1)
+    save_tiny("Llama", tmp_path / "reference", seed=2)
+    models = [find_model(str(tmp_path / name)) for name in ("policy", "reference")]
+    content = rows("cr", 12)
+    plan = EstimatePlan(divergences=["js", "tv"], beta=1.0, split=False)
+    file = from_policy(content, *models, plan)
+    assert file.of_pairs is not None
+    margins = np.array([margin(row, *models) for row in content])
+    assert file.of_pairs["js"].bound == pytest.approx(
+        2 * np.log(2) - 2 * np.logaddexp(0.0, -margins).mean(), rel=1e-4
+    )  # float32 log-probabilities of up to 200 tokens
+    assert file.of_pairs["tv"].estimate.n == 12
+    swapped = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in content]
+    other = from_policy(swapped, *models, plan).of_pairs
+    assert other is not None
+    assert other["tv"].bound == pytest.approx(-file.of_pairs["tv"].bound, abs=1e-6)
+    unpaired = [
+        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+        for row in content
+        for side in ("chosen", "rejected")
+    ]
+    assert from_policy(unpaired, *models, plan).of_pairs is None
