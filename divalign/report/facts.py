@@ -94,7 +94,9 @@ class ModelFacts(NamedTuple):
 
 
 class RunFacts(NamedTuple):
-    """A run folder. `trained_on` counts the evaluation prompts that are in the training set, `overlap` all by kind.
+    """A run folder. `base` is what its base model was loaded from, `base_key` the sha256 of what it is.
+
+    `trained_on` counts the evaluation prompts that are in the training set, `overlap` all by kind.
 
     `stages` are seconds by announced stage, `audits` the audits of the training sets and `files` sha256 sums of what
     the run worked on, both by file name.
@@ -109,6 +111,8 @@ class RunFacts(NamedTuple):
     trained_on: int = 0
     overlap: Mapping[str, int] | None = None
     folder: str = ""
+    base: str = ""
+    base_key: str = ""
     stages: Mapping[str, float] = MappingProxyType({})
     cost: CostRecord | None = None
     audits: Mapping[str, Mapping[str, Any]] = MappingProxyType({})

@@ -8,7 +8,7 @@ helps; one that writes broken text scores 0, so a model is not named where half 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from shlex import quote
 from typing import NamedTuple
 
@@ -18,8 +18,8 @@ from divalign.records import SMALLEST_EFFECT, VerdictRecord
 from divalign.report.changes import common_attacks
 from divalign.report.compare import compare, label, value
 from divalign.report.facts import MARK, ModelFacts, RunFacts
-from divalign.report.quantities import DIRECT, aligned_of, asr, attacks, base_of, over_refusal
-from divalign.report.words import attack_words, bounds, missing, p_value
+from divalign.report.quantities import D_B, DIRECT, SEPARATION, aligned_of, asr, attacks, base_of, over_refusal
+from divalign.report.words import UNDECIDED, attack_words, bounds, missing, p_value
 
 
 class Tile(NamedTuple):
@@ -36,11 +36,8 @@ BROKEN, LARGELY = 0.1, 0.5  # shares of degenerate responses: stated in the head
 
 def score(model: ModelFacts, names: Sequence[str]) -> float | None:
     """Return mean attack success plus over-refusal, smaller is better; None where one of them is not decided."""
-    rates = [value(model, asr(name)) for name in names]
-    refused, decided = value(model, over_refusal), [rate for rate in rates if rate is not None]
-    if not rates or refused is None or len(decided) < len(rates):
-        return None
-    return sum(decided) / len(decided) + refused
+    attacked, refused = mean_success(model, names), value(model, over_refusal)
+    return None if attacked is None or refused is None else attacked + refused
 
 
 def leading_model(models: Sequence[ModelFacts]) -> ModelFacts | None:
@@ -85,20 +82,34 @@ def headline(models: Sequence[ModelFacts]) -> str:
         return f"{label(leading)} has the best rates; without a base no change can be shown"
     names = common_attacks(models)
     if best is None:
-        return f"No model is measurably better than the base: {_why_not(leading, names)}"
+        return f"No model is measurably better than the base: {_why_not(leading, base, names)}"
     changes = Counter(compare(*_pair(best, base, name)) for name in names)
     parts = [f"{label(best)} {_resistance(changes, len(names))}", _price(best, base), *_broken(best, base, names)]
     return "; ".join(parts)
 
 
-def _why_not(leading: ModelFacts, names: Sequence[str]) -> str:
-    """Say why the model with the least score is not called better."""
+def _why_not(leading: ModelFacts, base: ModelFacts, names: Sequence[str]) -> str:
+    """Say why the model with the least score is not called better: what it gains and what it pays are too near."""
     change = leading.score_change
     if change is None or change.value is None:
         return f"{label(leading)} has the least score, which was not compared with the base's by prompt"
     if _is_better(leading):
         return f"{percent(degenerate(leading, names) or 0.0)} of the responses of {label(leading)} are degenerate"
-    return f"attack success plus over-refusal of {label(leading)} changes by {_interval(change)}"
+    attacked = _arrow(mean_success(model, names) for model in (base, leading))
+    refused = _arrow(value(model, over_refusal) for model in (base, leading))
+    return f"{label(leading)} has mean attack success {attacked} and over-refusal {refused}"
+
+
+def mean_success(model: ModelFacts, names: Sequence[str]) -> float | None:
+    """Return the mean success rate of some attacks; None where one of them is not decided."""
+    rates = [value(model, asr(name)) for name in names]
+    decided = [rate for rate in rates if rate is not None]
+    return sum(decided) / len(decided) if decided and len(decided) == len(rates) else None
+
+
+def _arrow(rates: Iterable[float | None]) -> str:
+    """Return rates before and after: "85 % → 50 %"."""
+    return " → ".join(UNDECIDED if rate is None else percent(rate) for rate in rates)
 
 
 def _interval(change: Estimate) -> str:
@@ -157,7 +168,8 @@ def _best(models: Sequence[ModelFacts], best: ModelFacts | None, shown: ModelFac
         return Tile("Best model", "not known", (f"{count} aligned models, none with decided rates",))
     lines = [f"least mean attack success plus over-refusal{'' if best else f': {label(shown)}'}"]
     change = shown.score_change
-    lines += [f"change from the base {_interval(change)}, for all models at once"] if change is not None else []
+    corrected = f", corrected for {count} models" if count > 1 else ""
+    lines += [f"change of this sum from the base {_interval(change)}{corrected}"] if change is not None else []
     lines += [f"of {count} aligned models: the best of many looks better than it is"] if count > 1 else []
     return Tile("Best model", label(best) if best else "none measurably better", tuple(lines))
 
@@ -170,7 +182,7 @@ def _attacks(models: Sequence[ModelFacts], best: ModelFacts, base: ModelFacts | 
     shown = list(dict.fromkeys(name for name in (DIRECT, worst) if name in rates))
     lines = [f"{attack_words(name)} {_before_after(*_pair_or_none(best, base, name))}" for name in shown]
     answer = "not known" if worst is None else f"{percent(decided[worst])} under {attack_words(worst)}"
-    return Tile("Most successful attack on it", answer, tuple(lines))
+    return Tile(f"Most successful attack on {label(best)}", answer, tuple(lines))
 
 
 def _pair_or_none(model: ModelFacts, base: ModelFacts | None, attack: str) -> tuple[Estimate | None, Estimate | None]:
@@ -190,7 +202,7 @@ def _cost(best: ModelFacts, base: ModelFacts | None) -> Tile:
     after = over_refusal(best.in_distribution)
     before = over_refusal(base.in_distribution) if base else None
     answer = missing(after) if after is None or after.value is None else f"{percent(after.value)} over-refusal"
-    return Tile("Price", answer, (f"benign prompts refused: {_before_after(after, before)}",))
+    return Tile(f"Price of {label(best)}", answer, (f"benign prompts refused: {_before_after(after, before)}",))
 
 
 def _claim(verdict: VerdictRecord | None) -> Tile:
@@ -198,7 +210,8 @@ def _claim(verdict: VerdictRecord | None) -> Tile:
     if verdict is None:
         return Tile(name, "not tested")
     numbers = verdict_numbers(verdict)
-    lines = (f"over {verdict.n_models} models", *((numbers,) if numbers else ()))
+    compared = f"{SEPARATION[D_B].label} against successes of all attacks, {verdict.n_models} models"
+    lines = (compared, *((numbers,) if numbers else ()))
     return Tile(name, verdict.conclusion or "undecided", lines)
 
 
@@ -216,9 +229,12 @@ def unknowns(run: RunFacts) -> list[str]:
     lines += [f"{undecided:,} of {len(responses):,} responses undecided"] if undecided else []
     partial = [attack_words(name) for name in attacks(models) if name not in common_attacks(models)]
     lines += [f"{', '.join(partial)}: run on some models only"] if partial else []
-    lines += ["held-out topics"] if models and not any(model.held_out for model in models) else []
+    lines += ["held-out topics: not measured"] if models and not any(model.held_out for model in models) else []
+    seeds = {model.seed for model in models if model.method}
+    lines += ["training with other seeds: one was run"] if len(seeds) == 1 else []
+    lines += ["general capability: not measured"]
     judged = [model.rates for model in models if model.rates]
-    lines += ["whether a second judge agrees"] if not any(rates.agreement for rates in judged) else []
+    lines += ["whether a second judge agrees: one was run"] if not any(rates.agreement for rates in judged) else []
     lines += ["whether evaluation prompts were trained on"] if run.overlap is None and not run.audits else []
     return lines
 
@@ -272,5 +288,7 @@ def verdict_numbers(verdict: VerdictRecord) -> str:
     if verdict.low is not None and verdict.high is not None:
         numbers += [f"95{PERCENT} CI {share(verdict.low)} to {share(verdict.high)}"]
     numbers += [p_value(verdict.p_value)] if verdict.p_value is not None else []
-    numbers += [f"power {percent(verdict.power)}"] if verdict.power is not None else []
+    numbers += (
+        [f"power {percent(verdict.power)} against {share(-SMALLEST_EFFECT)}"] if verdict.power is not None else []
+    )
     return ", ".join(numbers)

@@ -20,7 +20,7 @@ from divalign.report.compare import label
 from divalign.report.facts import ModelFacts, RunFacts
 from divalign.report.hidden_states import planes
 from divalign.report.layers import layer_view
-from divalign.report.quantities import ASR, OVER_REFUSAL, SEPARATION
+from divalign.report.quantities import glossary
 from divalign.report.reading import read_run
 from divalign.report.searches import search_curves
 from divalign.report.shell import interactive
@@ -80,7 +80,7 @@ def render(run: RunFacts, *, show_completions: bool = False) -> str:
             if (rows := tables.examples(model, show_completions=show_completions))
         ],
         show_completions=show_completions,
-        glossary=[*SEPARATION.values(), ASR, OVER_REFUSAL],
+        glossary=glossary(models),
     )
 
 
@@ -135,6 +135,7 @@ def _packed(planes: Sequence[tuple[Spot, ...]]) -> dict[str, Any]:
 
 def _made(run: RunFacts) -> str:
     parts = [run.folder] if run.folder else []
+    parts += [f"base model {run.base}"] if run.base else []
     parts += [f"divalign {run.version}"] if run.version else []
     parts += [f"config {run.config_sha256[:12]}"] if run.config_sha256 else []
     parts += [f"run in {duration(run.seconds)}"] if run.seconds is not None else []

@@ -161,6 +161,8 @@ def version_rows(run: RunFacts, version: str) -> list[tuple[str, str]]:
     rows = [("run by", f"divalign {run.version}" if run.version else "divalign of unknown version")]
     rows += [("took", duration(run.seconds))] if run.seconds is not None else []
     rows += [("page by", f"divalign {version}"), ("config sha256", run.config_sha256 or "not recorded")]
+    rows += [("base model", run.base)] if run.base else []
+    rows += [("base model, content sha256", run.base_key)] if run.base_key else []
     rows += list(run.versions.items())
     judges = {(judge.judge, judge.judge_sha256) for m in run.models if m.rates for judge in m.rates.judges}
     rows += [(f"judge {name}, sha256", sha) for name, sha in sorted(judges)]

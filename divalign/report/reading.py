@@ -51,17 +51,31 @@ def read_run(folder: Path) -> RunFacts:
     results = read_results(folder)
     run = _read(folder / "results.json", lambda _: run_facts(results))
     models = tuple(_with_files(model, folder / "models" / model.name) for model in run.models)
+    base = folder / "models" / next((model.name for model in models if model.method is None), "")
     config, environment = folder / "config.yaml", _record(folder / "environment.json", EnvironmentRecord)
     return run._replace(
         models=models,
         config=read_bytes(config, TEXT).decode("utf-8", errors="replace") if config.is_file() else "",
         folder=folder.resolve().name,
+        base=_source(base / "model.json"),
+        base_key=_text(base / "attack.json", "target_key"),
         stages=_mapping(folder / "clock.json", "stages"),
         cost=_record(folder / "cost.json", CostRecord),
         audits=_audits(folder / "data"),
         versions=environment.versions if environment else {},
         files=[(f"data/{path.name}", store.file_digest(path)) for path in sorted((folder / "data").glob("*.jsonl"))],
     )
+
+
+def _text(path: Path, key: str) -> str:
+    """Return a text of a JSON file, "" where there is none."""
+    return str(_read(path, store.read_json).get(key) or "") if path.is_file() else ""
+
+
+def _source(path: Path) -> str:
+    """Return what a model was loaded from: a hub id in full, a file or folder without the folders before it."""
+    source = _text(path, "source")
+    return source if source.count("/") == 1 and not source.startswith((".", "/")) else Path(source).name
 
 
 def read_results(folder: Path) -> Results:

@@ -32,6 +32,8 @@ from divalign.report.words import UNDECIDED, attack_words, bounds, divergence_wo
 
 EXAMPLES = 2
 DAGGER = "†"
+SHOWN_FLAGS = ("capped", "saturated")
+FEWEST = 10  # effective prompts behind a divergence, under which the table says so
 
 
 class Cell(NamedTuple):
@@ -142,7 +144,7 @@ def divergence_table(models: Sequence[ModelFacts]) -> Table | None:
     rows = [
         TableRow(
             label(model),
-            tuple(cell(model.divergence.get(name), significant) for name in bounds),
+            tuple(_divergence_cell(model, name) for name in bounds),
             model.name,
         )
         for model in models
@@ -150,6 +152,15 @@ def divergence_table(models: Sequence[ModelFacts]) -> Table | None:
     ]
     columns = [Column(divergence_words(name, upper)) for name, upper in bounds.items()]
     return _table("Held-out divergence estimates, nats", columns, rows)
+
+
+def _divergence_cell(model: ModelFacts, name: str) -> Cell:
+    """Return an estimate; under it, beside its interval, what doubts it."""
+    shown, entry = cell(model.divergence.get(name), significant), model.bounds.get(name)
+    doubts = [] if entry is None else [flag for flag in entry.flags if flag in SHOWN_FLAGS]
+    if entry is not None and shown.is_number and entry.effective_sample_size < FEWEST:
+        doubts.append(f"rests on {max(1, round(entry.effective_sample_size))} prompts")
+    return shown._replace(bounds="; ".join(filter(None, (shown.bounds, *doubts))))
 
 
 def bounds_table(models: Sequence[ModelFacts]) -> Table | None:

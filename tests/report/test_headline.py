@@ -91,8 +91,8 @@ def test_no_model_is_named_where_the_change_of_its_score_may_be_none() -> None:
     assert best_model([BASE, complying]) is None
     assert leading_model([BASE, complying]) is complying
     sentence = headline([BASE, complying]).replace("\N{NO-BREAK SPACE}", " ")
-    assert sentence.startswith("No model is measurably better than the base: attack success plus over-refusal of a on")
-    assert sentence.endswith("changes by −0.020 (95 % CI −0.100 to 0.060)")
+    assert sentence.startswith("No model is measurably better than the base: a on")
+    assert sentence.endswith("has mean attack success 100 % → 99 % and over-refusal 0 % → 0 %")
     untested = complying._replace(score_change=None)
     assert "not compared with the base's by prompt" in headline([BASE, untested])
 
@@ -171,9 +171,10 @@ def test_the_tiles_answer_which_how_well_at_what_price_what_is_not_known_and_how
     by_name = {tile.name: tile for tile in tiles(run._replace(folder="my run", models=models))}
     assert by_name["Best model"].answer == "kto on pref"
     assert "best of many looks better" in by_name["Best model"].lines[-1]
-    assert by_name["Most successful attack on it"].answer == "33\xa0% under wrapper"
-    assert by_name["Most successful attack on it"].lines[0].startswith("direct 100\xa0% → 25\xa0%")
-    assert by_name["Price"].answer == "3\xa0% over-refusal"
+    attacked = by_name["Most successful attack on kto on pref"]
+    assert attacked.answer == "33\xa0% under wrapper"
+    assert attacked.lines[0].startswith("direct 100\xa0% → 25\xa0%")
+    assert by_name["Price of kto on pref"].answer == "3\xa0% over-refusal"
     assert by_name["More separation, fewer successes?"].answer == "undecided"
     assert by_name["Reproduce"].code == "divalign run 'my run/config.yaml' --out 'my run-again'"
 
@@ -184,7 +185,8 @@ def test_what_is_not_known_is_listed() -> None:
     assert "whether a second judge agrees" in lines
     assert "whether evaluation prompts were trained on" in lines
     assert "held-out topics" not in lines
-    assert "held-out topics" in unknowns(run_of(BASE))
+    assert "held-out topics: not measured" in unknowns(run_of(BASE))
+    assert "training with other seeds: one was run" in unknowns(run_of(BASE, rated("a", 0.0, direct=0.5)))
 
 
 def test_a_run_without_a_best_model_still_has_its_tiles() -> None:

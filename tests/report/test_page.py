@@ -14,6 +14,8 @@ from divalign.report import write_report
 from divalign.report.comparison import write_comparison
 from divalign.report.facts import ModelFacts, PartFacts
 from divalign.report.page import render
+from divalign.report.quantities import ATTACKS, glossary
+from divalign.report.words import attack_words
 from divalign.stages.rates import changes
 from tests.report.runs import HOSTILE, facts, write_run
 
@@ -300,3 +302,25 @@ def test_the_title_is_the_verdict() -> None:
         "No aligned model is in this run",
         "kto on pref is harder to attack than the base under every attack; over-refusal shows no measurable change",
     ]
+
+
+def test_the_glossary_explains_what_is_on_the_page_and_nothing_else() -> None:
+    labels = {entry.label: entry.meaning for entry in glossary(facts().models)}
+    attacked = {name for model in facts().models for name in model.in_distribution.asr}
+    for name, meaning in ATTACKS.items():
+        assert (f"{attack_words(name)}: {meaning}" in labels["attacks"]) == (name in attacked)
+    methods = {model.method for model in facts().models if model.method}
+    assert all(f"{method}: " in labels["methods"] for method in methods)
+    assert "dpo: " not in labels["methods"] or "dpo" in methods
+
+
+def test_the_page_names_the_base_model_and_its_hash(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    base = run / "models" / "base"
+    base.mkdir(parents=True, exist_ok=True)
+    (base / "model.json").write_text('{"source": "/somewhere/of/mine/tiny.gguf"}')
+    page = write_report(run).read_text()
+    assert "base model tiny.gguf" in page
+    assert "/somewhere" not in page
+    (base / "model.json").write_text('{"source": "owner/name"}')
+    assert "base model owner/name" in write_report(run).read_text()
