@@ -6,7 +6,7 @@ number refuses a file of another one in a sentence. An undecided value is None, 
 
 from divalign.records.base import EstimateField, Rate, Record, cached_record, read_record
 from divalign.records.card import CardNumber, CardRecord
-from divalign.records.divergence import DivergenceFile, DivergenceRecord
+from divalign.records.divergence import AlignedLikelihood, DivergenceFile, DivergenceRecord
 from divalign.records.provenance import CostRecord, EnvironmentRecord, StageCost
 from divalign.records.rates import (
     AttackRates,
@@ -50,6 +50,7 @@ from divalign.records.sweep import (
 
 __all__ = [
     "SMALLEST_EFFECT",
+    "AlignedLikelihood",
     "AttackRates",
     "AttackRecord",
     "AttackSeparation",

@@ -28,15 +28,28 @@ class DivergenceRecord(Record):
     p_value: float | None = None
 
 
+class AlignedLikelihood(Record):
+    """Mean negative log-likelihood per token of aligned responses, in nats; e to its power is the perplexity.
+
+    A policy's above its reference's is likelihood displacement.
+    """
+
+    policy: EstimateField
+    reference: EstimateField
+
+
 class DivergenceFile(Record):
     """divergence.json: each divergence of the aligned from the unaligned responses.
 
     `divergences` are what r proves, `of_pairs` what the margin r(aligned) - r(unaligned) proves between pairs and the
-    same pairs swapped, `with_baseline` what r + b(x) does, for a policy trained with a prompt baseline.
+    same pairs swapped, `with_baseline` what r + b(x) does, for a policy trained with a prompt baseline. `aligned_nll`
+    is by the kind of prompt, "benign", "harmful", or "all" where the rows do not say.
     """
 
     schema_number: Literal[2] = Field(default=2, alias="schema")
     divergences: dict[str, DivergenceRecord]
+    # Left out where no policy was scored, as in files from before this was measured.
+    aligned_nll: dict[str, AlignedLikelihood] | None = Field(default=None, exclude_if=lambda value: value is None)
     # Left out where the rows are no pairs, as in files from before these were measured.
     of_pairs: dict[str, DivergenceRecord] | None = Field(default=None, exclude_if=lambda value: value is None)
     # Left out where the policy has no such baseline, as in files from before there was one.

@@ -19,7 +19,7 @@ from divalign.core.divergences import find_divergence
 from divalign.core.estimate import Clusters, Evaluation, evaluate_critic, policy_kl
 from divalign.core.logprobs import log_ratio
 from divalign.core.measure import Measurement, MeasurementPlan, measure, measure_split, split_by_features
-from divalign.core.stats import Estimate
+from divalign.core.stats import Estimate, clustered_mean
 from divalign.data.batching import Encoded
 from divalign.data.columns import check_columns, turns_of
 from divalign.data.examples import Conversation, Row, as_messages
@@ -27,7 +27,7 @@ from divalign.lm.generate import sample
 from divalign.lm.hidden import response_states
 from divalign.lm.load import LM
 from divalign.lm.score import sequence_log_probs
-from divalign.records import DivergenceFile, DivergenceRecord, cached_record
+from divalign.records import AlignedLikelihood, DivergenceFile, DivergenceRecord, cached_record
 from divalign.stages.folder import Progress, silent
 from divalign.stages.models import OpenModel
 from divalign.store import cached_arrays, digest
@@ -35,6 +35,7 @@ from divalign.train.couples import EncodedRows, encode_rows
 from divalign.train.prompt_baseline import baselines_of, load_head
 
 KINDS = (frozenset({"prompt", "chosen", "rejected"}), frozenset({"prompt", "completion", "label"}))
+KINDS_OF_PROMPT = {True: "harmful", False: "benign", None: "all"}
 HEADLINES = ("js", "tv", "hellinger", "lecam", "kl")
 FILE = "divergence.json"
 
@@ -80,7 +81,7 @@ def estimate(
     estimate. `cache` keeps the reference's log-probabilities for other policies.
     """
     trained = [] if trained_on is None else [list(trained_on)]
-    key = digest("divergence", 4, policy.key, reference.key, list(rows), _identity(plan), *trained)
+    key = digest("divergence", 5, policy.key, reference.key, list(rows), _identity(plan), *trained)
 
     def make() -> DivergenceFile:
         measured = from_policy(rows, policy, reference, plan, cache=cache, progress=progress)
@@ -120,12 +121,16 @@ def from_policy(
     def measured(critic: np.ndarray) -> dict[str, DivergenceRecord]:
         return {name: _measured(critic[:split], critic[split:], name, encoded, plan) for name in plan.divergences}
 
-    of_pairs = _of_pairs(r[:split] - r[split:], encoded, plan) if encoded.paired else None
+    file = DivergenceFile(
+        divergences=measured(r),
+        of_pairs=_of_pairs(r[:split] - r[split:], encoded, plan) if encoded.paired else None,
+        aligned_nll=_aligned_nll(log_policy[:split], log_reference[:split], encoded, plan.measurement.confidence),
+    )
     head = load_head(policy.folder) if policy.folder else None
     if head is None:
-        return DivergenceFile(divergences=measured(r), of_pairs=of_pairs)
+        return file
     values = baselines_of(head, lm.model, responses, lm.tokenizer.pad_token_id, batch_size=plan.batch_size)
-    return DivergenceFile(divergences=measured(r), of_pairs=of_pairs, with_baseline=measured(r + values.numpy()))
+    return file.model_copy(update={"with_baseline": measured(r + values.numpy())})
 
 
 def _with_gaps(held_out: DivergenceFile, trained: DivergenceFile) -> DivergenceFile:
@@ -297,6 +302,24 @@ def _of_pairs(margins: np.ndarray, encoded: EncodedRows, plan: EstimatePlan) -> 
     """Return what margins, in nats, prove between (aligned, unaligned) and (unaligned, aligned), by divergence."""
     clusters = encoded.clusters[0], encoded.clusters[0]
     return {name: _evaluated(margins, -margins, name, clusters, plan.measurement) for name in plan.divergences}
+
+
+def _aligned_nll(
+    log_policy: np.ndarray, log_reference: np.ndarray, encoded: EncodedRows, confidence: float
+) -> dict[str, AlignedLikelihood]:
+    """Return the mean negative log-likelihood per token of the aligned responses, in nats, by kind of prompt."""
+    kinds = np.array([KINDS_OF_PROMPT[harmful] for harmful in encoded.harmful[0]])
+    tokens = np.array([len(response.response_ids) for response in encoded.aligned])
+
+    def mean(log_probs: np.ndarray, kind: str) -> Estimate:
+        mine = np.flatnonzero(kinds == kind)
+        clusters = [encoded.clusters[0][place] for place in mine]
+        return clustered_mean(-log_probs[mine] / tokens[mine], clusters, confidence=confidence)
+
+    return {
+        kind: AlignedLikelihood(policy=mean(log_policy, kind), reference=mean(log_reference, kind))
+        for kind in dict.fromkeys(kinds.tolist())
+    }
 
 
 def _evaluated(

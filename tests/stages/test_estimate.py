@@ -24,6 +24,17 @@ def rows(recipe: str, pairs: int = 64) -> list[dict]:
     return [RECIPES[recipe](request) for request in requests("test", held_out=False) if request.cluster in known]
 
 
+def nll_per_token(row: dict, model: Any) -> float:
+    """Mean negative log-likelihood per token of the chosen response, in nats, by transformers' own forward pass."""
+    lm = model.lm()
+    shown = lm.tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
+    ids = torch.tensor([lm.tokenizer.apply_chat_template([*row["prompt"], *row["chosen"]], return_dict=False)])
+    labels = ids.clone()
+    labels[0, : len(shown)] = -100
+    with torch.no_grad():
+        return float(lm.model(input_ids=ids, labels=labels).loss)
+
+
 def margin(row: dict, policy: Any, reference: Any) -> float:
     """r(chosen) - r(rejected) at beta 1 by transformers' own forward passes, one response at a time."""
 
@@ -199,3 +210,17 @@ def test_pairs_prove_what_their_margins_do_and_a_shift_of_the_prompt_changes_not
         for side in ("chosen", "rejected")
     ]
     assert from_policy(unpaired, *models, plan).of_pairs is None
+
+
+def test_the_likelihood_of_aligned_responses_stands_beside_by_kind_of_prompt(tmp_path: Path) -> None:
+    save_tiny("Llama", tmp_path / "policy", seed=1)
+    save_tiny("Llama", tmp_path / "reference", seed=2)
+    models = [find_model(str(tmp_path / name)) for name in ("policy", "reference")]
+    content = [{**row, "cluster": str(number)} for number, row in enumerate(rows("cr", 2))]
+    nll = from_policy(content, *models, EstimatePlan(divergences=["tv"], split=False)).aligned_nll
+    assert nll is not None
+    assert set(nll) == {"benign", "harmful"}
+    for kind, harmful in (("benign", False), ("harmful", True)):
+        for which, model in zip(("policy", "reference"), models, strict=True):
+            values = [nll_per_token(row, model) for row in content if row["harmful"] is harmful]
+            assert getattr(nll[kind], which).value == pytest.approx(np.mean(values), rel=1e-4)
