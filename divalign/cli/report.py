@@ -21,6 +21,10 @@ def report(
         Path | None,
         typer.Option(help="A .md file: what each method is, what it cost and did in the run.", callback=to_file),
     ] = None,
+    claims: Annotated[
+        Path | None,
+        typer.Option(help="A .md file: what a sweep says about the paper's three claims.", callback=to_file),
+    ] = None,
     paper: Annotated[bool, typer.Option("--paper", help="Show the paper's 20 points and our test of them.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="With --paper or several runs: an .html file for the page.", callback=to_file)
@@ -30,7 +34,7 @@ def report(
 
     Several runs are compared on one page, LAST/comparison.html: what changed, tested by prompt. With --paper, show
     what the paper's points say. With --methods the run's methods are compared on a page of Markdown instead; without
-    RUN it says what they are.
+    RUN it says what they are. With --claims, RUN is the folder of a sweep.
     """
     if paper == bool(runs or methods is not None):
         raise ValueError("give a run folder, or --paper for the paper's points; not both")
@@ -38,7 +42,9 @@ def report(
         raise ValueError(f"--out is for --paper and for several runs; the page of one is {runs[0]}/report.html")
     if show_completions and len(runs or []) != 1:
         raise ValueError("--show-completions is for the page of one run; the other pages show no model text")
-    if methods is not None:
+    if claims is not None:
+        console.print(str(_claims_page(runs or [], claims)))
+    elif methods is not None:
         console.print(str(_methods_page(runs or [], methods)))
     elif not runs:
         _show_paper(out)
@@ -54,6 +60,17 @@ def _methods_page(runs: list[Path], methods: Path) -> Path:
     if len(runs) > 1:
         raise ValueError(f"--methods compares the methods of one run, got {len(runs)}")
     return write_methods_page(runs[0] if runs else None, methods)
+
+
+def _claims_page(sweeps: list[Path], path: Path) -> Path:
+    from divalign.report.claims_page import PRIMARY, write_claims_page
+    from divalign.study.sweep_verdict import INDICATORS, points
+    from divalign.study.verdict import power_at
+
+    if len(sweeps) != 1:
+        raise ValueError(f"--claims reads the folder of one sweep, got {len(sweeps)}")
+    primary = next(indicator for indicator in INDICATORS if indicator.name == PRIMARY)
+    return write_claims_page(sweeps[0], path, lambda models, rho: power_at(points(models, primary), rho))
 
 
 def _write_page(run: Path, *, show_completions: bool) -> Path:

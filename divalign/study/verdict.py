@@ -112,6 +112,12 @@ def verdicts(
     }
 
 
+def power_at(models: Sequence[ModelPoint], correlation: float, *, level: float = ALPHA) -> float | None:
+    """Return the chance of "supported" at a true correlation, for one candidate; None where there is no test."""
+    association = associate(model_cells(models))
+    return None if association is None else float(association.power(correlation, level)[0])
+
+
 def _compared(models: Sequence[ModelPoint]) -> str:
     """What is equal among the models compared, in words, as far as they say it."""
     factors = [words for factor, words in FACTORS.items() if any(getattr(model, factor) for model in models)]

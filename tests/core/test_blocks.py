@@ -1,0 +1,73 @@
+"""Tests on designs in blocks, against slow definitions, scipy and simulations with a known answer."""
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_1samp
+
+from divalign.core.blocks import grouped_mean, own_rank
+
+
+def test_treatments_that_win_on_their_own_outcome_have_rank_one() -> None:
+    values = np.zeros((5, 4, 4)) + np.eye(4)
+    test = own_rank(values)
+    assert (test.mean.value, test.mean.low, test.mean.high, test.mean.n) == (1.0, 1.0, 1.0, 5)
+    assert test.p_value == pytest.approx(1 / 20_001, abs=2e-4)  # of 24^5 orders two are as far
+    assert own_rank(-values).mean.value == 4.0
+
+
+def test_what_one_treatment_is_better_at_in_everything_shows_no_own_divergence() -> None:
+    values = np.arange(4.0)[None, :, None] + np.zeros((6, 4, 4))
+    test = own_rank(values)
+    assert test.mean.value == test.chance == 2.5
+    assert test.p_value == 1.0
+
+
+def test_ties_share_their_rank_and_missing_outcomes_are_left_out() -> None:
+    values = np.zeros((1, 3, 3))
+    assert own_rank(values).mean.value == 2.0
+    values[0, :, 1] = [0.0, 1.0, 0.5]
+    values[0, 2, 2] = np.nan
+    test = own_rank(values)
+    assert test.mean.value == (2.0 + 1.0) / 2
+    assert np.isnan(test.ranks[0, :, 2]).all()
+    with pytest.raises(ValueError, match="nothing can be ranked"):
+        own_rank(np.full((2, 3, 3), np.nan))
+
+
+def test_the_p_value_is_that_of_all_permutations() -> None:
+    values = np.random.default_rng(3).normal(size=(2, 3, 3)) + 0.8 * np.eye(3)
+    ranks = (-values).argsort(axis=1).argsort(axis=1) + 1
+    orders = list(permutations(range(3)))
+    sums = [
+        sum(ranks[block, order[j], j] for block, order in enumerate(pair) for j in range(3)) / 6
+        for pair in ((first, second) for first in orders for second in orders)
+    ]
+    observed = sums[0]
+    exact = np.mean([abs(value - 2.0) >= abs(observed - 2.0) - 1e-12 for value in sums])
+    assert own_rank(values).p_value == pytest.approx(exact, abs=0.012)
+
+
+def test_the_level_holds_where_outcomes_of_a_model_depend_on_each_other() -> None:
+    generator = np.random.default_rng(0)
+    rejected = 0
+    for _ in range(400):
+        ability = generator.normal(size=(10, 4, 1))  # the same in all outcomes
+        values = ability + 0.3 * generator.normal(size=(10, 4, 4))
+        rejected += own_rank(values, draws=400).p_value < 0.05
+    assert rejected / 400 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
+
+
+def test_a_grouped_mean_is_students_test_on_the_groups_means() -> None:
+    values = np.random.default_rng(1).normal(0.3, size=16)
+    groups = [name for name in "abcd" for _ in range(4)]
+    tested = grouped_mean(values, groups)
+    reference = ttest_1samp(values.reshape(4, 4).mean(axis=1), 0.0)
+    assert tested.p_value == pytest.approx(reference.pvalue)
+    ends = reference.confidence_interval()
+    assert (tested.estimate.low, tested.estimate.high) == pytest.approx((ends.low, ends.high))
+    assert grouped_mean([1.0, 1.0], "ab").p_value == 0.0
+    assert grouped_mean([0.0, 0.0], "ab").p_value == 1.0
+    with pytest.raises(ValueError, match="at least two"):
+        grouped_mean([1.0, 2.0], "aa")

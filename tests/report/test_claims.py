@@ -1,0 +1,156 @@
+"""The seed's three claims over a sweep: planted answers are found, and what is not there is not."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from divalign.core.stats import Estimate
+from divalign.records import AlignedLikelihood, DivergenceFile, DivergenceRecord, SweepModel, SweepRecord
+from divalign.report import claims
+from divalign.report.claims_page import write_claims_page
+from divalign.store import write_json, write_rows
+from divalign.study.sweep_verdict import weigh
+from tests.study.sweep_models import around, changed, simulated
+
+METHODS = ("kldo", "bco", "kto", "dpo")
+NAMES = ("kl", "js", "tv")
+
+
+def bound(value: float | None) -> DivergenceRecord:
+    low = None if value is None else value - 0.1
+    return DivergenceRecord(
+        estimate=Estimate(value, low, None if value is None else value + 0.1, 90),
+        bound=-1.0 if value is None else value,
+        lower=low,
+        ceiling=None,
+        effective_sample_size=50.0,
+        flags=[],
+    )
+
+
+def sweep(folder: Path, *, own: float, difference: float, seed: int = 0) -> list[SweepModel]:
+    """Write 4 methods x cr and pref x 5 lengths, `own` added to each method's bound on its own divergence and
+    `difference` to log(1 + D_B) on cr."""
+    generator, models = np.random.default_rng(seed), []
+    template = simulated(0, slope=0.0)[0]
+    for data in ("cr", "pref"):
+        for length in "abcde":
+            for number, method in enumerate(METHODS):
+                name = f"{data}-{method}-{length}"
+                noise = generator.normal(size=4)
+                noise[number] += own
+                write_json(
+                    folder / "runs" / name / "divergence.json",
+                    DivergenceFile(
+                        divergences={each: bound(float(noise[place])) for place, each in enumerate(NAMES)},
+                        of_pairs={"js": bound(float(noise[3]))},
+                        aligned_nll={"benign": AlignedLikelihood(policy=around(1.0), reference=around(0.5))},
+                    ).plain(),
+                )
+                distance = float(np.expm1(1.0 + difference * (data == "cr") + 0.05 * generator.normal()))
+                models.append(
+                    changed(
+                        template,
+                        run=length, name=name, method=method, data=data, length=length, seed=0,
+                        recipe=f"{method} on {data}, {length}",
+                        separation=template.separation.model_copy(update={"bhattacharyya": around(distance)}),
+                        asr={"direct": Estimate(float(generator.integers(20, 80)) / 100, 0.0, 1.0, 100)},
+                        verdicts=f"runs/{name}/verdicts.jsonl",
+                    )
+                )  # fmt: skip
+    return models
+
+
+def test_a_method_that_rises_most_on_its_own_divergence_is_found(tmp_path: Path) -> None:
+    claim = claims.own_divergences(sweep(tmp_path, own=4.0, difference=0.0), tmp_path)
+    assert list(map(str, claim.own)) == ["kl", "js", "tv", "js of pairs"]
+    assert claim.conclusion == "supported"
+    assert claim.test.mean.value is not None
+    assert claim.test.mean.value < 1.2
+
+
+def test_a_method_that_does_not_is_not(tmp_path: Path) -> None:
+    found = [claims.own_divergences(sweep(tmp_path, own=0.0, difference=0.0, seed=k), tmp_path) for k in range(20)]
+    assert sum(claim.conclusion == "supported" for claim in found) <= 3
+    worst = claims.own_divergences(sweep(tmp_path, own=-4.0, difference=0.0), tmp_path)
+    assert worst.test.p_value < 0.05
+    assert worst.conclusion == "undecided"  # the wrong way round supports nothing
+
+
+def test_a_missing_bound_leaves_its_divergence_out_of_the_cell_for_all_methods(tmp_path: Path) -> None:
+    models = sweep(tmp_path, own=4.0, difference=0.0)
+    path = tmp_path / "runs" / "cr-bco-a" / "divergence.json"
+    file = DivergenceFile.model_validate_json(path.read_text())
+    write_json(path, file.model_copy(update={"divergences": file.divergences | {"kl": bound(None)}}).plain())
+    claim = claims.own_divergences(models, tmp_path)
+    assert claim.left_out == ["kl in 1 of 10 cells"]
+    assert np.isnan(claim.test.ranks).sum() == 4
+    assert not np.isnan(claim.raw.ranks).any()
+
+
+def test_a_difference_between_data_sets_is_found_over_methods(tmp_path: Path) -> None:
+    models = sweep(tmp_path, own=0.0, difference=0.8)
+    claim = claims.data_difference(models, claims.log_distance)
+    assert (claim.conclusion, len(claim.pairs), claim.tested.estimate.n) == ("supported", 20, 4)
+    assert claim.tested.estimate.value == pytest.approx(0.8, abs=0.1)
+    none = claims.data_difference(sweep(tmp_path, own=0.0, difference=0.0), claims.log_distance)
+    assert none.conclusion == "no effect"
+    assert (
+        claims.data_difference(sweep(tmp_path, own=0.0, difference=-0.8), claims.log_distance).conclusion == "undecided"
+    )
+
+
+def outcomes(success: float, count: int = 40) -> list[dict[str, Any]]:
+    return [
+        {"id": f"p{k}", "harmful": True, "attack": "direct", "unsafe": k < success * count, "judge": "j"}
+        for k in range(count)
+    ]
+
+
+def test_a_model_that_separates_and_answers_everything_does_not_protect(tmp_path: Path) -> None:
+    models = sweep(tmp_path, own=0.0, difference=0.0)
+    base = changed(models[0], name="base", control="base", method=None, data=None, verdicts="base/verdicts.jsonl")
+    for name, success in (("base", 0.9), ("open", 0.9), ("resists", 0.1)):
+        write_rows(tmp_path / name / "verdicts.jsonl", outcomes(success))
+    far = models[0].separation.model_copy(update={"bhattacharyya": around(50.0)})
+    near = models[0].separation.model_copy(update={"bhattacharyya": around(0.1)})
+    arms = [
+        changed(
+            base,
+            name=name,
+            control="separation alone",
+            method="separate",
+            separation=separation,
+            verdicts=f"{file}/verdicts.jsonl",
+        )
+        for name, separation, file in (("far", far, "open"), ("far resists", far, "resists"), ("near", near, "open"))
+    ]
+    found = claims.causal_arms([base, *models, *arms], tmp_path, ["separate"])
+    assert [arm.protects for arm in found] == [False, True, None]
+
+
+def test_the_page_has_its_answers_figures_and_numbers(tmp_path: Path) -> None:
+    models = sweep(tmp_path, own=4.0, difference=0.8)
+    base = changed(models[0], name="base", control="base", method=None, data=None)
+    record = SweepRecord(
+        divalign="0", sweep_sha256="0" * 64, seconds=1.0, models=[base, *models], **dict(weigh(models, tmp_path))
+    )
+    write_json(tmp_path / "sweep.json", record.plain())
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "mine-protocol.md").write_text("# Protocol\n")
+    page = write_claims_page(tmp_path, tmp_path / "docs" / "mine.md", lambda _models, _rho: 0.5).read_text()
+    assert page.count("**supported**") >= 2
+    assert "[The protocol](mine-protocol.md)" in page
+    assert "Power against a correlation of -0.7: 0.50" in page
+    figures = tmp_path / "docs" / "figures"
+    assert {path.name for path in figures.iterdir()} == {
+        f"mine-claim{n}.{end}" for n in (1, 2, 3) for end in ("svg", "csv")
+    }
+    rows = list(csv.DictReader((figures / "mine-claim1.csv").open()))
+    assert len(rows) == 10 * 16
+    assert "2.718 [2.718, 2.718]" in page  # perplexity, e^1
+    with pytest.raises(ValueError, match=r"no sweep\.json"):
+        write_claims_page(tmp_path / "docs", tmp_path / "x.md", lambda _models, _rho: None)
