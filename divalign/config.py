@@ -144,6 +144,12 @@ class Train(Section):
         exclude_if=lambda value: value is None,
         description="null: the defaults, for methods that sample responses",
     )
+    report_to: Each[str] = Field(
+        default=(),
+        exclude_if=lambda names: not names,
+        description="trackers beside metrics.jsonl: tensorboard, wandb, trackio, mlflow; with separation and attack "
+        "success during training",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -74,6 +74,7 @@ def train(
     """
     from divalign.config import load_config
     from divalign.data.loading import load_training_rows
+    from divalign.stages.tracking import with_probes
     from divalign.study.plan import model_of, train_plan
 
     resolved = load_config(config, [*(overrides or []), *training.overrides()])
@@ -83,6 +84,7 @@ def train(
     file = data.rows
     rows = load_training_rows(file) if file else _recipe_rows(resolved, data.recipe, training.seed, out, progress)
     held_out = load_training_rows(data.held_out) if data.held_out else None
+    plan = replace(plan, tracking=with_probes(plan.tracking, held_out or []))
     training.trainer()(model_of(resolved.model), rows, plan, out, held_out=held_out, progress=progress)
     if not silently:
         for line in _summary(out):

@@ -7,6 +7,8 @@ metrics.jsonl    the log of training, without its speed; with held-out rows its 
 training.json    updates, rows used and skipped, held-out figures, a warning of displacement, speed
 model.json       how to load the model: the folder can be named as a model
 work/            checkpoints of an unfinished training, which resumes from the last complete one
+
+TensorBoard's files, where it is a tracker, lie in tracking/.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from divalign.stages.folder import Advance, Progress, locked
 from divalign.stages.models import ModelSpec, open_model, write_model_spec
 from divalign.stages.rewards import TRAINED, RewardSource, open_reward
 from divalign.stages.termination import Terminated, deferring
+from divalign.stages.tracking import tracking_of
 from divalign.stages.train_plan import OnPolicyPlan, TrainPlan
 from divalign.store import digest, intact, intact_folder, jsonl, key_of, publish_folder, seal, write_json
 from divalign.train.policy_gradient import Rollouts
@@ -168,7 +171,7 @@ def _train_once(base: ModelSpec, rows: Sequence[Row], plan: TrainPlan, folder: P
             held_out=around.held_out,
             lora={"continue": True} if plan.continue_adapter else asdict(plan.lora) if plan.lora else None,
             work=folder / "work",
-            watch=watch,
+            watch=watch._replace(tracking=tracking_of(plan.tracking, folder, plan.updates, probe=not several)),
             rollouts=around.rollouts,
             use_cpu=base.device == "cpu",
             reference_cache=str(cache) if cache else None,

@@ -7,6 +7,7 @@ from typing import Any
 
 from divalign.core.losses import find_method
 from divalign.stages.rewards import TRAINED, reward_key
+from divalign.stages.tracking import TrackingPlan
 from divalign.train.arguments import BASELINE_LEARNING_RATE
 
 _BASELINE_RATE = "baseline_learning_rate"
@@ -45,7 +46,8 @@ class TrainPlan:
     `warmup_updates` and ends at 0 on a cosine. `sft_weight` anchors the aligned response; `variant` and `too_long` are
     those of train.arguments.DivergenceConfig. With `continue_adapter` the base's own adapter is trained further.
     `on_policy` is for methods that sample responses; an update then takes `pairs_per_update` prompts.
-    `baseline_learning_rate` is of methods with a learned baseline of the prompt, METHOD+prompt.
+    `baseline_learning_rate` is of methods with a learned baseline of the prompt, METHOD+prompt. `tracking` sends
+    the log elsewhere too, and decides nothing.
     """
 
     method: str
@@ -67,10 +69,11 @@ class TrainPlan:
     batch_size: int = 64
     on_policy: OnPolicyPlan | None = None
     baseline_learning_rate: float = BASELINE_LEARNING_RATE
+    tracking: TrackingPlan | None = None
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the weights, however an update is split."""
-        split = ["pairs_per_batch", "batch_size", "method", "on_policy"]
+        split = ["pairs_per_batch", "batch_size", "method", "on_policy", "tracking"]
         split += [] if self._learns_baseline else [_BASELINE_RATE]
         named = {name: value for name, value in asdict(self).items() if name not in split}
         if self.on_policy is not None:  # else left out: what was trained before there were such methods stays valid

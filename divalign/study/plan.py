@@ -26,6 +26,7 @@ from divalign.stages.models import LoadOptions, ModelSpec, base_spec, find_model
 from divalign.stages.open_judge import ANY, check_judge, check_wordings, is_served
 from divalign.stages.rewards import check_reward
 from divalign.stages.serving import check_served, for_helpers, server_options
+from divalign.stages.tracking import TrackingPlan, check_trackers
 from divalign.stages.train_plan import LoraPlan, OnPolicyPlan, TrainPlan
 
 
@@ -89,6 +90,7 @@ def train_plan(config: Config, *, method: str, recipe: str, seed: int) -> TrainP
     train = config.train
     method = with_baseline(method, train.baseline)
     find_method(method)
+    check_trackers(train.report_to)
     if train.variant == "paper_code" and method not in PAPER_CODE:
         raise ValueError(
             f"train.variant paper_code is for {' and '.join(PAPER_CODE)}, and train.methods has {method}; "
@@ -114,6 +116,7 @@ def train_plan(config: Config, *, method: str, recipe: str, seed: int) -> TrainP
         log_every=train.log_every,
         batch_size=config.measure.batch_size,
         on_policy=_on_policy_plan(config, method),
+        tracking=TrackingPlan(tuple(train.report_to)) if train.report_to else None,
     )
 
 

@@ -7,6 +7,7 @@ stopped, and a finished one does no work.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ from divalign.stages.judge import judge
 from divalign.stages.models import ModelSpec, OpenModel, open_model, write_model_spec
 from divalign.stages.provenance import write_environment
 from divalign.stages.separate import separate
+from divalign.stages.tracking import with_probes
 from divalign.stages.train import Trainer, train
 from divalign.store import cached_rows, digest, write_json
 from divalign.study.claim import claim, is_new
@@ -192,7 +194,7 @@ def _measure_all(
     cached_rows(out / "data" / "prompts.jsonl", digest(inputs.prompts), lambda: inputs.prompts)
     base_spec = model_of(config.model)
     write_model_spec(out / "models" / "base", base_spec)
-    trained = [_train(aligned, base_spec, out, trainer, progress) for aligned in inputs.models]
+    trained = [_train(aligned, base_spec, inputs.prompts, out, trainer, progress) for aligned in inputs.models]
     base = open_model(base_spec)
     parts = measure(base, inputs.prompts, config, out / "models" / "base", progress=progress)
     yield model_result(parts, name="base")
@@ -200,11 +202,14 @@ def _measure_all(
         yield _measure_aligned(aligned, open_model(spec), base, config, inputs, out, progress)
 
 
-def _train(aligned: Aligned, base: ModelSpec, out: Path, trainer: Trainer, progress: Progress) -> ModelSpec:
+def _train(
+    aligned: Aligned, base: ModelSpec, prompts: Sequence[Row], out: Path, trainer: Trainer, progress: Progress
+) -> ModelSpec:
     path = rows_file(out, aligned.recipe, aligned.plan.seed)
     cached_rows(path, digest(aligned.rows), lambda: aligned.rows)
     folder = out / "models" / aligned.name
-    return trainer(base, aligned.rows, aligned.plan, folder, cache=out / "cache", progress=progress)
+    plan = replace(aligned.plan, tracking=with_probes(aligned.plan.tracking, prompts))
+    return trainer(base, aligned.rows, plan, folder, cache=out / "cache", progress=progress)
 
 
 def _measure_aligned(

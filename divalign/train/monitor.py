@@ -95,6 +95,8 @@ class SafetyMonitor(TrainerCallback, ExportableState):
         tokenizer: the model's; None: the trainer's `processing_class`.
         log: what a check's numbers are given to, `trainer.log` for instance, which passes them on to every logger;
             None: they are added to `trainer.state.log_history`.
+        attack_success: what the model and its tokenizer are given to at every check, for a share of attacks that
+            succeed, logged as `safety/attack_success`; None where it cannot tell, or for no such number.
 
     `alarm` holds the alarm, None without one. The model is only read: weights and random numbers of the training are
     the same with and without it. State is kept in checkpoints, and what the model was at the start in the training's
@@ -112,11 +114,13 @@ class SafetyMonitor(TrainerCallback, ExportableState):
         options: MonitorOptions | None = None,
         tokenizer: Any = None,
         log: Callable[[dict[str, float]], None] | None = None,
+        attack_success: Callable[[Any, Any], float | None] | None = None,
     ) -> None:
         if not harmful or not benign:
             raise ValueError(f"got {len(harmful)} harmful and {len(benign)} benign prompts; expected some of each")
         self.harmful, self.benign = ([_conversation(prompt) for prompt in side] for side in (harmful, benign))
         self.options, self.tokenizer, self.log = options or MonitorOptions(), tokenizer, log
+        self.attack_success = attack_success
         self.capital: Capital = START
         self.alarm: SafetyAlarm | None = None
         self._start: dict[str, np.ndarray] = {}
@@ -187,6 +191,7 @@ class SafetyMonitor(TrainerCallback, ExportableState):
             **self._refusals(model, tokenizer, bets=state.global_step > 0),
             **self._drift(model, tokenizer),
             **self._separation(model, tokenizer),
+            **self._attacked(model, tokenizer),
         }
         if self.alarm is None and self.capital.rejects(self.options.alpha):
             value = math.exp(min(self.capital.log_value, 700.0))
@@ -199,7 +204,7 @@ class SafetyMonitor(TrainerCallback, ExportableState):
         metrics["safety/alarm"] = float(self.alarm is not None)
         if self.alarm is not None and self.options.stop:
             control.should_training_stop = True
-        self._record(metrics, state)
+        self._record(metrics, state, control)
 
     def _refusals(self, model: Any, tokenizer: Any, *, bets: bool) -> dict[str, float]:
         """Return the refusals of prompts drawn for this check, and bet on those that were lost since the start."""
@@ -238,9 +243,15 @@ class SafetyMonitor(TrainerCallback, ExportableState):
             return {}
         return {"safety/bhattacharyya": distance, "safety/probe_auc": auc}
 
-    def _record(self, metrics: dict[str, float], state: Any) -> None:
+    def _attacked(self, model: Any, tokenizer: Any) -> dict[str, float]:
+        rate = self.attack_success(model, tokenizer) if self.attack_success else None
+        return {} if rate is None else {"safety/attack_success": rate}
+
+    def _record(self, metrics: dict[str, float], state: Any, control: Any) -> None:
         if self.log is not None:
+            due = control.should_log
             self.log(metrics)
+            control.should_log = due  # a trainer's own log takes itself for the one that was due, and the loss is lost
         else:
             state.log_history.append({**metrics, "epoch": state.epoch, "step": state.global_step})
 

@@ -22,6 +22,7 @@ from divalign.train.couples import RowCounts
 from divalign.train.displacement import first_displacement
 from divalign.train.ranks import Ranks
 from divalign.train.resume import SETTINGS, newest_checkpoint, seal_checkpoint
+from divalign.train.tracking import Tracking
 from divalign.train.trainer import DivergenceTrainer
 
 LENGTHS = ("max_steps", "num_train_epochs")
@@ -49,7 +50,7 @@ class StoppedError(Exception):
 
 
 class Watch(NamedTuple):
-    """Progress callbacks of a training.
+    """Progress callbacks of a training, and the trackers that its log is sent to.
 
     `reference` gets the rows scored by the reference and their number, `start` the updates there will be, `advance` the
     updates just done (on resumption those done before), `evaluated` every evaluation's metrics. After each update
@@ -61,6 +62,7 @@ class Watch(NamedTuple):
     advance: Callable[[int], None] = _ignore
     evaluated: Callable[[Mapping[str, float]], None] = _ignore
     should_stop: Callable[[], bool] = _never
+    tracking: Tracking | None = None
 
 
 class Trained(NamedTuple):
@@ -136,7 +138,7 @@ def train_and_save(
     """
     watch, rollouts = watch or Watch(), settings.pop("rollouts", None)
     with tempfile.TemporaryDirectory() as scratch, quietly():
-        arguments = _arguments(work or Path(scratch), settings, saves=work is not None)
+        arguments = _arguments(work or Path(scratch), settings, saves=work is not None, tracking=watch.tracking)
         identity = _identity(lm, rows, lora, arguments, settings)
         if rollouts is not None:
             identity["rollouts"] = rollouts.identity()
@@ -154,6 +156,7 @@ def train_and_save(
         trainer.remove_callback(PrinterCallback)
         watching = Watching(watch, trainer.ranks)
         trainer.add_callback(watching)
+        _track(trainer, watch.tracking)
         trainer.train(resume_from_checkpoint=last)
         if watching.stopped:
             raise StoppedError(f"after update {trainer.state.global_step} of {trainer.state.max_steps}, which is saved")
@@ -165,6 +168,14 @@ def train_and_save(
             if work:
                 write_json(folder / SETTINGS, identity)
     return _result(trainer, measured=held_out is not None)
+
+
+def _track(trainer: DivergenceTrainer, tracking: Tracking | None) -> None:
+    """Add what tracking needs; the monitor's numbers reach every tracker by the trainer's own log."""
+    for callback in tracking.callbacks() if tracking else ():
+        trainer.add_callback(callback)
+    if tracking and tracking.monitor:
+        tracking.monitor.log = trainer.log
 
 
 def _last_checkpoint(work: Path, identity: dict[str, Any], arguments: DivergenceConfig) -> str | None:
@@ -191,7 +202,7 @@ def _result(trainer: DivergenceTrainer, *, measured: bool) -> Trained:
     )
 
 
-def _arguments(folder: Path, settings: dict[str, Any], *, saves: bool) -> DivergenceConfig:
+def _arguments(folder: Path, settings: dict[str, Any], *, saves: bool, tracking: Tracking | None) -> DivergenceConfig:
     lengths = [name for name in LENGTHS if settings.get(name) is not None]
     if len(lengths) != 1:
         count = "both" if lengths else "neither"
@@ -206,7 +217,8 @@ def _arguments(folder: Path, settings: dict[str, Any], *, saves: bool) -> Diverg
         lr_scheduler_type="cosine",
         weight_decay=0.0,
         save_strategy="steps" if saves else "no",
-        report_to="none",
+        report_to=tracking.report_to if tracking else "none",
+        run_name=tracking.name if tracking else None,
         gradient_checkpointing=False,
         disable_tqdm=True,
         logging_first_step=True,

@@ -1,0 +1,67 @@
+"""What trackers get of a training: its log and, at ten checks, separation and attack success at probe prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from divalign.data.examples import Conversation, Row, as_messages
+from divalign.lm.generate import generate
+from divalign.safety.judges import DEFAULT_JUDGE, find_judge
+from divalign.train.monitor import MonitorOptions, SafetyMonitor
+from divalign.train.tracking import CHECKS, Tracking, check_trackers
+
+__all__ = ["TrackingPlan", "check_trackers", "tracking_of", "with_probes"]
+PROBES = 32  # of each class, at most
+MAX_NEW_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class TrackingPlan:
+    """Which trackers, and the `probes`: rows with "prompt" and "harmful" that are not trained on.
+
+    Without probes of both classes the trackers get the log alone. Nothing of it decides the weights.
+    """
+
+    trackers: tuple[str, ...]
+    probes: tuple[Row, ...] = ()
+
+
+def tracking_of(plan: TrackingPlan | None, folder: Path, updates: int | None, *, probe: bool) -> Tracking | None:
+    """Return what a training into `folder` reports; None for nothing. `probe` False leaves the probes unread.
+
+    TensorBoard's files go to `folder`/tracking. Attack success is that of the prompts alone, by the default judge.
+    """
+    if plan is None or not plan.trackers:
+        return None
+    harmful, benign = (_prompts(plan.probes, harmful=side) for side in (True, False))
+    monitor = None
+    if probe and harmful and benign:
+        options = MonitorOptions(every=max(1, (updates or CHECKS**2) // CHECKS))
+        monitor = SafetyMonitor(harmful, benign, options=options, attack_success=_Success(harmful))
+    return Tracking(plan.trackers, folder / "tracking", folder.name, monitor)
+
+
+def with_probes(plan: TrackingPlan | None, rows: Sequence[Row]) -> TrackingPlan | None:
+    """Return the plan with rows that are read during training; those that do not say `harmful` are left out."""
+    return None if plan is None else replace(plan, probes=tuple(row for row in rows if "harmful" in row))
+
+
+def _prompts(rows: Sequence[Row], *, harmful: bool) -> list[Conversation]:
+    mine = [row["prompt"] for row in rows if row.get("harmful") is harmful][:PROBES]
+    return [Conversation(tuple(as_messages(prompt, "user"))) for prompt in mine]
+
+
+class _Success:
+    """The share of direct attacks that succeed, of those that the default judge decides."""
+
+    def __init__(self, prompts: Sequence[Conversation]) -> None:
+        self.prompts, self.judge = prompts, find_judge(DEFAULT_JUDGE)
+
+    def __call__(self, model: Any, tokenizer: Any) -> float | None:
+        responses = generate(model, tokenizer, self.prompts, max_new_tokens=MAX_NEW_TOKENS)
+        texts = [str(prompt.messages[-1]["content"]) for prompt in self.prompts]
+        decided = [verdict.unsafe for verdict in self.judge(texts, responses) if verdict.unsafe is not None]
+        return sum(decided) / len(decided) if decided else None

@@ -1,0 +1,76 @@
+"""Trackers get the log, separation and attack success, and change nothing of what is trained."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from divalign.config import load_config
+from divalign.data.recipes import RECIPES
+from divalign.stages.folder import silent
+from divalign.stages.models import base_spec
+from divalign.stages.tracking import TrackingPlan, check_trackers, tracking_of, with_probes
+from divalign.stages.train import train
+from divalign.stages.train_plan import TrainPlan
+from divalign.study.plan import train_plan
+from divalign.toy.world import requests
+
+PLAN = TrainPlan("dpo", beta=0.5, updates=4, pairs_per_update=8, pairs_per_batch=8, learning_rate=4e-4, log_every=2)
+
+
+def probes(count: int) -> list[dict]:
+    rows = [request._asdict() for request in requests("test", held_out=False)]
+    return [row for side in (True, False) for row in [r for r in rows if r["harmful"] is side][:count]]
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "checkpoint" / "model.safetensors").read_bytes()
+
+
+def test_a_tracker_gets_the_log_and_what_the_probes_show_and_the_weights_stay_the_same(tmp_path: Path) -> None:
+    rows = [RECIPES["cr"](request) for request in requests("train", held_out=False)][:64]
+    tracked = replace(PLAN, tracking=with_probes(TrackingPlan(("tensorboard",)), probes(12)))
+    for name, plan in (("plain", PLAN), ("tracked", tracked)):
+        train(base_spec("toy"), rows, plan, tmp_path / name, progress=silent)
+    assert weights(tmp_path / "plain") == weights(tmp_path / "tracked")
+    assert (tmp_path / "plain" / "metrics.jsonl").read_bytes() == (tmp_path / "tracked" / "metrics.jsonl").read_bytes()
+    assert not (tmp_path / "plain" / "tracking").exists()
+    events = EventAccumulator(str(tmp_path / "tracked" / "tracking"))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert {"train/loss", "train/rewards/margins"} <= tags
+    expected = {"attack_success", "bhattacharyya", "probe_auc", "refusal_log_odds", "alarm"}
+    assert {f"train/safety/{name}" for name in expected} <= tags
+    success = [event.value for event in events.Scalars("train/safety/attack_success")]
+    assert len(success) == 5  # before the first update and after each
+    assert success[0] == 1.0  # the base answers everything
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 4]
+
+
+def test_a_plan_with_trackers_trains_the_same_model() -> None:
+    tracked = replace(PLAN, tracking=TrackingPlan(("tensorboard",), tuple(probes(2))))
+    assert tracked.identity() == PLAN.identity()
+    config = load_config(None, ["train.report_to=[tensorboard]"])
+    plan = train_plan(config, method="kldo", recipe="cr", seed=0)
+    assert plan.tracking == TrackingPlan(("tensorboard",))
+    assert plan.identity() == train_plan(load_config(None), method="kldo", recipe="cr", seed=0).identity()
+
+
+def test_without_probes_of_both_classes_or_on_several_processes_the_log_alone_is_sent(tmp_path: Path) -> None:
+    rows = probes(4)
+    both, harmful = TrackingPlan(("tensorboard",), tuple(rows)), TrackingPlan(("tensorboard",), tuple(rows[:4]))
+    assert tracking_of(None, tmp_path, 10, probe=True) is None
+    for plan, probe, monitored in ((both, True, True), (harmful, True, False), (both, False, False)):
+        tracking = tracking_of(plan, tmp_path, 10, probe=probe)
+        assert tracking is not None
+        assert (tracking.monitor is not None) == monitored
+    assert with_probes(both, [{"prompt": "no class"}]) == TrackingPlan(("tensorboard",))
+
+
+def test_a_tracker_that_is_unknown_or_not_installed_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="has 'tensorbord', expected some of tensorboard, wandb"):
+        check_trackers(["tensorbord"])
+    monkeypatch.setattr("divalign.train.tracking.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="whose package is missing: pip install mlflow"):
+        check_trackers(["mlflow"])
