@@ -24,6 +24,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from divalign.data.batching import pad_left
 from divalign.lm.kv_cache import GrowingLayer, growing_cache
 from divalign.lm.memory import halved, out_of_memory, release
+from divalign.lm.prefix import Prefixes
 
 PREFILL_TOKENS = 256
 
@@ -73,11 +74,14 @@ def decode(net: Network, rows: Sequence[Row], *, ends: set[int], size: int, temp
     largest, calm = size, 0
     waiting = sorted(rows, key=lambda row: (-len(row.prompt), row.index))
     batch: Batch | None = None
+    prefixes = _prefixes(net)
     while waiting or batch:
         running = batch.rows if batch else []
         joining = _joining(net, waiting, len(running), size)
         try:
-            batch = _advance(net, batch, joining, ends, temperature)
+            batch = _advance(
+                net, batch, [_start(net, part, prefixes) for part in _similar_lengths(joining)], ends, temperature
+            )
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -86,7 +90,7 @@ def decode(net: Network, rows: Sequence[Row], *, ends: set[int], size: int, temp
         else:
             lost = False
         if lost:  # outside the except block, whose traceback refers to the tensors
-            batch, calm = None, 0
+            batch, prefixes, calm = None, _prefixes(net), 0
             waiting = [row for row in running + waiting if not row.ended]
             release()
         else:
@@ -100,10 +104,10 @@ def decode(net: Network, rows: Sequence[Row], *, ends: set[int], size: int, temp
 
 
 def _advance(
-    net: Network, batch: Batch | None, joining: Sequence[Row], ends: set[int], temperature: float
+    net: Network, batch: Batch | None, joining: Sequence[Batch], ends: set[int], temperature: float
 ) -> Batch | None:
-    """Add the rows that join, generate one token for every row, and go on with the rows that have not ended."""
-    batch = reduce(_join, ([batch] if batch else []) + [_start(net, rows) for rows in _similar_lengths(joining)])
+    """Add the batches that join, generate one token for every row, and go on with the rows that have not ended."""
+    batch = reduce(_join, [*([batch] if batch else []), *joining])
     for row, (token, log_prob) in zip(batch.rows, _choose(batch, temperature), strict=True):
         row.log_prob += log_prob
         if token in ends:
@@ -133,7 +137,16 @@ def _similar_lengths(rows: Sequence[Row]) -> list[list[Row]]:
     return parts
 
 
-def _start(net: Network, rows: Sequence[Row]) -> Batch:
+def _prefixes(net: Network) -> Prefixes | None:
+    """Return the prefixes that a model's batches share; None for one whose cache is no list of keys and values."""
+    options = {"logits_to_keep": 1} if "logits_to_keep" in net.accepts else {}
+    return Prefixes(net.model, **options) if net.mergeable else None
+
+
+def _start(net: Network, rows: Sequence[Row], prefixes: Prefixes | None) -> Batch:
+    prefilled = prefixes.prefilled([row.tokens for row in rows]) if prefixes else None
+    if prefilled:
+        return Batch(list(rows), prefilled.cache, prefilled.mask, _logits(net, *prefilled))
     device = net.model.device
     tokens = pad_left([row.tokens for row in rows], 0).to(device)
     mask = pad_left([[1] * len(row.tokens) for row in rows], 0).to(device)

@@ -68,7 +68,9 @@ def generate_responses(
 
     Neither the batch size nor the other rows of a batch change a response, up to float rounding: a matrix product of
     another shape may round its last bit otherwise, and what was almost a tie between two tokens then falls the other
-    way. In float32 that is rare; in bfloat16 expect it in a few responses of a hundred.
+    way. In float32 that is rare. In bfloat16 it is common: batches of 8 and of 32 gave 64 of 96 responses of 16 tokens
+    alike (SmolLM2-135M), each as near to float32's as the other. What all prompts of a batch begin with is computed
+    once (`lm.prefix`), which rounds otherwise too.
 
     Raises ValueError for sizes under 1, a negative temperature, another number of seeds than of conversations, and a
     model without a cache; MemoryError where a single conversation is too large.

@@ -48,7 +48,8 @@ def test_refilled_batches_write_what_single_conversations_write(ending: tuple[An
         assert generate(*ending, CONVERSATIONS, temperature=1.0, max_new_tokens=24, batch_size=size) == slow
 
 
-def test_the_place_of_an_ended_response_is_taken_by_the_next_conversation() -> None:
+def test_the_place_of_an_ended_response_is_taken_by_the_next_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("divalign.lm.prefix.FEWEST", 1000)  # a forward of a common prefix would count as a row
     model, tokenizer = tiny_model("Llama")
     model.generation_config.eos_token_id = None
     seen = sizes_of_batches(model)
@@ -101,7 +102,7 @@ def test_running_out_of_memory_halves_the_batch_and_changes_no_response(
     )
     assert troubled == calm
     assert sorted(finished) == list(range(len(CONVERSATIONS)))
-    assert seen[:3] == [14, 7, 3]
+    assert [size for size in seen if size > 1][:3] == [14, 7, 3]  # a common prefix is read by itself
 
 
 def test_batches_grow_back_after_memory_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +119,7 @@ def test_batches_grow_back_after_memory_trouble(monkeypatch: pytest.MonkeyPatch)
     model.register_forward_pre_hook(once, with_kwargs=True)
     seen = sizes_of_batches(model)
     assert generate(model, tokenizer, CONVERSATIONS * 3, max_new_tokens=2, batch_size=8) == calm
-    assert seen[0] == 4
+    assert next(size for size in seen if size > 1) == 4
     assert max(seen) == 8
 
 

@@ -45,7 +45,7 @@ def test_running_out_of_memory_halves_the_batch_and_changes_no_number(use: Any, 
     sequence_log_probs(model, ROWS[:1], tokenizer.pad_token_id)  # the trials of a new model run before the limit
     sizes = limited(model, 2, error)
     np.testing.assert_allclose(use(model, tokenizer), expected, rtol=1e-5, atol=1e-5)
-    assert sizes[:3] == [9, 4, 2]
+    assert [size for size in sizes if size > 1][:3] == [9, 4, 2]  # a common prefix is read by itself
 
 
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
