@@ -9,7 +9,7 @@ import sys
 BENCHES = (
     *("trainer", "scaling", "data", "estimates", "generate", "hidden", "separation", "gcg", "judges", "correction"),
     "coverage",
-    *("large", "online", "real"),
+    *("large", "online", "prefix", "real"),
 )
 ALONE = ("coverage_verdict",)
 

@@ -24,8 +24,10 @@ SEES = {
     "config": {"sections"},
     "stages": {"core", "store", "records", "data", "lm", "train", "safety", "toy"},
     "study": {"core", "draw", "store", "records", "data", "safety", "toy", "stages", "config", "sections", "lm"},
+    "forecast": {"core", "store", "records", "data", "lm", "safety", "toy", "stages", "config", "sections", "study"},
+    "cluster": {"data", "stages", "study"},
     "cli": {"core", "lab", "store", "records", "data", "lm", "train", "safety", "toy", "stages", "config", "sections"}
-    | {"study", "report"},
+    | {"study", "report", "forecast", "cluster"},
     "__main__": {"cli"},
     "__init__": {"core", "train"},
 }

@@ -143,7 +143,7 @@ class Cluster:
             if self.workers > 1:
                 raise ValueError(f"--workers {self.workers} needs --on ray; or use accelerate launch")
             return train
-        from divalign.study.on_ray import on_cluster
+        from divalign.cluster.on_ray import on_cluster
 
         return on_cluster(self.on, self.workers)
 

@@ -15,7 +15,7 @@ GIGA = 1e9
 
 def show_cost(config: Any, out: Path) -> None:
     """Print stages, rows, tokens, operations and time, then each model's time, memory and disk, and warnings."""
-    from divalign.study.dry_run import HOUR, dry_run, remedies
+    from divalign.forecast.dry_run import HOUR, dry_run, remedies
 
     cost = dry_run(config, out)
     console = printed()
@@ -70,8 +70,8 @@ def _shortages(cost: Any) -> list[str]:
 
 def show_gpu_cost(plan: Any, name: str) -> None:
     """Print what each run of a sweep costs on a GPU, as a table that Markdown reads."""
+    from divalign.forecast.gpu_forecast import forecast_runs
     from divalign.stages.gpu_cost import find_gpu
-    from divalign.study.gpu_forecast import forecast_runs
     from divalign.study.sweep_config import planned_runs
 
     gpu, console = find_gpu(name), printed()

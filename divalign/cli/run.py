@@ -69,10 +69,10 @@ def run(
 ) -> None:
     """Align, measure, attack and report: the whole loop, into a run folder."""
     from divalign.config import load_config
+    from divalign.forecast.dry_run import write_cost
     from divalign.report import write_report
     from divalign.stages.provenance import audit_training_sets
     from divalign.stages.rates import changes
-    from divalign.study.dry_run import write_cost
     from divalign.study.run import run as run_stages
 
     resolved = load_config(config, [*short.overrides(), *serving.overrides(), *(overrides or [])])

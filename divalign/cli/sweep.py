@@ -71,7 +71,7 @@ def sweep(
 
     A run that fails ends no other. After an array of shards the same command without --shard gathers their runs.
     """
-    from divalign.study.random_weights import with_random_weights
+    from divalign.forecast.random_weights import with_random_weights
     from divalign.study.sweep_config import load_sweep
 
     plan = load_sweep(config, overrides or ())
@@ -122,7 +122,7 @@ def _naming_failures() -> Iterator[None]:
 
 
 def _executor(on: str | None) -> Execute:
-    from divalign.study.on_ray import ray_executor
+    from divalign.cluster.on_ray import ray_executor
     from divalign.study.sweep_runs import in_turn
 
     return ray_executor(on) if on else in_turn

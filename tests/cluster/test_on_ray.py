@@ -14,12 +14,12 @@ import psutil
 import pytest
 import yaml
 
+from divalign.cluster.on_ray import RayTraining, ray_address, ray_executor
 from divalign.stages.folder import silent
 from divalign.stages.models import model_spec
 from divalign.stages.train import train
 from divalign.stages.train_plan import TrainPlan
 from divalign.store import read_json, read_rows
-from divalign.study.on_ray import RayTraining, ray_address, ray_executor
 from divalign.study.sweep import sweep
 from divalign.study.sweep_config import load_sweep
 from divalign.study.sweep_runs import FailedRunsError

@@ -7,13 +7,13 @@ import pytest
 from divalign.cli import main
 from divalign.data.recipes import find_recipe
 from divalign.data.stand_in import STAND_INS
+from divalign.forecast.gpu_forecast import forecast_runs
+from divalign.forecast.random_weights import with_random_weights
 from divalign.lm.architectures import ARCHITECTURES, write_random_model
 from divalign.lm.load import load_lm
 from divalign.lm.shape import model_shape
 from divalign.stages.cost import TokenBatch, training, writing
 from divalign.stages.gpu_cost import GPUS, LAYER, MFU, REACHED, find_gpu, gpu_seconds
-from divalign.study.gpu_forecast import forecast_runs
-from divalign.study.random_weights import with_random_weights
 from divalign.study.sweep import sweep
 from divalign.study.sweep_config import load_sweep, planned_runs
 from divalign.toy.world import ASSETS

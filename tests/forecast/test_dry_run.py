@@ -6,12 +6,12 @@ import pytest
 
 from divalign.cli import main
 from divalign.config import load_config
+from divalign.forecast import dry_run as module
+from divalign.forecast.dry_run import dry_run, remedies, write_cost
 from divalign.lm.load import load_lm
 from divalign.lm.shape import model_shape
 from divalign.stages import cost
 from divalign.stages.cost import Machine, TokenBatch, check_memory, memory, scoring, seconds, training, writing
-from divalign.study import dry_run as module
-from divalign.study.dry_run import dry_run, remedies, write_cost
 from divalign.study.run import run
 from divalign.toy.world import ASSETS
 from divalign.train.speed import Speed

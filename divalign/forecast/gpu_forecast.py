@@ -9,10 +9,10 @@ from typing import NamedTuple
 from divalign.config import Config, Data
 from divalign.data.examples import Conversation
 from divalign.data.stand_in import stand_ins
+from divalign.forecast.dry_run import Sized, jobs_of, memory_of, updates_of
 from divalign.lm.shape import ModelShape, model_shape
 from divalign.stages.corpus import Corpus, prompt_rows, read_corpus
 from divalign.stages.gpu_cost import Gpu, gpu_seconds
-from divalign.study.dry_run import Sized, jobs_of, memory_of, updates_of
 from divalign.study.plan import aligned_models, check_names, corpus_of, model_of, with_placeholders
 from divalign.study.run import Inputs
 from divalign.study.sweep_config import PlannedRun

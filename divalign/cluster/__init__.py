@@ -1,0 +1,1 @@
+"""Runs and trainings on other machines, by engines that exist."""
