@@ -14,8 +14,8 @@ UsageError: Any = typer.BadParameter.__base__
 FAILED, BAD_INPUT = 1, 2
 LESS_MEMORY = "lower --batch-size or train.pairs_per_batch, train an adapter (train.lora), or set model.dtype=bfloat16"
 OF_FILES = {
-    errno.ENOSPC: "make room, or choose another --out; the same command goes on from there",
-    errno.EDQUOT: "make room, or choose another --out; the same command goes on from there",
+    errno.ENOSPC: "make room, or choose another --out; the same command resumes",
+    errno.EDQUOT: "make room, or choose another --out; the same command resumes",
     errno.EACCES: "choose a place that you may read and write",
     errno.EPERM: "choose a place that you may read and write",
     errno.EROFS: "choose a place that you may write to",

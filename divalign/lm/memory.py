@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -84,6 +85,11 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def release() -> None:
-    """Return the memory that torch caches to the device."""
+    """Free what only reference cycles hold, and return the memory that torch caches to the device.
+
+    A trainer and its callbacks refer to each other: without this, eight models of 135 million parameters trained in one
+    process held 7.8 GB, and four 3.1 GB in place of 2.7.
+    """
+    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

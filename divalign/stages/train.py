@@ -102,6 +102,7 @@ def train(
                 write_json(folder / "training.json", _summary(trained))
                 publish_folder(folder / ".checkpoint.draft", checkpoint, key)
                 shutil.rmtree(folder / "work", ignore_errors=True)
+            release()
     spec = _spec(base, checkpoint, folder.name)
     if _is_leader():
         write_model_spec(folder, spec)
