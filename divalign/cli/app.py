@@ -16,8 +16,10 @@ from typing import Annotated, Any, Literal, get_type_hints
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from divalign.cli.lines import progress_lines
+from divalign.cli.show import fitted
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -212,6 +214,12 @@ def printed() -> Console:
     """Return the console of results: stdout, and wide where nobody watches, so that no name is cut."""
     plain = Console()
     return plain if plain.is_terminal else Console(width=160)
+
+
+def print_table(content: Table) -> None:
+    """Print a table of results, or its rows as paragraphs where the terminal is too narrow for it."""
+    console = printed()
+    console.print(fitted(content, console))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from rich.table import Table
 
-from divalign.cli.app import app, console, printed
+from divalign.cli.app import app, console, print_table, printed
 
 data = typer.Typer(
     no_args_is_help=True, help="Audit, convert and split training sets; find evaluation prompts in them."
@@ -68,7 +68,7 @@ def overlap_files(
         share = overlap.share
         bounds = f"{100 * (share.value or 0):.1f} \\[{100 * (share.low or 0):.1f}, {100 * (share.high or 0):.1f}]"
         table.add_row(name, str(overlap.n), *(str(count) for count in overlap.counts.values()), bounds)
-    printed().print(table)
+    print_table(table)
     for sentence in (sentence for prompts in (trained, *evaluations.values()) for sentence in prompts.messages):
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     if json is not None:

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from divalign.cli import show
-from divalign.cli.app import Running, app, console, printed, progress_of, to_file, with_options
+from divalign.cli.app import Running, app, console, print_table, printed, progress_of, to_file, with_options
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,13 @@ def _divergences(
     else:
         models = _model(critic.policy, "--policy", running), _model(critic.reference, "--reference", running)
         record = from_policy(rows, *models, plan, progress=progress)
-    printed().print(_table(record.divergences, numbers.confidence))
+    print_table(_table(record.divergences, numbers.confidence))
     if record.of_pairs is not None:
         printed().print("Pairs against the same pairs swapped, by r(aligned) - r(unaligned):")
-        printed().print(_table(record.of_pairs, numbers.confidence))
+        print_table(_table(record.of_pairs, numbers.confidence))
     if record.with_baseline is not None:
         printed().print("The same by r + b(x), with the baseline of the prompt that the policy was trained with:")
-        printed().print(_table(record.with_baseline, numbers.confidence))
+        print_table(_table(record.with_baseline, numbers.confidence))
     if out is not None:
         write_json(out, record.plain())
         console.print(str(out))

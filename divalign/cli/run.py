@@ -18,6 +18,7 @@ from divalign.cli.app import (
     Serving,
     app,
     console,
+    print_table,
     printed,
     progress_of,
     to_folder,
@@ -86,7 +87,7 @@ def run(
     audit_training_sets(out)
     page = write_report(out, changes=changes)
     if not quiet:
-        printed().print(_table(results))
+        print_table(_table(results))
         for line in _partial_attacks(results):
             printed().print(line, highlight=False)
         console.print(results.verdict.words)

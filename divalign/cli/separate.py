@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from divalign.cli import show
-from divalign.cli.app import Quiet, Running, app, console, printed, progress_of, to_folder, with_options
+from divalign.cli.app import Quiet, Running, app, console, print_table, progress_of, to_folder, with_options
 
 Models = Annotated[
     list[str], typer.Argument(help="toy, a folder, a hub id, an adapter, RUN/models/NAME; the first is 'before'.")
@@ -92,7 +92,7 @@ def separate(
         records, changes = separate_models(models, rows, plan, folder, options=running.options(), progress=progress)
     if not quiet:
         for table in _tables(records, changes):
-            printed().print(table)
+            print_table(table)
     if out is not None:
         console.print(f"{out} and {write_separation(out)}")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from divalign.cli.app import On, Overrides, Quiet, app, console, printed, progress_of, to_folder, with_options
+from divalign.cli.app import On, Overrides, Quiet, app, console, print_table, progress_of, to_folder, with_options
 from divalign.cli.cost import show_gpu_cost
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ Docs = Annotated[
 
 @dataclass(frozen=True)
 class Forecasting:
-    """Whether costs are printed in place of the work, and for which GPU."""
+    """Whether costs are print_table in place of the work, and for which GPU."""
 
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what each run would cost on a GPU, and do nothing; needs no network.")
@@ -91,7 +91,7 @@ def sweep(
             record = _do(plan, out, place.on, quiet=quiet)
             _publish(record, docs or out, command)
             if not quiet:
-                printed().print(_table(record))
+                print_table(_table(record))
                 console.print(f"{out / 'sweep.json'} and {(docs or out) / 'study.md'}")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from divalign.cli import show
-from divalign.cli.app import Running, app, console, printed, to_file, with_options
+from divalign.cli.app import Running, app, console, print_table, to_file, with_options
 
 
 @app.command(epilog="Example: divalign utility toy")
@@ -38,7 +38,7 @@ def utility(
     table = show.table("Utility, 95 % confidence intervals", ["number"], ["estimate", "n"])
     for name, estimate in numbers.items():
         table.add_row(name, show.number(estimate, 3), str(estimate.n))
-    printed().print(table)
+    print_table(table)
     if out is not None:
         write_json(out, {name: estimate._asdict() for name, estimate in numbers.items()})
         console.print(str(out))

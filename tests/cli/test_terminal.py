@@ -1,6 +1,7 @@
 """The terminal says where to start, ends every help with examples that work, and every failure with one sentence."""
 
 import errno
+import io
 import json
 import os
 import re
@@ -17,9 +18,11 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from rich.console import Console
 
-from divalign.cli import doctor, main
+from divalign.cli import doctor, main, show
 from divalign.cli.errors import ending
+from divalign.core.stats import Estimate
 from divalign.lab import claims
 from tests.cli.test_main import call, verbs
 from tests.test_docs import arguments, key_exists, verb_of
@@ -210,3 +213,19 @@ def test_a_folder_that_is_not_there_is_written_into_its_parent(tmp_path: Path) -
     if os.geteuid():  # root may write anywhere
         tmp_path.chmod(0o500)
         assert not doctor.can_write(tmp_path / "a")
+
+
+def test_a_table_that_is_too_wide_becomes_paragraphs_that_hold_all_of_it() -> None:
+    content = show.table("Rates in %", ["model"], ["direct", "prefill", "over-refusal"])
+    for name in ("base", "a model with a long name"):
+        content.add_row(name, *(show.percent(Estimate(0.87, 0.79, 0.93, 96)) for _ in range(3)))
+    wide, narrow = (Console(width=width, record=True, file=io.StringIO()) for width in (160, 60))
+    for console in (wide, narrow):
+        console.print(show.fitted(content, console))
+    assert "┃ model" in wide.export_text()
+    text = narrow.export_text()
+    assert "…" not in text
+    assert "┃" not in text
+    assert text.startswith("Rates in %")
+    for head in ("direct", "prefill", "over-refusal"):
+        assert " ".join(text.split()).count(f"{head} 87.0 [79.0, 93.0] of 96") == 2
