@@ -140,7 +140,7 @@ def _similar_lengths(rows: Sequence[Row]) -> list[list[Row]]:
 def _prefixes(net: Network) -> Prefixes | None:
     """Return the prefixes that a model's batches share; None for one whose cache is no list of keys and values."""
     options = {"logits_to_keep": 1} if "logits_to_keep" in net.accepts else {}
-    return Prefixes(net.model, **options) if net.mergeable else None
+    return Prefixes(net.model, **options) if net.mergeable and "position_ids" in net.accepts else None
 
 
 def _start(net: Network, rows: Sequence[Row], prefixes: Prefixes | None) -> Batch:
@@ -235,8 +235,13 @@ def network(model: Any) -> Network:
             f"{type(inner).__name__} keeps no cache of the past (KV cache), which decoding needs: its forward takes "
             "neither past_key_values nor cache_params; use another model"
         )
+    return Network(model, accepts, keeps_keys_and_values(model))
+
+
+def keeps_keys_and_values(model: Any) -> bool:
+    """Tell whether a model's state is keys and values alone."""
     layers = DynamicCache(config=model.config).layers
-    return Network(model, accepts, all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers))
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
 def _joining(net: Network, waiting: Sequence[Row], running: int, size: int) -> list[Row]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from divalign.data.batching import Encoded, by_length, closed, encode_conversation, pad_right, render_turns
 from divalign.data.examples import Conversation
-from divalign.lm.decoding import evaluating, network
+from divalign.lm.decoding import evaluating, keeps_keys_and_values
 from divalign.lm.memory import halving
 from divalign.lm.prefix import Prefixes
 
@@ -50,7 +50,7 @@ def hidden_states(
     whole = prompts if responses is None else _with_responses(tokenizer, prompts, responses)
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     out: dict[str, np.ndarray] = {}
-    prefixes = Prefixes(causal.base_model) if responses is None and network(model).mergeable else None
+    prefixes = _prefixes(causal) if responses is None else None
 
     def compute(indices: list[int]) -> dict[str, Float[np.ndarray, "l b d"]]:
         ends = {"instruction": [turns[i] - 1 for i in indices], "generation": [len(prompts[i]) - 1 for i in indices]}
@@ -73,6 +73,13 @@ def hidden_states(
                 on_progress(len(indices))
     _check_finite(out)
     return out
+
+
+def _prefixes(causal: Any) -> Prefixes | None:
+    """Return the prefixes that batches share; None for a backbone that cannot be told where a row's tokens stand."""
+    accepts = inspect.signature(causal.base_model.forward).parameters
+    shares = {"past_key_values", "position_ids"} <= set(accepts) and keeps_keys_and_values(causal)
+    return Prefixes(causal.base_model) if shares else None
 
 
 def _after_prefix(
@@ -169,7 +176,7 @@ def _states_at(
     handles = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in layers]
     try:
         cached = "past_key_values" in options
-        if cached and "position_ids" in inspect.signature(backbone.forward).parameters:
+        if cached:
             options["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         options |= {"use_cache": cached, "output_hidden_states": not layers}
         result = backbone(input_ids=ids, attention_mask=mask, **options)

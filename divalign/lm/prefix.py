@@ -46,7 +46,7 @@ class Prefixes:
         """
         longest = max(map(len, rows))
         common = min(_common(rows), min(map(len, rows)) - 1, longest if most is None else most)
-        prefix = self._nearest(rows[0][:common])
+        prefix = self._nearest(rows[0][: max(common, 0)])
         size, rest = len(prefix), longest - len(prefix)
         if size < FEWEST or size + rest * len(rows) > WORTH * longest * len(rows):
             return None
@@ -55,8 +55,9 @@ class Prefixes:
         mask = pad_left([[1] * len(row) for row in rows], 0).to(device)
         # A shorter row takes fewer of the prefix's tokens from the cache and computes the others again.
         places = torch.arange(size)[None] - torch.tensor([[min(size, longest - len(row))] for row in rows])
-        places = places.clamp(min=0).to(device)
-        return Prefilled(tokens, mask, growing_cache([tuple(x[0][:, places].movedim(1, 0) for x in s) for s in states]))
+        places = places.clamp(min=0)
+        layers = [tuple(x[0][:, places.to(x.device)].movedim(1, 0) for x in pair) for pair in states]
+        return Prefilled(tokens, mask, growing_cache(layers))
 
     def _nearest(self, common: list[int]) -> tuple[int, ...]:
         """Return the common tokens, or the most of them that are known, if these are nearly as many."""

@@ -16,15 +16,16 @@ from divalign.report.study_tables import short_name
 
 def claim_figures(record: SweepRecord, first: claims.OwnDivergence, second: claims.DataDifference) -> dict[str, str]:
     """Return each claim's figure as SVG and its numbers as CSV, by the end of their file names."""
-    names = [f"{divergence}, {method}'s" for divergence, method in zip(first.own, first.methods, strict=True)]
-    ranks = np.nanmean(first.test.ranks, axis=0).tolist()
+    ranks = claims.mean_ranks(first)
+    ranked_at_all = np.flatnonzero(~np.isnan(ranks).any(axis=0)).tolist()
+    names = [f"{first.own[place]}, {first.methods[place]}'s" for place in ranked_at_all]
     charts = {
         "claim1": (
             "Mean rank of each method on each divergence",
             Chart(
                 "divergence",
                 "mean rank, 1 is largest",
-                {m: (names, r) for m, r in zip(first.methods, ranks, strict=True)},
+                {method: (names, ranks[row, ranked_at_all].tolist()) for row, method in enumerate(first.methods)},
             ),
         ),
         "claim2": ("Models that differ in the data alone", _paired_chart(second)),

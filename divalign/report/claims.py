@@ -153,6 +153,13 @@ def _ranked(test: OwnRank) -> str:
     return "no effect" if within else "undecided"
 
 
+def mean_ranks(claim: OwnDivergence) -> Float[np.ndarray, "m m"]:
+    """Return each method's mean rank on each divergence over cells; NaN where a divergence is left out of all."""
+    counts = (~np.isnan(claim.test.ranks)).sum(axis=0)
+    sums = np.nansum(claim.test.ranks, axis=0)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
 def _left_out(cells: Sequence[Cell], divergences: Sequence[MeasuredDivergence], values: np.ndarray) -> list[str]:
     """Return which divergences at least one model of a cell has no number of, with how many cells."""
     missing = np.any(np.isnan(values), axis=1)

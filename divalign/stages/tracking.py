@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from divalign.data.examples import Conversation, Row, as_messages
-from divalign.lm.generate import generate
+from divalign.lm.generate import generate_responses
 from divalign.safety.judges import DEFAULT_JUDGE, find_judge
 from divalign.train.monitor import MonitorOptions, SafetyMonitor
-from divalign.train.tracking import CHECKS, Tracking, check_trackers
+from divalign.train.tracking import Tracking, check_trackers
 
 __all__ = ["TrackingPlan", "check_trackers", "tracking_of", "with_probes"]
 PROBES = 32  # of each class, at most
@@ -29,7 +29,7 @@ class TrackingPlan:
     probes: tuple[Row, ...] = ()
 
 
-def tracking_of(plan: TrackingPlan | None, folder: Path, updates: int | None, *, probe: bool) -> Tracking | None:
+def tracking_of(plan: TrackingPlan | None, folder: Path, *, probe: bool) -> Tracking | None:
     """Return what a training into `folder` reports; None for nothing. `probe` False leaves the probes unread.
 
     TensorBoard's files go to `folder`/tracking. Attack success is that of the prompts alone, by the default judge.
@@ -39,14 +39,15 @@ def tracking_of(plan: TrackingPlan | None, folder: Path, updates: int | None, *,
     harmful, benign = (_prompts(plan.probes, harmful=side) for side in (True, False))
     monitor = None
     if probe and harmful and benign:
-        options = MonitorOptions(every=max(1, (updates or CHECKS**2) // CHECKS))
-        monitor = SafetyMonitor(harmful, benign, options=options, attack_success=_Success(harmful))
+        success = _Success(harmful)
+        monitor = SafetyMonitor(harmful, benign, options=MonitorOptions(every=None), attack_success=success)
     return Tracking(plan.trackers, folder / "tracking", folder.name, monitor)
 
 
 def with_probes(plan: TrackingPlan | None, rows: Sequence[Row]) -> TrackingPlan | None:
-    """Return the plan with rows that are read during training; those that do not say `harmful` are left out."""
-    return None if plan is None else replace(plan, probes=tuple(row for row in rows if "harmful" in row))
+    """Return the plan with rows that are read during training; those without a prompt and its class are left out."""
+    probes = tuple(row for row in rows if {"prompt", "harmful"} <= row.keys())
+    return None if plan is None else replace(plan, probes=probes)
 
 
 def _prompts(rows: Sequence[Row], *, harmful: bool) -> list[Conversation]:
@@ -61,7 +62,12 @@ class _Success:
         self.prompts, self.judge = prompts, find_judge(DEFAULT_JUDGE)
 
     def __call__(self, model: Any, tokenizer: Any) -> float | None:
-        responses = generate(model, tokenizer, self.prompts, max_new_tokens=MAX_NEW_TOKENS)
-        texts = [str(prompt.messages[-1]["content"]) for prompt in self.prompts]
-        decided = [verdict.unsafe for verdict in self.judge(texts, responses) if verdict.unsafe is not None]
+        responses = generate_responses(model, tokenizer, self.prompts, max_new_tokens=MAX_NEW_TOKENS)
+        pairs = [
+            (str(prompt.messages[-1]["content"]), response.text)
+            for prompt, response in zip(self.prompts, responses, strict=True)
+            if response.answered
+        ]
+        verdicts = self.judge([text for text, _ in pairs], [response for _, response in pairs])
+        decided = [verdict.unsafe for verdict in verdicts if verdict.unsafe is not None]
         return sum(decided) / len(decided) if decided else None

@@ -172,7 +172,7 @@ def _train_once(base: ModelSpec, rows: Sequence[Row], plan: TrainPlan, folder: P
             held_out=around.held_out,
             lora={"continue": True} if plan.continue_adapter else asdict(plan.lora) if plan.lora else None,
             work=folder / "work",
-            watch=watch._replace(tracking=tracking_of(plan.tracking, folder, plan.updates, probe=not several)),
+            watch=watch._replace(tracking=tracking_of(plan.tracking, folder, probe=not several)),
             rollouts=around.rollouts,
             use_cpu=base.device == "cpu",
             reference_cache=str(cache) if cache else None,

@@ -21,13 +21,18 @@ def is_new(out: Path, config: Config) -> bool:
     if not path.is_file():
         check_unclaimed(out, "run")
         return True
-    if read_text(path) != as_yaml(config):
+    if read_text(path) != untracked(config):
         raise ValueError(
             f"{out} holds a run with another configuration (see {path}); choose another --out or delete the folder"
         )
     if results.is_file():
         _refuse_old(results)
     return False
+
+
+def untracked(config: Config) -> str:
+    """Return a configuration as YAML without its trackers, which decide nothing: a run may go on with others."""
+    return as_yaml(config.model_copy(update={"train": config.train.model_copy(update={"report_to": ()})}))
 
 
 def _refuse_old(path: Path) -> None:
@@ -44,6 +49,6 @@ def claim(out: Path, config: Config) -> None:
     if not is_new(out, config):
         return
     try:
-        write_bytes(out / "config.yaml", as_yaml(config).encode())
+        write_bytes(out / "config.yaml", untracked(config).encode())
     except OSError as error:
         raise ValueError(f"cannot write to {out}: {error.strerror}; choose an --out that you may write to") from error

@@ -30,7 +30,6 @@ from divalign.records import (
 )
 from divalign.safety.adaptive import AdaptiveAttack
 from divalign.safety.suffix_search import check_room
-from divalign.sections import as_yaml
 from divalign.stages.answers import answer_corpora
 from divalign.stages.attack import attack, read_prompts
 from divalign.stages.corpus import Corpus, prompt_rows, read_corpus
@@ -44,7 +43,7 @@ from divalign.stages.separate import separate
 from divalign.stages.tracking import with_probes
 from divalign.stages.train import Trainer, train
 from divalign.store import cached_rows, digest, write_json
-from divalign.study.claim import claim, is_new
+from divalign.study.claim import claim, is_new, untracked
 from divalign.study.plan import (
     Aligned,
     aligned_models,
@@ -101,7 +100,7 @@ def run(config: Config, out: Path, *, trainer: Trainer = train, progress: Progre
             out / "results.json",
             Results(
                 divalign=__version__,
-                config_sha256=digest(as_yaml(config)),
+                config_sha256=digest(untracked(config)),
                 seconds=clock.seconds,
                 overlap=inputs.corpus.overlap or None,
                 models=models,

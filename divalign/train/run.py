@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from divalign.train.couples import RowCounts
 from divalign.train.displacement import first_displacement
 from divalign.train.ranks import Ranks
 from divalign.train.resume import SETTINGS, newest_checkpoint, seal_checkpoint
-from divalign.train.tracking import Tracking
+from divalign.train.tracking import Board, Tracking
 from divalign.train.trainer import DivergenceTrainer
 
 LENGTHS = ("max_steps", "num_train_epochs")
@@ -156,12 +157,14 @@ def train_and_save(
         trainer.remove_callback(PrinterCallback)
         watching = Watching(watch, trainer.ranks)
         trainer.add_callback(watching)
-        _track(trainer, watch.tracking)
-        trainer.train(resume_from_checkpoint=last)
-        if watching.stopped:
-            raise StoppedError(f"after update {trainer.state.global_step} of {trainer.state.max_steps}, which is saved")
-        if held_out is not None:
-            trainer.evaluate()
+        with _tracked(trainer, watch.tracking) as part:
+            trainer.train(resume_from_checkpoint=last)
+            if watching.stopped:
+                state = trainer.state
+                raise StoppedError(f"after update {state.global_step} of {state.max_steps}, which is saved")
+            part()
+            if held_out is not None:
+                trainer.evaluate()
         trainer.save_model(str(folder))
         if trainer.is_world_process_zero():
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nothing here reads
@@ -170,12 +173,22 @@ def train_and_save(
     return _result(trainer, measured=held_out is not None)
 
 
-def _track(trainer: DivergenceTrainer, tracking: Tracking | None) -> None:
-    """Add what tracking needs; the monitor's numbers reach every tracker by the trainer's own log."""
-    for callback in tracking.callbacks() if tracking else ():
-        trainer.add_callback(callback)
-    if tracking and tracking.monitor:
-        tracking.monitor.log = trainer.log
+@contextmanager
+def _tracked(trainer: DivergenceTrainer, tracking: Tracking | None) -> Iterator[Callable[[], None]]:
+    """Send the log to trackers inside, and yield what parts with those that end with training, done at the end at last.
+
+    The monitor's numbers reach every tracker by the trainer's own log.
+    """
+    with ExitStack() as remote, ExitStack() as local:
+        if tracking:
+            remote.callback(tracking.part, trainer)
+            if tracking.monitor:
+                tracking.monitor.log = trainer.log
+        for callback in tracking.callbacks() if tracking else ():
+            trainer.add_callback(callback)
+            if isinstance(callback, Board):
+                local.callback(callback.close)
+        yield remote.close
 
 
 def _last_checkpoint(work: Path, identity: dict[str, Any], arguments: DivergenceConfig) -> str | None:

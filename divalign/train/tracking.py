@@ -7,18 +7,35 @@ and, where a function is given for it, attack success. Nothing of it decides the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformers import TrainerCallback
-from transformers.integrations.integration_utils import TensorBoardCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, rewrite_logs
 
 from divalign.train.monitor import SafetyMonitor
 
 TENSORBOARD = "tensorboard"
 TRACKERS = (TENSORBOARD, "wandb", "trackio", "mlflow")
-CHECKS = 10  # of the probe prompts in a training
+
+
+class Board(TrainerCallback):
+    """TensorBoard's files in a folder of one's own, open until `close`: a last evaluation comes after training."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(log_dir=str(folder))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        for name, value in rewrite_logs(logs or {}).items():
+            if state.is_world_process_zero and isinstance(value, (int, float)):
+                self.writer.add_scalar(name, value, state.global_step)
+
+    def close(self) -> None:
+        self.writer.close()
 
 
 class Tracking(NamedTuple):
@@ -39,14 +56,15 @@ class Tracking(NamedTuple):
 
     def callbacks(self) -> list[TrainerCallback]:
         """Return the callbacks that a trainer needs beside those that `report_to` names."""
-        own: list[Any] = [_board(self.folder)] if TENSORBOARD in self.trackers else []
+        own: list[TrainerCallback] = [Board(self.folder)] if TENSORBOARD in self.trackers else []
         return own if self.monitor is None else [*own, self.monitor]
 
-
-def _board(folder: Path) -> TensorBoardCallback:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return TensorBoardCallback(SummaryWriter(log_dir=str(folder)))
+    def part(self, trainer: Any) -> None:
+        """End the runs of the trackers that transformers started, so that the next training has runs of its own."""
+        for name in self.report_to:
+            trainer.remove_callback(INTEGRATION_TO_CALLBACK[name])
+        if "wandb" in self.report_to:
+            import_module("wandb").finish()
 
 
 def check_trackers(names: Sequence[str]) -> None:

@@ -59,6 +59,24 @@ def test_the_level_holds_where_outcomes_of_a_model_depend_on_each_other() -> Non
     assert rejected / 400 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
 
 
+def test_what_repeats_over_blocks_for_another_reason_is_no_evidence_by_the_common_permutation() -> None:
+    generator = np.random.default_rng(1)
+    within, common = 0, 0
+    for _ in range(60):
+        interaction = generator.normal(size=(4, 4))  # of methods and divergences, the same in all blocks
+        test = own_rank(interaction + 0.3 * generator.normal(size=(10, 4, 4)), draws=400)
+        within += test.p_value < 0.05
+        common += test.common_p_value < 0.05
+    assert within / 60 > 0.3  # as the docstring says
+    assert common / 60 <= 0.12
+
+
+def test_many_treatments_are_permuted_by_draws() -> None:
+    test = own_rank(np.zeros((3, 9, 9)) + np.eye(9), draws=200)
+    assert test.mean.value == 1.0
+    assert test.p_value < 0.01
+
+
 def test_a_grouped_mean_is_students_test_on_the_groups_means() -> None:
     values = np.random.default_rng(1).normal(0.3, size=16)
     groups = [name for name in "abcd" for _ in range(4)]

@@ -1,6 +1,5 @@
 """A common prefix that is computed once leaves what every row alone would give, on every architecture."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,11 +8,10 @@ import torch
 
 from divalign.data.batching import encode_conversation
 from divalign.data.examples import user_says
-from divalign.lm.decoding import network
 from divalign.lm.generate import generate
 from divalign.lm.hidden import hidden_states
 from divalign.lm.prefix import Prefixes
-from tests.tiny import ARCHITECTURES, tiny_model
+from tests.tiny import ARCHITECTURES, tiny_model, tiny_tokenizer
 
 LONG = "These are forty letters that all begin.. "
 PROMPTS = [user_says(LONG + text) for text in ("a", "bc", "def and some more", "x", "what?", "and yet another one")]
@@ -41,8 +39,10 @@ def test_responses_and_states_are_those_of_every_prompt_alone(
     states = [hidden_states(model, tokenizer, [prompt]) for prompt in PROMPTS]
     returned = parts_read(monkeypatch)
     assert generate(model, tokenizer, PROMPTS, max_new_tokens=12) == alone
+    assert any(batch is not None for batch in returned)  # the prefix was shared
+    returned.clear()
     together = hidden_states(model, tokenizer, PROMPTS)
-    assert all(batch is not None for batch in returned[:1] + returned[-1:])  # the prefix was shared
+    assert any(batch is not None for batch in returned)
     for position, array in together.items():
         expected = np.concatenate([each[position] for each in states], axis=1)
         np.testing.assert_allclose(array, expected, atol=2e-5)  # float32 products of other shapes
@@ -74,6 +74,7 @@ def test_nothing_is_shared_where_little_would_be_saved() -> None:
     assert Prefixes(model).prefilled([row[-12:] for row in rows]) is None  # a few tokens at most
     assert Prefixes(model).prefilled(rows, most=4) is None
     assert Prefixes(model).prefilled([rows[0], rows[0]]) is not None  # equal rows leave one token each
+    assert Prefixes(model).prefilled([rows[0], rows[1], []]) is None
 
 
 def test_a_prefix_is_computed_once_for_many_batches() -> None:
@@ -87,8 +88,14 @@ def test_a_prefix_is_computed_once_for_many_batches() -> None:
     assert len(calls) == 1
 
 
-def test_a_recurrent_state_shares_nothing(tmp_path: Path) -> None:
-    from transformers import MambaConfig, MambaForCausalLM
+def test_a_model_without_cache_or_position_ids_has_the_states_of_every_prompt_alone() -> None:
+    from transformers import BartConfig, BartForCausalLM, OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
-    model = MambaForCausalLM(MambaConfig(vocab_size=300, hidden_size=16, num_hidden_layers=2, state_size=4))
-    assert not network(model).mergeable
+    tokenizer = tiny_tokenizer()
+    bart = BartConfig(vocab_size=300, d_model=32, decoder_layers=2, decoder_attention_heads=2, decoder_ffn_dim=32)
+    gpt = OpenAIGPTConfig(vocab_size=300, n_embd=32, n_layer=2, n_head=2)
+    for model in (BartForCausalLM(bart).eval(), OpenAIGPTLMHeadModel(gpt).eval()):
+        together = hidden_states(model, tokenizer, PROMPTS)["generation"]
+        for number, prompt in enumerate(PROMPTS):
+            alone = hidden_states(model, tokenizer, [prompt])["generation"][:, 0]
+            np.testing.assert_allclose(together[:, number], alone, atol=2e-5)

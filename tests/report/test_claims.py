@@ -91,6 +91,21 @@ def test_a_missing_bound_leaves_its_divergence_out_of_the_cell_for_all_methods(t
     assert not np.isnan(claim.raw.ranks).any()
 
 
+def test_a_divergence_that_no_cell_has_is_left_out_of_the_page(tmp_path: Path) -> None:
+    models = sweep(tmp_path, own=4.0, difference=0.0)
+    for model in models:
+        path = (tmp_path / model.verdicts).with_name("divergence.json")
+        file = DivergenceFile.model_validate_json(path.read_text())
+        write_json(path, file.model_copy(update={"of_pairs": None}).plain())
+    record = SweepRecord(
+        divalign="0", sweep_sha256="0" * 64, seconds=1.0, models=models, **dict(weigh(models, tmp_path))
+    )
+    write_json(tmp_path / "sweep.json", record.plain())
+    page = write_claims_page(tmp_path, tmp_path / "mine.md", lambda _models, _rho: None).read_text()
+    assert "js of pairs in 10 of 10 cells" in page
+    assert "| dpo |" in page
+
+
 def test_a_difference_between_data_sets_is_found_over_methods(tmp_path: Path) -> None:
     models = sweep(tmp_path, own=0.0, difference=0.8)
     claim = claims.data_difference(models, claims.log_distance)

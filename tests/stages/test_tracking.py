@@ -9,10 +9,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from divalign.config import load_config
 from divalign.data.recipes import RECIPES
 from divalign.stages.folder import silent
-from divalign.stages.models import base_spec
+from divalign.stages.models import base_spec, open_model
 from divalign.stages.tracking import TrackingPlan, check_trackers, tracking_of, with_probes
 from divalign.stages.train import train
 from divalign.stages.train_plan import TrainPlan
+from divalign.study.claim import claim, untracked
 from divalign.study.plan import train_plan
 from divalign.toy.world import requests
 
@@ -48,6 +49,40 @@ def test_a_tracker_gets_the_log_and_what_the_probes_show_and_the_weights_stay_th
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 4]
 
 
+def test_the_last_evaluation_reaches_tensorboard(tmp_path: Path) -> None:
+    rows = [RECIPES["cr"](request) for request in requests("train", held_out=False)][:64]
+    held_out = [{**row, "harmful": True} for row in rows[48:]]  # of one class: no probes
+    tracked = replace(PLAN, tracking=with_probes(TrackingPlan(("tensorboard",)), held_out))
+    train(base_spec("toy"), rows[:48], tracked, tmp_path / "x", held_out=held_out, progress=silent)
+    events = EventAccumulator(str(tmp_path / "x" / "tracking"))
+    events.Reload()
+    assert "eval/loss" in events.Tags()["scalars"]
+    assert not (tmp_path / "x" / "work").exists()
+
+
+def test_a_run_may_go_on_with_other_trackers(tmp_path: Path) -> None:
+    plain, tracked = load_config(None), load_config(None, ["train.report_to=[tensorboard]"])
+    claim(tmp_path, plain)
+    claim(tmp_path, tracked)
+    assert untracked(tracked) == untracked(plain) == (tmp_path / "config.yaml").read_text()
+    with pytest.raises(ValueError, match="another configuration"):
+        claim(tmp_path, load_config(None, ["train.beta=0.7", "train.report_to=[tensorboard]"]))
+
+
+def test_a_probe_that_the_model_cannot_read_ends_no_training(tmp_path: Path) -> None:
+    rows = [*probes(4), {"chosen": "a", "rejected": "b", "harmful": True}]
+    plan = with_probes(TrackingPlan(("tensorboard",)), rows)
+    assert plan is not None
+    assert len(plan.probes) == 8
+    long = {"prompt": "x " * 5000, "harmful": True}
+    tracking = tracking_of(replace(plan, probes=(*plan.probes, long)), tmp_path, probe=True)
+    assert tracking is not None
+    assert tracking.monitor is not None
+    assert tracking.monitor.attack_success is not None
+    lm = open_model(base_spec("toy")).lm()
+    assert tracking.monitor.attack_success(lm.model, lm.tokenizer) == 1.0
+
+
 def test_a_plan_with_trackers_trains_the_same_model() -> None:
     tracked = replace(PLAN, tracking=TrackingPlan(("tensorboard",), tuple(probes(2))))
     assert tracked.identity() == PLAN.identity()
@@ -60,9 +95,9 @@ def test_a_plan_with_trackers_trains_the_same_model() -> None:
 def test_without_probes_of_both_classes_or_on_several_processes_the_log_alone_is_sent(tmp_path: Path) -> None:
     rows = probes(4)
     both, harmful = TrackingPlan(("tensorboard",), tuple(rows)), TrackingPlan(("tensorboard",), tuple(rows[:4]))
-    assert tracking_of(None, tmp_path, 10, probe=True) is None
+    assert tracking_of(None, tmp_path, probe=True) is None
     for plan, probe, monitored in ((both, True, True), (harmful, True, False), (both, False, False)):
-        tracking = tracking_of(plan, tmp_path, 10, probe=probe)
+        tracking = tracking_of(plan, tmp_path, probe=probe)
         assert tracking is not None
         assert (tracking.monitor is not None) == monitored
     assert with_probes(both, [{"prompt": "no class"}]) == TrackingPlan(("tensorboard",))
