@@ -97,7 +97,7 @@ def _why_not(leading: ModelFacts, base: ModelFacts, names: Sequence[str]) -> str
         return f"{percent(degenerate(leading, names) or 0.0)} of the responses of {label(leading)} are degenerate"
     attacked = _arrow(mean_success(model, names) for model in (base, leading))
     refused = _arrow(value(model, over_refusal) for model in (base, leading))
-    return f"{label(leading)} has mean attack success {attacked} and over-refusal {refused}"
+    return f"attack success plus over-refusal is least for {label(leading)}, {attacked} plus {refused}"
 
 
 def mean_success(model: ModelFacts, names: Sequence[str]) -> float | None:
@@ -289,6 +289,8 @@ def verdict_numbers(verdict: VerdictRecord) -> str:
         numbers += [f"95{PERCENT} CI {share(verdict.low)} to {share(verdict.high)}"]
     numbers += [p_value(verdict.p_value)] if verdict.p_value is not None else []
     numbers += (
-        [f"power {percent(verdict.power)} against {share(-SMALLEST_EFFECT)}"] if verdict.power is not None else []
+        [f"power {percent(verdict.power)} against {share(-SMALLEST_EFFECT)}"]
+        if verdict.power is not None and verdict.value is not None
+        else []
     )
     return ", ".join(numbers)

@@ -157,12 +157,12 @@ def train_and_save(
         trainer.remove_callback(PrinterCallback)
         watching = Watching(watch, trainer.ranks)
         trainer.add_callback(watching)
-        with _tracked(trainer, watch.tracking) as part:
+        with _tracked(trainer, watch.tracking) as close_trackers:
             trainer.train(resume_from_checkpoint=last)
             if watching.stopped:
                 state = trainer.state
                 raise StoppedError(f"after update {state.global_step} of {state.max_steps}, which is saved")
-            part()
+            close_trackers()
             if held_out is not None:
                 trainer.evaluate()
         trainer.save_model(str(folder))
@@ -175,13 +175,13 @@ def train_and_save(
 
 @contextmanager
 def _tracked(trainer: DivergenceTrainer, tracking: Tracking | None) -> Iterator[Callable[[], None]]:
-    """Send the log to trackers inside, and yield what parts with those that end with training, done at the end at last.
+    """Send the log to trackers; yield a function that closes those of transformers, called on leaving at the latest.
 
-    The monitor's numbers reach every tracker by the trainer's own log.
+    TensorBoard's writer stays open until then. The monitor's numbers reach every tracker by the trainer's own log.
     """
     with ExitStack() as remote, ExitStack() as local:
         if tracking:
-            remote.callback(tracking.part, trainer)
+            remote.callback(tracking.close, trainer)
             if tracking.monitor:
                 tracking.monitor.log = trainer.log
         for callback in tracking.callbacks() if tracking else ():

@@ -59,7 +59,7 @@ class Tracking(NamedTuple):
         own: list[TrainerCallback] = [Board(self.folder)] if TENSORBOARD in self.trackers else []
         return own if self.monitor is None else [*own, self.monitor]
 
-    def part(self, trainer: Any) -> None:
+    def close(self, trainer: Any) -> None:
         """End the runs of the trackers that transformers started, so that the next training has runs of its own."""
         for name in self.report_to:
             trainer.remove_callback(INTEGRATION_TO_CALLBACK[name])

@@ -91,8 +91,9 @@ def test_no_model_is_named_where_the_change_of_its_score_may_be_none() -> None:
     assert best_model([BASE, complying]) is None
     assert leading_model([BASE, complying]) is complying
     sentence = headline([BASE, complying]).replace("\N{NO-BREAK SPACE}", " ")
-    assert sentence.startswith("No model is measurably better than the base: a on")
-    assert sentence.endswith("has mean attack success 100 % → 99 % and over-refusal 0 % → 0 %")
+    start = "No model is measurably better than the base: attack success plus over-refusal is least for a on"
+    assert sentence.startswith(start)
+    assert sentence.endswith(", 100 % → 99 % plus 0 % → 0 %")
     untested = complying._replace(score_change=None)
     assert "not compared with the base's by prompt" in headline([BASE, untested])
 
