@@ -22,13 +22,18 @@ class Fake:
         self.asked: list[dict[str, Any]] = []
         self.headers: list[Any] = []
         self.paths: list[str] = []
-        self.together = self.most_together = 0
+        self.most_together = 0
+        self._unanswered: set[BaseHTTPRequestHandler] = set()
         self._lock = threading.Lock()
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 fake._serve(self)
+
+            def end_headers(self) -> None:
+                fake._answered(self)  # before the client can see the answer and send the next request
+                super().end_headers()
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -48,15 +53,18 @@ class Fake:
             self.asked.append(body)
             self.headers.append(handler.headers)
             self.paths.append(handler.path)
-            self.together += 1
-            self.most_together = max(self.most_together, self.together)
+            self._unanswered.add(handler)
+            self.most_together = max(self.most_together, len(self._unanswered))
             replies = self.script.get(question) or self.script.get("all") or []
             reply = replies.pop(0) if replies else answer()
         try:
             reply(handler, body)
         finally:
-            with self._lock:
-                self.together -= 1
+            self._answered(handler)
+
+    def _answered(self, handler: BaseHTTPRequestHandler) -> None:
+        with self._lock:
+            self._unanswered.discard(handler)
 
     def close(self) -> None:
         self._http.shutdown()
@@ -112,9 +120,9 @@ def truncate(handler: BaseHTTPRequestHandler, _body: dict[str, Any]) -> None:
 
 
 def stall(handler: BaseHTTPRequestHandler, _body: dict[str, Any]) -> None:
-    time.sleep(0.6)
+    time.sleep(1.5)
     drop(handler, _body)
 
 
 def patient(fake: Fake, **changes: Any) -> Server:
-    return Server(fake.url, "tiny", **{"timeout": 0.3, "first_pause": 0.001, "concurrency": 4, **changes})
+    return Server(fake.url, "tiny", **{"timeout": 30.0, "first_pause": 0.001, "concurrency": 4, **changes})

@@ -37,7 +37,8 @@ PASSING: dict[str, Reply] = {
 @pytest.mark.parametrize("trouble", PASSING.values(), ids=PASSING)
 def test_trouble_that_passes_changes_no_response(fake: Fake, trouble: Reply) -> None:
     fake.script = {"question 2": [trouble], "question 5": [trouble, trouble]}
-    assert generate_on_server(patient(fake), CONVERSATIONS) == ANSWERS
+    timeout = 1.0 if trouble is stall else 30.0  # a machine that is slow for a moment is no trouble
+    assert generate_on_server(patient(fake, timeout=timeout), CONVERSATIONS) == ANSWERS
     assert len(fake.asked) == 8 + 3
 
 

@@ -65,7 +65,7 @@ def start() -> Iterator[Callable[[], tuple[str, subprocess.Popen[bytes]]]]:
 
 def pool(*urls: str, **changes: Any) -> Server:
     first, *others = urls
-    options = {"timeout": 2.0, "first_pause": 0.001, "concurrency": 2, "attempts": 2, **changes}
+    options = {"timeout": 10.0, "first_pause": 0.001, "concurrency": 2, "attempts": 2, **changes}
     return Server(first, "tiny", replicas=tuple(others), **options)
 
 
