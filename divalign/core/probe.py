@@ -30,16 +30,6 @@ class Rotated(NamedTuple):
     squares: Float[np.ndarray, " r"]
 
 
-def held_out_log_odds(
-    states: Float[np.ndarray, "n d"], labels: Bool[np.ndarray, " n"], fold: Int[np.ndarray, " n"]
-) -> Float[np.ndarray, " n"]:
-    """Log-odds of each prompt's label from a probe of the other folds' prompts."""
-    result = np.empty(len(states))
-    for number in np.unique(fold):
-        result[fold == number] = fold_log_odds(states, labels, fold, int(number))
-    return result
-
-
 def fold_log_odds(
     states: Float[np.ndarray, "n d"], labels: Bool[np.ndarray, " n"], fold: Int[np.ndarray, " n"], number: int
 ) -> Float[np.ndarray, " m"]:

@@ -250,7 +250,7 @@ def _measure_jobs(sized: Sized) -> Iterator[Job]:
 
 
 def _attack_jobs(sized: Sized, name: str, model: Aligned | None) -> Iterator[Job]:
-    """Yield what is written under attack; adaptive attacks by the rounds that they may take at most."""
+    """Yield what is written under attack; adaptive attacks by the tries that they may take at most."""
     config, shape = sized.config, sized.shape
     measure, size = config.measure, config.measure.batch_size
     harmful = [row["prompt"] for row in sized.inputs.prompts if row["harmful"]]
@@ -261,9 +261,9 @@ def _attack_jobs(sized: Sized, name: str, model: Aligned | None) -> Iterator[Job
             if entry.needs_weights:
                 yield _search(sized, name, harmful[: plan.options.gcg_prompts])
             else:
-                rounds = _times(_prompts(sized, harmful), measure.rounds)
+                tried = _times(_prompts(sized, harmful), entry.tries(plan.options))
                 new = measure.max_new_tokens + (ATTACKER_TOKENS if entry.needs_attacker else 0)
-                yield writing(shape, name, "attacks", rounds, new, size)
+                yield writing(shape, name, "attacks", tried, new, size)
         else:
             conversations += [entry(prompt) for prompt in harmful]
     lengths = [sized.lengths.conversation(conversation) for conversation in conversations]
@@ -302,5 +302,5 @@ def _pairs(sized: Sized, rows: Sequence[Row]) -> TokenBatch:
     return _times(whole, len(rows) / len(looked))._replace(rows=len(rows))
 
 
-def _times(batch: TokenBatch, factor: float) -> TokenBatch:
+def _times(batch: TokenBatch, factor: float | int) -> TokenBatch:
     return TokenBatch(round(batch.rows * factor), batch.tokens * factor, batch.scored * factor)

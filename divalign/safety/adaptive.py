@@ -73,13 +73,15 @@ class AttackContext:
 class AdaptiveAttack:
     """An attack that adapts to the target: `run` takes a context and prompt rows and returns rows with responses.
 
-    `depends_on` returns, from the options, what the responses depend on. It needs a model that writes messages if
+    `depends_on` returns, from the options, what the responses depend on, and `tries` how many responses a prompt costs
+    at most. It needs a model that writes messages if
     `needs_attacker`, the target's weights if `needs_weights`, and `stops_early` if it asks the context's stop_judge.
     `files` are sealed files that it leaves in the context's folder.
     """
 
     run: Callable[[AttackContext, Sequence[Row]], list[Row]]
     depends_on: Callable[[AttackOptions], Any] = lambda options: None
+    tries: Callable[[AttackOptions], int] = lambda options: 1
     needs_attacker: bool = False
     needs_weights: bool = False
     stops_early: bool = False
@@ -124,7 +126,7 @@ def best_of_n(n: float) -> AdaptiveAttack:
         responses = context.target([perturbed(row["try"])(row["prompt"]) for row in rows])
         return with_responses(rows, responses)
 
-    return AdaptiveAttack(run)
+    return AdaptiveAttack(run, tries=lambda options: tries)
 
 
 def hits(rows: Sequence[Row], *, name: str) -> list[Row]:
@@ -222,6 +224,7 @@ def _conversation(name: str, *, step_by_step: bool) -> AdaptiveAttack:
     return AdaptiveAttack(
         partial(_conversation_attack, name=name, step_by_step=step_by_step),
         depends_on=lambda options: options.rounds,
+        tries=lambda options: options.rounds,
         needs_attacker=True,
         stops_early=True,
     )

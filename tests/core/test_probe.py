@@ -12,7 +12,7 @@ from divalign.core.bootstrap import bootstrap_weights
 from divalign.core.clouds import clouds
 from divalign.core.clusters import fold_of_each
 from divalign.core.heldout import hold_out
-from divalign.core.probe import STRENGTHS, fit_logistic, held_out_log_odds, rotate
+from divalign.core.probe import STRENGTHS, fit_logistic, fold_log_odds, rotate
 from divalign.core.separation import separation
 
 
@@ -22,6 +22,14 @@ def labelled(seed: int, *, n: int, width: int, shift: float, scales: float = 1.0
     states, labels = generator.normal(size=(2 * n, width)), np.arange(2 * n) >= n
     states[labels, -4:] += shift / 2
     return states * np.geomspace(scales, 1, width), labels
+
+
+def held_out_log_odds(states: np.ndarray, labels: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Return the log-odds of each prompt's label from a probe of the other folds' prompts."""
+    result = np.empty(len(states))
+    for number in np.unique(fold):
+        result[fold == number] = fold_log_odds(states, labels, fold, int(number))
+    return result
 
 
 @pytest.mark.parametrize(("n", "width"), [(60, 20), (60, 300)])

@@ -116,6 +116,25 @@ def test_own_answers_cost_worse_ones_too_where_a_recipe_reads_them(folder: Path)
     assert rows == [48, 72]  # 24 to train on and 24 to measure on, half of them benign
 
 
+def test_an_attack_of_many_tries_costs_as_many_responses(folder: Path) -> None:
+    def rows(attacks: str) -> int:
+        config = small(f"model.source={folder}", f"measure.attacks={attacks}", "measure.rounds=3")
+        return sum(job.rows for job in dry_run(config, Path("/tmp")).jobs if job.stage == "attacks")
+
+    once, harmful = rows("[direct]"), 12 + 10  # of 24 test prompts and 20 on held-out topics
+    models = 5
+    assert rows("[direct,best_of_n(7)]") - once == models * 7 * harmful
+    attacker = "measure.attacker=toy"
+    config = small(f"model.source={folder}", "measure.attacks=[direct,pair]", "measure.rounds=3", attacker)
+    pair = sum(job.rows for job in dry_run(config, Path("/tmp")).jobs if job.stage == "attacks")
+    assert pair - once == models * 3 * harmful
+
+
+def test_sampled_responses_are_forecast(folder: Path) -> None:
+    config = small(f"model.source={folder}", "train.methods=[rlhf]", "data.recipes=[cr]")
+    assert dry_run(config, Path("/tmp")).by("stage")["sampling"] > 0
+
+
 def test_the_remedies_are_the_three_that_save_most(folder: Path) -> None:
     config = small(f"model.source={folder}", "train.updates=4000")
     best = remedies(config, dry_run(config, Path("/tmp")))

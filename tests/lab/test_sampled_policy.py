@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from divalign.core.losses import find_method
-from divalign.lab.sampled_policy import Ascent, ascend, tilted
+from tests.lab.sampled_policy import Ascent, ascend, tilted
 
 
 @pytest.fixture(scope="module")
