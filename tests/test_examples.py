@@ -59,3 +59,23 @@ def test_the_page_on_training_watches_another_trainer(lm: dict[str, Any]) -> Non
     args = DivergenceConfig("out", max_steps=1, report_to=[])
     names = run_block("docs/training.md", "SafetyMonitor(", SFTTrainer=trainer, args=args, rows=ROWS, **prompts, **lm)
     assert names["monitor"].alarm is None
+
+
+@pytest.mark.parametrize(
+    ("page", "blocks"),
+    [
+        ("README.md", 1),
+        ("docs/safety.md", 1),
+        ("docs/separation.md", 2),
+        ("docs/training.md", 1),
+        ("docs/extending.md", 5),
+    ],
+)
+def test_no_page_has_another_block(page: str, blocks: int) -> None:
+    """The second of separation.md is run in test_guides.py, those of extending.md in core/test_extending.py."""
+    assert (ROOT / page).read_text().count("```python\n") == blocks
+
+
+def test_the_other_pages_have_none() -> None:
+    pages = {path.name for path in (ROOT / "docs").glob("*.md") if "```python" in path.read_text()}
+    assert pages == {"safety.md", "separation.md", "training.md", "extending.md"}
