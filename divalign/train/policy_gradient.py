@@ -11,7 +11,7 @@ there, so the gradient is that of the truncated policy. It is counted (`completi
 stands, or with `truncated="drop"` left out of its group. A reward that is None is undecided and left out as well.
 
 Why not TRL's RLOOTrainer: it has neither run folders nor the losses of METHODS nor sampling seeded by prompt, and on
-the same embedded job it makes .57 times as many samples per CPU second (`python -m bench.online`, docs/training.md).
+the same embedded job it makes .58 times as many samples per CPU second (`python -m bench.online`, docs/training.md).
 """
 
 from __future__ import annotations
