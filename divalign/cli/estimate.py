@@ -71,7 +71,7 @@ def estimate(
 
 
 def _kl(rows: list[dict[str, Any]], critic: Critic, numbers: Numbers, running: Running, out: Path | None) -> None:
-    from divalign.stages.estimate import SamplingPlan, kl_by_sampling, unique_prompts
+    from divalign.stages.sampled_kl import SamplingPlan, kl_by_sampling, unique_prompts
     from divalign.store import write_json
 
     plan = SamplingPlan(numbers.samples, numbers.max_new_tokens, numbers.confidence, numbers.seed, running.batch_size)

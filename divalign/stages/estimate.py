@@ -1,8 +1,8 @@
-"""Estimate divergences: of two sets of responses by a policy or a frozen model, and of one policy from another.
+"""Estimate divergences of two sets of responses by a policy or a frozen model.
 
-Three questions. How far apart does a trained policy prove two sets of responses to be (log-ratios to its reference)?
-How far apart are they before any training (a frozen model's states, a bilinear critic)? How far is one policy from
-another (KL, by sampling from the first)? All end in numbers with what they must be read with.
+Two questions. How far apart does a trained policy prove two sets of responses to be (log-ratios to its reference)? How
+far apart are they before any training (a frozen model's states, a bilinear critic)? Both end in numbers with what they
+must be read with. How far one policy is from another is `sampled_kl`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ import numpy as np
 import torch
 
 from divalign.core.divergences import find_divergence
-from divalign.core.estimate import Clusters, Evaluation, evaluate_critic, policy_kl
+from divalign.core.estimate import Clusters, Evaluation, evaluate_critic
 from divalign.core.logprobs import log_ratio
 from divalign.core.measure import Measurement, MeasurementPlan, measure, measure_split, split_by_features
 from divalign.core.stats import Estimate, clustered_mean
 from divalign.data.batching import Encoded
 from divalign.data.columns import check_columns, turns_of
-from divalign.data.examples import Conversation, Row, as_messages
-from divalign.lm.generate import sample
+from divalign.data.examples import Row
 from divalign.lm.hidden import response_states
 from divalign.lm.load import LM
 from divalign.lm.score import sequence_log_probs
@@ -172,46 +171,6 @@ def from_features(
     )
 
 
-@dataclass(frozen=True)
-class SamplingPlan:
-    """How KL(policy, reference) is sampled: `samples` responses a prompt, cut at `max_new_tokens`."""
-
-    samples: int = 4
-    max_new_tokens: int = 64
-    confidence: float = 0.95
-    seed: int = 0
-    batch_size: int = 64
-
-
-def kl_by_sampling(
-    prompts: Sequence[Any],
-    policy: OpenModel,
-    reference: OpenModel,
-    plan: SamplingPlan | None = None,
-    *,
-    progress: Progress = silent,
-) -> Estimate:
-    """Return KL(policy, reference) per prompt in nats, over responses cut at `max_new_tokens`, with its interval.
-
-    Unbiased: responses are drawn from the policy and scored token by token by both. `prompts` are strings or messages.
-    Raises ValueError for two tokenizers: a token's number means nothing to another vocabulary.
-    """
-    plan = plan or SamplingPlan()
-    lms = policy.lm(), reference.lm()
-    _check_vocabularies(policy.name, lms[0], reference.name, lms[1])
-    conversations = [
-        Conversation(tuple(as_messages(prompt, "user"))) for prompt in prompts for _ in range(plan.samples)
-    ]
-    seeds = [plan.seed + draw for _ in prompts for draw in range(plan.samples)]
-    sizes = {"max_new_tokens": plan.max_new_tokens, "batch_size": plan.batch_size}
-    with progress(f"sample {policy.name}", len(conversations), "responses") as advance:
-        samples = sample(lms[0].model, lms[0].tokenizer, conversations, seeds=seeds, on_progress=advance, **sizes)
-    pad = lms[0].tokenizer.pad_token_id
-    logs = [sequence_log_probs(lm.model, samples, pad, batch_size=plan.batch_size) for lm in lms]
-    clusters = np.repeat(np.arange(len(prompts)), plan.samples)
-    return policy_kl(logs[0], logs[1], clusters, plan.confidence)
-
-
 def labelled(aligned: Sequence[Mapping[str, Any]], unaligned: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Make TRL's unpaired rows of two sets of responses, each row with a prompt and a response (or completion).
 
@@ -237,16 +196,8 @@ def checked(rows: Sequence[Row]) -> Sequence[Row]:
     for place, row in enumerate(rows, start=1):
         check_columns(row, sorted(kind), f"row {place}")
         for name in sorted(kind - {"label"}):
-            _check_turns(row, name, "user" if name == "prompt" else "assistant", place)
+            check_turns(row, name, "user" if name == "prompt" else "assistant", place)
     return rows
-
-
-def unique_prompts(rows: Sequence[Row]) -> list[Any]:
-    """Return each different prompt of a file of rows, once, in order. Raises ValueError for one that is no text."""
-    for place, row in enumerate(rows, start=1):
-        check_columns(row, ("prompt",), f"row {place}")
-        _check_turns(row, "prompt", "user", place)
-    return list({str(row["prompt"]): row["prompt"] for row in rows}.values())
 
 
 def _identity(plan: EstimatePlan) -> list[Any]:
@@ -267,7 +218,7 @@ def _reference(
 
     def make() -> dict[str, np.ndarray]:
         lm = reference.lm()
-        _check_vocabularies(policy.name, policy.lm(), reference.name, lm)
+        check_vocabularies(policy.name, policy.lm(), reference.name, lm)
         return {"log_probs": _log_probs(reference.name, lm, responses, plan, progress)}
 
     if cache is None:
@@ -276,7 +227,8 @@ def _reference(
     return cached_arrays(cache / f"{key}.safetensors", key, make)["log_probs"]
 
 
-def _check_vocabularies(name: str, lm: LM, other_name: str, other: LM) -> None:
+def check_vocabularies(name: str, lm: LM, other_name: str, other: LM) -> None:
+    """Raise ValueError for two tokenizers."""
     if lm.tokenizer.get_vocab() != other.tokenizer.get_vocab():
         raise ValueError(
             f"{name} and {other_name} have different vocabularies, so a ratio of their probabilities means nothing; "
@@ -351,7 +303,8 @@ def _fields(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _check_turns(row: Row, name: str, role: str, place: int) -> None:
+def check_turns(row: Row, name: str, role: str, place: int) -> None:
+    """Raise ValueError, with the row, where a column is neither text nor messages."""
     try:
         turns_of(row[name], role, name)
     except ValueError as error:

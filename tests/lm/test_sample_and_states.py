@@ -12,8 +12,8 @@ from divalign.lm.generate import sample
 from divalign.lm.hidden import response_states
 from divalign.lm.load import LM
 from divalign.lm.score import sequence_log_probs
-from divalign.stages.estimate import SamplingPlan, kl_by_sampling
 from divalign.stages.models import OpenModel
+from divalign.stages.sampled_kl import SamplingPlan, kl_by_sampling
 from tests.tiny import tiny_model
 
 
