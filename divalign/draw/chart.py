@@ -24,7 +24,10 @@ ROOM_FOR_NAMES = 40.0
 
 @dataclass(frozen=True)
 class Chart:
-    """Points by series, for a figure: `series` maps a label to its x and y values; x may be names."""
+    """Points by series, for a figure: `series` maps a label to its x and y values; x may be names.
+
+    `diagonal` draws the line of equal coordinates, `alike` gives both axes the same ends.
+    """
 
     x_label: str
     y_label: str
@@ -33,6 +36,7 @@ class Chart:
     log_y: bool = False
     lines: bool = False
     diagonal: bool = False
+    alike: bool = False
 
 
 def chart_svg(chart: Chart, title: str) -> str:
@@ -45,11 +49,14 @@ def chart_svg(chart: Chart, title: str) -> str:
     points = [point for values in series.values() for point in values]
     if not points:
         raise ValueError(f"the chart {title!r} has no point to show; are all values 0 on a logarithmic axis?")
-    x = categories(names) if names else _axis((point[0] for point in points), log=chart.log_x)
-    y = _axis((point[1] for point in points), log=chart.log_y)
+    across, upwards = zip(*points, strict=True)
+    every = (*across, *upwards)
+    x = categories(names) if names else _axis(every if chart.alike else across, log=chart.log_x)
+    y = _axis(every if chart.alike else upwards, log=chart.log_y)
     children = [node("style", STYLE), node("rect", width="100%", height="100%", fill="white")]
     children += _labels(chart, x, y, title, turned=bool(names))
-    children += _diagonal(x, y, points) if chart.diagonal else []
+    ends = [(x.low, y.low), (x.high, y.high)] if chart.alike else points
+    children += _diagonal(x, y, ends) if chart.diagonal else []
     for index, values in enumerate(series.values()):
         children += _series(values, x, y, index, lines=chart.lines)
     children += _legend(list(series)) if len(series) > 1 else []

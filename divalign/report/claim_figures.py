@@ -62,7 +62,8 @@ def _paired_chart(claim: claims.DataDifference) -> Chart:
         xs, ys = series.setdefault(str(model.method), ([], []))
         xs.append(claims.log_distance(other) or 0.0)
         ys.append(claims.log_distance(model) or 0.0)
-    return Chart("log(1 + D_B), preference data", "log(1 + D_B), compliance-refusal data", series, diagonal=True)
+    labels = ("log(1 + D_B), preference data", "log(1 + D_B), compliance-refusal data")
+    return Chart(*labels, series, diagonal=True, alike=True)
 
 
 def _success_chart(models: Sequence[SweepModel]) -> Chart:

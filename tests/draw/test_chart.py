@@ -5,7 +5,8 @@ from xml.etree.ElementTree import Element, fromstring
 
 import pytest
 
-from divalign.draw.chart import COLOURS, Chart, chart_svg
+from divalign.draw.axis import linear
+from divalign.draw.chart import BOX, COLOURS, Chart, chart_svg
 from tests.report.runs import HOSTILE
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -35,6 +36,14 @@ def test_lines_join_a_series_and_a_diagonal_has_equal_coordinates() -> None:
     (curve,), (diagonal,) = parts(chart, "path", "curve"), parts(chart, "path", "diagonal")
     ends = re.findall(r"[ML]([\d.]+) ([\d.]+)", curve.get("d", ""))
     assert [ends[0], ends[-1]] == re.findall(r"[ML]([\d.]+) ([\d.]+)", diagonal.get("d", ""))
+
+
+def test_axes_that_are_alike_put_equal_coordinates_on_the_whole_diagonal() -> None:
+    chart = Chart("x", "y", {"a": ([0.2, 2.0], [6.0, 9.0])}, diagonal=True, alike=True)
+    (diagonal,) = parts(chart, "path", "diagonal")
+    (left, low), (right, high) = re.findall(r"[ML]([\d.]+) ([\d.]+)", diagonal.get("d", ""))
+    assert (float(left), float(low)) == BOX.place(linear([0.0, 10.0]), linear([0.0, 10.0]), 0.0, 0.0)
+    assert (float(right), float(high)) == BOX.place(linear([0.0, 10.0]), linear([0.0, 10.0]), 10.0, 10.0)
 
 
 def test_a_logarithmic_axis_leaves_out_what_it_cannot_show_and_refuses_an_empty_chart() -> None:
