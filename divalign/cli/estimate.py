@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +22,9 @@ class Critic:
     policy: Annotated[str | None, typer.Option(help="Trained model: its log-ratios are the critic.")] = None
     reference: Annotated[str | None, typer.Option(help="The model that the policy started from.")] = None
     sampled: Annotated[bool, typer.Option("--kl", help="KL(policy, reference) by sampling on the prompts.")] = False
-    beta: Annotated[float, typer.Option(help="r = beta log(policy / reference).")] = 0.1
+    beta: Annotated[
+        float | None, typer.Option(help="r = beta log(policy / reference); else that of its training, or 0.1.")
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,11 @@ def _divergences(
     rows: list[dict[str, Any]], critic: Critic, numbers: Numbers, running: Running, out: Path | None
 ) -> None:
     from divalign.core.measure import MeasurementPlan
-    from divalign.stages.estimate import HEADLINES, EstimatePlan, from_features, from_policy
+    from divalign.stages.estimate import HEADLINES, EstimatePlan, from_features, from_policy, trained_beta
     from divalign.store import write_json
 
     plan = EstimatePlan(
         divergences=numbers.divergence or HEADLINES,
-        beta=critic.beta,
         split=not numbers.whole,
         measurement=MeasurementPlan(confidence=numbers.confidence, seed=numbers.seed),
         max_length=numbers.max_length,
@@ -102,8 +103,12 @@ def _divergences(
     if critic.features is not None:
         record = from_features(rows, _model(critic.features, "--features", running), plan, progress=progress)
     else:
-        models = _model(critic.policy, "--policy", running), _model(critic.reference, "--reference", running)
-        record = from_policy(rows, *models, plan, progress=progress)
+        policy, reference = _model(critic.policy, "--policy", running), _model(critic.reference, "--reference", running)
+        trained = trained_beta(policy) if critic.beta is None else None
+        beta = next(value for value in (critic.beta, trained, plan.beta) if value is not None)
+        record = from_policy(rows, policy, reference, replace(plan, beta=beta), progress=progress)
+        whose = "" if trained is None else ", the beta of its training"
+        printed().print(f"r = {beta:g} log(policy / reference){whose}")
     print_table(_table(record.divergences, numbers.confidence))
     if record.of_pairs is not None:
         printed().print("Pairs against the same pairs swapped, by r(aligned) - r(unaligned):")

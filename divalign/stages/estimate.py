@@ -29,7 +29,7 @@ from divalign.lm.score import sequence_log_probs
 from divalign.records import AlignedLikelihood, DivergenceFile, DivergenceRecord, cached_record
 from divalign.stages.folder import Progress, silent
 from divalign.stages.models import OpenModel
-from divalign.store import cached_arrays, digest
+from divalign.store import cached_arrays, digest, read_json
 from divalign.train.couples import EncodedRows, encode_rows
 from divalign.train.prompt_baseline import baselines_of, load_head
 
@@ -89,6 +89,12 @@ def estimate(
         return _with_gaps(measured, from_policy(trained_on, policy, reference, plan, cache=cache, progress=progress))
 
     return cached_record(out / FILE, key, DivergenceFile, make)
+
+
+def trained_beta(policy: OpenModel) -> float | None:
+    """Return the beta that a model of `divalign train` was trained with, None for any other model."""
+    path = policy.folder.parent / "training.json" if policy.folder is not None else None
+    return read_json(path).get("beta") if path is not None and path.is_file() else None
 
 
 def from_policy(

@@ -4,7 +4,7 @@ launch`, on many.
 checkpoint/      the weights, or with LoRA the adapter, and the tokenizer
 reward_model*    rlhf: the reward model and, in reward_model.json, its figures on held-out pairs
 metrics.jsonl    the log of training, without its speed; with held-out rows its last line holds their divergences
-training.json    updates, rows used and skipped, held-out figures, a warning of displacement, speed
+training.json    updates, beta, rows used and skipped, held-out figures, a warning of displacement, speed
 model.json       how to load the model: the folder can be named as a model
 work/            checkpoints of an unfinished training, which resumes from the last complete one
 
@@ -99,7 +99,7 @@ def train(
             trained = _train(base, rows, plan, folder, _Around(held_out, cache, rollouts, progress, terminable))
             if _is_leader():
                 seal(metrics, jsonl(_without_times(trained.log)), log_key)
-                write_json(folder / "training.json", _summary(trained))
+                write_json(folder / "training.json", _summary(trained, plan))
                 publish_folder(folder / ".checkpoint.draft", checkpoint, key)
                 shutil.rmtree(folder / "work", ignore_errors=True)
             release()
@@ -282,11 +282,12 @@ def _without_times(history: Sequence[dict[str, float | None]]) -> list[dict[str,
     return [{name: value for name, value in row.items() if name not in TIMES} for row in history]
 
 
-def _summary(trained: Trained) -> dict[str, Any]:
+def _summary(trained: Trained, plan: TrainPlan) -> dict[str, Any]:
     """Return what a training says of itself beside its log; the speeds are medians over the log."""
     columns = {name: [value for row in trained.log if (value := row.get(name)) is not None] for name in TIMES}
     return {
         "updates": trained.updates,
+        "beta": plan.beta,
         "rows": trained.rows._asdict(),
         "held_out": trained.held_out,
         "displacement": trained.displacement,

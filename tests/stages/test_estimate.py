@@ -77,6 +77,23 @@ def test_two_files_of_the_same_responses_are_at_no_distance(tmp_path: Path, monk
     assert all(numbers(out)[name].estimate.low == 0.0 for name in ("js", "tv", "hellinger", "lecam"))
 
 
+def test_beta_is_that_of_the_training_where_none_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    save_tiny("Llama", tmp_path / "base")
+    save_tiny("Llama", tmp_path / "mine" / "checkpoint", seed=1)
+    (tmp_path / "mine" / "training.json").write_text('{"beta": 0.25}')
+    write_rows(tmp_path / "cr.jsonl", rows("cr", 24))
+    found = {}
+    for name, options in {"given": ("--beta", "0.25"), "trained": (), "other": ("--beta", "0.5")}.items():
+        models = ("--policy", tmp_path / "mine" / "checkpoint", "--reference", tmp_path / "base")
+        out = tmp_path / f"{name}.json"
+        assert call(monkeypatch, "estimate", tmp_path / "cr.jsonl", *models, *options, "--out", out) == 0
+        found[name] = out.read_bytes()
+    assert found["trained"] == found["given"] != found["other"]
+    assert "r = 0.25 log(policy / reference), the beta of its training" in capsys.readouterr().out
+
+
 def test_a_policy_that_is_its_reference_proves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_rows(tmp_path / "cr.jsonl", rows("cr", 24))
     out = tmp_path / "out.json"
