@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -85,11 +87,14 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def release() -> None:
-    """Free what only reference cycles hold, and return the memory that torch caches to the device.
+    """Give back what only reference cycles hold, what torch caches, and what the C library keeps of freed memory.
 
     A trainer and its callbacks refer to each other: without this, eight models of 135 million parameters trained in one
-    process held 7.8 GB, and four 3.1 GB in place of 2.7.
+    process held 7.8 GB. glibc keeps freed blocks below the last one in use: 1.5 GB after each such training, which a
+    collection alone left at 2.2 GB and this leaves at .7.
     """
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

@@ -16,6 +16,7 @@ from divalign.config import Config
 from divalign.core.stats import Estimate
 from divalign.data.batching import encode_conversation, encode_row
 from divalign.data.examples import Row
+from divalign.lm.memory import release
 from divalign.lm.shape import model_shape
 from divalign.records import (
     ModelResult,
@@ -199,6 +200,7 @@ def _measure_all(
     yield model_result(parts, name="base")
     for aligned, spec in zip(inputs.models, trained, strict=True):
         yield _measure_aligned(aligned, open_model(spec), base, config, inputs, out, progress)
+        release()
 
 
 def _train(

@@ -1,5 +1,8 @@
 """Running out of memory halves a batch and changes no number, wherever a model runs over many rows."""
 
+import platform
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -79,3 +82,28 @@ def test_another_error_passes_through() -> None:
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
         list(halving([[1, 2]], compute))
+
+
+FREED = """
+import numpy as np
+from divalign.lm.memory import release
+
+def resident():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1]) / 1024
+
+before = resident()
+blocks = [np.ones(2**16) for _ in range(800)]  # 400 MB in blocks that the C library takes from its heap
+last = blocks[-1]
+del blocks
+kept = resident() - before
+release()
+print(kept, resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+def test_what_is_freed_goes_back_to_the_machine() -> None:
+    command = [sys.executable, "-c", FREED]
+    kept, left = map(float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    assert kept > 200  # or the test proves nothing
+    assert left < 50
