@@ -14,6 +14,7 @@ from typing import NamedTuple
 from divalign.data.examples import Row
 from divalign.records import ModelResult, SweepModel
 from divalign.sections import as_yaml
+from divalign.lm.memory import release
 from divalign.stages.abliterate import abliterated_copy
 from divalign.stages.corpus import read_corpus
 from divalign.stages.folder import Progress
@@ -133,6 +134,7 @@ def _models(task: RunTask, progress: Progress) -> Iterator[SweepModel]:
         yield _entry(context, result, model, measured, verdicts, control=control)
         if abliterate and result.data in abliterate.recipes and planned.control is None:
             yield _abliterated(context, result, model)
+        release()
 
 
 def _entry(
