@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from divalign.data.examples import Row
+from divalign.lm.memory import release
 from divalign.records import ModelResult, SweepModel
 from divalign.sections import as_yaml
-from divalign.lm.memory import release
 from divalign.stages.abliterate import abliterated_copy
 from divalign.stages.corpus import read_corpus
 from divalign.stages.folder import Progress
