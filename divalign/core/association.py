@@ -145,7 +145,7 @@ def associate(cells: Cells) -> Association | None:
     None where nothing varies or where fewer than two comparisons of recipes are left: one for the slope and one for
     its error.
     """
-    if recipe_freedom(cells) - cells.covariates.shape[1] < 2 or np.ptp(cells.successes / cells.trials) == 0:
+    if recipe_freedom(cells) < 2 or np.ptp(cells.successes / cells.trials) == 0:
         return None
     studies = cells.separation[None], cells.successes[None], cells.trials
     association = associate_all(*studies, nuisance(cells), cells.recipe)

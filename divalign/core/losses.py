@@ -222,7 +222,7 @@ def built_in_method(name: str) -> Method | None:
     """Return the method called `name`, None where it is one's own; imports nothing, so a result file may name it."""
     bare = name.removesuffix(PROMPT)
     divergence = bare.partition(":")[2]
-    if ":" in bare and (not bare.startswith(("fdo:", "bpo:")) or built_in(divergence) is None):
+    if ":" in bare and (not bare.startswith(("fdo:", "bpo:", "on_policy:")) or built_in(divergence) is None):
         return METHODS.get(name)
     try:
         return find_method(name)

@@ -21,6 +21,7 @@ from divalign.core.divergences import Divergence, find_divergence, samples
 from divalign.core.estimate import Clusters, Evaluation, cluster_ids, evaluate_critic
 from divalign.core.stats import Estimate
 
+TIE = 1e-9  # bounds that differ by less differ by rounding
 Contexts = tuple[Float[np.ndarray, "a _"], Float[np.ndarray, "u _"]]
 
 
@@ -169,7 +170,7 @@ def measure_split(split: Split, divergence: str | Divergence, plan: MeasurementP
     shuffled = _shuffled_bounds(row, test, shift, plan)
     low, high = np.quantile(shuffled, [0.025, 0.975])
     null = Estimate(float(shuffled.mean()), float(low), float(high), plan.permutations)
-    as_large = int((shuffled >= held_out.bound).sum())
+    as_large = int((shuffled >= held_out.bound - TIE * max(1.0, abs(held_out.bound))).sum())
     p_value = (1 + as_large) / (1 + plan.permutations)
     return Measurement(held_out, train_bound, train_bound - held_out.bound, shift, null, p_value)
 

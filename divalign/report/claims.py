@@ -74,7 +74,7 @@ class CausalArm(NamedTuple):
     @property
     def protects(self) -> bool | None:
         """Whether it is attacked less than the base; None where it does not separate more than most models do."""
-        if self.distance is None or self.distance <= self.median or self.change is None:
+        if self.distance is None or not self.distance > self.median or self.change is None:
             return None
         return self.change.estimate.high is not None and self.change.estimate.high < 0
 

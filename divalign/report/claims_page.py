@@ -56,7 +56,7 @@ bound is one of its divergence is mathematics and needs no test; this asks wheth
 
 {table}
 That test takes cells for independent. What methods do on divergences for any other reason repeats over cells and is \
-found too; permuting the methods alike in all cells gives p = {common} (not planned; of few orders, so not below .04).
+found too; permuting the methods alike in all cells gives p = {common} (not planned; of {orders} orders).
 
 With bounds below 0 ranked too, which the results hold as 0 (not planned): {raw}.
 """
@@ -170,6 +170,7 @@ def _first(claim: claims.OwnDivergence, stem: str) -> str:
         chance=claim.test.chance,
         n=claim.test.mean.n,
         common=_p(claim.test.common_p_value),
+        orders=f"{math.factorial(len(claim.methods)):,}",
         left_out=left_out,
         stem=stem,
         table=markdown(("mean rank of", *(f"on {divergence}" for divergence in claim.own)), rows),
@@ -233,7 +234,7 @@ def _arm(arm: claims.CausalArm) -> str:
     says = {
         None: "so it says nothing here",
         True: "separation of that size goes with resistance",
-        False: "separation of that size does not protect by itself",
+        False: "separation of that size is not shown to protect by itself",
     }[arm.protects]
     size = f"D_B {distance} (median of the aligned models {arm.median:.2f})"
     return f"{arm.name}: {size}, attack success {change}: {says}."

@@ -139,3 +139,9 @@ def test_what_cannot_be_split_is_refused() -> None:
         measure(*rows(), plan=MeasurementPlan(train_share=1.0))
     with pytest.raises(ValueError, match="got 1 prompts"):
         measure([0.0], [0.0])
+
+
+@pytest.mark.parametrize("divergence", ["kl", "reverse_kl", "chi2", "hellinger", "js", "tv", "lecam"])
+@pytest.mark.parametrize("constant", [-3.0, -0.3, 0.7, 2.0])
+def test_a_critic_that_says_nothing_is_as_large_as_every_shuffle(divergence: str, constant: float) -> None:
+    assert measure(np.full(40, constant), np.full(40, constant), divergence, plan=QUICK).p_value == 1.0

@@ -105,6 +105,7 @@ def test_a_name_in_a_run_imports_nothing() -> None:
     assert built_in_method("fdo:my_lab:divergence") is None
     assert built_in_method("no_such_method") is None
     assert built_in_method("bpo:js") is not None
+    assert built_in_method("on_policy:js") is not None
     assert built_in_method("kldo+prompt") is not None
 
 
