@@ -137,10 +137,10 @@ def _sampled_lines(out: Path, log: list[dict[str, Any]]) -> Iterator[str]:
     yield f"reward {rewards[0]:.4f} at the first update logged, {rewards[-1]:.4f} at the last"
     path = out / "reward_model.json"
     record = read_record(path, RewardModelRecord) if path.is_file() else None
-    if record and record.accuracy and record.js:
+    if record and record.accuracy and record.js and record.js.low is not None:
         yield (
             f"reward model: {record.accuracy.value:.3f} of {record.held_out_pairs} held-out pairs in the right order, "
-            f"js at least {record.js.value:.3f} of 0.693"
+            f"js at least {record.js.low:.3f} of 0.693 (95 % interval)"
         )
 
 

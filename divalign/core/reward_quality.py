@@ -14,15 +14,18 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import minimize_scalar
 
+from divalign.core.estimate import evaluate_critic
 from divalign.core.stats import Estimate, clustered_mean, clustered_rate
 
 BINS = 10
+FEWEST = 10  # prompts, below which there is no interval
 
 
 class PairQuality(NamedTuple):
     """Figures of a reward model on held-out pairs, the clusters being prompts.
 
-    `loss`: Bradley-Terry, nats. `js`: ln 2 minus it, a lower bound of JS(P x Q, Q x P). `accuracy`: share of pairs in
+    `loss`: Bradley-Terry, nats. `js`: ln 2 minus it, a lower bound of JS(P x Q, Q x P), and 0 where the loss is above
+    ln 2; its interval is that of `core.estimate`, None below ten prompts. `accuracy`: share of pairs in
     the right order, ties being half. `calibration_error`: how far sigmoid(|margin|), the model's confidence in its own
     order, is from the share that is right, a mean over ten bins of confidence by their pairs. `calibration_slope`: what
     margins should be multiplied by: below 1 they are too sure, above 1 not sure enough; None where every pair is in the
@@ -41,14 +44,24 @@ def pair_quality(margins: Float[np.ndarray, " n"], clusters: Sequence[Hashable])
     if not np.isfinite(margins).all():
         raise ValueError("a margin is not finite; the reward model diverged: lower the learning rate")
     loss = clustered_mean(np.logaddexp(0, -margins), clusters)
-    value, low, high = (None if end is None else math.log(2) - end for end in (loss.value, loss.high, loss.low))
     return PairQuality(
-        loss,
-        Estimate(value, low, high, loss.n),
+        loss if loss.low is None else loss._replace(low=max(0.0, loss.low)),
+        _product_js(margins, clusters),
         _accuracy(margins, clusters),
         _calibration_error(margins),
         calibration_slope(margins),
     )
+
+
+def _product_js(margins: Float[np.ndarray, " n"], clusters: Sequence[Hashable]) -> Estimate:
+    """Return what the margins prove of JS(P x Q, Q x P): half of the estimate of 2 JS with the margin as log-ratio."""
+    count = len(set(clusters))
+    if count < FEWEST:
+        value = math.log(2) - float(clustered_mean(np.logaddexp(0, -margins), clusters).value or 0.0)
+        return Estimate(max(0.0, value), None, None, count)
+    twice = evaluate_critic(margins, -margins, "js", (clusters, clusters)).estimate
+    value, low, high = (None if end is None else end / 2 for end in (twice.value, twice.low, twice.high))
+    return Estimate(value, low, high, twice.n)
 
 
 def _accuracy(margins: Float[np.ndarray, " n"], clusters: Sequence[Hashable]) -> Estimate:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
 from typing import Any
 
+import numpy as np
+
 from divalign.data.examples import Message, Row, as_messages
 
 SIDES = ("chosen", "rejected")
@@ -42,6 +44,11 @@ def truth(value: Any, column: str) -> bool:
     return text in YES
 
 
+def is_absent(value: Any) -> bool:
+    """Tell whether a cell holds nothing: None, or the NaN of a data frame."""
+    return value is None or (isinstance(value, float) and isnan(value))
+
+
 def one_turn(messages: list[Message], role: str, where: str) -> str:
     """Return the text of messages that are one turn of `role`; raise ValueError where they are more or another's."""
     if [message["role"] for message in messages] != [role]:
@@ -65,9 +72,11 @@ def turns_of(value: Any, role: str, column: str) -> list[Message]:
     """
     if isinstance(value, str):
         return as_messages(value, role)
-    if value is None or (isinstance(value, float) and isnan(value)):
+    if is_absent(value):
         kind = "null" if value is None else "NaN"
         raise ValueError(f"the column {column!r} is {kind}, expected text or messages; fill it in or leave the row out")
+    if isinstance(value, np.ndarray):
+        value = value.tolist()  # messages in a data frame that was read from parquet
     if isinstance(value, Mapping):
         value = _transposed(value, column)
     if not isinstance(value, Sequence) or isinstance(value, bytes) or not value:

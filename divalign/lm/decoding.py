@@ -199,15 +199,27 @@ def _choose(batch: Batch, temperature: float) -> list[tuple[int, float]]:
     """
     if not temperature:
         on_cpu = batch.logits.device.type == "cpu"
-        likeliest = (batch.logits.float().numpy() if on_cpu else batch.logits).argmax(-1).tolist()
-        return [(token, 0.0) for token in likeliest]
+        likeliest = (batch.logits.float().numpy() if on_cpu else batch.logits).argmax(-1)
+        tokens = torch.as_tensor(likeliest, device=batch.logits.device)
+        _check_finite(batch.rows, batch.logits.gather(1, tokens[:, None])[:, 0])  # not a number is the largest of all
+        return [(token, 0.0) for token in tokens.tolist()]
     uniforms = [row.uniforms[len(row.response)] for row in batch.rows if row.uniforms is not None]
     probabilities = (batch.logits.double() / temperature).softmax(dim=-1)
     cumulative = probabilities.cumsum(dim=-1)
     quantiles = torch.tensor(uniforms, dtype=torch.float64, device=cumulative.device)[:, None] * cumulative[:, -1:]
+    _check_finite(batch.rows, cumulative[:, -1])
     tokens = torch.searchsorted(cumulative, quantiles, right=True).clamp(max=cumulative.shape[1] - 1)
     log_probs = probabilities.gather(1, tokens).log()[:, 0].tolist()
     return list(zip(tokens[:, 0].tolist(), log_probs, strict=True))
+
+
+def _check_finite(rows: Sequence[Row], values: Float[Tensor, " b"]) -> None:
+    bad = (~values.isfinite()).nonzero()
+    if len(bad):
+        raise ValueError(
+            f"conversation {rows[int(bad[0, 0])].index}: the model's logits are not finite; its weights are damaged or "
+            "overflow in this precision: load it in bfloat16 or float32"
+        )
 
 
 def _logits(net: Network, tokens: Int[Tensor, "b t"], mask: Int[Tensor, "b s"], cache: Any) -> Float[Tensor, "b v"]:

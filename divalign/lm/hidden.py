@@ -56,7 +56,7 @@ def hidden_states(
         ends = {"instruction": [turns[i] - 1 for i in indices], "generation": [len(prompts[i]) - 1 for i in indices]}
         if prefixes and (states := _after_prefix(prefixes, [prompts[i] for i in indices], list(ends.values()))):
             return dict(zip(ends, states, strict=True))
-        ids = pad_right([whole[index] for index in indices], tokenizer.pad_token_id)
+        ids = pad_right([whole[index] for index in indices], tokenizer.pad_token_id or 0)
         mask = pad_right([[1] * len(whole[index]) for index in indices], 0)
         readers = {position: _at(places) for position, places in ends.items()}
         if responses is not None:

@@ -20,6 +20,7 @@ from typing import Any
 from divalign import __version__
 from divalign.core.names import find
 from divalign.core.reward_quality import PairQuality
+from divalign.data.columns import is_absent, truth
 from divalign.data.examples import Row
 from divalign.data.split import side_of
 from divalign.records import RewardModelRecord, cached_record
@@ -106,13 +107,14 @@ def judged(judge: Judge, completions: Sequence[Completion]) -> list[float | None
     Raises ValueError for a row without `harmful`: whether a refusal is right depends on it.
     """
     for completion in completions:
-        if completion.row.get("harmful") is None:
+        if is_absent(completion.row.get("harmful")):
             raise ValueError(
                 f"the prompt that begins {completion.prompt[:40]!r} does not say whether it is harmful, which a "
                 "judge's reward depends on; add the column harmful, or take another reward"
             )
     verdicts = judge([each.prompt for each in completions], [each.response for each in completions])
-    return [_right(verdict, bool(each.row["harmful"])) for verdict, each in zip(verdicts, completions, strict=True)]
+    harmful = [truth(each.row["harmful"], "harmful") for each in completions]
+    return [_right(verdict, is_harmful) for verdict, is_harmful in zip(verdicts, harmful, strict=True)]
 
 
 def _right(verdict: Verdict, harmful: bool) -> float | None:

@@ -15,9 +15,13 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from divalign.data.batching import Encoded
+from divalign.data.columns import is_absent, rest_of, truth
 from divalign.data.rendering import encode_training_row, warn_of_alike
 from divalign.lm.layout import lay_out, prompt_ends
 from divalign.train.rows import PAIRED, checked_rows
+
+# What a row carries for the time of encoding, under names that no column of a user has.
+REFERENCE, NUMBER, SIDE = "divalign.reference", "divalign.number", "divalign.side"
 
 
 class Scored(NamedTuple):
@@ -160,31 +164,31 @@ def encode_rows(
     limit = sys.maxsize if max_length is None else max_length
     paired = set(checked[0]) >= PAIRED
     sides = _shared([[(row, _encode(row, tokenizer)) for row in side] for side in _sides(checked, paired=paired)])
-    skipped = {row["number"]: len(text.prompt_ids) for side in sides for row, text in side if _fills(text, limit)}
+    skipped = {row[NUMBER]: len(text.prompt_ids) for side in sides for row, text in side if _fills(text, limit)}
     if skipped and too_long == "refuse":
         raise TooLongError(
             f"row {min(skipped)}: a prompt of {skipped[min(skipped)]} tokens leaves no room for a response within "
             f"max_length {limit}; shorten it, leave the row out or raise max_length"
         )
-    usable = [[(row, text) for row, text in side if row["number"] not in skipped] for side in sides]
+    usable = [[(row, text) for row, text in side if row[NUMBER] not in skipped] for side in sides]
     _check_classes(usable, len(checked), len(skipped), limit)
-    cut = {row["number"] for side in usable for row, text in side if sum(map(len, text)) > limit}
+    cut = {row[NUMBER] for side in usable for row, text in side if sum(map(len, text)) > limit}
     aligned, unaligned = (
         [Encoded(text.prompt_ids, text.response_ids[: limit - len(text.prompt_ids)]) for _, text in side]
         for side in usable
     )
     if paired:
         warn_of_alike(aligned, unaligned)
-    clusters = tuple([str(row.get("cluster", row["prompt"])) for row, _ in side] for side in usable)
+    clusters = tuple([_cluster(row) for row, _ in side] for side in usable)
     harmful = tuple([_flag(row.get("harmful")) for row, _ in side] for side in usable)
-    columns = [[row.get("reference") for row, _ in side] for side in usable]
+    columns = [[row.get(REFERENCE) for row, _ in side] for side in usable]
     references = None if any(value is None for side in columns for value in side) else (columns[0], columns[1])
     counts = RowCounts(len(checked), len(skipped), len(cut))
     named, classes = (clusters[0], clusters[1]), (harmful[0], harmful[1])
-    numbers = tuple([row["number"] for row, _ in side] for side in usable)
-    sources = [row for row, _ in usable[0]], [row for row, _ in usable[1]]
+    numbers = tuple([row[NUMBER] for row, _ in side] for side in usable)
+    sources = tuple([rest_of(row, REFERENCE, NUMBER, SIDE) for row, _ in side] for side in usable)
     offsets = [float(row.get("offset") or 0.0) for row, _ in usable[0]]
-    beside = (numbers, sources, offsets)
+    beside = (numbers, (sources[0], sources[1]), offsets)
     return EncodedRows(aligned, unaligned, named, classes, references, paired, counts, *beside)  # type: ignore[arg-type]
 
 
@@ -234,31 +238,35 @@ def collate(items: Sequence[Couple], pad_id: int, *, share: bool = False, prompt
 
 
 def _sides(rows: list[dict[str, Any]], *, paired: bool) -> list[list[dict[str, Any]]]:
-    """Return the aligned and the unaligned rows, each with its `side`, its `number` and the `reference` it brings."""
+    """Return the aligned and the unaligned rows, each with its side, its number and the reference it brings."""
     if paired:
         return [
             [
-                {**row, "reference": row.get(f"ref_{name}_logps"), "number": number, "side": name}
+                {**row, REFERENCE: row.get(f"ref_{name}_logps"), NUMBER: number, SIDE: name}
                 for number, row in enumerate(rows)
             ]
             for name in ("chosen", "rejected")
         ]
     texts = [
-        {**row, "reference": row.get("ref_logps"), "number": number, "side": "completion"}
-        for number, row in enumerate(rows)
+        {**row, REFERENCE: row.get("ref_logps"), NUMBER: number, SIDE: "completion"} for number, row in enumerate(rows)
     ]
     return [[row for row in texts if bool(row["label"]) is label] for label in (True, False)]
 
 
 def _encode(row: dict[str, Any], tokenizer: Any) -> Encoded:
     try:
-        return encode_training_row(tokenizer, row, row["side"], max_length=sys.maxsize)
+        return encode_training_row(tokenizer, row, row[SIDE], max_length=sys.maxsize)
     except ValueError as error:
-        raise ValueError(f"row {row['number']}, {row['side']}: {error}") from error
+        raise ValueError(f"row {row[NUMBER]}, {row[SIDE]}: {error}") from error
+
+
+def _cluster(row: dict[str, Any]) -> str:
+    named = row.get("cluster")
+    return str(row["prompt"] if is_absent(named) else named)
 
 
 def _flag(value: Any) -> bool | None:
-    return None if value is None else bool(value)
+    return None if is_absent(value) else truth(value, "harmful")
 
 
 def _shared(sides: list[list[tuple[dict[str, Any], Encoded]]]) -> list[list[tuple[dict[str, Any], Encoded]]]:

@@ -37,6 +37,7 @@ from divalign.train.couples import EncodedRows, encode_rows
 from divalign.train.ranks import Ranks
 from divalign.train.resume import newest_checkpoint
 from divalign.train.run import Watch, Watching
+from divalign.train.unsupported import refuse_data_parallel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +98,13 @@ def train_reward_model(
         classifier = get_peft_model(classifier, config)
     disable_dropout(classifier)
     identity = {"model": lm.digest, "rows": digest(list(rows)), "lora": lora, **plan.identity()}
+    arguments = _arguments(plan, work, device=lm.model.device)
+    refuse_data_parallel(arguments)
     with quietly():
         last = newest_checkpoint(work, identity)
         trainer = Trainer(
             model=PairLoss(classifier),
-            args=_arguments(plan, work, device=lm.model.device),
+            args=arguments,
             train_dataset=_pairs(encoded, ends),  # type: ignore[arg-type]
             data_collator=lambda items: _collate(items, lm.tokenizer.pad_token_id),
         )

@@ -40,6 +40,7 @@ from divalign.train.reference import adapt
 from divalign.train.rows import as_rows
 from divalign.train.running import RunningBaseline
 from divalign.train.sharding import is_sharding
+from divalign.train.unsupported import refuse_data_parallel
 
 logger = logging.getLogger(__name__)
 BESIDE = ("reference", "couples", "numbers", "offset", *COLUMNS)  # of a batch: no arguments of the model's forward
@@ -154,11 +155,7 @@ class DivergenceTrainer(MeasuredTrainer):
         return {**batch, "prompts": prompts_of(items)} if self._sampled else batch
 
     def _check_processes(self) -> None:
-        if self.args.n_gpu > 1:
-            raise ValueError(
-                f"{self.args.n_gpu} GPUs in one process, which would split packed batches; start one process each with "
-                "`accelerate launch` or `torchrun`, or show one GPU with CUDA_VISIBLE_DEVICES"
-            )
+        refuse_data_parallel(self.args)
         if self.args.normaliser == "online" and self.args.world_size > 1:
             raise ValueError("normaliser 'online' works on one process; use 'exact', which gathers all ranks' rows")
         if self._sampled and self.args.world_size > 1:

@@ -121,3 +121,12 @@ def refuse_without_effect(arguments: Any) -> None:
         value = getattr(arguments, name, neutral)
         if value != neutral and not (not value and not neutral):
             raise ValueError(f"{name} is {value!r}, which has no effect here: {remedy}")
+
+
+def refuse_data_parallel(args: Any) -> None:
+    """Raise ValueError for several GPUs in one process: nn.DataParallel splits batches whose rows belong together."""
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"{args.n_gpu} GPUs in one process, which would split packed batches; start one process each with "
+            "`accelerate launch` or `torchrun`, or show one GPU with CUDA_VISIBLE_DEVICES"
+        )

@@ -30,14 +30,30 @@ def test_no_margins_are_chance_and_large_ones_the_ceiling() -> None:
     assert certain.calibration_slope is None
 
 
-def test_the_loss_is_dpos_and_its_complement_a_bound_with_the_same_interval() -> None:
+def test_the_loss_is_dpos_and_its_complement_a_bound_with_an_interval() -> None:
     margins = drawn(300)
     quality = pair_quality(margins, range(300))
     assert quality.loss.value == pytest.approx(METHODS["dpo"].aligned_loss(torch.tensor(margins)).mean().item())
     assert quality.js.low is not None
-    assert quality.loss.high is not None
-    assert quality.js.low == pytest.approx(math.log(2) - quality.loss.high)
+    assert quality.js.value == pytest.approx(math.log(2) - quality.loss.value)  # type: ignore[operator]
     assert quality.js.low < quality.js.value < quality.js.high  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("count", "margin"), [(50, 3.0), (100, 4.0), (100, 2.0)])
+def test_the_interval_covers_where_margins_are_honest_and_stays_on_the_scale(count: int, margin: float) -> None:
+    """Student's interval of the loss reaches above ln 2 in most of these draws."""
+    random = np.random.default_rng(0)
+    wrong = 1 / (1 + math.exp(margin))
+    losses = np.logaddexp(0, [-margin, margin])
+    truth = math.log(2) - (1 - wrong) * losses[0] - wrong * losses[1]
+    covered = []
+    for _ in range(60):
+        margins = np.where(random.random(count) < wrong, -margin, margin)
+        js = pair_quality(margins, range(count)).js
+        assert js.low is not None
+        assert 0 <= js.low <= js.high <= math.log(2) + 1e-12  # type: ignore[operator]
+        covered.append(js.low <= truth <= js.high)  # type: ignore[operator]
+    assert np.mean(covered) >= 0.9
 
 
 def test_the_best_reward_reaches_the_divergence_of_swapped_pairs() -> None:

@@ -5,10 +5,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
+from divalign.data.columns import turns_of
 from divalign.data.files import load_rows, read_file
 from divalign.data.loading import load_training_rows
 from divalign.data.notes import aside_of
@@ -229,3 +231,8 @@ def test_a_table_with_other_marks_between_its_cells_and_a_folder_are_told(tmp_pa
         load_rows(tmp_path / "t.csv")
     with pytest.raises(ValueError, match="is a folder, expected a file of rows"):
         load_rows(tmp_path)
+
+
+def test_messages_of_a_data_frame_are_messages() -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    assert turns_of(np.array(turns, dtype=object), "user", "prompt") == turns_of(turns, "user", "prompt")

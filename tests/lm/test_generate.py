@@ -206,3 +206,14 @@ def test_a_response_cut_by_the_context_is_marked_too() -> None:
 def test_a_sample_of_an_unreadable_prompt_is_an_error_that_names_it() -> None:
     with pytest.raises(ValueError, match="character 1 of turn 1 is a lone surrogate"):
         sample(*tiny_model("Llama"), [user_says("a"), user_says("\ud800")])
+
+
+@pytest.mark.parametrize("seeds", [None, [1, 2, 3]])
+def test_logits_that_are_no_numbers_are_an_error_and_no_response(seeds: list[int] | None) -> None:
+    model, tokenizer = tiny_model("Llama")
+    with torch.no_grad():
+        model.get_output_embeddings().weight[3] = float("nan")
+    conversations = [user_says(text) for text in ("one", "two", "three")]
+    options: dict[str, Any] = {"seeds": seeds} if seeds else {}
+    with pytest.raises(ValueError, match=r"conversation \d: the model's logits are not finite"):
+        generate(model, tokenizer, conversations, max_new_tokens=3, **options)

@@ -9,7 +9,7 @@ import torch
 from divalign.data.batching import Encoded
 from divalign.data.examples import user_says
 from divalign.lm.generate import sample
-from divalign.lm.hidden import response_states
+from divalign.lm.hidden import hidden_states, response_states
 from divalign.lm.load import LM
 from divalign.lm.score import sequence_log_probs
 from divalign.stages.models import OpenModel
@@ -95,3 +95,12 @@ def test_every_row_is_scored_once_in_any_order() -> None:
     whole = response_states(one.model, rows, one.tokenizer.pad_token_id, batch_size=4)["response"]
     back = response_states(one.model, rows[::-1], one.tokenizer.pad_token_id, batch_size=3)["response"][::-1]
     np.testing.assert_allclose(whole, back, atol=1e-5)
+
+
+def test_a_tokenizer_without_padding_has_the_same_states() -> None:
+    model, tokenizer = tiny_model()
+    conversations = [user_says(text) for text in ("one", "two words", "three words here")]
+    expected = hidden_states(model, tokenizer, conversations)
+    tokenizer.pad_token = None
+    found = hidden_states(model, tokenizer, conversations)
+    assert all(np.allclose(found[name], expected[name], atol=1e-6) for name in expected)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -108,3 +109,13 @@ def test_a_base_with_an_adapter_counts_with_it_and_rows_must_be_pairs(tmp_path: 
     unpaired = [{"prompt": "a", "completion": f"b {label}", "label": label} for label in (True, False)]
     with pytest.raises(ValueError, match="learns from pairs"):
         train_reward_model(one, unpaired, tmp_path / "out", RewardTraining(), work=tmp_path / "work")
+
+
+def test_several_gpus_in_one_process_are_refused_before_a_batch_is_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nn.DataParallel would hold all chosen rows on one GPU and all rejected ones on the other."""
+    monkeypatch.setattr("divalign.train.reward_model._arguments", lambda *_, **__: SimpleNamespace(n_gpu=2))
+    with pytest.raises(ValueError, match="2 GPUs in one process"):
+        train_reward_model(lm(), ROWS, tmp_path / "model", RewardTraining(updates=1), work=tmp_path / "work")
+    assert not (tmp_path / "model").exists()
