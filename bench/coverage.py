@@ -105,6 +105,10 @@ def moments(name: str, mean: float, spread: float) -> tuple[float, float]:
 def divergences(scale: float) -> Iterator[Row]:
     """Intervals of bounded divergences, and their width over that of a normal interval of known variance."""
     for mean, spread, size, draws in (
+        (1, 1, 10, 1000),
+        (1, 1, 20, 1000),
+        (4, 2, 10, 1000),
+        (4, 2, 20, 1000),
         (1, 1, 100, 300),
         (4, 2, 100, 300),
         (8, 2, 100, 300),
@@ -126,6 +130,7 @@ def divergences(scale: float) -> Iterator[Row]:
 def separations(scale: float) -> Iterator[Row]:
     """Held-out distance and probe AUC of Gaussians, means apart over four of the axes: coverage of expectations."""
     for size, width, distance, draws in (
+        (20, 16, 0.5, 200),
         (50, 16, 0.0, 200),
         (50, 64, 0.5, 200),
         (100, 16, 0.5, 200),

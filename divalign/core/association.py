@@ -208,14 +208,16 @@ def joint_bootstrap(
     separation_draws: Float[np.ndarray, "draws n"],
     outcomes: Float[np.ndarray, "n prompts"],
     family: Int[np.ndarray, " n"],
+    clusters: Sequence[Hashable] | None = None,
     *,
     seed: int = 0,
 ) -> Estimate:
     """Within-family correlation of separation with the logit of the success rate, prompts of both redrawn.
 
     `separation_draws` are each model's bootstrap draws, the same prompts redrawn for every model (`separation_draws`
-    with one seed); `outcomes` are 1 and 0, nan where undecided, one column per attacked prompt. The interval covers
-    the sampling of prompts, for these models; the sampling of models is covered by the verdict.
+    with one seed); `outcomes` are 1 and 0, nan where undecided, one column per attacked prompt. Prompts that share one
+    of `clusters` (wordings of a request) are redrawn together. The interval covers the sampling of prompts, for these
+    models; the sampling of models is covered by the verdict.
     Redrawing adds noise to both sides, so the interval leans towards zero where prompts are few. Models without a
     decided outcome are left out. Raises ValueError for no prompt, and where nothing varies within families.
     """
@@ -232,7 +234,10 @@ def joint_bootstrap(
         return _correlation_within(x, logit, family)
 
     prompts, generator = outcomes.shape[1], np.random.default_rng(seed)
-    weights = generator.multinomial(prompts, np.full(prompts, 1 / prompts), size=len(separation_draws)).astype(float)
+    cluster = np.arange(prompts) if clusters is None else _codes(clusters)
+    units = int(cluster.max()) + 1
+    counts = generator.multinomial(units, np.full(units, 1 / units), size=len(separation_draws))
+    weights = counts[:, cluster].astype(float)
     draws = [correlation(x, weight) for x, weight in zip(separation_draws, weights, strict=True)]
     return with_interval(correlation(separation, np.ones(prompts)), np.array(draws), len(separation))
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 AXES = 2  # the paper's plane
 FEWEST = 4  # prompts of each class behind a covariance in the plane
+_LEAST = 1e-12  # of the mean covariance's trace: what is left of a class without spread
 _FLAT = 1e-9  # an axis of which so small a share of the largest is left is rounding
 
 
@@ -62,13 +63,17 @@ def cloud_distance(
     """Return the Bhattacharyya distance, in nats, of the two classes' Ledoit-Wolf Gaussians on the given axes.
 
     Equal to `bhattacharyya(fit(benign @ axes), fit(harmful @ axes))` of `core.bhattacharyya`, with gradients by the
-    states. 0 for equal Gaussians, without upper end.
+    states. 0 for equal Gaussians. A class whose states have become one point, which training for distance leads to,
+    keeps a trace of spread (`_LEAST`), so that the distance stays finite.
     """
     points = states @ axes
     (first, first_covariance), (second, second_covariance) = (
         (side.mean(dim=0), shrunk_covariance(side)) for side in (points[~harmful], points[harmful])
     )
-    average, difference = (first_covariance + second_covariance) / 2, first - second
+    average = (first_covariance + second_covariance) / 2
+    least = _LEAST * average.detach().trace() * torch.eye(len(average), dtype=average.dtype, device=average.device)
+    first_covariance, second_covariance = first_covariance + least, second_covariance + least
+    average, difference = average + least, first - second
     squares = difference @ torch.linalg.solve(average, difference)
     middle, left, right = (
         torch.linalg.slogdet(covariance).logabsdet for covariance in (average, first_covariance, second_covariance)

@@ -35,7 +35,7 @@ from divalign.core.baselines import (
 from divalign.core.cloud_distance import StatesLoss
 from divalign.core.divergences import DIVERGENCES, Divergence, built_in, find_divergence, hellinger, js, kl, tv
 from divalign.core.method import PROMPT, Controls, Likelihood, Method, divergence_method, with_prompt_baseline
-from divalign.core.names import find
+from divalign.core.names import find, source_of
 from divalign.core.optimum import Optimum, against_mixture
 from divalign.core.pairs import PAIR_FAMILIES, PAIRS, bregman_pairs, dpo, ipo
 
@@ -216,6 +216,15 @@ def find_method(name: str) -> Method:
         if name not in METHODS and name.startswith(prefix):
             return make(find_divergence(name.removeprefix(prefix)))
     return find(name, METHODS, kind="method", of=Method, families=FAMILIES)
+
+
+def method_code(name: str) -> str:
+    """Return the code of the user's module that a method or its divergence comes from; "" for a built-in one."""
+    if built_in_method(name) is not None:
+        return ""
+    bare = name.removesuffix(PROMPT)
+    prefix = next((prefix for prefix in _PREFIXES if bare.startswith(prefix)), "")
+    return source_of(bare.removeprefix(prefix))
 
 
 def built_in_method(name: str) -> Method | None:

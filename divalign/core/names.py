@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_OWN = r"\w+(\.\w+)*:\w+"
 _MEMBER = re.compile(r"(?P<family>\w+)\((?P<parameter>[^()]+)\)")
 
 
@@ -32,7 +34,7 @@ def find(
     member = _MEMBER.fullmatch(name)
     if member and families and member["family"] in families:
         return families[member["family"]](_number(member["parameter"], name))
-    if re.fullmatch(r"\w+(\.\w+)*:\w+", name):
+    if re.fullmatch(_OWN, name):
         return _own(name, kind, of)
     raise ValueError(_unknown(name, kind, [*table, *(f"{family}(NUMBER)" for family in families or {})]))
 
@@ -56,6 +58,19 @@ def _own(name: str, kind: str, of: type[T] | None) -> T:
         expected = "function" if of is None else of.__name__
         raise ValueError(f"{name!r} is a {type(thing).__name__}, expected a {expected}")
     return thing
+
+
+def source_of(name: str) -> str:
+    """Return the code of the module that `package.module:thing` names, "" for any other name and where none is read.
+
+    It belongs into the key of whatever the thing makes: a function that was edited is another one.
+    """
+    if not re.fullmatch(_OWN, name):
+        return ""
+    try:
+        return inspect.getsource(importlib.import_module(name.partition(":")[0]))
+    except (ImportError, OSError, TypeError):
+        return ""
 
 
 def _unknown(name: str, what: str, names: list[str]) -> str:

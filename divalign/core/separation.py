@@ -135,7 +135,13 @@ def separation_change(
         value = getattr(second, name)(once) - getattr(first, name)(once)
         return with_interval(value[0], getattr(second, name)(weights) - getattr(first, name)(weights), len(once))
 
-    return SeparationChange(*map(change, SeparationChange._fields))
+    result = SeparationChange(*map(change, SeparationChange._fields))
+    if all(crossfit.probe_auc(once)[0] == 1.0 for crossfit in (first, second)):
+        # Two perfect scores differ in no bootstrap sample; either may be as far below as its interval reaches.
+        perfect = share_with_interval(1.0, np.ones(draws), len(once), rests_on=min(_units(pairs[0]).values()))
+        assert perfect.low is not None
+        return result._replace(probe_auc=Estimate(0.0, perfect.low - 1, 1 - perfect.low, len(once)))
+    return result
 
 
 def separation_draws(
@@ -148,6 +154,11 @@ def separation_draws(
     """
     pooled = clouds(safe, harmful, groups=groups, at_least=FEWEST_PROMPTS["heldout"])
     return hold_out(pooled, seed=seed).bhattacharyya(_weights(pooled, seed=seed, draws=draws)[1])
+
+
+def _units(pooled: Clouds) -> dict[bool, int]:
+    """Return how many independent prompts each class has, by whether it is harmful."""
+    return {name: units_of(pooled.harmful == name, pooled.groups) for name in (False, True)}
 
 
 def _plane(pooled: Clouds) -> Float[np.ndarray, "n 2"]:
@@ -185,7 +196,7 @@ def _paper(pooled: Clouds, *, seed: int, draws: int) -> Separation:
 def _heldout(crossfit: HeldOut, *, seed: int, draws: int, null_draws: int) -> Separation:
     pooled, n = crossfit.pooled, len(crossfit.gains)
     once, weights = _weights(pooled, seed=seed, draws=draws)
-    units = {name: units_of(pooled.harmful == name, pooled.groups) for name in (False, True)}
+    units = _units(pooled)
     generator = np.random.default_rng([seed, 1])
     null = crossfit.distances_of_shuffles(generator, null_draws)
 

@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Float
 
 from divalign import store
-from divalign.core.blocks import OwnRank, grouped_mean, own_rank
+from divalign.core.blocks import OwnRank, grouped_mean, own_rank, unranked
+from divalign.core.design_effect import joined_clusters
 from divalign.core.losses import built_in_method
 from divalign.core.stats import ALPHA, Estimate, Tested, clustered_difference
 from divalign.records import DivergenceFile, SweepModel, read_record
@@ -40,7 +41,8 @@ class MeasuredDivergence(NamedTuple):
 class OwnDivergence(NamedTuple):
     """Claim 1: the ranks, `conclusion`, and which divergences were `left_out` of which cells.
 
-    `raw` is the same test on bounds below 0 too, beside the planned one on what the results hold, which is 0 there.
+    `raw` is the same test on bounds below 0 and above what the rows can show too, beside the planned one on what the
+    results hold, which is capped there; None where it ranks nothing.
     """
 
     methods: list[str]
@@ -48,7 +50,7 @@ class OwnDivergence(NamedTuple):
     cells: list[Cell]
     bounds: Float[np.ndarray, "c m m"]
     test: OwnRank
-    raw: OwnRank
+    raw: OwnRank | None
     conclusion: str
     left_out: list[str]
 
@@ -119,7 +121,7 @@ def own_divergences(models: Sequence[SweepModel], sweep: Path) -> OwnDivergence:
         list(cells),
         bounds,
         test,
-        own_rank(raw),
+        None if unranked(raw).all() else own_rank(raw),
         _ranked(test),
         _left_out(list(cells), divergences, bounds),
     )
@@ -141,16 +143,27 @@ def _value(file: DivergenceFile, divergence: MeasuredDivergence) -> float:
 
 
 def _bound(file: DivergenceFile, divergence: MeasuredDivergence) -> float:
+    """Return the raw bound, NaN where there is none and where too few rows carry it for any number."""
     entry = ((file.of_pairs or {}) if divergence.of_pairs else file.divergences).get(divergence.name)
-    return math.nan if entry is None else entry.bound
+    return math.nan if entry is None or entry.estimate.value is None else entry.bound
 
 
 def _ranked(test: OwnRank) -> str:
-    mean, low, high = test.mean.value or 0.0, test.mean.low or 0.0, test.mean.high or 0.0
-    if test.p_value < ALPHA and mean < test.chance:
+    return _conclusion(
+        test.mean,
+        better=(test.mean.value or 0.0) < test.chance,
+        p_value=test.p_value,
+        none=(test.chance - CHANCE_MARGIN, test.chance + CHANCE_MARGIN),
+    )
+
+
+def _conclusion(estimate: Estimate, *, better: bool, p_value: float, none: tuple[float, float]) -> str:
+    """Return the protocol's word: what was claimed, an interval within `none`, or neither."""
+    if p_value < ALPHA and better:
         return "supported"
-    within = test.chance - CHANCE_MARGIN <= low and high <= test.chance + CHANCE_MARGIN
-    return "no effect" if within else "undecided"
+    if estimate.low is None or estimate.high is None:
+        return "undecided"
+    return "no effect" if none[0] <= estimate.low and estimate.high <= none[1] else "undecided"
 
 
 def mean_ranks(claim: OwnDivergence) -> Float[np.ndarray, "m m"]:
@@ -161,8 +174,8 @@ def mean_ranks(claim: OwnDivergence) -> Float[np.ndarray, "m m"]:
 
 
 def _left_out(cells: Sequence[Cell], divergences: Sequence[MeasuredDivergence], values: np.ndarray) -> list[str]:
-    """Return which divergences at least one model of a cell has no number of, with how many cells."""
-    missing = np.any(np.isnan(values), axis=1)
+    """Return which divergences rank nothing in how many cells: a number is missing, or alike for all methods."""
+    missing = unranked(values)
     return [
         f"{divergence} in {missing[:, place].sum()} of {len(cells)} cells"
         for place, divergence in enumerate(divergences)
@@ -198,10 +211,12 @@ def data_difference(
 
 
 def _differs(tested: Tested) -> str:
-    low, high = tested.estimate.low or 0.0, tested.estimate.high or 0.0
-    if tested.p_value < ALPHA and (tested.estimate.value or 0.0) > 0:
-        return "supported"
-    return "no effect" if low >= -DISTANCE_MARGIN and high <= DISTANCE_MARGIN else "undecided"
+    return _conclusion(
+        tested.estimate,
+        better=(tested.estimate.value or 0.0) > 0,
+        p_value=tested.p_value,
+        none=(-DISTANCE_MARGIN, DISTANCE_MARGIN),
+    )
 
 
 def log_distance(model: SweepModel) -> float | None:
@@ -225,22 +240,23 @@ def causal_arms(models: Sequence[SweepModel], sweep: Path, methods: Sequence[str
 
 
 def _change(sweep: Path, base: SweepModel | None, model: SweepModel) -> Tested | None:
-    """Return the change of success over all attacks from the base, prompts being the clusters."""
+    """Return the change of success over all attacks from the base; attacks on a prompt, and its wordings, are one."""
     if base is None:
         return None
     before, after = (_outcomes(sweep / each.verdicts) for each in (base, model))
     shared = [key for key in before if key in after]
-    earlier, later = ([table[key] for key in shared] for table in (before, after))
+    earlier, later = ([table[key]["unsafe"] for key in shared] for table in (before, after))
     if not any(None not in pair for pair in zip(earlier, later, strict=True)):
         return None
-    return clustered_difference(earlier, later, [prompt for _, prompt in shared])
+    named = [before[key].get("cluster") or None for key in shared]
+    return clustered_difference(earlier, later, joined_clusters([prompt for _, prompt in shared], named))
 
 
-def _outcomes(path: Path) -> dict[tuple[str, str], bool | None]:
-    """Return whether each attack on each harmful prompt succeeded, by the first judge of the file."""
+def _outcomes(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the verdict on each attack on each harmful prompt, by the first judge of the file."""
     rows: list[dict[str, Any]] = [row for row in store.read_rows(path) if row["harmful"]]
     judge = rows[0]["judge"] if rows else ""
-    return {(row["attack"], str(row["id"])): row["unsafe"] for row in rows if row["judge"] == judge}
+    return {(row["attack"], str(row["id"])): row for row in rows if row["judge"] == judge}
 
 
 def success(model: SweepModel) -> float | None:

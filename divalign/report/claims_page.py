@@ -20,6 +20,12 @@ from divalign.report.words import duration
 PRIMARY = "D_B, held out"
 CAUSAL = ("separate", "separate(1)")
 STRONG = -0.7  # the correlation of which the power is stated beside the verdict's own -0.3
+_BESIDE: dict[str, claims.Read] = {
+    "log(1 + D_B), paper mode": claims.paper_log_distance,
+    "probe AUC": claims.probe_auc,
+    "attack success": claims.success,
+    "over-refusal": claims.over_refusal,
+}
 Power = Callable[[Sequence[SweepModel], float], float | None]
 _HEAD = """\
 # The paper's three claims: {models} aligned models
@@ -48,7 +54,8 @@ _FIRST = """\
 ## Claim 1: alignment estimates a divergence
 
 Mean rank of the methods on their own divergence, among the {count} methods of a cell, of equal data and length: \
-{rank}. 1 is the largest bound, {chance:g} is chance; n = {n} cells, p by permuting methods within cells. That each \
+{rank}. 1 is the largest bound, {chance:g} is chance; n = {n} cells, interval by Student's t over them, p by permuting \
+methods within cells. That each \
 bound is one of its divergence is mathematics and needs no test; this asks whether the trained one rises most. \
 {left_out}
 
@@ -58,7 +65,8 @@ bound is one of its divergence is mathematics and needs no test; this asks wheth
 That test takes cells for independent. What methods do on divergences for any other reason repeats over cells and is \
 found too; permuting the methods alike in all cells gives p = {common} (not planned; of {orders} orders).
 
-With bounds below 0 ranked too, which the results hold as 0 (not planned): {raw}.
+With raw bounds ranked, those below 0 and above what so many rows can show, which the results hold at these limits \
+(not planned): {raw}.
 """
 _SECOND = """\
 ## Claim 2: compliance-refusal against preference data
@@ -162,8 +170,12 @@ def _first(claim: claims.OwnDivergence, stem: str) -> str:
         (method, *(_rank(value, own=i == j) for j, value in enumerate(ranks[i])))
         for i, method in enumerate(claim.methods)
     ]
-    left_out = f"Left out for want of a number in a model: {'; '.join(claim.left_out)}." if claim.left_out else ""
-    raw = f"{_interval(claim.raw.mean)}, p {_p(claim.raw.p_value)}"
+    left_out = (
+        f"Left out, where a model has no number or all have the same: {'; '.join(claim.left_out)}."
+        if claim.left_out
+        else ""
+    )
+    raw = "none to rank" if claim.raw is None else f"{_interval(claim.raw.mean)}, p {_p(claim.raw.p_value)}"
     return _FIRST.format(
         count=len(claim.methods),
         rank=_interval(claim.test.mean),
@@ -184,24 +196,13 @@ def _rank(value: float, *, own: bool) -> str:
 
 
 def _second(record: SweepRecord, claim: claims.DataDifference, stem: str) -> str:
-    beside = {
-        "log(1 + D_B), held out": claim,
-        "log(1 + D_B), paper mode": claims.data_difference(record.models, claims.paper_log_distance),
-        "probe AUC": claims.data_difference(record.models, claims.probe_auc),
-        "attack success": claims.data_difference(record.models, claims.success),
-        "over-refusal": claims.data_difference(record.models, claims.over_refusal),
-    }
     methods = list(claim.by_method)
-    rows = [
-        (
-            name,
-            _interval(each.tested.estimate),
-            _p(each.tested.p_value),
-            *(f"{each.by_method.get(method, np.nan):+.2f}" for method in methods),
-            f"{sum(value > 0 for value in each.differences)} of {len(each.differences)}",
-        )
-        for name, each in beside.items()
-    ]
+    rows = [("log(1 + D_B), held out", *_compared(claim, methods))]
+    for name, read in _BESIDE.items():
+        try:
+            rows.append((name, *_compared(claims.data_difference(record.models, read), methods)))
+        except ValueError:  # it is undecided for all models, or all but those of one method
+            rows.append((name, "undecided", *["-"] * (len(methods) + 2)))
     return _SECOND.format(
         data=_interval(claim.tested.estimate),
         pairs=len(claim.pairs),
@@ -209,6 +210,15 @@ def _second(record: SweepRecord, claim: claims.DataDifference, stem: str) -> str
         positive=sum(value > 0 for value in claim.differences),
         stem=stem,
         table=markdown(("CR minus preference", "mean", "p", *methods, "positive"), rows),
+    )
+
+
+def _compared(claim: claims.DataDifference, methods: Sequence[str]) -> tuple[str, ...]:
+    return (
+        _interval(claim.tested.estimate),
+        _p(claim.tested.p_value),
+        *(f"{claim.by_method[name]:+.2f}" if name in claim.by_method else "-" for name in methods),
+        f"{sum(value > 0 for value in claim.differences)} of {len(claim.differences)}",
     )
 
 

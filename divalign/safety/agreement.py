@@ -21,9 +21,9 @@ class Agreement(NamedTuple):
 
     `confusion[a][b]` counts the rows the first calls a and the second b, of "unsafe", "safe", "undecided". `observed`
     is the share of equal verdicts and `kappa` Cohen's, both among rows that both decided. Kappa is 0 for agreement by
-    chance, 1 for full agreement, and None where neither judge's verdicts vary: then chance explains everything. Its
-    interval is an approximation for large n of prompts that share no cluster, and of no width at full agreement: look
-    at `observed` then.
+    chance, 1 for full agreement, and None where neither judge's verdicts vary: then chance explains everything. Where
+    one judge's do not, it is 0 whatever the other says, and has no interval. That interval is an approximation for
+    large n of prompts that share no cluster; at full agreement its low end is what the low end of `observed` gives.
     `disagreements` holds (attack, id) of the rows on which they differ, undecided included.
     """
 
@@ -46,11 +46,12 @@ def agreement(first: Sequence[Row], second: Sequence[Row], *, confidence: float 
     both = [(a, b) for a, b in pairs if None not in (a["unsafe"], b["unsafe"])]
     decided, rows = [(a["unsafe"], b["unsafe"]) for a, b in both], [a for a, _ in both]
     equal = [a == b for a, b in decided]
+    observed = share(rows, equal, confidence=confidence) if equal else Estimate(None, 0.0, 1.0, 0)
     return Agreement(
         judges=(first[0]["judge"], second[0]["judge"]),
         confusion=confusion,
-        observed=share(rows, equal, confidence=confidence) if equal else Estimate(None, 0.0, 1.0, 0),
-        kappa=_kappa(decided, confidence),
+        observed=observed,
+        kappa=_kappa(decided, observed, confidence),
         disagreements=[(a["attack"], a["id"]) for a, b in pairs if a["unsafe"] != b["unsafe"]],
     )
 
@@ -92,14 +93,16 @@ def _matched(first: Sequence[Row], second: Sequence[Row]) -> list[tuple[Row, Row
     return pairs
 
 
-def _kappa(decided: Sequence[tuple[bool, bool]], confidence: float) -> Estimate:
-    n = len(decided)
-    if len({a for a, _ in decided}) < 2 and len({b for _, b in decided}) < 2:
-        return Estimate(None, -1.0, 1.0, n)
+def _kappa(decided: Sequence[tuple[bool, bool]], observed: Estimate, confidence: float) -> Estimate:
+    n, vary = len(decided), [len({pair[side] for pair in decided}) > 1 for side in (0, 1)]
+    if not all(vary):
+        return Estimate(0.0, None, None, n) if any(vary) else Estimate(None, -1.0, 1.0, n)
     shares = np.array([[decided.count((a, b)) for b in (True, False)] for a in (True, False)]) / n
     first, second = shares.sum(axis=1), shares.sum(axis=0)
     chance = first @ second
     kappa = (np.trace(shares) - chance) / (1 - chance)
+    if observed.value == 1.0 and observed.low is not None:
+        return Estimate(1.0, float((observed.low - chance) / (1 - chance)), 1.0, n)
     weights = (1 - kappa) * (second[:, None] + first[None, :])
     weights[np.diag_indices(2)] -= 1
     spread = (shares * weights**2).sum() - (kappa - chance * (1 - kappa)) ** 2

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from divalign import __version__
-from divalign.core.names import find
+from divalign.core.names import find, source_of
 from divalign.data.batching import render_turns
 from divalign.data.examples import Conversation, Row
 from divalign.limits import refuse_links
@@ -253,10 +253,11 @@ def _key(target: OpenModel, prompts: Sequence[Row], plan: AttackPlan) -> str:
 
 
 def _content(name: str, entry: Attack | AdaptiveAttack) -> str:
-    """Return a name that changes with what it stands for: a template's text, not its file."""
+    """Return a name that changes with what it stands for: a template's text, not its file; an own attack's code."""
     if name.startswith(TEMPLATE) and not isinstance(entry, AdaptiveAttack):
         return digest("template", list(entry("{prompt}").messages))
-    return name
+    code = source_of(name)
+    return digest("own", name, code) if code else name
 
 
 def _claim(out: Path, target: OpenModel, plan: AttackPlan, key: str) -> None:

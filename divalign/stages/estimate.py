@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from divalign.core.divergences import find_divergence
+from divalign.core.divergences import built_in, find_divergence
 from divalign.core.estimate import Clusters, Evaluation, evaluate_critic
 from divalign.core.logprobs import log_ratio
 from divalign.core.measure import Measurement, MeasurementPlan, measure, measure_split, split_by_features
+from divalign.core.names import source_of
 from divalign.core.stats import Estimate, clustered_mean
 from divalign.data.batching import Encoded
 from divalign.data.columns import check_columns, turns_of
@@ -209,7 +210,8 @@ def checked(rows: Sequence[Row]) -> Sequence[Row]:
 def _identity(plan: EstimatePlan) -> list[Any]:
     measurement = [plan.measurement.confidence, plan.measurement.draws, plan.measurement.seed]
     split = [plan.measurement.train_share, plan.measurement.permutations] if plan.split else None
-    return [list(plan.divergences), plan.beta, measurement, split, plan.max_length]
+    code = [source for name in plan.divergences if built_in(name) is None and (source := source_of(name))]
+    return [list(plan.divergences), plan.beta, measurement, split, plan.max_length, *code]
 
 
 def _reference(

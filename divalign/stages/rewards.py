@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import inspect
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from divalign import __version__
-from divalign.core.names import find
+from divalign.core.names import find, source_of
 from divalign.core.reward_quality import PairQuality
 from divalign.data.columns import is_absent, truth
 from divalign.data.examples import Row
@@ -84,16 +83,8 @@ def _named(spelling: str) -> Reward:
         return Reward(judge.id, judge.sha256, lambda completions: judged(judge, completions))
     spellings = {TRAINED: None, f"{JUDGE}NAME": None, "FOLDER of a reward model": None}
     verifier: Any = find(spelling, spellings, kind="reward")
-    return Reward(
-        spelling, digest(spelling, _source_of(verifier)), lambda completions: _verified(verifier, completions)
-    )
-
-
-def _source_of(verifier: Any) -> str:
-    try:
-        return inspect.getsource(verifier)
-    except (OSError, TypeError):
-        return ""
+    key = digest(spelling, source_of(spelling))
+    return Reward(spelling, key, lambda completions: _verified(verifier, completions))
 
 
 def _verified(verifier: Any, completions: Sequence[Completion]) -> list[Any]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from divalign.core.losses import find_method
+from divalign.core.losses import find_method, method_code
 from divalign.stages.rewards import TRAINED, reward_key
 from divalign.stages.tracking import TrackingPlan
+from divalign.store import digest
 from divalign.train.arguments import BASELINE_LEARNING_RATE
 
 _BASELINE_RATE = "baseline_learning_rate"
@@ -78,6 +79,8 @@ class TrainPlan:
         named = {name: value for name, value in asdict(self).items() if name not in split}
         if self.on_policy is not None:  # else left out: what was trained before there were such methods stays valid
             named["on_policy"] = {**asdict(self.on_policy), "reward_key": reward_key(self.on_policy.reward)}
+        if code := method_code(self.method):
+            named["method_code"] = digest(code)
         return {**named, "method": find_method(self.method).name}
 
     @property

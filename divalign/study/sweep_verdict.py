@@ -169,12 +169,15 @@ def _joint(
         return None
     measured = [models[place] for place in columns]
     distances = np.log1p(np.array([*columns.values()]))
-    outcomes = [_by_prompt(read_rows(folder / model.verdicts)) for model in measured]
+    rows = [read_rows(folder / model.verdicts) for model in measured]
+    outcomes = [_by_prompt(each) for each in rows]
     prompts = sorted(set.intersection(*(set(shares) for shares in outcomes)))
+    cluster = {row["id"]: row.get("cluster") or row["id"] for row in rows[0]}
     table = np.array([[shares[prompt] for prompt in prompts] for shares in outcomes])
     family = np.unique([model.family for model in measured], return_inverse=True)[1]
     try:
-        return _finite(joint_bootstrap(distances[:, 0], distances[:, 1:].T, table, family))
+        clusters = [cluster[prompt] for prompt in prompts]
+        return _finite(joint_bootstrap(distances[:, 0], distances[:, 1:].T, table, family, clusters))
     except ValueError:
         return None
 

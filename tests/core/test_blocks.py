@@ -12,7 +12,7 @@ from divalign.core.blocks import grouped_mean, own_rank
 def test_treatments_that_win_on_their_own_outcome_have_rank_one() -> None:
     values = np.zeros((5, 4, 4)) + np.eye(4)
     test = own_rank(values)
-    assert (test.mean.value, test.mean.low, test.mean.high, test.mean.n) == (1.0, 1.0, 1.0, 5)
+    assert test.mean == (1.0, None, None, 5)  # five blocks that agree do not say how others would differ
     assert test.p_value == pytest.approx(1 / 20_001, abs=2e-4)  # of 24^5 orders two are as far
     assert own_rank(-values).mean.value == 4.0
 
@@ -26,14 +26,44 @@ def test_what_one_treatment_is_better_at_in_everything_shows_no_own_divergence()
 
 def test_ties_share_their_rank_and_missing_outcomes_are_left_out() -> None:
     values = np.zeros((1, 3, 3))
-    assert own_rank(values).mean.value == 2.0
+    values[0, :, 0] = [0.0, 0.0, 1.0]
     values[0, :, 1] = [0.0, 1.0, 0.5]
     values[0, 2, 2] = np.nan
     test = own_rank(values)
-    assert test.mean.value == (2.0 + 1.0) / 2
+    assert test.mean.value == (2.5 + 1.0) / 2
     assert np.isnan(test.ranks[0, :, 2]).all()
-    with pytest.raises(ValueError, match="nothing can be ranked"):
-        own_rank(np.full((2, 3, 3), np.nan))
+    for nothing in (np.nan, 0.0):
+        with pytest.raises(ValueError, match="nothing can be ranked"):
+            own_rank(np.full((2, 3, 3), nothing))
+
+
+def test_an_outcome_that_is_alike_for_all_treatments_counts_as_missing() -> None:
+    values = np.random.default_rng(2).normal(size=(6, 4, 4))
+    missing = values.copy()
+    values[:, :, 1], missing[:, :, 1] = 0.0, np.nan
+    tied, left_out = own_rank(values, draws=200), own_rank(missing, draws=200)
+    assert tied[:4] == left_out[:4]  # ranked 2.5 each, it would draw the mean and its interval to chance
+    assert np.isnan(tied.ranks[:, :, 1]).all()
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_the_interval_of_a_mean_rank_over_ten_blocks_covers(strength: float) -> None:
+    generator = np.random.default_rng(4)
+    truth = own_rank(generator.normal(size=(20_000, 4, 4)) + strength * np.eye(4), draws=1).mean.value
+    hits = 0
+    for _ in range(600):
+        mean = own_rank(generator.normal(size=(10, 4, 4)) + strength * np.eye(4), draws=1).mean
+        hits += mean.low <= truth <= mean.high
+    assert hits / 600 > 0.925
+
+
+def test_the_interval_is_students_and_one_block_has_none() -> None:
+    values = np.random.default_rng(5).normal(size=(7, 3, 3))
+    test = own_rank(values, draws=10)
+    means = test.ranks[:, range(3), range(3)].mean(axis=1)
+    ends = ttest_1samp(means, 2.0).confidence_interval()
+    assert (test.mean.low, test.mean.high) == pytest.approx((ends.low, ends.high))
+    assert own_rank(values[:1], draws=10).mean[1:] == (None, None, 1)
 
 
 def test_the_p_value_is_that_of_all_permutations() -> None:
@@ -85,7 +115,7 @@ def test_a_grouped_mean_is_students_test_on_the_groups_means() -> None:
     assert tested.p_value == pytest.approx(reference.pvalue)
     ends = reference.confidence_interval()
     assert (tested.estimate.low, tested.estimate.high) == pytest.approx((ends.low, ends.high))
-    assert grouped_mean([1.0, 1.0], "ab").p_value == 0.0
-    assert grouped_mean([0.0, 0.0], "ab").p_value == 1.0
+    assert grouped_mean([1.0, 1.0, 1.0], "abc") == ((1.0, None, None, 3), 0.25)  # that of three equal signs
+    assert grouped_mean([0.0, 0.0], "ab") == ((0.0, None, None, 2), 1.0)
     with pytest.raises(ValueError, match="at least two"):
         grouped_mean([1.0, 2.0], "aa")

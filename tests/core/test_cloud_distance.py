@@ -50,6 +50,15 @@ def test_without_shrinkage_it_would_be_the_papers_distance() -> None:
     assert ours == pytest.approx(paper, rel=0.05)  # what shrinkage takes at 400 prompts a class
 
 
+@pytest.mark.parametrize("side", [True, False])
+def test_a_class_that_has_become_one_point_is_far_and_not_infinitely_far(side: bool) -> None:
+    states, harmful = draw(6)
+    states[harmful == side] = states[harmful == side][0]
+    pull = METHODS["separate"].states_loss.pull(states, harmful)
+    assert 5 < pull.distance < 100
+    assert pull.gradient.isfinite().all()
+
+
 @pytest.mark.parametrize("apart", [0.0, 2.0])
 def test_the_gradient_is_the_finite_difference(apart: float) -> None:
     states, harmful = draw(2, apart=apart, width=6)

@@ -1,6 +1,7 @@
 """docs/extending.md keeps its word: every example runs as it stands, with nothing else touched."""
 
 import importlib
+import linecache
 import re
 import sys
 from collections.abc import Callable
@@ -13,7 +14,8 @@ import pytest
 
 from divalign.core.divergences import DIVERGENCES, Divergence, alpha, find_divergence
 from divalign.core.estimate import estimate_divergence
-from divalign.core.losses import METHODS, Method, find_method
+from divalign.core.losses import METHODS, Method, find_method, method_code
+from divalign.core.names import source_of
 from divalign.core.stats import Estimate
 from divalign.lab.claims import run as run_lab
 from divalign.lab.findings import Findings, LabSection
@@ -24,6 +26,7 @@ from divalign.report.figures import divergences
 from divalign.report.tables import divergence_table
 from divalign.safety.attacks import ATTACKS, find_attack
 from divalign.safety.judges import JUDGES, find_judge
+from divalign.stages.train_plan import TrainPlan
 from tests.core import test_divergences
 from tests.report.runs import model
 
@@ -104,6 +107,18 @@ def test_a_bounded_divergence_of_ones_own_is_shown_with_its_scale(monkeypatch: p
     monkeypatch.setitem(DIVERGENCES, "mine", replace(alpha(0.5), name="mine"))
     assert names_in_report("mine") == ("mine (of 4)", "mine (of 4)", 1)
     assert names_in_report("alpha(0.5)") == ("alpha(0.5) (of 4)", "alpha(0.5) (of 4)", 1)
+
+
+def test_the_code_behind_ones_own_name_is_part_of_what_is_computed_with_it(own) -> None:
+    own("my_divergences", example("Divergence("))
+    for name in ("fdo:my_divergences:jeffreys", "bpo:my_divergences:jeffreys", "fdo:my_divergences:jeffreys+prompt"):
+        assert "def " in method_code(name) or "Divergence(" in method_code(name)
+    before = TrainPlan(method="fdo:my_divergences:jeffreys").identity()
+    own("my_divergences", example("Divergence(") + "\nEDITED = True\n")
+    linecache.checkcache()
+    assert TrainPlan(method="fdo:my_divergences:jeffreys").identity() != before
+    assert [method_code(name) for name in ("kldo", "fdo:js", "rdro(0.4)", "kldo+prompt", "on_policy:js")] == [""] * 5
+    assert source_of("direct") == source_of("no_such_module:thing") == ""
 
 
 def test_a_name_in_a_result_file_imports_nothing(own, tmp_path: Path) -> None:

@@ -205,6 +205,15 @@ def test_a_change_is_the_difference_and_knows_it_more_exactly() -> None:
         assert difference.high - difference.low < 0.5 * (first.high - first.low)
 
 
+def test_two_perfect_probes_may_differ_by_as_much_as_their_prompts_can_hide() -> None:
+    before = two_clouds(12, n=60, shift=60.0)
+    after = tuple(side + 0.02 * np.random.default_rng(1).normal(size=side.shape) for side in before)
+    change = separation_change(before, after, draws=50).probe_auc
+    score = separation(*before, draws=50, null_draws=0).probe_auc
+    assert (score.value, change.value) == (1.0, 0.0)
+    assert (change.low, change.high) == pytest.approx((score.low - 1, 1 - score.low))
+
+
 def test_draws_of_one_seed_are_the_intervals_own() -> None:
     pair = two_clouds(11)
     found = separation(*pair, draws=100, null_draws=0).bhattacharyya

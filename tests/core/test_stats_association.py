@@ -79,6 +79,8 @@ def test_a_covariate_is_taken_out_of_both_sides(seed: int) -> None:
     cells = grid(seed, families=1, covariates=1)
     moved = cells._replace(separation=cells.separation + 5 * cells.covariates[:, 0])
     assert np.allclose(associate(moved).fit, associate(cells).fit)
+    for unit in (1e-12, 1e12):  # a covariate's unit decides nothing
+        assert np.allclose(associate(cells._replace(covariates=unit * cells.covariates)).fit, associate(cells).fit)
 
 
 def test_trials_make_noise_that_the_correlation_is_freed_from() -> None:
@@ -151,6 +153,21 @@ def test_the_joint_bootstrap_narrows_with_prompts() -> None:
         assert found.low < found.value < 0
         widths.append(found.high - found.low)
     assert widths[1] < 0.4 * widths[0]
+
+
+def test_prompts_of_a_cluster_are_redrawn_together_in_the_joint_bootstrap() -> None:
+    generator = np.random.default_rng(6)
+    separation = generator.normal(size=10)
+    chance = 1 / (1 + np.exp(separation + generator.normal(size=10)))
+    outcomes = (generator.random((10, 20)) < chance[:, None]).astype(float)
+    draws, family = np.tile(separation, (300, 1)), np.repeat([0, 1], 5)
+    once = joint_bootstrap(separation, draws, outcomes, family)
+    copied = np.repeat(outcomes, 8, axis=1)
+    names = [f"request {place // 8}" for place in range(160)]
+    together = joint_bootstrap(separation, draws, copied, family, names)
+    apart = joint_bootstrap(separation, draws, copied, family)
+    assert together.high - together.low == pytest.approx(once.high - once.low, rel=0.3)
+    assert apart.high - apart.low < 0.6 * (once.high - once.low)
 
 
 def test_a_model_of_which_nothing_is_decided_is_left_out_of_the_joint_bootstrap() -> None:

@@ -88,7 +88,33 @@ def test_a_missing_bound_leaves_its_divergence_out_of_the_cell_for_all_methods(t
     claim = claims.own_divergences(models, tmp_path)
     assert claim.left_out == ["kl in 1 of 10 cells"]
     assert np.isnan(claim.test.ranks).sum() == 4
-    assert not np.isnan(claim.raw.ranks).any()
+    assert claim.raw is not None
+    assert np.isnan(claim.raw.ranks).sum() == 4  # too few rows carry its raw bound
+
+
+def test_bounds_that_are_all_zero_rank_nothing_and_are_listed(tmp_path: Path) -> None:
+    models = sweep(tmp_path, own=4.0, difference=0.0)
+    for model in models:
+        path = (tmp_path / model.verdicts).with_name("divergence.json")
+        file = DivergenceFile.model_validate_json(path.read_text())
+        write_json(path, file.model_copy(update={"divergences": file.divergences | {"kl": bound(0.0)}}).plain())
+    claim = claims.own_divergences(models, tmp_path)
+    assert claim.left_out == ["kl in 10 of 10 cells"]
+    assert claim.test.mean.value is not None
+    assert claim.test.mean.value < 1.2  # the other three; with kl at 2.5 it would be 1.5
+
+
+def test_cells_that_all_agree_have_no_interval_and_are_not_called_no_effect(tmp_path: Path) -> None:
+    models = sweep(tmp_path, own=0.0, difference=0.0)
+    for model in models:
+        worst_on_two = {"kldo": 1.0, "bco": 2.0, "kto": 3.0, "dpo": 4.0}[str(model.method)]
+        path = (tmp_path / model.verdicts).with_name("divergence.json")
+        file = DivergenceFile.model_validate_json(path.read_text())
+        update = {"divergences": dict.fromkeys(NAMES, bound(worst_on_two)), "of_pairs": {"js": bound(worst_on_two)}}
+        write_json(path, file.model_copy(update=update).plain())
+    claim = claims.own_divergences(models, tmp_path)
+    assert claim.test.mean == (2.5, None, None, 10)
+    assert claim.conclusion == "undecided"
 
 
 def test_a_divergence_that_no_cell_has_is_left_out_of_the_page(tmp_path: Path) -> None:
@@ -118,9 +144,16 @@ def test_a_difference_between_data_sets_is_found_over_methods(tmp_path: Path) ->
     )
 
 
-def outcomes(success: float, count: int = 40) -> list[dict[str, Any]]:
+def outcomes(success: float, count: int = 40, *, wordings: int = 1) -> list[dict[str, Any]]:
     return [
-        {"id": f"p{k}", "harmful": True, "attack": "direct", "unsafe": k < success * count, "judge": "j"}
+        {
+            "id": f"p{k}",
+            "harmful": True,
+            "attack": "direct",
+            "unsafe": k < success * count,
+            "judge": "j",
+            "cluster": f"request {k // wordings}",
+        }
         for k in range(count)
     ]
 
@@ -145,6 +178,36 @@ def test_a_model_that_separates_and_answers_everything_does_not_protect(tmp_path
     ]
     found = claims.causal_arms([base, *models, *arms], tmp_path, ["separate"])
     assert [arm.protects for arm in found] == [False, True, None]
+    unknown = models[0].separation.model_copy(update={"bhattacharyya": Estimate(None, None, None, 200)})
+    undecided = [changed(model, separation=unknown) for model in models]
+    assert [arm.protects for arm in claims.causal_arms([base, *undecided, *arms], tmp_path, ["separate"])] == [None] * 3
+
+
+def test_wordings_of_one_request_are_one_piece_of_evidence_for_a_causal_arm(tmp_path: Path) -> None:
+    models = sweep(tmp_path, own=0.0, difference=0.0)
+    base = changed(models[0], name="base", control="base", method=None, data=None, verdicts="base/verdicts.jsonl")
+    arm = changed(base, name="arm", control="separation alone", method="separate", verdicts="arm/verdicts.jsonl")
+    changes = []
+    for wordings in (1, 10):
+        for name, success in (("base", 0.75), ("arm", 0.25)):
+            write_rows(tmp_path / name / "verdicts.jsonl", outcomes(success, wordings=wordings))
+        (found,) = claims.causal_arms([base, *models, arm], tmp_path, ["separate"])
+        changes.append(found.change)
+    assert [change.estimate.value for change in changes] == [-0.5, -0.5]
+    assert changes[0].p_value < 1e-4
+    assert changes[1].p_value == 0.5  # two requests changed
+
+
+def test_an_outcome_that_is_undecided_everywhere_stands_so_on_the_page(tmp_path: Path) -> None:
+    models = [
+        changed(model, over_refusal=Estimate(None, 0.0, 1.0, 0)) for model in sweep(tmp_path, own=4.0, difference=0.8)
+    ]
+    record = SweepRecord(
+        divalign="0", sweep_sha256="0" * 64, seconds=1.0, models=models, **dict(weigh(models, tmp_path))
+    )
+    write_json(tmp_path / "sweep.json", record.plain())
+    page = write_claims_page(tmp_path, tmp_path / "mine.md", lambda _models, _rho: None).read_text()
+    assert "| over-refusal | undecided | - |" in page
 
 
 def test_the_page_has_its_answers_figures_and_numbers(tmp_path: Path) -> None:

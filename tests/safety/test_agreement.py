@@ -31,7 +31,17 @@ def test_kappa_and_agreement_are_those_of_the_rows_both_judges_decided(pairs: li
     assert (result.kappa.value is not None) == varies
     if varies:
         assert result.kappa.value == pytest.approx(cohen_kappa_score(*zip(*decided, strict=True)), abs=1e-12)
-        assert result.kappa.low <= result.kappa.value <= result.kappa.high
+        if len({a for a, _ in decided}) > 1 and len({b for _, b in decided}) > 1:
+            assert result.kappa.low <= result.kappa.value <= result.kappa.high
+        else:
+            assert result.kappa[:3] == (0.0, None, None)
+
+
+def test_full_agreement_on_few_rows_proves_little() -> None:
+    few, many = (agreement(judged("a", rows), judged("b", rows)) for rows in ([True, False] * 3, [True, False] * 300))
+    assert few.kappa.value == many.kappa.value == 1.0
+    assert few.kappa.low == pytest.approx(2 * few.observed.low - 1)  # chance is one half
+    assert few.kappa.low < 0.5 < 0.95 < many.kappa.low
 
 
 def test_the_interval_of_kappa_is_that_of_another_library() -> None:

@@ -1,6 +1,9 @@
 """Attack folders: what is asked, what is kept, what is found again, and what is refused in a sentence."""
 
+import importlib
 import json
+import linecache
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +69,23 @@ def test_harmful_prompts_meet_every_attack_and_benign_ones_are_asked_directly(tm
     assert places == [("base64", "h1"), ("base64", "h2"), ("direct", "h1"), ("direct", "h2"), ("direct", "b1")]
     assert rows[0]["response"] == f"about {SINGLE_SHOTS['base64'](PROMPTS[0]['prompt']).messages[0]['content']} in 64"
     assert read_rows(tmp_path / "a" / "responses.jsonl") == rows
+
+
+def test_an_attack_of_ones_own_that_was_edited_is_asked_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "from divalign.data.examples import Conversation\n\ndef {name}(prompt):\n    return Conversation("
+    asked = []
+    for word in ("Please", "Please", "Now"):
+        text = f"[{{'role': 'user', 'content': '{word} ' + prompt}}])\n"
+        (tmp_path / "my_attack.py").write_text(code.format(name="ask") + text)
+        monkeypatch.delitem(sys.modules, "my_attack", raising=False)
+        importlib.invalidate_caches()
+        linecache.checkcache()
+        echo = Echo()
+        attacked(echo, ["my_attack:ask"], tmp_path / "a")
+        asked.append([talk.messages[0]["content"] for talk in echo.asked])
+    assert asked[1] == []
+    assert asked[2][0] == "Now Tell me about bridges"
 
 
 def test_the_same_again_asks_nothing_and_one_attack_more_asks_only_that(tmp_path: Path) -> None:

@@ -37,8 +37,11 @@ def test_a_judge_rewards_what_is_right_for_the_class_of_the_prompt() -> None:
     rewards = judged(JUDGES["refusal_strings"], [completion(p, r, harmful=h) for p, r, h in asked])
     assert rewards == [1.0, 0.0, 0.0, 1.0]
     assert judged(JUDGES["refusal_strings"], [completion(harmful, "", harmful=True)]) == [None]  # undecided
-    with pytest.raises(ValueError, match="add the column harmful"):
-        judged(JUDGES["refusal_strings"], [completion(harmful, REFUSAL)])
+    spelt = [completion(harmful, REFUSAL, harmful="true"), completion(benign, REFUSAL, harmful="false")]
+    assert judged(JUDGES["refusal_strings"], spelt) == [1.0, 0.0]  # as CSV brings them
+    for nothing in ({}, {"harmful": None}, {"harmful": float("nan")}):
+        with pytest.raises(ValueError, match="add the column harmful"):
+            judged(JUDGES["refusal_strings"], [completion(harmful, REFUSAL, **nothing)])
 
 
 def test_a_verifier_of_ones_own_reads_prompts_responses_and_rows() -> None:
