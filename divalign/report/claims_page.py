@@ -10,10 +10,11 @@ import numpy as np
 
 from divalign import store
 from divalign.core.stats import Estimate
-from divalign.draw.numbers import share
+from divalign.draw.numbers import Form, percent, share, significant
 from divalign.records import SweepModel, SweepRecord, VerdictRecord, read_record
 from divalign.report import claims
 from divalign.report.claim_figures import claim_figures
+from divalign.report.reading import tokens_per_second
 from divalign.report.study_tables import control_table, markdown, short_name, verdict_table
 from divalign.report.words import duration
 
@@ -38,7 +39,7 @@ controls of {base}; {hours} of computing. Intervals are 95 %.
 
 | claim | estimate | p | answer |
 |---|---|---|---|
-| 1. Training for a divergence raises its held-out bound most | {rank} | {rank_p} | **{rank_answer}** |
+| 1. Training for a divergence raises its held-out bound most ({ranked}) | {rank} | {rank_p} | **{rank_answer}** |
 | 2. Compliance-refusal data separate more than preference data | {data} | {data_p} | **{data_answer}** |
 | 3. Separation predicts resistance to attacks | {verdict} | {verdict_p} | **{verdict_answer}** |
 
@@ -63,7 +64,8 @@ bound is one of its divergence is mathematics and needs no test; this asks wheth
 
 {table}
 That test takes cells for independent. What methods do on divergences for any other reason repeats over cells and is \
-found too; permuting the methods alike in all cells gives p = {common} (not planned; of {orders} orders).
+found too; permuting the methods alike in all cells gives p = {common} (not planned; of {orders} orders, so that it \
+cannot be smaller than {least}).
 
 With raw bounds ranked, those below 0 and above what so many rows can show, which the results hold at these limits \
 (not planned): {raw}.
@@ -86,10 +88,10 @@ prompts; the outcome is success over {attacks}.
 
 ![Attack success against separation](figures/{stem}-claim3.svg)
 
-All indicators, p by Holm over the {indicators}:
+All indicators, p by Holm over the {indicators}, intervals as wide as that correction asks:
 
 {table}
-Models trained for separation alone, against the base, prompt by prompt: {causal}
+Models trained for separation alone, against the base, request by request: {causal}
 """
 _MODELS = """\
 ## Every model
@@ -98,7 +100,9 @@ ASR: success over all attacks, *complied*, of the decided; no refusal: the other
 Perplexity: of held-out aligned responses to benign prompts. First the controls, as means.
 
 {controls}
-{table}"""
+{table}
+Seconds of training per 1,000 tokens, means of each method's models: {cost}.
+"""
 
 
 def write_claims_page(sweep: Path, path: Path, power: Power) -> Path:
@@ -140,6 +144,7 @@ def _head(
         models=len(aligned),
         controls=len(record.models) - len(aligned),
         hours=duration(_seconds(sweep)),
+        ranked=", ".join(f"{name} in {count}" for name, count in _ranked_cells(first).items() if count) + " cells",
         rank=f"mean rank {_interval(first.test.mean)} of {len(first.methods)}",
         rank_p=_p(first.test.p_value),
         rank_answer=first.conclusion,
@@ -170,6 +175,7 @@ def _first(claim: claims.OwnDivergence, stem: str) -> str:
         (method, *(_rank(value, own=i == j) for j, value in enumerate(ranks[i])))
         for i, method in enumerate(claim.methods)
     ]
+    rows.append(("cells", *map(str, _ranked_cells(claim).values())))
     left_out = (
         f"Left out, where a model has no number or all have the same: {'; '.join(claim.left_out)}."
         if claim.left_out
@@ -183,6 +189,7 @@ def _first(claim: claims.OwnDivergence, stem: str) -> str:
         n=claim.test.mean.n,
         common=_p(claim.test.common_p_value),
         orders=f"{math.factorial(len(claim.methods)):,}",
+        least=_p(1 / math.factorial(len(claim.methods))),
         left_out=left_out,
         stem=stem,
         table=markdown(("mean rank of", *(f"on {divergence}" for divergence in claim.own)), rows),
@@ -190,9 +197,16 @@ def _first(claim: claims.OwnDivergence, stem: str) -> str:
     )
 
 
+def _ranked_cells(claim: claims.OwnDivergence) -> dict[str, int]:
+    """Return how many cells rank each divergence."""
+    counts = (~np.isnan(claim.test.ranks).any(axis=1)).sum(axis=0)
+    return {str(divergence): int(count) for divergence, count in zip(claim.own, counts, strict=True)}
+
+
 def _rank(value: float, *, own: bool) -> str:
-    text = "-" if np.isnan(value) else f"{value:.2f}"
-    return f"**{text}**" if own else text
+    if np.isnan(value):
+        return "-"
+    return f"**{value:.2f}**" if own else f"{value:.2f}"
 
 
 def _second(record: SweepRecord, claim: claims.DataDifference, stem: str) -> str:
@@ -234,7 +248,7 @@ def _third(record: SweepRecord, sweep: Path, stem: str, power: Power) -> str:
         indicators=len(record.verdicts),
         stem=stem,
         table=verdict_table(record.verdicts),
-        causal="\n\n" + "".join(f"* {_arm(arm)}\n" for arm in arms) if arms else "no model was trained for separation.",
+        causal="\n\n" + "\n".join(f"* {_arm(arm)}" for arm in arms) if arms else "no model was trained for separation.",
     )
 
 
@@ -258,25 +272,37 @@ def _models(record: SweepRecord, sweep: Path) -> str:
             _number(model.separation.probe_auc.value),
             _number(model.success_share()),
             _number(model.success_share(no_refusal=True)),
-            _interval(model.over_refusal),
+            _interval(model.over_refusal, percent),
             _perplexity(model, sweep),
         )
         for model in claims.aligned_models(record.models)
     ]
     heads = ("model", "D_B held out", "probe AUC", "ASR", "no refusal", "over-refusal", "perplexity")
-    return _MODELS.format(controls=control_table(record.models), table=markdown(heads, rows))
+    table = markdown(heads, rows)
+    return _MODELS.format(controls=control_table(record.models), table=table, cost=_cost(record, sweep))
+
+
+def _cost(record: SweepRecord, sweep: Path) -> str:
+    """Return the seconds of training per 1,000 tokens by method."""
+    seconds: dict[str, list[float]] = {}
+    for model in claims.aligned_models(record.models):
+        speed = tokens_per_second((sweep / model.verdicts).with_name("training.json"))
+        if speed:
+            seconds.setdefault(str(model.method), []).append(1000 / speed)
+    means = [f"{method} {significant(float(np.mean(each)))} (n = {len(each)})" for method, each in seconds.items()]
+    return ", ".join(means) or "not measured"
 
 
 def _perplexity(model: SweepModel, sweep: Path) -> str:
     value = claims.perplexity(model, sweep)
-    return "-" if value is None else _interval(value)
+    return "-" if value is None else _interval(value, significant)
 
 
-def _interval(estimate: Estimate) -> str:
+def _interval(estimate: Estimate, form: Form = share) -> str:
     if estimate.value is None:
         return "undecided"
-    ends = "" if estimate.low is None or estimate.high is None else f" [{share(estimate.low)}, {share(estimate.high)}]"
-    return f"{share(estimate.value)}{ends}"
+    ends = "" if estimate.low is None or estimate.high is None else f" [{form(estimate.low)}, {form(estimate.high)}]"
+    return f"{form(estimate.value)}{ends}"
 
 
 def _correlation(verdict: VerdictRecord) -> str:

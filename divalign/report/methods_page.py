@@ -13,7 +13,7 @@ from divalign.core.losses import METHODS, PROMPT, Method, built_in_method
 from divalign.core.stats import Estimate, clustered_mean
 from divalign.draw.numbers import Form, percent, significant
 from divalign.records import DivergenceFile, DivergenceRecord, ModelResult, Results, read_record
-from divalign.report.reading import number
+from divalign.report.reading import tokens_per_second
 from divalign.report.study_tables import markdown
 from divalign.report.words import attack_words, bounds, duration, missing
 
@@ -118,7 +118,7 @@ def rows_of(results: Results, run: Path) -> list[MethodRow]:
     rows = []
     for (method, data), models in groups.items():
         folders = [run / "models" / model.name for model in models]
-        seconds = [1000 / speed for folder in folders if (speed := _tokens_per_second(folder / "training.json"))]
+        seconds = [1000 / speed for folder in folders if (speed := tokens_per_second(folder / "training.json"))]
         paths = [folder / "divergence.json" for folder in folders]
         files = [read_record(path, DivergenceFile) for path in paths if path.is_file()]
         rows.append(MethodRow(method, data, models, seconds, files))
@@ -265,10 +265,6 @@ def _cell(estimates: Sequence[Estimate], form: Form, most: float | None = None, 
         return missing(pooled)
     interval = bounds(pooled, form)
     return f"{form(pooled.value)} ({interval})" if interval else form(pooled.value)
-
-
-def _tokens_per_second(path: Path) -> float | None:
-    return number(store.read_json(path).get("tokens_per_second")) if path.is_file() else None
 
 
 def _count(n: int, noun: str) -> str:

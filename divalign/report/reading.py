@@ -115,6 +115,11 @@ def number(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def tokens_per_second(path: Path) -> float | None:
+    """Return the speed that a training.json holds, None where there is none."""
+    return number(store.read_json(path).get("tokens_per_second")) if path.is_file() else None
+
+
 def run_facts(results: Results) -> RunFacts:
     """Return the facts of a results.json alone."""
     models = [_model(entry) for entry in results.models]

@@ -130,6 +130,9 @@ def test_a_divergence_that_no_cell_has_is_left_out_of_the_page(tmp_path: Path) -
     page = write_claims_page(tmp_path, tmp_path / "mine.md", lambda _models, _rho: None).read_text()
     assert "js of pairs in 10 of 10 cells" in page
     assert "| dpo |" in page
+    assert "| cells | 10 | 10 | 10 | 0 |" in page
+    assert "(kl in 10, js in 10, tv in 10 cells)" in page
+    assert "tokens, means of each method's models: not measured." in page
 
 
 def test_a_difference_between_data_sets_is_found_over_methods(tmp_path: Path) -> None:
@@ -229,6 +232,6 @@ def test_the_page_has_its_answers_figures_and_numbers(tmp_path: Path) -> None:
     }
     rows = list(csv.DictReader((figures / "mine-claim1.csv").open()))
     assert len(rows) == 10 * 16
-    assert "2.718 [2.718, 2.718]" in page  # perplexity, e^1
+    assert "2.72 [2.72, 2.72]" in page  # perplexity, e^1
     with pytest.raises(ValueError, match=r"no sweep\.json"):
         write_claims_page(tmp_path / "docs", tmp_path / "x.md", lambda _models, _rho: None)
