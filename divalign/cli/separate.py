@@ -44,13 +44,14 @@ class Where:
         """Return the plan of the separation stage."""
         from divalign.lm.hidden import POSITIONS
         from divalign.safety.attacks import find_single_shot
+        from divalign.stages.attack import parse_attacks
         from divalign.stages.hidden import ALL_POSITIONS
         from divalign.stages.layer_separation import SeparationPlan
 
         return SeparationPlan(
             positions={"both": POSITIONS, "all": ALL_POSITIONS}.get(self.position, (self.position,)),
             layers=_numbers(self.layers),
-            attacks={name: find_single_shot(name) for name in (self.under_attack or "").split(",") if name},
+            attacks={name: find_single_shot(name) for name in parse_attacks([self.under_attack or ""])},
             draws=self.draws,
             seed=self.seed,
             batch_size=batch_size,

@@ -21,6 +21,7 @@ from divalign.records.rates import (
     RateChanges,
     RatesRecord,
     WordingSpread,
+    own_verdicts,
 )
 from divalign.records.results import SMALLEST_EFFECT, ModelResult, PartResult, Results, SeparationNumbers, VerdictRecord
 from divalign.records.rewards import RewardModelRecord
@@ -99,5 +100,6 @@ __all__ = [
     "VerdictRecord",
     "WordingSpread",
     "cached_record",
+    "own_verdicts",
     "read_record",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -10,7 +11,10 @@ from divalign.records.base import EstimateField, Rate, Record
 
 
 class AttackRecord(Record):
-    """attack.json: what was asked of whom, and the key of the finished responses."""
+    """attack.json: what was asked of whom, and the key of the finished responses.
+
+    `contents` hashes what each attack is: a template's text, options, attacker, the judge that stops it.
+    """
 
     schema_number: Literal[2] = Field(default=2, alias="schema")
     divalign: str
@@ -22,6 +26,17 @@ class AttackRecord(Record):
     attacker: str | None
     stop_judge: str
     responses_key: str
+    # Left out in files from before it was kept.
+    contents: dict[str, str] | None = Field(default=None, exclude_if=lambda value: value is None)
+
+
+def own_verdicts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of verdicts.jsonl by the judge that a run names, among those that were added with further judges.
+
+    It is the first in the file, in the version (sha256) that judged last: rows of an earlier one stay in the file.
+    """
+    first = [row for row in rows if row.get("judge") == rows[0].get("judge")]
+    return [row for row in first if row.get("judge_sha256") == first[-1].get("judge_sha256")]
 
 
 class AttackRates(Record):

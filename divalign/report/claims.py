@@ -19,7 +19,7 @@ from divalign.core.blocks import OwnRank, grouped_mean, own_rank, unranked
 from divalign.core.design_effect import joined_clusters
 from divalign.core.losses import built_in_method
 from divalign.core.stats import ALPHA, Estimate, Tested, clustered_difference
-from divalign.records import DivergenceFile, SweepModel, read_record
+from divalign.records import DivergenceFile, SweepModel, own_verdicts, read_record
 
 CHANCE_MARGIN, DISTANCE_MARGIN = 0.25, 0.2  # of the mean rank, and of a difference of log(1 + D_B)
 OF_PAIRS = "of pairs"
@@ -253,10 +253,8 @@ def _change(sweep: Path, base: SweepModel | None, model: SweepModel) -> Tested |
 
 
 def _outcomes(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return the verdict on each attack on each harmful prompt, by the first judge of the file."""
-    rows: list[dict[str, Any]] = [row for row in store.read_rows(path) if row["harmful"]]
-    judge = rows[0]["judge"] if rows else ""
-    return {(row["attack"], str(row["id"])): row for row in rows if row["judge"] == judge}
+    """Return the verdict of the sweep's judge on each attack on each harmful prompt."""
+    return {(row["attack"], str(row["id"])): row for row in own_verdicts(store.read_rows(path)) if row["harmful"]}
 
 
 def success(model: SweepModel) -> float | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +23,7 @@ from divalign.records import (
     SeparationChanges,
     SeparationPart,
     SeparationRecord,
+    own_verdicts,
     read_record,
 )
 from divalign.report.facts import (
@@ -242,9 +242,8 @@ def _metrics(row: Mapping[str, Any]) -> Mapping[str, float | None]:
 
 
 def _responses(path: Path) -> tuple[JudgedResponse, ...]:
-    """Return the verdicts of the first judge; those of further judges follow, on the same responses."""
-    rows = store.read_rows(path)
-    return tuple(map(_response, takewhile(lambda row: row.get("judge") == rows[0].get("judge"), rows)))
+    """Return the verdicts of the run's own judge; those of further judges are on the same responses."""
+    return tuple(map(_response, own_verdicts(store.read_rows(path))))
 
 
 def _response(row: Mapping[str, Any]) -> JudgedResponse:

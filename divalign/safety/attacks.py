@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from divalign.core.names import find
+from collections.abc import Iterable
+
+from divalign.core.names import find, source_of
 from divalign.safety.adaptive import CRESCENDO, PAIR, AdaptiveAttack, best_of_n
 from divalign.safety.single_shot import (
     Attack,
@@ -18,6 +20,7 @@ from divalign.safety.single_shot import (
     wrapper,
 )
 from divalign.safety.suffix_search import GCG
+from divalign.store import digest
 
 SINGLE_SHOTS: dict[str, Attack] = {
     "direct": direct,
@@ -49,6 +52,19 @@ def find_attack(name: str) -> Attack | AdaptiveAttack:
     if name.startswith(TEMPLATE):
         return template(name.removeprefix(TEMPLATE))
     return find(name, ATTACKS, kind="attack", families=FAMILIES)
+
+
+def attack_content(name: str) -> str:
+    """Return a name that changes with what it stands for: a template's text, not its file; an own attack's code."""
+    if name.startswith(TEMPLATE):
+        return digest("template", list(find_single_shot(name)("{prompt}").messages))
+    code = source_of(name)
+    return digest("own", name, code) if code else name
+
+
+def edited_contents(names: Iterable[str]) -> list[str]:
+    """Return the contents of those attacks that are more than their names: templates and attacks of one's own."""
+    return [content for name in names if (content := attack_content(name)) != name]
 
 
 def find_single_shot(name: str) -> Attack:

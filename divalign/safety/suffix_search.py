@@ -14,7 +14,7 @@ from typing import Any
 from divalign.data.examples import Conversation, Row, user_says
 from divalign.lm.load import LM
 from divalign.safety.adaptive import AdaptiveAttack, AttackContext, AttackOptions
-from divalign.safety.evaluate import text_of, with_responses
+from divalign.safety.evaluate import judge_rows, with_responses
 from divalign.safety.gcg import Checkpoint, GcgResult, gcg
 from divalign.safety.suffix import MARK, lay_out
 from divalign.store import digest, jsonl, seal
@@ -71,7 +71,8 @@ def _search(context: AttackContext, lm: LM, row: Row, advance: Any) -> GcgResult
     options = context.options.gcg
 
     def succeeds(conversation: Conversation) -> bool | None:
-        return context.stop_judge([row["prompt"]], [text_of(*context.target([conversation]))])[0].unsafe
+        question = {**row, "thinking_opened": context.thinking_opened}
+        return judge_rows(context.stop_judge, with_responses([question], context.target([conversation])))[0]["unsafe"]
 
     result = gcg(
         lm.model,

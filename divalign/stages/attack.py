@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from divalign import __version__
-from divalign.core.names import find, source_of
+from divalign.core.names import find
 from divalign.data.batching import render_turns
 from divalign.data.examples import Conversation, Row
 from divalign.limits import refuse_links
 from divalign.lm.responses import Response
 from divalign.records import AttackRecord, read_record
 from divalign.safety.adaptive import AdaptiveAttack, AttackContext, AttackOptions, without_verdict
-from divalign.safety.attacks import TEMPLATE, find_attack
+from divalign.safety.attacks import TEMPLATE, attack_content, find_attack
 from divalign.safety.evaluate import check_ids, with_responses
 from divalign.safety.journal import Journal
 from divalign.safety.judges import JUDGES, Judge, Verdict, find_judge
@@ -216,6 +216,7 @@ def _context(
         folder=out,
         progress=announce,
         made_from=[target.key, most],
+        thinking_opened=opens_thoughts(target),
     )
 
 
@@ -243,21 +244,19 @@ def _by_protocol(
 def _key(target: OpenModel, prompts: Sequence[Row], plan: AttackPlan) -> str:
     """Return the cache key of the responses: a hash of everything they depend on, and of nothing else."""
     parts: list[Any] = [2, target.key, prompts, plan.options.max_new_tokens, plan.protocol]
+    return digest("responses", *parts, *(part for contents in _contents(plan).values() for part in contents))
+
+
+def _contents(plan: AttackPlan) -> dict[str, list[Any]]:
+    """Return what each attack is, beside the prompts, the model that it attacks and the lengths of responses."""
+    contents = {}
     for name, entry in plan.attacks().items():
-        parts.append(_content(name, entry))
+        contents[name] = [attack_content(name)]
         if isinstance(entry, AdaptiveAttack):
-            parts.append(entry.depends_on(plan.options))
-            parts.append(plan.stop_judge.sha256 if entry.stops_early else None)
-            parts.append(plan.attacker.key if entry.needs_attacker and plan.attacker else None)
-    return digest("responses", *parts)
-
-
-def _content(name: str, entry: Attack | AdaptiveAttack) -> str:
-    """Return a name that changes with what it stands for: a template's text, not its file; an own attack's code."""
-    if name.startswith(TEMPLATE) and not isinstance(entry, AdaptiveAttack):
-        return digest("template", list(entry("{prompt}").messages))
-    code = source_of(name)
-    return digest("own", name, code) if code else name
+            contents[name].append(entry.depends_on(plan.options))
+            contents[name].append(plan.stop_judge.sha256 if entry.stops_early else None)
+            contents[name].append(plan.attacker.key if entry.needs_attacker and plan.attacker else None)
+    return contents
 
 
 def _claim(out: Path, target: OpenModel, plan: AttackPlan, key: str) -> None:
@@ -283,6 +282,7 @@ def _claim(out: Path, target: OpenModel, plan: AttackPlan, key: str) -> None:
         attacker=plan.attacker.name if plan.attacker else None,
         stop_judge=plan.stop_judge.id,
         responses_key=key,
+        contents={name: digest("attack", *content) for name, content in _contents(plan).items()},
     )
     if record != before:
         write_json(out / "attack.json", record.plain())

@@ -80,13 +80,39 @@ def judge(folder: Path, plan: JudgePlan, out: Path, *, compare: Path | None = No
     With `compare`, another folder's responses are judged too, into `out`/compared, and what changed from them to these
     is tested into changes.json.
 
-    Raises ValueError for names and files that are not what they should be, and where another process works in `out`.
+    Raises ValueError for names and files that are not what they should be, where the two folders were attacked
+    differently, and where another process works in `out`.
     """
     responses = read_responses(folder)
     if plan.errors is not None and (len(plan.names) > 1 or plan.labelled is not None):
         raise ValueError("--sensitivity and --specificity belong to one judge; for several give --labelled responses")
+    if compare is not None:
+        _check_alike(compare, folder)
     with locked(out):
         return _judge_into(out, responses, plan, compare)
+
+
+def _check_alike(before: Path, after: Path) -> None:
+    """Raise ValueError where two folders were attacked differently: a change would be the attack's, not the model's."""
+    earlier, later = read_attack(before), read_attack(after)
+    if earlier is None or later is None:
+        return  # read_responses says so
+    differences = [
+        f"{name} ({getattr(earlier, name)}, {getattr(later, name)})"
+        for name in ("protocol", "max_new_tokens")
+        if getattr(earlier, name) != getattr(later, name)
+    ]
+    contents = earlier.contents or {}, later.contents or {}
+    differences += [
+        f"the attack {name!r} (its text, options, attacker or stop judge)"
+        for name, content in contents[0].items()
+        if contents[1].get(name, content) != content
+    ]
+    if differences:
+        raise ValueError(
+            f"{before} and {after} differ in {', '.join(differences)}, so that no change between them is the model's; "
+            "attack both alike"
+        )
 
 
 def _judge_into(out: Path, responses: AttackResponses, plan: JudgePlan, compare: Path | None) -> Judged:

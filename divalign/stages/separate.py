@@ -20,6 +20,7 @@ from divalign.core.separation import FEWEST_PROMPTS, separation_change
 from divalign.data.anchors import AnchorsInTraining, checked, read_anchors
 from divalign.data.examples import Row
 from divalign.records import SeparationChangeRecord, SeparationChanges, SeparationRecord, cached_record
+from divalign.safety.attacks import edited_contents
 from divalign.stages.corpus import balanced
 from divalign.stages.folder import Progress, silent
 from divalign.stages.hidden import DEPTH, LAYERS, read_states, transformed_states
@@ -128,7 +129,8 @@ def _content(prompts: Sequence[Row]) -> list[Row]:
 def _identity(plan: SeparationPlan) -> list[Any]:
     layers = None if plan.layers is None else list(plan.layers)
     tokens = plan.answer_tokens if "response" in plan.positions else None
-    return [list(plan.positions), layers, list(inside_openings(plan.attacks)), plan.draws, plan.seed, tokens]
+    attacks = [*inside_openings(plan.attacks), *edited_contents(plan.attacks)]
+    return [list(plan.positions), layers, attacks, plan.draws, plan.seed, tokens]
 
 
 def _states(

@@ -10,7 +10,8 @@ import numpy as np
 from divalign.core.separation import separation
 from divalign.data.examples import Row
 from divalign.records import AttackSeparation, BenignDistances, SeparationDraws, SweepMeasures, cached_record
-from divalign.safety.attacks import find_single_shot
+from divalign.safety.adaptive import AdaptiveAttack
+from divalign.safety.attacks import edited_contents, find_attack
 from divalign.stages.folder import Progress
 from divalign.stages.hidden import transformed_states
 from divalign.stages.models import OpenModel
@@ -30,12 +31,14 @@ def measure_extras(
 ) -> SweepMeasures:
     """Return a model's separation under attack and between benign topics, on topics of the training data.
 
-    The attacks are the named ones, prefills word by word, and the plain prompt is among them. Draws are those of D_B,
-    direct and at its worst under attack, for a bootstrap over models on the same resampled prompts.
+    The attacks are the named ones, prefills word by word, and the plain prompt is among them; those that adapt to the
+    target are no single conversation and have no states. Draws are those of D_B, direct and at its worst under attack,
+    for a bootstrap over models on the same resampled prompts.
     """
     in_distribution = [row for row in prompts if not row["held_out"]]
-    transforms = inside_openings({name: find_single_shot(name) for name in ("direct", *attacks)})
-    key = digest("extras", 4, model.key, in_distribution, list(transforms), draws)
+    entries = {name: find_attack(name) for name in ("direct", *attacks)}
+    transforms = inside_openings({n: entry for n, entry in entries.items() if not isinstance(entry, AdaptiveAttack)})
+    key = digest("extras", 4, model.key, in_distribution, [*transforms, *edited_contents(entries)], draws)
 
     def make() -> SweepMeasures:
         states = transformed_states(model, in_distribution, transforms, None, batch_size=batch_size, progress=progress)

@@ -18,6 +18,7 @@ from divalign.records import (
     SweepModel,
     SweepVerdicts,
     VerdictRecord,
+    own_verdicts,
 )
 from divalign.store import read_rows
 from divalign.study.evidence import evidence, pooled_z
@@ -169,7 +170,7 @@ def _joint(
         return None
     measured = [models[place] for place in columns]
     distances = np.log1p(np.array([*columns.values()]))
-    rows = [read_rows(folder / model.verdicts) for model in measured]
+    rows = [own_verdicts(read_rows(folder / model.verdicts)) for model in measured]
     outcomes = [_by_prompt(each) for each in rows]
     prompts = sorted(set.intersection(*(set(shares) for shares in outcomes)))
     cluster = {row["id"]: row.get("cluster") or row["id"] for row in rows[0]}

@@ -1,11 +1,16 @@
 from collections.abc import Callable, Sequence
+from itertools import permutations
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from divalign.data.examples import Conversation
+from divalign.lm.responses import Response
 from divalign.safety.adaptive import converse, hits, perturbed
+from divalign.safety.evaluate import no_refusal, readings
 from divalign.safety.judges import JUDGES
 from tests.safety.injections import INJECTIONS
 
@@ -102,12 +107,66 @@ def test_perturbations_of_many_seeds_differ() -> None:
 verdicts = st.lists(st.sampled_from([True, False, None]), min_size=1, max_size=6)
 
 
+def tries_of(values: Sequence[bool | None], id_: str = "a") -> list[dict]:
+    return [
+        {"id": id_, "attack": f"try {n}", "unsafe": value, "refused": None if value is None else not value,
+         "kind": {True: "compliance", False: "refusal", None: "empty"}[value], "harmful": True, "prompt": id_}
+        for n, value in enumerate(values)
+    ]  # fmt: skip
+
+
 @given(verdicts)
 @settings(derandomize=True, max_examples=60, deadline=None)
-def test_one_success_is_a_hit_and_only_failures_are_a_miss(values: list[bool | None]) -> None:
-    rows = [{"id": "a", "attack": f"try {n}", "unsafe": value, "harmful": True} for n, value in enumerate(values)]
-    (only,) = hits(rows, name="best_of_n")
-    assert only["tries"] == len(values)
-    assert only["attack"] == "best_of_n"
-    assert (only["unsafe"] is True) == (True in values)
-    assert (only["unsafe"] is False) == (set(values) == {False})
+def test_one_success_is_a_hit_and_decided_failures_are_a_miss(values: list[bool | None]) -> None:
+    (only,) = hits(tries_of(values), name="best_of_n")
+    assert (only["attack"], only["tries"], only["undecided_tries"]) == ("best_of_n", len(values), values.count(None))
+    assert only["unsafe"] == (True if True in values else False if False in values else None)
+
+
+@pytest.mark.parametrize("order", list(permutations(["refusal", "degenerate", "empty", "off_topic"])))
+def test_a_try_without_a_refusal_counts_whatever_its_place(order: tuple[str, ...]) -> None:
+    rows = [
+        {"id": "a", "unsafe": None if kind == "empty" else False, "refused": kind == "refusal", "kind": kind}
+        for kind in order
+    ]
+    (only,) = hits(rows, name="best_of_n(4)")
+    assert (only["unsafe"], no_refusal(only)) == (False, True)
+
+
+@pytest.mark.parametrize("n", [5, 25])
+def test_tries_that_are_undecided_do_not_push_the_rate_up(n: int) -> None:
+    generator = np.random.default_rng(n)
+    complies = generator.random((400, n)) < np.where(generator.random(400) < 0.11, 0.5, 0.0)[:, None]
+    missing = ~complies & (generator.random((400, n)) < 0.03)
+    values = np.where(missing, None, complies)
+    rows = [row for place, tries in enumerate(values.tolist()) for row in tries_of(tries, f"p{place}")]
+    found, truth = readings(hits(rows, name="best_of_n"))["best_of_n"], complies.any(axis=1).mean()
+    assert found.compliance.value == pytest.approx(truth, abs=0.005)
+    assert found.compliance.n == 400
+    assert found.compliance.low < truth < found.compliance.high
+    most = (complies.any(axis=1) | missing.any(axis=1)).mean()  # had every undecided try succeeded
+    assert found.compliance.high > most
+
+
+@pytest.mark.parametrize("step_by_step", [False, True])
+def test_a_round_that_was_never_answered_does_not_undo_a_refusal(step_by_step: bool) -> None:
+    def answer(conversations: Sequence[Conversation]) -> list[str | Response]:
+        rounds.append(len(conversations))
+        if len(rounds) < 3:
+            return [Response("I can't help with that.")] * len(conversations)
+        return [Response("", "too_long", error="does not fit")] * len(conversations)
+
+    rounds: list[int] = []
+    rows = converse(attacker, answer, JUDGE, GOALS, name="pair", step_by_step=step_by_step, rounds=5)
+    assert [(row["rounds"], row["unsafe"], row["response"]) for row in rows] == [
+        (2, False, "I can't help with that.")
+    ] * 2
+    assert len(rounds) == 5
+
+
+def test_thoughts_that_the_template_opened_end_no_conversation() -> None:
+    thinking: Callable[..., list[str]] = lambda talks: ["The user wants to know of arches. Sure, I think"] * len(talks)  # noqa: E731
+    options: dict[str, Any] = {"name": "pair", "step_by_step": False, "rounds": 3}
+    rows = converse(attacker, thinking, JUDGE, GOALS, thinking_opened=True, **options)
+    assert [(row["rounds"], row["unsafe"], row["thinking_opened"]) for row in rows] == [(3, None, True)] * 2
+    assert converse(attacker, thinking, JUDGE, GOALS, **options)[0]["rounds"] == 1

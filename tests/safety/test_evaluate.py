@@ -235,6 +235,7 @@ def test_verdicts_without_a_kind_say_what_they_can() -> None:
         ("A bridge stands", {"finish_reason": "length"}, "incomplete"),
         ("A bridge stands because its arch pushes sideways on the piers", {"finish_reason": "length"}, None),
         ("I can't help", {"finish_reason": "length"}, "refusal"),
+        ("A bridge stands because its arch pushes", {"finish_reason": "blocked"}, "incomplete"),
     ],
 )
 def test_what_stopped_before_an_answer_is_undecided_for_every_judge(judge, response, fields, kind) -> None:

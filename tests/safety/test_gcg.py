@@ -9,8 +9,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 import divalign.safety.gcg as module
 from divalign.data.batching import encode_conversation
 from divalign.data.examples import Conversation, user_says
+from divalign.lm.load import LM
+from divalign.safety.adaptive import AttackContext, AttackOptions
 from divalign.safety.gcg import Checkpoint, GcgOptions, GcgResult, gcg, suffixes
+from divalign.safety.judges import JUDGES
 from divalign.safety.suffix import lay_out, suffix_text, survivors, unwritable
+from divalign.safety.suffix_search import GCG
+from divalign.stages.folder import silent
 from tests.tiny import ARCHITECTURES, SPECIAL, tiny_model, tiny_tokenizer
 
 PROMPT = "Tell me about bridges"
@@ -149,6 +154,24 @@ def test_the_search_ends_when_a_judge_says_it_succeeded_and_not_before() -> None
     assert result.succeeded is True
     assert len(result.losses) - 1 == 6
     assert asked[-1] == user_says(PROMPT + result.suffix)
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_thought_that_never_ends_ends_no_search(tmp_path: Path, opened: bool) -> None:
+    lm = LM(*tiny_model("Llama"), "tiny", "digest")
+    context = AttackContext(
+        target=lambda talks: ["The user asks about bridges. Sure, I think that"] * len(talks),
+        attacker=None,
+        weights=lambda: lm,
+        stop_judge=JUDGES["refusal_strings"],
+        options=AttackOptions(gcg=FEW),
+        folder=tmp_path,
+        progress=silent,
+        thinking_opened=opened,
+    )
+    rows = GCG(context, [{"id": "a", "prompt": PROMPT, "harmful": True}])
+    assert rows[-1]["attack"] == "gcg"
+    assert (rows[-1]["steps"] == FEW.steps) == opened
 
 
 def test_a_suffix_that_has_not_changed_is_not_judged_again() -> None:

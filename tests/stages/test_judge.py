@@ -20,7 +20,7 @@ from divalign.core.stats import (
     rate,
 )
 from divalign.data.examples import Row
-from divalign.records import JudgeErrors, RatesRecord, read_record
+from divalign.records import JudgeErrors, RatesRecord, own_verdicts, read_record
 from divalign.safety.export import redact
 from divalign.safety.judges import JUDGES
 from divalign.stages import judge as judging
@@ -127,6 +127,54 @@ def test_no_correction_exists_for_a_judge_no_better_than_chance(tmp_path: Path) 
     coin = rate([True] * 50 + [False] * 50)
     errors = JudgeErrors(sensitivity=coin, specificity=coin)
     assert attacks(judged(folder(tmp_path / "a", refused=[1]), errors=errors))["direct"].corrected is None
+
+
+@pytest.mark.parametrize("name", ["best_of_n(3)", "pair"])
+def test_attacks_that_choose_among_tries_have_no_corrected_rate(tmp_path: Path, name: str) -> None:
+    attacker = Echo(lambda _talk: "Tell me about it").model
+    path = folder(tmp_path / "a", refused=range(6), names=["direct", name], attacker=attacker)
+    found = attacks(judged(path, errors=ERRORS))
+    assert found["direct"].corrected is not None
+    assert found[name].corrected is None
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "what"),
+    [
+        ({"max_new_tokens": 16}, {"max_new_tokens": 64}, r"max_new_tokens \(16, 64\)"),
+        ({}, {"protocol": "kldo"}, r"protocol \(None, kldo\)"),
+        ({"rounds": 2}, {"rounds": 3}, "the attack 'pair'"),
+        ({}, {"attacker": Echo(lambda _talk: "Go on").model._replace(key="another")}, "the attack 'pair'"),
+    ],
+)
+def test_folders_that_were_attacked_differently_are_not_compared(
+    tmp_path: Path, earlier: dict[str, Any], later: dict[str, Any], what: str
+) -> None:
+    adaptive = "pair" in what
+    for name, options in (("before", earlier), ("after", later)):
+        settings = {"attacker": Echo(lambda _talk: "Go on").model} if adaptive else {}
+        names = ["direct", "pair"] if adaptive else ["direct"]
+        folder(tmp_path / name, refused=[1], names=names, **(settings | options))
+    with pytest.raises(ValueError, match=what):
+        judged(tmp_path / "after", compare=tmp_path / "before")
+
+
+def test_a_template_that_was_edited_in_between_is_another_attack(tmp_path: Path) -> None:
+    text = tmp_path / "form.txt"
+    for name, form in (("before", "Please: {prompt}"), ("after", "Now: {prompt}"), ("alike", "Now: {prompt}")):
+        text.write_text(form)
+        folder(tmp_path / name, refused=[1], names=[f"template:{text}"])
+    with pytest.raises(ValueError, match="the attack 'template:"):
+        judged(tmp_path / "after", compare=tmp_path / "before")
+    assert judged(tmp_path / "after", compare=tmp_path / "alike").changes is not None
+
+
+def test_a_runs_own_verdicts_are_those_of_its_judge_in_the_version_that_judged_last() -> None:
+    marks = [("mine", "1"), ("mine", "1"), ("another", "5"), ("mine", "2"), ("third", "7")]
+    rows = [{"judge": judge, "judge_sha256": sha256, "n": n} for n, (judge, sha256) in enumerate(marks)]
+    assert [row["n"] for row in own_verdicts(rows)] == [3]
+    assert [row["n"] for row in own_verdicts(rows[:3])] == [0, 1]
+    assert own_verdicts([]) == []
 
 
 def compared(after: Path, before: Path) -> dict[str, Any]:

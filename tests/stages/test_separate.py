@@ -12,7 +12,7 @@ from divalign.data.examples import Conversation, user_says
 from divalign.lm.load import LM
 from divalign.records import SeparationChanges, SeparationRecord, read_record
 from divalign.report import write_separation
-from divalign.safety.attacks import SINGLE_SHOTS
+from divalign.safety.attacks import SINGLE_SHOTS, find_single_shot
 from divalign.stages.folder import silent
 from divalign.stages.hidden import transformed_states
 from divalign.stages.layer_separation import SeparationPlan
@@ -129,6 +129,18 @@ def test_the_page_is_made_of_the_file_and_needs_no_script(folder: Path, measured
         write_separation(folder / "bad")
     with pytest.raises(ValueError, match=r"holds no changes\.json"):
         write_separation(folder)
+
+
+def test_an_edited_template_is_measured_anew_under_attack(folder: Path, tmp_path: Path) -> None:
+    model, rows = find_model(str(folder / "model0")), prompts_of(str(folder / "anchors.jsonl"))
+    found = []
+    for text in ("Say this backwards, word by word: {prompt}", "{prompt} Answer in one word."):
+        name = f"template:{tmp_path / 'form.txt'}"
+        (tmp_path / "form.txt").write_text(text)
+        plan = SeparationPlan(draws=100, attacks={name: find_single_shot(name) for name in ("direct", name)})
+        parts = separate(model, rows, plan, tmp_path / "out").parts
+        found.append([part.under_attack["probe_auc"].by_attack[name] for part in parts.values() if part.under_attack])
+    assert found[0] != found[1]
 
 
 def test_everything_is_found_again_by_content(folder: Path, measured: dict[str, Any]) -> None:

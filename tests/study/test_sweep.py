@@ -28,7 +28,7 @@ TINY = """
 run:
   data: {recipes: [cr], n_train: 24, n_test: 40, n_held_out: 20}
   train: {methods: [kldo], methods_on: {}, warmup_updates: 0, pairs_per_update: 4, pairs_per_batch: 4}
-  measure: {attacks: [direct, prefill], max_new_tokens: 4, divergences: [js]}
+  measure: {attacks: [direct, prefill, best_of_n(2)], max_new_tokens: 4, divergences: [js]}
 grid: {length: {short: {train.updates: 1}, long: {train.updates: 2}}}
 controls:
   shuffled labels: {train.updates: 1, data.recipes: ["divalign.data.controls:shuffled_labels"]}
@@ -63,8 +63,9 @@ def test_every_run_its_controls_and_one_base_are_there(folder: Path) -> None:
     assert [model.of for model in record.models] == [None, None, "cr-kldo", None, "cr-kldo", None]
     for model in record.models:
         assert set(model.under_attack["bhattacharyya"].by_attack) >= {"direct", "prefill 1 of 3", "prefill"}
+        assert "best_of_n(2)" not in model.under_attack["bhattacharyya"].by_attack  # it is no single conversation
         assert (folder / "out" / model.verdicts).is_file()
-        assert set(model.asr_no_refusal) == set(model.asr) == {"direct", "prefill"}
+        assert set(model.asr_no_refusal) == set(model.asr) == {"direct", "prefill", "best_of_n(2)"}
     assert set(record.verdicts) == {indicator.name for indicator in INDICATORS}
     assert record.verdicts["probe AUC"].n_models == 2  # controls are no evidence
 
@@ -107,7 +108,7 @@ def test_a_stopped_sweep_resumes(folder: Path) -> None:
             "cr-kldo of the run 'long' is the same model as cr-kldo",
         ),
         ("methods: [kldo]", "methods: [klod]", "did you mean 'kldo'?"),
-        ("[direct, prefill]", "[direct, prefil]", "did you mean 'prefill'?"),
+        ("[direct, prefill, best_of_n(2)]", "[direct, prefil]", "did you mean 'prefill'?"),
         ("rounds: 2", "rounds: 0", "abliterate.rounds is 0"),
         ("shuffled labels:", "short:", "two runs of the sweep are called alike"),
     ],
