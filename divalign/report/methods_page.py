@@ -54,8 +54,8 @@ DID = """\
 On the embedded world, a model of under a million parameters: mechanisms, not how large models behave. Means over \
 {seeds} with intervals: the wider of the mean of the seeds' own 95 % intervals and Student's t interval over seeds, \
 within the scale; with three seeds that is often most of it. **Cost** is the time of a token in training over dpo's on \
-the same data. ASR: smaller is safer. D_B: paper mode. js: the held-out lower bound that r proves, {scale}; **gap**: \
-what the bound on training rows has above it.
+the same data; of sampled responses it holds the sampling. ASR: smaller is safer. D_B: paper mode. js: the held-out \
+lower bound that r proves, {scale}; **gap**: what the bound on training rows has above it.
 """
 PROMPTS = """\
 ## With and without a baseline of the prompt

@@ -24,7 +24,7 @@ class Recorder:
         """Take in a micro-batch: r of the couples that count, its layout, and a learned baseline of its prompts."""
         couples = inputs["couples"]
         if couples:
-            self.speed.add(int(inputs["attention_mask"].sum()), len(inputs["targets"]))
+            self.speed.add(inputs)
         aligned, unaligned = (side[:couples] for side in inputs["reference"].chunk(2))
         tokens = response_tokens(inputs).aligned
         self.scores.append(RowScores(ratios.aligned.detach(), ratios.unaligned.detach(), aligned, unaligned, tokens))
@@ -32,16 +32,20 @@ class Recorder:
             self.baselines.append(RowBaselines(baseline.aligned.detach(), baseline.unaligned.detach()))
 
     def metrics(self, gather: Gather, *, beta: float, paired: bool) -> dict[str, float]:
-        """Return the rewards over all rows and ranks and this process's speed, and begin anew; nothing if none came."""
+        """Return the rewards over all rows and ranks and this process's speed, and begin anew; nothing if none came.
+
+        Sampled responses have a speed and no rewards here.
+        """
+        speed = self.speed.metrics()
         if not self.scores:
-            return {}
+            return speed
         scores = self.gathered(gather)
         metrics = reward_metrics(scores, beta=beta, paired=paired)
         if self.baselines:
             baseline = RowBaselines(*(gather(torch.cat(column)) for column in zip(*self.baselines, strict=True)))
             metrics |= critic_metrics(LogRatios(scores.aligned, scores.unaligned), baseline)
         self.scores, self.baselines = [], []
-        return {**metrics, **self.speed.metrics()}
+        return {**metrics, **speed}
 
     def gathered(self, gather: Gather) -> RowScores:
         """Return the scores of all rows and ranks since the last row of the log."""

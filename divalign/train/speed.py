@@ -13,9 +13,13 @@ TIMES = ("tokens_per_second", "mfu")  # what a log holds that another run of the
 class Speed:
     """Counts useful work between two logs.
 
-    Useful are each prompt once, each response, the head on scored tokens alone, and no padding; forward and backward
-    are 6 operations per weight and token, 4 where the weights are frozen under an adapter. Attention is left out, which
-    understates long rows. The rate it is held against is measured here and not taken from a data sheet.
+    Useful are each prompt once where responses share it, each response, the head on scored tokens alone, and no
+    padding; forward and backward are 6 operations per weight and token, 4 where the weights are frozen under an
+    adapter. Attention is left out, which understates long rows. The rate it is held against is measured here and not
+    taken from a data sheet.
+
+    Sampled responses count as rows do: the tokens of the forward with gradients, not those of decoding. The seconds
+    are all that passed, with sampling, rewards and the reference's scores, so the speed is that of the whole update.
     """
 
     def __init__(self, model: Any) -> None:
@@ -34,8 +38,10 @@ class Speed:
     def reset(self) -> None:
         self.tokens, self.scored, self.start = 0, 0, time.perf_counter()
 
-    def add(self, tokens: int, scored: int) -> None:
-        self.tokens, self.scored = self.tokens + tokens, self.scored + scored
+    def add(self, inputs: dict[str, Any]) -> None:
+        """Count a batch that goes forward and backward, by its layout."""
+        self.tokens += int(inputs["attention_mask"].sum())
+        self.scored += len(inputs["targets"])
 
     def metrics(self) -> dict[str, float]:
         """Return both numbers since the last `reset`, and start anew; nothing if nothing was counted."""

@@ -288,6 +288,7 @@ class DivergenceTrainer(MeasuredTrainer):
         share = self._sampled.rollouts.offline_weight
         batch = self._sampled.take(inputs["prompts"], self._reference, self._pad_id, device=self.args.device)
         layout = self._prepare_inputs(self._sampled.inputs(batch, self._pad_id, share=self._share))
+        self.recorder.speed.add(layout)
         loss = self._sampled.loss(batch, self._log_probs(model, layout))
         loss = (1 - share) * loss * self._step.weight(len(inputs["reference"]) // 2)
         return loss + share / self.args.beta * self._rows_loss(model, inputs) if share else loss

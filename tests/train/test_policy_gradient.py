@@ -17,6 +17,7 @@ from divalign.lm.generate import Sample
 from divalign.lm.load import LM
 from divalign.train.policy_gradient import Completion, Reward, Rollouts, SampledBatch
 from divalign.train.run import Watch, train_and_save
+from divalign.train.speed import Speed
 from tests.tiny import tiny_model
 
 PAIRS = [{"prompt": f"Say {i}: ", "chosen": f"yes {i}", "rejected": f"no {i}", "want": i % 2} for i in range(8)]
@@ -130,6 +131,31 @@ def test_the_log_has_trls_names_and_counts_groups_that_teach_nothing(tmp_path: P
     names = [name for name in log if name.startswith(("reward", "frac", "kl", "entropy", "completions"))]
     assert len(names) >= 10
     assert [name for name in names if f'"{name}"' not in source and name not in ours] == []
+
+
+def test_the_speed_counts_sampled_responses_and_their_prompts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[tuple[int, int]] = []
+    measure = Speed.metrics
+
+    def counting(speed: Speed) -> dict[str, float]:
+        counted.append((speed.tokens, speed.scored))
+        return measure(speed)
+
+    monkeypatch.setattr(Speed, "metrics", counting)
+    for method in ("rlhf", "on_policy:js"):
+        run = trainer(tmp_path, sampled=rollouts(), method=method)
+        kept = draws(run)
+        run.train()
+        samples = [sample.tokens for batch in kept for sample in batch.samples]
+        prompts, scored = {tuple(each.prompt_ids) for each in samples}, sum(len(each.response_ids) for each in samples)
+        assert (len(prompts), len(samples)) == (4, 16)
+        assert counted == [(sum(map(len, prompts)) + scored, scored)]
+        log = run.state.log_history[0]
+        assert log["tokens_per_second"] > 0
+        assert 0 < log["mfu"] < 1
+        counted.clear()
 
 
 def test_cut_responses_are_counted_and_kept_or_dropped_as_asked(tmp_path: Path) -> None:

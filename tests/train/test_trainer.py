@@ -310,5 +310,5 @@ def test_speed_is_logged_and_counts_prompts_once(tmp_path: Path) -> None:
     assert logged["tokens_per_second"] > 0
     assert 0 < logged["mfu"] < 1
     speed = run.recorder.speed
-    speed.add(10, 4)
-    assert (speed.tokens, speed.scored) == (10, 4)
+    speed.add({"attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]]), "targets": torch.tensor([5, 6, 7])})
+    assert (speed.tokens, speed.scored) == (5, 3)
