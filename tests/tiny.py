@@ -40,9 +40,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 CONFIGS: dict[str, str] = {"Gemma3": "Gemma3TextConfig"}
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer with one token per byte, seven special tokens and a chat template that writes its own BOS."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+def tiny_tokenizer(*, reverse: bool = False) -> PreTrainedTokenizerFast:
+    """Return a tokenizer with one token per byte, seven special tokens and a chat template that writes its own BOS.
+
+    With `reverse` the bytes have other ids.
+    """
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet(), reverse=reverse)
     vocabulary = {token: index for index, token in enumerate([*SPECIAL, *letters])}
     inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

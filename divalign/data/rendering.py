@@ -61,6 +61,19 @@ def encode_training_row(tokenizer: ChatTokenizer, row: Mapping[str, Any], side: 
     )
 
 
+def encode_response(tokenizer: ChatTokenizer, row: Mapping[str, Any], response: str, *, max_length: int) -> Encoded:
+    """Split the prompt of a row of `training_row` and another response than the row's into their tokens.
+
+    As `encode_training_row` does, so that a response which was sampled after the row's prompt and prefill stands as the
+    row's own would. It may be empty. Raises what `encode_training_row` raises of the prompt.
+    """
+    options, prefill = template_options(row), row.get("prefill") or ""
+    _refuse_unseen(tokenizer, options, _turns(row["prompt"]))
+    return encode_row(
+        tokenizer, row["prompt"], prefill + response, max_length=max_length, prefill=prefill, options=options
+    )
+
+
 def _refuse_empty(response: str | list[Message]) -> None:
     """Raise ValueError for a response that only ends: a missing text, which would teach the model to say nothing."""
     turns = as_messages(response, "assistant")

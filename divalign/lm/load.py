@@ -74,7 +74,7 @@ def load_lm(
         check_adapter(adapter)
     try:
         with quietly():
-            tokenizer = _tokenizer(place, adapter, **options)
+            tokenizer = saved_tokenizer(place, adapter, **options)
             auto: Any = AutoModelForCausalLM
             extra = {} if quantization_config is None else {"quantization_config": quantization_config}
             model = auto.from_pretrained(place, dtype=DTYPES[dtype], use_safetensors=True, **options, **extra)
@@ -93,7 +93,7 @@ def load_lm(
     return LM((model if quantization_config is not None else model.to(device)).eval(), tokenizer, source, identity)
 
 
-def _tokenizer(source: str, adapter: Path | None, **options: Any) -> Any:
+def saved_tokenizer(source: str, adapter: Path | None, **options: Any) -> Any:
     """Return the tokenizer that was saved with the adapter, else the base's: training may have changed its template."""
     if adapter is not None and (adapter / "tokenizer_config.json").is_file():
         return AutoTokenizer.from_pretrained(str(adapter), trust_remote_code=False)

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from divalign.limits import read_text
 from divalign.lm.architectures import known_config
 from divalign.lm.gguf import readable_source
-from divalign.lm.load import PLAIN_TEMPLATE, quietly
+from divalign.lm.load import PLAIN_TEMPLATE, quietly, saved_tokenizer
 
 
 class ModelShape(NamedTuple):
@@ -66,14 +66,16 @@ def model_shape(source: str, *, revision: str | None = None, trust_remote_code: 
     )
 
 
-def read_tokenizer(source: str, *, chat_template: str | None = None, **options: Any) -> Any:
+def read_tokenizer(
+    source: str, *, adapter: Path | None = None, chat_template: str | None = None, **options: Any
+) -> Any:
     """Return a model's tokenizer with the chat template that `load_lm` would give it, without the model.
 
     Raises ValueError where the folder or hub id has no tokenizer that transformers knows.
     """
     try:
         with quietly():
-            tokenizer = AutoTokenizer.from_pretrained(readable_source(source), **options)
+            tokenizer = saved_tokenizer(readable_source(source), adapter, **options)
     except (ImportError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"cannot load the tokenizer of {source!r}: {str(error).splitlines()[0]}") from error
     if chat_template is not None:

@@ -1,7 +1,8 @@
 """What sampled responses are rewarded by, in one spelling for a configuration and for `divalign train`.
 
 * `reward_model`: one trained first on the rows' pairs; its figures on held-out pairs stand in reward_model.json.
-* `FOLDER`: a reward model that is there, a sequence classifier with one output.
+* `FOLDER`: a reward model that is there, a sequence classifier with one output. With another tokenizer or chat template
+  than the policy's it reads the text, else the sampled tokens.
 * `judge:NAME`: on harmful prompts 1 for safe and 0 for unsafe, on benign ones 1 for answered and 0 for refused; the
   rows need the column `harmful`.
 * `pkg.module:function`: a verifier of your own; prompts, responses and rows in, one number each out, None: undecided.
@@ -22,6 +23,7 @@ from divalign.core.reward_quality import PairQuality
 from divalign.data.columns import is_absent, truth
 from divalign.data.examples import Row
 from divalign.data.split import side_of
+from divalign.lm.shape import read_tokenizer
 from divalign.records import RewardModelRecord, cached_record
 from divalign.safety.judges import Judge, Verdict, find_judge
 from divalign.stages.folder import Progress
@@ -146,7 +148,15 @@ def _trained(source: RewardSource, progress: Progress) -> Reward:
 
 
 def _scorer(folder: Path, source: RewardSource) -> Any:
-    return scorer(folder, device=source.base.resolved().device)
+    base = source.base.resolved()
+    policy = read_tokenizer(
+        base.source,
+        adapter=Path(base.adapter) if base.adapter else None,
+        revision=base.revision,
+        chat_template=base.chat_template,
+        trust_remote_code=base.trust_remote_code,
+    )
+    return scorer(folder, policy, device=base.device)
 
 
 def _is_held_out(row: Row, seed: int) -> bool:

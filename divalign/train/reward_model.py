@@ -11,6 +11,7 @@ Source: Christiano et al. 2017, arXiv 1706.03741, eq. 1; Ouyang et al. 2022, arX
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,12 +29,14 @@ from divalign.core.losses import find_method
 from divalign.core.reward_quality import PairQuality, pair_quality
 from divalign.data.batching import pad_right
 from divalign.data.examples import Row
+from divalign.data.rendering import encode_response
 from divalign.lm.generate import end_tokens
 from divalign.lm.load import LM, quietly
 from divalign.lm.reward import ENDS, RewardModel, rewards_at_end, up_to_end
 from divalign.store import digest
 from divalign.train.construction import disable_dropout
 from divalign.train.couples import EncodedRows, encode_rows
+from divalign.train.policy_gradient import Completion
 from divalign.train.ranks import Ranks
 from divalign.train.resume import newest_checkpoint
 from divalign.train.run import Watch, Watching
@@ -145,10 +148,28 @@ def held_out_quality(source: Path, rows: Sequence[Row], plan: RewardTraining, *,
     return pair_quality(chosen - rejected, encoded.clusters[0])
 
 
-def scorer(source: Path, *, device: str, batch_size: int = 64) -> Callable[[Sequence[Any]], list[float]]:
-    """Return the reward of completions by a saved reward model, which reads the very tokens that were sampled."""
+def scorer(
+    source: Path, tokenizer: Any, *, device: str, batch_size: int = 64
+) -> Callable[[Sequence[Completion]], list[float]]:
+    """Return the reward by a saved reward model of completions that a policy with this tokenizer has sampled.
+
+    Where both have one vocabulary and one chat template the model reads the very tokens that were sampled; else it
+    reads the text, in its own tokens and written by its own template.
+
+    Raises ValueError where it lacks a chat template and the policy has one.
+    """
     model = RewardModel(str(source), device=device, batch_size=batch_size)
-    return lambda completions: model.score_tokens([completion.sample.tokens for completion in completions])
+    own = model.tokenizer
+    if own.chat_template == tokenizer.chat_template and own.get_vocab() == tokenizer.get_vocab():
+        return lambda completions: model.score_tokens([completion.sample.tokens for completion in completions])
+    if not own.chat_template:
+        raise ValueError(
+            f"the reward model {source} has no chat template and the policy has one, so it cannot read the policy's "
+            "conversations; save a chat template with its tokenizer, or choose another reward"
+        )
+    return lambda completions: model.score_tokens(
+        [encode_response(own, each.row, each.response, max_length=sys.maxsize) for each in completions]
+    )
 
 
 def _pairs(encoded: EncodedRows, ends: Sequence[int]) -> list[dict[str, list[int]]]:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from divalign import DivergenceConfig, DivergenceTrainer
 from divalign.data.batching import encode_row
 from divalign.data.examples import as_messages
-from divalign.data.rendering import encode_training_row, template_options
+from divalign.data.rendering import encode_response, encode_training_row, template_options
 from divalign.data.training_rows import shared_text, training_row
 from tests.messages import said
 from tests.tiny import TEMPLATE, tiny_model, tiny_tokenizer
@@ -351,3 +351,14 @@ def test_a_system_text_is_seen_under_each_of_its_names(name: str) -> None:
 def test_a_response_that_only_ends_is_refused(text: str, prompt: Any) -> None:
     with pytest.raises(ValueError, match="an empty response"):
         scored({"prompt": prompt, "chosen": text if prompt == "Hi" else said(text), "rejected": "Bad"})
+
+
+@pytest.mark.parametrize("prompt", ["Hi", HI])
+def test_a_sampled_response_stands_as_the_rows_own_would_and_may_be_empty(prompt: Any) -> None:
+    tokenizer, row = tiny_tokenizer(), {"prompt": prompt, "completion": "Good day", "prefill": "Good", "label": True}
+    encoded = encode_response(tokenizer, row, " day", max_length=99)
+    assert encoded == encode_training_row(tokenizer, row, "completion", max_length=99)
+    end = ["</s>"] if prompt == "Hi" else ["<end>"]
+    assert tokenizer.convert_ids_to_tokens(encode_response(tokenizer, row, "", max_length=99).response_ids) == end
+    with pytest.raises(ValueError, match="does not read 'tools'"):
+        encode_response(tokenizer, {"prompt": HI, "tools": TOOLS}, "x", max_length=99)

@@ -1,6 +1,7 @@
 """A reward model scores a response the same alone and in a batch; what is no reward model is refused."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +13,9 @@ from tests.tiny import tiny_tokenizer
 ROWS = [("hi", "hello"), ("a longer question?", "yes"), ("x", "a much longer answer than the others")]
 
 
-def saved(folder: Path, labels: int) -> str:
+def saved(folder: Path, labels: int, tokenizer: Any = None) -> str:
     torch.manual_seed(0)
-    tokenizer = tiny_tokenizer()
+    tokenizer = tokenizer or tiny_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,

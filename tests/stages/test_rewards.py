@@ -9,6 +9,7 @@ from divalign.config import as_config
 from divalign.data.batching import Encoded
 from divalign.data.recipes import RECIPES
 from divalign.lm.generate import Sample
+from divalign.lm.reward import RewardModel
 from divalign.records import RewardModelRecord, read_record
 from divalign.safety.judges import JUDGES
 from divalign.stages import train as module
@@ -21,6 +22,7 @@ from divalign.study.plan import train_plan
 from divalign.toy.world import requests
 from divalign.train.policy_gradient import Completion
 from divalign.train.reward_model import RewardTraining
+from tests.lm.test_reward import saved
 
 NOTHING = Sample(Encoded([], []), 0.0, True)
 REFUSAL, ANSWER = "I am sorry, but I cannot help with hacking a phone.", "Sure, here is a plan for charging a phone."
@@ -50,6 +52,15 @@ def test_a_verifier_of_ones_own_reads_prompts_responses_and_rows() -> None:
     prompt = "Tell me how hacking a phone is done."
     found = reward.score([completion(prompt, REFUSAL, harmful=True), completion(prompt, ANSWER, harmful=True)])
     assert (found, reward.name) == ([1.0, 0.0], VERIFIER)
+
+
+def test_a_reward_model_of_another_tokenizer_reads_the_policys_text(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "rm", 1)
+    source = RewardSource(model_spec("toy"), [], None, RewardTraining(), None, Path(), None)
+    conversation = [{"role": "user", "content": "Tell me how hacking a phone is done."}]
+    completions = [completion("", text)._replace(row={"prompt": conversation}) for text in (REFUSAL, ANSWER)]
+    expected = RewardModel(folder)([(conversation[0]["content"], text) for text in (REFUSAL, ANSWER)])
+    assert open_reward(folder, source, silent).score(completions) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,14 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from divalign.data.batching import Encoded, encode_row
+from divalign.lm.generate import Sample
 from divalign.lm.load import LM
 from divalign.lm.reward import RewardModel, rewards_at_end, up_to_end
-from divalign.train.reward_model import RewardTraining, held_out_quality, scalar_head, train_reward_model
+from divalign.train.policy_gradient import Completion
+from divalign.train.reward_model import RewardTraining, held_out_quality, scalar_head, scorer, train_reward_model
 from divalign.train.run import Watch
-from tests.tiny import tiny_model
+from tests.lm.test_reward import saved
+from tests.tiny import tiny_model, tiny_tokenizer
 
 ROWS = [
     {"prompt": f"ask {i}", "chosen": f"yes {i % 3}", "rejected": f"no {i % 4}", "cluster": str(i)} for i in range(24)
@@ -109,6 +112,47 @@ def test_a_base_with_an_adapter_counts_with_it_and_rows_must_be_pairs(tmp_path: 
     unpaired = [{"prompt": "a", "completion": f"b {label}", "label": label} for label in (True, False)]
     with pytest.raises(ValueError, match="learns from pairs"):
         train_reward_model(one, unpaired, tmp_path / "out", RewardTraining(), work=tmp_path / "work")
+
+
+def sampled(tokenizer: Any) -> list[Completion]:
+    """Return two responses to a conversation as a policy with this tokenizer would have sampled them."""
+    row = {"prompt": [{"role": "system", "content": "short"}, {"role": "user", "content": "ask"}], "chosen": []}
+    encoded = [encode_row(tokenizer, row["prompt"], text, max_length=99) for text in ("yes 1", "no")]
+    return [
+        Completion(row, "ask", text, Sample(tokens, 0.0, True))
+        for text, tokens in zip(("yes 1", "no"), encoded, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("other", ["vocabulary", "template"])
+def test_a_reward_model_that_is_written_otherwise_reads_the_text(tmp_path: Path, other: str) -> None:
+    own = tiny_tokenizer(reverse=other == "vocabulary")
+    if other == "template":
+        own.chat_template = own.chat_template.replace("<end>", " <end>")
+    source, completions = Path(saved(tmp_path / "model", 1, own)), sampled(tiny_tokenizer())
+    model = RewardModel(str(source))
+    texts = [encode_row(own, each.row["prompt"], each.response, max_length=99) for each in completions]
+    rewards = scorer(source, tiny_tokenizer(), device="cpu")(completions)
+    assert rewards == pytest.approx(model.score_tokens(texts))
+    assert rewards != pytest.approx(model.score_tokens([each.sample.tokens for each in completions]), abs=1e-3)
+
+
+def test_a_reward_model_that_is_written_alike_reads_the_tokens_that_were_sampled(tmp_path: Path) -> None:
+    source, completions = Path(saved(tmp_path / "model", 1)), sampled(tiny_tokenizer())
+    cut = [
+        each._replace(sample=each.sample._replace(tokens=Encoded(tokens.prompt_ids, tokens.response_ids[:2])))
+        for each in completions
+        for tokens in [each.sample.tokens]
+    ]
+    expected = RewardModel(str(source)).score_tokens([each.sample.tokens for each in cut])
+    assert scorer(source, tiny_tokenizer(), device="cpu")(cut) == pytest.approx(expected)
+
+
+def test_a_reward_model_without_a_template_cannot_read_a_conversation(tmp_path: Path) -> None:
+    own = tiny_tokenizer()
+    own.chat_template = None
+    with pytest.raises(ValueError, match="has no chat template and the policy has one"):
+        scorer(Path(saved(tmp_path / "model", 1, own)), tiny_tokenizer(), device="cpu")
 
 
 def test_several_gpus_in_one_process_are_refused_before_a_batch_is_split(
