@@ -35,6 +35,7 @@ from divalign.stages.termination import Terminated, deferring
 from divalign.stages.tracking import tracking_of
 from divalign.stages.train_plan import OnPolicyPlan, TrainPlan
 from divalign.store import digest, intact, intact_folder, jsonl, key_of, publish_folder, seal, write_json
+from divalign.train.construction import trains_on_pairs
 from divalign.train.policy_gradient import Rollouts
 from divalign.train.reward_model import RewardTraining
 from divalign.train.run import StoppedError, Trained, Watch, train_and_save
@@ -138,22 +139,26 @@ def _train(base: ModelSpec, rows: Sequence[Row], plan: TrainPlan, folder: Path, 
         except RuntimeError as error:  # as torch raises it; a MemoryError says that a single row is too large
             if not out_of_memory(error):
                 raise
-            smaller = _smaller_batch(plan, error)
+            smaller = _smaller_batch(plan, rows, error)
         release()
         logger.warning("out of memory with %d pairs in a forward; going on with %d", plan.pairs_per_batch, smaller)
         plan = replace(plan, pairs_per_batch=smaller)
 
 
-def _smaller_batch(plan: TrainPlan, error: BaseException) -> int:
-    """Return at most half the pairs of a forward, a divisor of an update's. Raises MemoryError where there is none."""
-    if _processes() > 1 or plan.pairs_per_batch == 1:
+def _smaller_batch(plan: TrainPlan, rows: Sequence[Row], error: BaseException) -> int:
+    """Return at most half the pairs of a forward, a divisor of an update's; of unpaired rows an even number.
+
+    Raises MemoryError where there is none.
+    """
+    least = 1 if trains_on_pairs(find_method(plan.method), rows) else 2
+    if _processes() > 1 or plan.pairs_per_batch <= least:
         raise MemoryError(
             f"out of memory with {plan.pairs_per_batch} pairs in a forward of process {os.environ.get('RANK', '0')}; "
             "lower train.pairs_per_batch (an update stays the same) or train.max_length, or shard the weights with "
             "configs/accelerate/fsdp2.yaml; checkpoints are kept"
         ) from error
     sizes = range(plan.pairs_per_batch // 2, 0, -1)
-    return next(size for size in sizes if plan.pairs_per_update % size == 0)
+    return next(size for size in sizes if plan.pairs_per_update % size == 0 and size % least == 0)
 
 
 def _train_once(base: ModelSpec, rows: Sequence[Row], plan: TrainPlan, folder: Path, around: _Around) -> Trained:

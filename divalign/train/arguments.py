@@ -23,7 +23,7 @@ class DivergenceConfig(TrainingArguments):
     """Arguments of `DivergenceTrainer`. Defaults are TRL's where TRL has the field.
 
     `per_device_train_batch_size` counts pairs for paired data (prompt, chosen, rejected) and rows for unpaired data
-    (prompt, completion, label), of which every micro-batch holds half aligned and half unaligned.
+    (prompt, completion, label), of which every micro-batch holds half aligned and half unaligned: an even number.
 
     Raises ValueError for a value out of range, and for an option that would have no effect or that only TRL has, with
     what to set instead.

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from transformers import AutoTokenizer
 
-from divalign.core.losses import find_method
+from divalign.core.losses import Method, find_method
+from divalign.data.examples import Row
 from divalign.data.method_rows import refuse_unsafe_chosen, rows_for
 from divalign.lm.adapter_folder import SETTINGS, adapter_settings
 from divalign.lm.load import load_lm
 from divalign.train.arguments import DivergenceConfig
 from divalign.train.couples import EncodedRows, TooLongError, encode_rows
-from divalign.train.rows import as_rows, checked_rows
+from divalign.train.rows import PAIRED, as_rows, checked_rows
 from divalign.train.unsupported import TRAINER_ARGUMENTS, refuse_arguments
 
 logger = logging.getLogger(__name__)
@@ -69,7 +71,8 @@ def _base_of_adapter(source: str) -> str | None:
 def encode_data(rows: Any, name: str, tokenizer: Any, args: DivergenceConfig) -> EncodedRows:
     """Tokenise a data set for the method of `args`; the log says how many rows are skipped or cut.
 
-    Raises ValueError where a paired method meets unpaired rows, and for what `as_rows` and `encode_rows` refuse.
+    Raises ValueError where a paired method meets unpaired rows, where unpaired training rows meet an odd batch, and for
+    what `as_rows` and `encode_rows` refuse.
     """
     method, listed = find_method(args.method), as_rows(rows, name)
     if method.safety_offset is None:
@@ -82,6 +85,8 @@ def encode_data(rows: Any, name: str, tokenizer: Any, args: DivergenceConfig) ->
         raise ValueError(f"{error}; too_long='skip' leaves out and counts all such rows") from error
     if method.paired and not encoded.paired:
         raise ValueError(f"{args.method} compares the two responses of a pair; expected prompt, chosen, rejected")
+    if name == "train_dataset" and not encoded.paired:
+        _refuse_odd_batch(args.per_device_train_batch_size)
     counts = encoded.counts
     if counts.skipped:
         logger.warning("%s: %d of %d rows skipped: prompts fill max_length", name, counts.skipped, counts.rows)
@@ -91,6 +96,24 @@ def encode_data(rows: Any, name: str, tokenizer: Any, args: DivergenceConfig) ->
     if hint:
         logger.warning("%s: %s", name, hint)
     return encoded
+
+
+def trains_on_pairs(method: Method, rows: Sequence[Row]) -> bool:
+    """Tell whether a data set, by its first row, gives this method pairs, and not couples of unpaired rows."""
+    return not method.controls and set(checked_rows(rows[:1])[0]) >= PAIRED
+
+
+def _refuse_odd_batch(rows: int) -> None:
+    """Raise ValueError where a micro-batch of unpaired rows is no whole number of couples.
+
+    An update of 10 rows would be 5 couples in one micro-batch and 4 in two.
+    """
+    if rows % 2:
+        raise ValueError(
+            f"per_device_train_batch_size (train.pairs_per_batch) is {rows}, and unpaired rows are taken two at a "
+            "time, an aligned and an unaligned one; give an even number, and leave the update's rows as they are with "
+            "gradient_accumulation_steps"
+        )
 
 
 def disable_dropout(model: nn.Module) -> None:

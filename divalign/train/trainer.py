@@ -189,7 +189,10 @@ class DivergenceTrainer(MeasuredTrainer):
         return CoupleSampler(couples, seed, window=window, multiple=multiple)
 
     def _couples_per_batch(self, couples: Couples, batch_size: int | None = None) -> int:
-        """Return the couples of a micro-batch: paired data count couples, unpaired data rows, two to a couple."""
+        """Return the couples of a micro-batch: paired data count couples, unpaired data rows, two to a couple.
+
+        In training unpaired rows are an even number, which `encode_data` checks.
+        """
         size = batch_size or self._train_batch_size
         return size if couples.paired else max(1, size // 2)
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from divalign.cli import main
@@ -102,6 +103,28 @@ def test_a_training_stopped_while_it_writes_its_result_is_finished_by_the_next(
     other = TrainPlan("bco", updates=3, pairs_per_update=8, pairs_per_batch=8)
     with pytest.raises(ValueError, match="holds another model, of other rows or settings"):
         module.train(model_spec("toy"), read_rows(rows), other, tmp_path, progress=silent)
+
+
+@pytest.mark.parametrize(
+    ("method", "paired", "sizes"),
+    [("dpo", True, [12, 6, 3, 1]), ("kto", False, [12, 6, 2]), ("csft", True, [12, 6, 2])],
+)
+def test_forwards_that_do_not_fit_are_halved_and_of_unpaired_rows_stay_even(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, paired: bool, sizes: list[int]
+) -> None:
+    tried: list[int] = []
+
+    def too_large(base: object, rows: object, plan: TrainPlan, *rest: object) -> None:
+        tried.append(plan.pairs_per_batch)
+        raise torch.OutOfMemoryError("out of memory")
+
+    pair = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    rows = [pair] if paired else [{"prompt": "a", "completion": "b", "label": True}]
+    monkeypatch.setattr(module, "_train_once", too_large)
+    plan = TrainPlan(method, updates=1, pairs_per_update=12, pairs_per_batch=12)
+    with pytest.raises(MemoryError, match=f"out of memory with {sizes[-1]} pairs"):
+        module.train(model_spec("toy"), rows, plan, tmp_path, progress=silent)
+    assert tried == sizes
 
 
 def test_bad_input_is_refused_in_a_sentence(

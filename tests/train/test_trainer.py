@@ -82,6 +82,23 @@ def test_accumulation_changes_no_step(tmp_path: Path, method: str) -> None:
         assert (other - found[0]).norm() < 1e-4 * moved  # float32 sums in another order
 
 
+def test_an_update_of_unpaired_rows_is_the_same_however_it_is_split(tmp_path: Path) -> None:
+    """12 rows are 6 couples at 12 x 1, 6 x 2 and 2 x 6; odd micro-batches would hold others, and are refused."""
+    steps = []
+    for size in (12, 6, 2):
+        split = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 12 // size, "max_steps": 2}
+        run = trainer(tmp_path, UNPAIRED, method="bco", model=tiny_model("Llama")[0].double(), **split)
+        before = weights(run)
+        run.train()
+        steps.append(weights(run) - before)
+    for other in steps[1:]:
+        assert (other - steps[0]).norm() < 1e-6 * steps[0].norm()  # Llama's norms work in float32
+    for size in (1, 3):
+        with pytest.raises(ValueError, match=rf"is {size}, and unpaired rows are taken two at a time"):
+            trainer(tmp_path, UNPAIRED, per_device_train_batch_size=size)
+    trainer(tmp_path, PAIRS, per_device_train_batch_size=3, eval_dataset=UNPAIRED)
+
+
 @pytest.mark.parametrize("rows", [PAIRS, UNPAIRED], ids=["pairs", "unpaired"])
 @pytest.mark.parametrize("size", [8, 4, 1])
 @pytest.mark.parametrize("weight", [1.0, 2.5])
