@@ -34,6 +34,7 @@ from divalign.lm.generate import Sample, sample_prompts, sample_text
 from divalign.lm.layout import lay_out
 from divalign.lm.score import sequence_log_probs
 from divalign.store import digest
+from divalign.train.arguments import DivergenceConfig
 from divalign.train.couples import Couple, EncodedRows
 from divalign.train.reference import Reference
 
@@ -129,6 +130,7 @@ class SampledStep:
         self._beta, self._seed = beta, seed
         self._rows: dict[tuple[int, ...], Row] = {}
         self._groups: dict[tuple[int, ...], Group] = {}
+        self._mean_prompts = 1.0  # of a micro-batch
         self._log: list[StepRecord] = []
 
     def set_rows(self, encoded: EncodedRows) -> None:
@@ -139,9 +141,11 @@ class SampledStep:
                 self._rows.setdefault(tuple(text.prompt_ids), row)
 
     @torch.no_grad()
-    def draw(self, model: Any, prompts: Iterable[Sequence[int]], *, update: int) -> None:
-        """Let `model` write K responses to each different prompt of an update, and reward them."""
+    def draw(self, model: Any, parts: Sequence[Sequence[Sequence[int]]], *, update: int) -> None:
+        """Let `model` write K responses to each prompt of an update's micro-batches, and reward them."""
+        prompts = [prompt for part in parts for prompt in part]
         plan, different = self.rollouts, list(dict.fromkeys(map(tuple, prompts)))
+        self._mean_prompts = len(different) / len(parts)
         numbers = [int(digest("rollout", self._seed, update, number)[:12], 16) for number in range(plan.responses)]
         repeated = [list(prompt) for prompt in different for _ in numbers]
         samples = sample_prompts(
@@ -190,7 +194,10 @@ class SampledStep:
         return lay_out([sample.tokens for sample in batch.samples], pad_id, share=share).inputs()
 
     def loss(self, batch: SampledBatch, log_probs: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-        """Return the loss of sampled responses from the policy's log-probabilities, which have gradients."""
+        """Return the loss of sampled responses from the policy's log-probabilities, which have gradients.
+
+        The mean of the micro-batches' losses is the mean over the update's responses, however many prompts each has.
+        """
         kl = self._beta if self.rollouts.kl is None else self.rollouts.kl
         log_ratios = log_probs - batch.reference.to(log_probs)
         sampling = torch.tensor([sample.log_prob for sample in batch.samples]).to(log_probs)
@@ -202,12 +209,29 @@ class SampledStep:
                 batch.rewards, log_ratios.detach().double(), log_probs.detach().double(), importance, batch.samples
             )
         )
-        return sampled_loss(self.method, log_ratios, advantages, importance, beta=self._beta)
+        loss = sampled_loss(self.method, log_ratios, advantages, importance, beta=self._beta)
+        return loss * len(batch.rewards) / self._mean_prompts
 
     def metrics(self) -> dict[str, float]:
         """Return what the log says of the responses since the last call, under TRL's names; nothing without any."""
         records, self._log = self._log, []
         return sampled_metrics(records) if records else {}
+
+
+def sampled_step(
+    method: Method, rollouts: Rollouts | None, tokenizer: Any, args: DivergenceConfig
+) -> SampledStep | None:
+    """Return what samples a training's responses; None for one that has no rollouts.
+
+    Raises ValueError where a method needs rollouts, or the training has arguments that they leave without effect.
+    """
+    if rollouts is not None:
+        if args.sft_weight and not rollouts.offline_weight:
+            raise ValueError(f"sft_weight is {args.sft_weight}, which has no effect without lambda: no row is read")
+        return SampledStep(method, rollouts, tokenizer, beta=args.beta, seed=args.seed)
+    if method.on_policy:
+        raise ValueError(f"{args.method} trains on responses that the policy samples; give rollouts=Rollouts(...)")
+    return None
 
 
 class StepRecord(NamedTuple):
@@ -253,6 +277,16 @@ def sampled_metrics(records: Sequence[StepRecord]) -> dict[str, float]:
         "sampling/importance_sampling_ratio/mean": weights.mean().item(),
         "sampling/importance_sampling_ratio/max": weights.max().item(),
     }
+
+
+def each_once(parts: Iterable[Sequence[Sequence[int]]]) -> list[list[list[int]]]:
+    """Return the prompts of micro-batches; of those that have the same prompt only the first keeps it."""
+    seen: set[tuple[int, ...]] = set()
+    own: list[list[list[int]]] = []
+    for prompts in parts:
+        own.append([list(prompt) for prompt in prompts if tuple(prompt) not in seen])
+        seen.update(map(tuple, prompts))
+    return own
 
 
 def prompts_of(items: Sequence[Couple]) -> list[list[int]]:

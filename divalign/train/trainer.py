@@ -31,7 +31,7 @@ from divalign.train.measured import MeasuredTrainer
 from divalign.train.not_finite import check_finite, check_gradients
 from divalign.train.objective import Objective
 from divalign.train.online import OnlineNormaliser, halves
-from divalign.train.policy_gradient import Rollouts, SampledStep, prompts_of
+from divalign.train.policy_gradient import Rollouts, SampledStep, each_once, prompts_of, sampled_step
 from divalign.train.prompt_baseline import HeadGradients, ends_of, make_head, row_baselines
 from divalign.train.prompt_clouds import COLUMNS, PromptClouds, check_prompts
 from divalign.train.ranks import Ranks
@@ -93,7 +93,7 @@ class DivergenceTrainer(MeasuredTrainer):
         self.method = self.objective.method
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._tokenizer, self._begun, self._on_reference = tokenizer, False, reference_progress
-        self._sampled = self._sampled_step(rollouts, args)
+        self._sampled = sampled_step(self.method, rollouts, tokenizer, args)
         if self._sampled and ref_model is None and peft_config is None:
             ref_model = copy.deepcopy(model)  # sampled responses are scored by the reference all along
         if peft_config is not None:
@@ -138,15 +138,6 @@ class DivergenceTrainer(MeasuredTrainer):
         self.eval_dataset: Any = self._named_couples(eval_dataset)
         if self._clouds and self.train_dataset is not None:
             check_prompts(self.train_dataset, self.method.name, self._couples_per_update(self.train_dataset))
-
-    def _sampled_step(self, rollouts: Rollouts | None, args: DivergenceConfig) -> SampledStep | None:
-        if rollouts is not None:
-            if args.sft_weight and not rollouts.offline_weight:
-                raise ValueError(f"sft_weight is {args.sft_weight}, which has no effect without lambda: no row is read")
-            return SampledStep(self.method, rollouts, self._tokenizer, beta=args.beta, seed=args.seed)
-        if self.method.on_policy:
-            raise ValueError(f"{args.method} trains on responses that the policy samples; give rollouts=Rollouts(...)")
-        return None
 
     def _collate(self, items: Any) -> dict[str, Any]:
         batch = collate(items, self._pad_id, share=self._share, prompts=self._clouds is not None)
@@ -213,7 +204,8 @@ class DivergenceTrainer(MeasuredTrainer):
         couples = self.ranks.mean(float(sum(batch["couples"] for batch in batches)))
         tokens = self._mean_tokens(batches) if batches and any(self.objective.likelihood) else (0.0, 0.0)
         if self._sampled and batches:
-            prompts = [prompt for batch in batches for prompt in batch["prompts"]]
+            prompts = each_once(batch["prompts"] for batch in batches)
+            batches = [{**batch, "prompts": own} for batch, own in zip(batches, prompts, strict=True)]
             with self.compute_loss_context_manager():
                 self._sampled.draw(self.model, prompts, update=self.state.global_step)
         self._step, self._left = Step(self._baseline(batches), couples / count, *tokens), len(batches)
@@ -289,11 +281,7 @@ class DivergenceTrainer(MeasuredTrainer):
         if self._sampled is None:
             return self._rows_loss(model, inputs, return_outputs=return_outputs)
         share = self._sampled.rollouts.offline_weight
-        batch = self._sampled.take(inputs["prompts"], self._reference, self._pad_id, device=self.args.device)
-        layout = self._prepare_inputs(self._sampled.inputs(batch, self._pad_id, share=self._share))
-        self.recorder.speed.add(layout)
-        loss = self._sampled.loss(batch, self._log_probs(model, layout))
-        loss = (1 - share) * loss * self._step.weight(len(inputs["reference"]) // 2)
+        loss = (1 - share) * self._sampled_loss(self._sampled, model, inputs["prompts"])
         return loss + share / self.args.beta * self._rows_loss(model, inputs) if share else loss
 
     def _rows_loss(self, model: Any, inputs: dict[str, Any], *, return_outputs: bool = False) -> Any:
@@ -304,6 +292,14 @@ class DivergenceTrainer(MeasuredTrainer):
             read = self._clouds.anchored(ratios, inputs) if self._clouds else ratios
             baseline = row_baselines(self._head and self._head(outputs.prompt_states), inputs.get("offset"))
             loss = self.objective.loss(read, log_probs, self._step, baseline)
+    def _sampled_loss(self, sampled: SampledStep, model: Any, prompts: list[list[int]]) -> Tensor:
+        if not prompts:  # earlier micro-batches have them all
+            return 0 * next(parameter for parameter in model.parameters() if parameter.requires_grad).sum()
+        batch = sampled.take(prompts, self._reference, self._pad_id, device=self.args.device)
+        layout = self._prepare_inputs(sampled.inputs(batch, self._pad_id, share=self._share))
+        self.recorder.speed.add(layout)
+        return sampled.loss(batch, self._log_probs(model, layout))
+
             if self._clouds:
                 loss = loss + self._clouds.loss(outputs.prompt_states, inputs)
             check_finite(loss, "loss", [(ratios, inputs)], update=self.state.global_step + 1)

@@ -35,7 +35,7 @@ def rollouts(**options: Any) -> Rollouts:
 
 def trainer(folder: Path, *, sampled: Rollouts | None = None, **options: Any) -> DivergenceTrainer:
     model, tokenizer = tiny_model("Llama")
-    peft_config = options.pop("peft_config", None)
+    peft_config, rows = options.pop("peft_config", None), options.pop("rows", PAIRS)
     settings: dict[str, Any] = {
         "method": "rlhf", "beta": KL, "optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "constant",
         "max_grad_norm": 0.0, "max_steps": 1, "report_to": "none", "use_cpu": True, "save_strategy": "no",
@@ -44,7 +44,7 @@ def trainer(folder: Path, *, sampled: Rollouts | None = None, **options: Any) ->
     return DivergenceTrainer(
         model.double(),
         args=DivergenceConfig(str(folder), **{**settings, **options}),
-        train_dataset=PAIRS,
+        train_dataset=rows,
         processing_class=tokenizer,
         peft_config=peft_config,
         rollouts=sampled,
@@ -101,6 +101,29 @@ def test_an_update_is_the_same_however_it_is_split_and_shared(tmp_path: Path) ->
         split = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 4 // size, "share_prompts": share}
         other = moved(trainer(tmp_path, sampled=rollouts(), **options, **split))
         assert (other - whole).norm() < 1e-4 * whole.norm()
+
+
+REPEATED = [{**PAIRS[0], "chosen": f"yes {i}"} for i in range(2)] + PAIRS[1:3]  # a prompt of two pairs
+UNEQUAL = [
+    {"prompt": f"Say {prompt}: ", "completion": f"so {n}", "label": label}
+    for label, prompts in ((True, (0, 0, 1, 2)), (False, (0, 3, 4, 1)))
+    for n, prompt in enumerate(prompts)
+]
+
+
+@pytest.mark.parametrize("rows", [REPEATED, UNEQUAL], ids=["pairs", "unpaired"])
+def test_micro_batches_of_unequal_prompts_make_the_update_of_one_batch(tmp_path: Path, rows: list) -> None:
+    """The second update; of four micro-batches of pairs one has no prompt of its own."""
+    unit, steps, logs = 1 if rows is REPEATED else 2, [], []
+    for size in (4, 2, 1):
+        split = {"per_device_train_batch_size": size * unit, "gradient_accumulation_steps": 4 // size}
+        run = trainer(tmp_path, sampled=rollouts(), rows=rows, method="on_policy:js", max_steps=2,
+                      learning_rate=0.05, **split)  # fmt: skip
+        steps.append(moved(run))
+        logs.append({name: run.state.log_history[1][name] for name in ("loss", "reward", "kl", "entropy")})
+    for step, log in zip(steps[1:], logs[1:], strict=True):
+        assert (step - steps[0]).norm() < 1e-4 * steps[0].norm()
+        assert log == pytest.approx(logs[0], rel=1e-4, abs=1e-5)
 
 
 def test_the_penalty_is_beta_unless_it_is_set(tmp_path: Path) -> None:
