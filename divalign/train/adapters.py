@@ -77,7 +77,7 @@ def make_trainable(model: Any) -> None:
 def add_second(model: Any, config: Any) -> None:
     """Put another LoRA adapter beside the model's own, all of them active, only the new one trainable.
 
-    Raises ValueError where either is not a plain LoRA, so that the two could not be saved as one.
+    Raises ValueError where either is not a plain LoRA of linear layers, so that the two could not be saved as one.
     """
     own = list(model.active_adapters)
     for side, adapter in (("the model's adapter", model.peft_config[own[0]]), ("peft_config", config)):
@@ -86,9 +86,15 @@ def add_second(model: Any, config: Any) -> None:
                 f"{side} is {_kind(adapter)}, and a second adapter is added to plain LoRA only; leave peft_config out "
                 "to train the model's own adapter further, or merge it first: model.merge_and_unload()"
             )
+    _refuse_not_joinable(model, own)
     taken = sum(name.startswith(SECOND) for name in model.peft_config)
     name = f"{SECOND}{taken + 1}" if taken else SECOND
     model.add_adapter(name, config)
+    try:
+        _refuse_not_joinable(model, [name])
+    except ValueError:
+        model.delete_adapter(name)
+        raise
     activate(model, [*own, name])
 
 
@@ -120,7 +126,7 @@ def save_as_one(model: Any, folder: Path, *, writes: bool = True) -> None:
     names = list(model.active_adapters)
     first = model.peft_config[names[0]]
     layers = {name: part for name, part in model.base_model.model.named_modules() if isinstance(part, LoraLayer)}
-    rank = sum(model.peft_config[name].r for name in names)
+    rank = max(sum(part.r.get(name, 0) for name in names) for part in layers.values())  # rank_pattern may raise it
     weights = {}
     for layer, part in layers.items():
         down, up = _joined(part, names, rank)
@@ -149,6 +155,23 @@ def _joined(layer: Any, names: list[str], rank: int) -> tuple[torch.Tensor, torc
     return padded[0].cpu().contiguous(), padded[1].cpu().contiguous()
 
 
+def _refuse_not_joinable(model: Any, names: list[str]) -> None:
+    """Raise ValueError for a layer where one of these adapters is no pair of matrices on a linear layer."""
+    for place, part in model.base_model.model.named_modules():
+        if not isinstance(part, LoraLayer):
+            continue
+        matrices: Any = part.lora_A
+        present = {name for kind in part.adapter_layer_names for name in getattr(part, kind)}
+        pairs = {name for name, matrix in matrices.items() if isinstance(matrix, nn.Linear)} - {*part.lora_variant}
+        for name in names:
+            if name in present - pairs:
+                raise ValueError(
+                    f"the adapter {name} changes {place} otherwise than by two matrices on a linear layer, so it "
+                    "cannot be saved as one with another; leave that layer out of target_modules, leave peft_config "
+                    "out to train the model's own adapter further, or merge it first: model.merge_and_unload()"
+                )
+
+
 def _is_plain(config: Any) -> bool:
     return (
         type(config) is LoraConfig
@@ -156,9 +179,14 @@ def _is_plain(config: Any) -> bool:
         and not (config.use_dora or config.modules_to_save or getattr(config, "lora_bias", False))
         and config.init_lora_weights in FRESH_STARTS
         and not getattr(config, "target_parameters", None)
+        and not getattr(config, "trainable_token_indices", None)
     )
 
 
 def _kind(config: Any) -> str:
     name = getattr(config.peft_type, "value", str(config.peft_type))
-    return name if type(config) is not LoraConfig else "LoRA with DoRA, a bias, saved modules or a start of its own"
+    return (
+        name
+        if type(config) is not LoraConfig
+        else "LoRA with DoRA, a bias, saved modules or tokens, or a start of its own"
+    )

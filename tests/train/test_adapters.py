@@ -141,13 +141,47 @@ def test_the_cache_tells_an_adapted_model_from_its_base(tmp_path: Path, adapter:
 
 
 @pytest.mark.parametrize(
-    "config", [IA3Config(task_type="CAUSAL_LM"), LoraConfig(**LORA, use_dora=True), LoraConfig(**LORA, bias="all")]
+    "config",
+    [
+        IA3Config(task_type="CAUSAL_LM"),
+        LoraConfig(**LORA, use_dora=True),
+        LoraConfig(**LORA, bias="all"),
+        LoraConfig(**LORA, trainable_token_indices=[5]),
+        LoraConfig(**{**LORA, "target_modules": ["q_proj", "embed_tokens"]}),
+    ],
 )
 def test_a_second_adapter_that_cannot_be_joined_with_the_first_is_refused(
     tmp_path: Path, adapter: Path, config: Any
 ) -> None:
     with pytest.raises(ValueError, match="leave peft_config out to train the model's own adapter further, or merge"):
         trainer(tmp_path, str(adapter), peft_config=config)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [{"target_modules": ["q_proj", "embed_tokens"]}, {"trainable_token_indices": [5]}],
+    ids=["embedding", "token"],
+)
+def test_an_adapter_of_the_embeddings_takes_no_second_one_and_stays_as_it_was(
+    tmp_path: Path, own: dict[str, Any]
+) -> None:
+    model = get_peft_model(tiny_model("Llama")[0], LoraConfig(**{**LORA, **own}, init_lora_weights=False))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match="or merge it first"):
+        trainer(tmp_path, model, peft_config=LoraConfig(**LORA))
+    assert list(model.peft_config) == list(model.active_adapters) == ["default"]
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(after[name].equal(value) for name, value in before.items())
+    trainer(tmp_path, model).train()  # further, without a second one
+
+
+def test_ranks_of_single_layers_are_saved_whole(tmp_path: Path, adapter: Path) -> None:
+    made = trainer(tmp_path, str(adapter), peft_config=LoraConfig(**LORA, rank_pattern={"q_proj": 9}, lora_alpha=40))
+    made.train()
+    made.save_model(str(tmp_path / "saved"))
+    again = PeftModel.from_pretrained(base(adapter), str(tmp_path / "saved")).eval()
+    assert direct(again, "chosen") == pytest.approx(direct(made.model.eval(), "chosen"), abs=1e-3)
 
 
 def test_a_base_that_an_adapter_was_put_into_without_its_peft_model_is_refused(tmp_path: Path) -> None:
