@@ -37,7 +37,19 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "Phi3": {"num_key_value_heads": 2},
     "Olmo2": {"num_key_value_heads": 2},
 }
-CONFIGS: dict[str, str] = {"Gemma3": "Gemma3TextConfig"}
+# Of mixed layers, tried where a family's parts matter: a dense and a sparse block, chunked and full attention.
+SPARSE: dict[str, dict[str, Any]] = {
+    "Llama4": {
+        **GROUPED,
+        "intermediate_size_mlp": 64,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 1,
+        "interleave_moe_layer_step": 2,
+        "attention_chunk_size": 64,
+        "layer_types": ["chunked_attention", "full_attention"],
+    },
+}
+CONFIGS: dict[str, str] = {"Gemma3": "Gemma3TextConfig", "Llama4": "Llama4TextConfig"}
 
 
 def tiny_tokenizer(*, reverse: bool = False) -> PreTrainedTokenizerFast:
@@ -67,7 +79,7 @@ def tiny_model(architecture: str = "Llama", *, seed: int = 0, **changes: Any) ->
     config_class: Callable[..., Any] = getattr(transformers, CONFIGS.get(architecture, f"{architecture}Config"))
     model_class: Callable[..., Any] = getattr(transformers, f"{architecture}ForCausalLM")
     config = config_class(
-        **{**SIZES, **ARCHITECTURES[architecture], **changes},
+        **{**SIZES, **{**ARCHITECTURES, **SPARSE}[architecture], **changes},
         vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,

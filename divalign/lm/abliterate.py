@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from divalign.core.directions import project_out
+from divalign.lm.backbone import backbone_of
 
 # What writes to the residual stream in a block, attention first: Llama's names (Qwen, Mistral, Gemma, Phi3, Olmo too)
 # and GPT-NeoX'.
@@ -39,7 +40,7 @@ def abliterated(model: Any, direction: Float[Tensor, " d"]) -> Any:
     _untie(changed)
     embedding = changed.get_input_embeddings()
     embedding.weight.copy_(project_out(embedding.weight, direction))
-    for writer, norm in _writers(changed.base_model):
+    for writer, norm in _writers(backbone_of(changed)):
         ablated = direction if norm is None else _weights_of(norm) * direction.to(norm.weight)
         writer.weight.copy_(project_out(writer.weight, ablated, axis=0))
         if writer.bias is not None:

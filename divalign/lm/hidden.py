@@ -16,6 +16,7 @@ from torch import Tensor
 
 from divalign.data.batching import Encoded, by_length, closed, encode_conversation, pad_right, render_turns
 from divalign.data.examples import Conversation
+from divalign.lm.backbone import backbone_of
 from divalign.lm.decoding import evaluating, keeps_keys_and_values
 from divalign.lm.memory import halving
 from divalign.lm.prefix import Prefixes
@@ -61,7 +62,7 @@ def hidden_states(
         readers = {position: _at(places) for position, places in ends.items()}
         if responses is not None:
             readers["response"] = _mean([(len(prompts[i]), len(whole[i])) for i in indices], ids.shape[1])
-        states = _states_at(causal.base_model, ids.to(model.device), mask.to(model.device), list(readers.values()))
+        states = _states_at(backbone_of(causal), ids.to(model.device), mask.to(model.device), list(readers.values()))
         return dict(zip(readers, states, strict=True))
 
     with evaluating(model):
@@ -77,9 +78,10 @@ def hidden_states(
 
 def _prefixes(causal: Any) -> Prefixes | None:
     """Return the prefixes that batches share; None for a backbone that cannot be told where a row's tokens stand."""
-    accepts = inspect.signature(causal.base_model.forward).parameters
+    backbone = backbone_of(causal)
+    accepts = inspect.signature(backbone.forward).parameters
     shares = {"past_key_values", "position_ids"} <= set(accepts) and keeps_keys_and_values(causal)
-    return Prefixes(causal.base_model) if shares else None
+    return Prefixes(backbone) if shares else None
 
 
 def _after_prefix(
@@ -109,6 +111,7 @@ def response_states(
     Raises ValueError where a state is not finite, with the row's index.
     """
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    backbone = backbone_of(causal)
     lengths = [len(row.prompt_ids) + len(row.response_ids) for row in rows]
     shape = (len(rows), causal.config.get_text_config().hidden_size)
     out = {"prompt": np.zeros(shape, np.float32), "response": np.zeros(shape, np.float32)}
@@ -119,7 +122,7 @@ def response_states(
         in_response = pad_right([[0] * len(row.prompt_ids) + [1] * len(row.response_ids) for row in batch], 0)
         mask = pad_right([[1] * lengths[index] for index in indices], 0).to(model.device)
         with evaluating(model):
-            states = causal.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
+            states = backbone(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
         weights = in_response.to(states)[..., None]
         ends = [len(row.prompt_ids) - 1 for row in batch]
         at_prompt, mean = states[range(len(indices)), ends], (states * weights).sum(1) / weights.sum(1)

@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from divalign.data.batching import Encoded, by_length, encode_row, pad_right
 from divalign.data.examples import as_messages
+from divalign.lm.backbone import backbone_of
 
 ENDS = "reward_end_tokens"  # in config.json of a model trained here: what ends a response, where its reward is read
 
@@ -25,7 +26,7 @@ def rewards_at_end(
     token, as it is for many models, that is the token before the end.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    hidden = inner.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+    hidden = backbone_of(inner)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
     last = attention_mask.sum(1) - 1
     return inner.score(hidden[torch.arange(len(last), device=last.device), last])[:, 0].float()
 

@@ -22,6 +22,7 @@ from transformers.utils.generic import ModelOutput
 
 from divalign.core.logprobs import LOGITS_AT_ONCE, Head, LinearHead, response_log_probs
 from divalign.data.batching import Encoded, by_length
+from divalign.lm.backbone import backbone_of
 from divalign.lm.decoding import evaluating
 from divalign.lm.layout import Layout, attention, block_attention, lay_out
 from divalign.lm.memory import halving
@@ -91,7 +92,7 @@ def _scored(
     if "groups" in kwargs:
         kwargs["attention_mask"] = _mask(causal, kwargs.pop("groups"), kwargs.pop("parts"))
     if fast:
-        states = hidden = causal.base_model(*args, **kwargs, use_cache=False).last_hidden_state
+        states = hidden = backbone_of(causal)(*args, **kwargs, use_cache=False).last_hidden_state
     else:
         every = {} if ends is None else {"output_hidden_states": True}
         output = causal.forward_without_scores(*args, **kwargs, **every, use_cache=False)
@@ -317,5 +318,5 @@ def _equals_logits(causal: Any, head: Head) -> bool:
     ids = torch.arange(4, device=causal.device)[None]
     with evaluating(causal):
         expected = causal(input_ids=ids, use_cache=False).logits.float()
-        got = head(causal.base_model(input_ids=ids, use_cache=False).last_hidden_state).float()
+        got = head(backbone_of(causal)(input_ids=ids, use_cache=False).last_hidden_state).float()
     return got.shape == expected.shape and torch.allclose(got, expected, rtol=1e-3, atol=1e-3)

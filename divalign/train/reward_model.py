@@ -30,6 +30,7 @@ from divalign.core.reward_quality import PairQuality, pair_quality
 from divalign.data.batching import pad_right
 from divalign.data.examples import Row
 from divalign.data.rendering import encode_response
+from divalign.lm.backbone import backbone_of
 from divalign.lm.generate import end_tokens
 from divalign.lm.load import LM, quietly
 from divalign.lm.reward import ENDS, RewardModel, rewards_at_end, up_to_end
@@ -136,7 +137,7 @@ def scalar_head(lm: LM) -> Any:
     if not isinstance(getattr(classifier, "score", None), nn.Linear):
         raise ValueError(f"{type(classifier).__name__} has no linear head called score, which the reward is read from")
     nn.init.zeros_(classifier.score.weight)
-    classifier.base_model.load_state_dict(causal.base_model.state_dict())
+    backbone_of(classifier).load_state_dict(backbone_of(causal).state_dict())
     return classifier.to(device=causal.device, dtype=causal.dtype)
 
 

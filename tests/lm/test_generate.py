@@ -26,7 +26,7 @@ def one_at_a_time(model: Any, tokenizer: Any, conversation: Conversation, max_ne
     return tokenizer.decode(whole[0, ids.shape[1] :], skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "Llama4"])
 def test_batches_write_what_the_library_writes_one_prompt_at_a_time(architecture: str) -> None:
     model, tokenizer = tiny_model(architecture)
     slow = [one_at_a_time(model, tokenizer, conversation, 16) for conversation in CONVERSATIONS]

@@ -14,7 +14,7 @@ from tests.tiny import ARCHITECTURES, tiny_model
 ids = st.lists(st.integers(3, 40), min_size=1, max_size=6)
 few = settings(max_examples=40, deadline=None, derandomize=True)
 SMALLEST = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
-WINDOWED = {"Gemma2", "Gemma3", "Mistral", "Phi3"}
+WINDOWED = {"Gemma2", "Gemma3", "Mistral", "Phi3", "Llama4"}
 
 
 def rows(seed: int = 0, prompts: int = 4) -> list[Encoded]:
@@ -34,7 +34,7 @@ def log_probs(model, batch: list[Encoded], *, share: bool) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("attention_kind", ["sdpa", "eager"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "Llama4"])
 def test_shared_prompts_score_as_padded_rows_do_wherever_they_are_allowed(
     architecture: str, attention_kind: str
 ) -> None:

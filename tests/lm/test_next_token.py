@@ -27,7 +27,7 @@ def one_by_one(model: Any, tokenizer: Any) -> np.ndarray:
     return np.array(rows)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "Llama4"])
 def test_padded_batches_give_what_a_full_forward_of_each_alone_gives(architecture: str) -> None:
     model, tokenizer = tiny_model(architecture)
     result = next_token_logprobs(model, tokenizer, CONVERSATIONS, OPTIONS, batch_size=3)

@@ -30,7 +30,7 @@ def parts_read(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return returned
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "Llama4"])
 def test_responses_and_states_are_those_of_every_prompt_alone(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
