@@ -20,6 +20,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from divalign.core.precision import in_widest
+
 AXES = 2  # the paper's plane
 FEWEST = 4  # prompts of each class behind a covariance in the plane
 _LEAST = 1e-12  # of the mean covariance's trace: what is left of a class without spread
@@ -41,7 +43,7 @@ class StatesLoss:
         """Return the loss of a step's prompts and its gradient; None where a class has fewer than `FEWEST` prompts."""
         if min(int(harmful.sum()), int((~harmful).sum())) < FEWEST:
             return None
-        points = _precise(states.detach()).requires_grad_()
+        points = in_widest(states.detach()).requires_grad_()
         with torch.enable_grad():
             distance = cloud_distance(points, harmful, plane_axes(points, harmful))
             loss = self.of_distance(distance)
@@ -111,7 +113,3 @@ def plane_axes(states: Float[Tensor, "n d"], harmful: Bool[Tensor, " n"], count:
     points = states @ axes
     within = torch.stack([points[side].var(dim=0, correction=0) for side in (~harmful, harmful)]).mean(dim=0)
     return axes / within.sqrt().clamp(min=_FLAT * float(lengths[0]))
-
-
-def _precise(states: Tensor) -> Tensor:
-    return states.float() if states.device.type == "mps" else states.double()

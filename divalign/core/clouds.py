@@ -40,7 +40,7 @@ class Clouds(NamedTuple):
 
 def as_cloud(states: States, name: str, *, at_least: int) -> Float[np.ndarray, "n d"]:
     """Return one class's states as a float64 array [prompts, width]. Raises ValueError for states that are none."""
-    cloud = states.detach().double().cpu().numpy() if isinstance(states, Tensor) else np.asarray(states, dtype=float)
+    cloud = states.detach().cpu().double().numpy() if isinstance(states, Tensor) else np.asarray(states, dtype=float)
     if cloud.ndim != 2:
         raise ValueError(f"{name}: got an array of shape {cloud.shape}, expected [prompts, width]")
     if len(cloud) < at_least:

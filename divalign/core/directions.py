@@ -16,6 +16,7 @@ from torch import Tensor
 
 from divalign.core.clouds import States, pair_of_clouds
 from divalign.core.clusters import FOLDS, Groups, fold_of_each, numbered
+from divalign.core.precision import in_widest
 
 Matrix = TypeVar("Matrix", np.ndarray, Tensor)
 
@@ -36,8 +37,8 @@ def project_out(matrix: Matrix, direction: np.ndarray | Tensor, *, axis: int = -
     (axis 0), after which nothing it writes points along the direction. Doing it twice changes nothing.
     Raises ValueError where the axis is not as long as the direction.
     """
-    values = torch.as_tensor(matrix).double().movedim(axis, -1)
-    unit = torch.as_tensor(_unit(_vector(direction)), device=values.device)
+    values = in_widest(torch.as_tensor(matrix)).movedim(axis, -1)
+    unit = torch.from_numpy(_unit(_vector(direction))).to(values)
     if values.shape[-1] != len(unit):
         raise ValueError(
             f"axis {axis} of {tuple(matrix.shape)} has length {values.shape[-1]}, the direction {len(unit)}"
@@ -77,7 +78,7 @@ def margins(
 
 
 def _vector(direction: np.ndarray | Tensor) -> Float[np.ndarray, " d"]:
-    return direction.detach().double().cpu().numpy() if isinstance(direction, Tensor) else np.asarray(direction, float)
+    return direction.detach().cpu().double().numpy() if isinstance(direction, Tensor) else np.asarray(direction, float)
 
 
 def _unit(vector: Float[np.ndarray, " d"]) -> Float[np.ndarray, " d"]:

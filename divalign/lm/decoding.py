@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from divalign.core.precision import in_widest
 from divalign.data.batching import pad_left
 from divalign.lm.kv_cache import GrowingLayer, growing_cache
 from divalign.lm.memory import halved, out_of_memory, release
@@ -204,9 +205,12 @@ def _choose(batch: Batch, temperature: float) -> list[tuple[int, float]]:
         _check_finite(batch.rows, batch.logits.gather(1, tokens[:, None])[:, 0])  # not a number is the largest of all
         return [(token, 0.0) for token in tokens.tolist()]
     uniforms = [row.uniforms[len(row.response)] for row in batch.rows if row.uniforms is not None]
-    probabilities = (batch.logits.double() / temperature).softmax(dim=-1)
+    probabilities = (in_widest(batch.logits) / temperature).softmax(dim=-1)
     cumulative = probabilities.cumsum(dim=-1)
-    quantiles = torch.tensor(uniforms, dtype=torch.float64, device=cumulative.device)[:, None] * cumulative[:, -1:]
+    total = cumulative[:, -1:]
+    quantiles = torch.tensor(uniforms, dtype=total.dtype, device=total.device)[:, None] * total
+    # Below the total, to which rounding may lift it, so that the number falls on a token that has a probability.
+    quantiles = torch.minimum(quantiles, total * (1 - torch.finfo(total.dtype).eps))
     _check_finite(batch.rows, cumulative[:, -1])
     tokens = torch.searchsorted(cumulative, quantiles, right=True).clamp(max=cumulative.shape[1] - 1)
     log_probs = probabilities.gather(1, tokens).log()[:, 0].tolist()

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from divalign.core.precision import in_widest
 from divalign.data.batching import by_length, encode_conversation, pad_left
 from divalign.data.examples import Conversation
 from divalign.lm.decoding import Network, evaluating, network
@@ -98,7 +99,7 @@ def _log_probs(net: Network, prompts: Sequence[Sequence[int]], ids: Sequence[int
     if "logits_to_keep" in net.accepts:
         inputs["logits_to_keep"] = 1
     logits: Tensor = net.model(**inputs).logits[:, -1]
-    log_probs = logits.double().log_softmax(dim=-1)
+    log_probs = in_widest(logits).log_softmax(dim=-1)
     return (log_probs if ids is None else log_probs[:, list(ids)]).cpu().numpy()
 
 

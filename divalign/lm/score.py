@@ -269,7 +269,7 @@ def sequence_log_probs(
     def compute(indices: list[int]) -> np.ndarray:
         layout = lay_out([rows[index] for index in indices], pad_id, share=share)
         with evaluating(model):
-            return model(**_on(model.device, layout.inputs())).log_probs.double().cpu().numpy()
+            return model(**_on(model.device, layout.inputs())).log_probs.cpu().double().numpy()
 
     lengths = [len(row.prompt_ids) + len(row.response_ids) for row in rows]
     for indices, log_probs in halving(by_length(lengths, batch_size), compute, item="row", divisible=not in_step):

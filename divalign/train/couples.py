@@ -210,12 +210,20 @@ def scored_couples(encoded: EncodedRows, references: tuple[list[float], list[flo
     return Couples(aligned, unaligned, paired=encoded.paired)
 
 
-def collate(items: Sequence[Couple], pad_id: int, *, share: bool = False, prompts: bool = False) -> dict[str, Any]:
+def collate(
+    items: Sequence[Couple],
+    pad_id: int,
+    *,
+    share: bool = False,
+    prompts: bool = False,
+    dtype: torch.dtype = torch.float64,
+) -> dict[str, Any]:
     """Lay out the couples' aligned rows before their unaligned rows, sharing prompts if `share`.
 
     `couples` is how many count. Where none does, one is laid out all the same, since a forward needs a row. With
     `prompts`, `harmful` tells each row's class of prompt, `prompts` numbers the rows whose prompts count, both of a
-    couple or, where these are one prompt, the first, and `prompt_ends` says where those prompts end.
+    couple or, where these are one prompt, the first, and `prompt_ends` says where those prompts end. References are of
+    `dtype`, which the device of the training must have.
     """
     counted = [item for item in items if item.counts]
     laid = counted or items[:1]
@@ -223,12 +231,12 @@ def collate(items: Sequence[Couple], pad_id: int, *, share: bool = False, prompt
     layout = lay_out([row.row for row in rows], pad_id, share=share)
     batch = {
         **layout.inputs(),
-        "reference": torch.tensor([row.reference for row in rows], dtype=torch.float64),
+        "reference": torch.tensor([row.reference for row in rows], dtype=dtype),
         "couples": len(counted),
         "numbers": torch.tensor([row.number for row in rows]),
     }
     if any(offsets := [item.aligned.offset for item in laid]):
-        batch["offset"] = torch.tensor(offsets, dtype=torch.float64)
+        batch["offset"] = torch.tensor(offsets, dtype=dtype)
     if not prompts:
         return batch
     alike = [item.aligned.row.prompt_ids == item.unaligned.row.prompt_ids for item in laid]

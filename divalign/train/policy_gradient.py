@@ -26,6 +26,7 @@ from torch import Tensor
 
 from divalign.core.advantages import importance_weights, leave_one_out, penalised_rewards, zero_variance
 from divalign.core.losses import Method
+from divalign.core.precision import in_widest
 from divalign.core.sampled_loss import sampled_loss
 from divalign.data.batching import Encoded
 from divalign.data.columns import plain_content
@@ -206,7 +207,11 @@ class SampledStep:
         importance = importance_weights(log_probs, sampling)
         self._log.append(
             StepRecord(
-                batch.rewards, log_ratios.detach().double(), log_probs.detach().double(), importance, batch.samples
+                batch.rewards,
+                in_widest(log_ratios.detach()),
+                in_widest(log_probs.detach()),
+                importance,
+                batch.samples,
             )
         )
         loss = sampled_loss(self.method, log_ratios, advantages, importance, beta=self._beta)
@@ -264,14 +269,14 @@ def sampled_metrics(records: Sequence[StepRecord]) -> dict[str, float]:
     return {
         "reward": decided.mean().item(),
         "reward_std": decided.std().item() if len(decided) > 1 else 0.0,
-        "frac_reward_zero_std": equal.double().mean().item(),
+        "frac_reward_zero_std": in_widest(equal).mean().item(),
         "reward_undecided": 1 - len(decided) / len(rewards),
         "kl": float(sum(record.log_ratios.sum() for record in records)) / tokens,
         "entropy": -float(sum(record.log_probs.sum() for record in records)) / tokens,
         "completions/mean_length": lengths.mean().item(),
         "completions/min_length": lengths.min().item(),
         "completions/max_length": lengths.max().item(),
-        "completions/clipped_ratio": 1 - ended.double().mean().item(),
+        "completions/clipped_ratio": 1 - in_widest(ended).mean().item(),
         "completions/mean_terminated_length": terminated.mean().item() if len(terminated) else 0.0,
         "sampling/importance_sampling_ratio/min": weights.min().item(),
         "sampling/importance_sampling_ratio/mean": weights.mean().item(),

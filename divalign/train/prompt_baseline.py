@@ -129,6 +129,6 @@ def baselines_of(
     """Return b of each row's prompt, in nats; each prompt runs once."""
     prompts = {tuple(row.prompt_ids): Encoded(row.prompt_ids, row.response_ids[:1]) for row in rows}
     states = response_states(model, list(prompts.values()), pad_id, batch_size=batch_size)["prompt"]
-    values = head(torch.from_numpy(states).to(head.weight.device)).double().cpu()
+    values = head(torch.from_numpy(states).to(head.weight.device)).cpu().double()
     places = {ids: place for place, ids in enumerate(prompts)}
     return values[[places[tuple(row.prompt_ids)] for row in rows]]

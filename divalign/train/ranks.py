@@ -11,6 +11,8 @@ from accelerate.utils import broadcast_object_list
 from jaxtyping import Float
 from torch import Tensor
 
+from divalign.core.precision import widest_dtype
+
 
 class Ranks(NamedTuple):
     """The processes of a training: accelerate's, this one's number among them, their count, and this one's device."""
@@ -31,7 +33,7 @@ class Ranks(NamedTuple):
         """Return the mean of a number of each process."""
         if self.world_size == 1:
             return value
-        every = self.accelerator.gather(torch.tensor([value], device=self.device, dtype=torch.float64))
+        every = self.accelerator.gather(torch.tensor([value], device=self.device, dtype=widest_dtype(self.device)))
         return float(every.mean())
 
     def any(self, flag: bool) -> bool:
@@ -46,7 +48,7 @@ class Ranks(NamedTuple):
         """Return the score of every row; each process scores its share of them."""
         share = rows[self.rank :: self.world_size]
         share += rows[:1] * (-(-len(rows) // self.world_size) - len(share))  # as many for all: none waits for ever
-        local = torch.from_numpy(score(share)).to(self.device)
+        local = torch.from_numpy(score(share)).to(self.device, widest_dtype(self.device))
         every = self.gather(local).cpu().unflatten(0, (self.world_size, -1))
         return every.T.flatten()[: len(rows)]  # row i was the (i // world_size)-th of process i % world_size
 

@@ -13,6 +13,7 @@ from divalign.core.baselines import RowBaselines, critic
 from divalign.core.divergences import DIVERGENCES
 from divalign.core.estimate import Clusters, effective_size, evaluate_critic
 from divalign.core.losses import LogRatios, Method
+from divalign.core.precision import in_widest
 from divalign.train.couples import Couples
 
 FEWEST = 10  # prompts, below which no 95 % interval exists
@@ -36,12 +37,12 @@ def reward_metrics(scores: RowScores, *, beta: float, paired: bool) -> dict[str,
     share of all (aligned, unaligned) couples, ties counted half: the area under the ROC curve of r. `divergence/ess`
     is the effective number of unaligned rows under the weights e^r: near 1, a single row decides KLDO's log-mean-exp.
     """
-    aligned, unaligned, *references, tokens = (side.double() for side in scores)
+    aligned, unaligned, *references, tokens = (in_widest(side) for side in scores)
     return {
         "rewards/chosen": aligned.mean().item(),
         "rewards/rejected": unaligned.mean().item(),
         "rewards/margins": (aligned.mean() - unaligned.mean()).item(),
-        "rewards/accuracies": (aligned > unaligned).double().mean().item() if paired else auc(aligned, unaligned),
+        "rewards/accuracies": in_widest(aligned > unaligned).mean().item() if paired else auc(aligned, unaligned),
         "logps/chosen": (aligned / beta + references[0]).mean().item(),
         "logps/rejected": (unaligned / beta + references[1]).mean().item(),
         "nll/chosen": -((aligned / beta + references[0]).sum() / tokens.sum()).item(),
@@ -54,11 +55,11 @@ def critic_metrics(ratios: LogRatios, baseline: RowBaselines) -> dict[str, float
 
     `baseline` is what losses take off r, so minus b.
     """
-    values = -torch.cat([baseline.aligned, baseline.unaligned]).double()
+    values = -in_widest(torch.cat([baseline.aligned, baseline.unaligned]))
     aligned, unaligned = critic(ratios, baseline)[:2]
     return {
-        "critic/chosen": aligned.double().mean().item(),
-        "critic/rejected": unaligned.double().mean().item(),
+        "critic/chosen": in_widest(aligned).mean().item(),
+        "critic/rejected": in_widest(unaligned).mean().item(),
         "baseline/mean": values.mean().item(),
         "baseline/sd": values.std(correction=0).item(),
     }
@@ -106,7 +107,7 @@ def held_out_metrics(
     method that learns one, the loss reads it, and `critic/` stands before what the critic T = r + b(x) proves.
     """
     ratios = LogRatios(scores.aligned, scores.unaligned)
-    nll_of_reference = -(scores.reference_aligned.double().sum() / scores.aligned_tokens.sum()).item()
+    nll_of_reference = -(in_widest(scores.reference_aligned).sum() / scores.aligned_tokens.sum()).item()
     same = set(aligned_clusters) == set(unaligned_clusters)
     units = len(set(aligned_clusters)) if same else min(map(len, ratios[:2]))
     clusters = (aligned_clusters, unaligned_clusters) if same else None

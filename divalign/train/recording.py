@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from divalign.core.losses import LogRatios, RowBaselines
+from divalign.core.precision import widest_dtype
 from divalign.train.accumulation import Gather, response_tokens
 from divalign.train.readout import RowScores, critic_metrics, reward_metrics
 from divalign.train.speed import Speed
@@ -71,7 +72,7 @@ class Unlogged(TrainerCallback, ExportableState):
         self.content = {
             "loss": trainer.ranks.mean(float(trainer._tr_loss)),
             "logged": trainer._globalstep_last_logged,
-            "scores": [column.double().tolist() for column in scores],
+            "scores": [column.cpu().double().tolist() for column in scores],
         }
 
     def state(self) -> dict[str, Any]:
@@ -88,5 +89,6 @@ class Unlogged(TrainerCallback, ExportableState):
         trainer._globalstep_last_logged = saved["logged"]
         if saved["scores"]:
             first = trainer.ranks.rank == 0
-            columns = [torch.tensor(column, dtype=torch.float64, device=args.device) for column in saved["scores"]]
+            options = {"dtype": widest_dtype(args.device), "device": args.device}
+            columns = [torch.tensor(column, **options) for column in saved["scores"]]
             trainer.recorder.scores = [RowScores(*(column if first else column[:0] for column in columns))]

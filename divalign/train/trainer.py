@@ -20,6 +20,7 @@ from transformers.trainer_utils import EvalPrediction
 
 from divalign.core.logprobs import log_ratio
 from divalign.core.losses import LogRatios
+from divalign.core.precision import widest_dtype
 from divalign.lm.score import attach, can_share
 from divalign.train.accumulation import Step, response_tokens, whole_ratios
 from divalign.train.arguments import DivergenceConfig
@@ -140,7 +141,8 @@ class DivergenceTrainer(MeasuredTrainer):
             check_prompts(self.train_dataset, self.method.name, self._couples_per_update(self.train_dataset))
 
     def _collate(self, items: Any) -> dict[str, Any]:
-        batch = collate(items, self._pad_id, share=self._share, prompts=self._clouds is not None)
+        options: Any = {"share": self._share, "prompts": self._clouds is not None}
+        batch = collate(items, self._pad_id, dtype=widest_dtype(self.args.device), **options)
         if self._head:
             batch["prompt_ends"] = ends_of(batch)
         return {**batch, "prompts": prompts_of(items)} if self._sampled else batch

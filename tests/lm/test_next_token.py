@@ -116,3 +116,10 @@ def test_a_model_that_overflows_is_refused_and_not_journalled() -> None:
     torch.nn.init.constant_(model.get_input_embeddings().weight, torch.nan)
     with pytest.raises(ValueError, match=r"conversation \d are not finite; load the model in float32"):
         next_token_logprobs(model, tokenizer, CONVERSATIONS[:2], OPTIONS, batch_size=1)
+
+
+def test_a_device_without_float64_gives_the_same_up_to_float32s_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = tiny_model("Llama")
+    expected = next_token_logprobs(model, tokenizer, [user_says("a")], ["a", "b"])
+    monkeypatch.setattr("divalign.core.precision.WITHOUT_FLOAT64", ("cpu",))
+    assert np.allclose(next_token_logprobs(model, tokenizer, [user_says("a")], ["a", "b"]), expected, atol=1e-5)

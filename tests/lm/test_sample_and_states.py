@@ -8,6 +8,7 @@ import torch
 
 from divalign.data.batching import Encoded
 from divalign.data.examples import user_says
+from divalign.lm.decoding import Batch, Row, _choose
 from divalign.lm.generate import sample
 from divalign.lm.hidden import hidden_states, response_states
 from divalign.lm.load import LM
@@ -104,3 +105,22 @@ def test_a_tokenizer_without_padding_has_the_same_states() -> None:
     tokenizer.pad_token = None
     found = hidden_states(model, tokenizer, conversations)
     assert all(np.allclose(found[name], expected[name], atol=1e-6) for name in expected)
+
+
+def test_a_device_without_float64_draws_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = tiny_model()
+    in_float64 = sample(model, tokenizer, [user_says("a")] * 16, max_new_tokens=4, seeds=range(16))
+    monkeypatch.setattr("divalign.core.precision.WITHOUT_FLOAT64", ("cpu",))
+    assert sample(model, tokenizer, [user_says("a")] * 16, max_new_tokens=4, seeds=range(16)) == in_float64
+
+
+@pytest.mark.parametrize("without", [("mps",), ("cpu",)])
+def test_a_number_next_to_1_never_draws_what_has_no_probability(
+    without: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32 the largest number below 1 rounds to 1."""
+    monkeypatch.setattr("divalign.core.precision.WITHOUT_FLOAT64", without)
+    logits = torch.zeros(1, 8).index_fill(1, torch.tensor([5, 6, 7]), -torch.inf)
+    row = Row(0, [1], 4, uniforms=np.array([1 - 2**-53]))
+    ((token, log_prob),) = _choose(Batch([row], None, torch.ones(1, 1, dtype=torch.long), logits), 1.0)
+    assert (token, log_prob) == (4, pytest.approx(np.log(1 / 5)))

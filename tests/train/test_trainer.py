@@ -329,3 +329,24 @@ def test_speed_is_logged_and_counts_prompts_once(tmp_path: Path) -> None:
     speed = run.recorder.speed
     speed.add({"attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]]), "targets": torch.tensor([5, 6, 7])})
     assert (speed.tokens, speed.scored) == (5, 3)
+
+
+@pytest.mark.parametrize("method", ["kldo", "dpo"])
+def test_a_device_without_float64_gets_none_and_trains_the_same(
+    tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = trainer(tmp_path, PAIRS, method=method, max_steps=2)
+    expected.train()
+    monkeypatch.setattr("divalign.core.precision.WITHOUT_FLOAT64", ("cpu",))
+    run = trainer(tmp_path, PAIRS, method=method, max_steps=2)
+    recorded, add = [], run.recorder.add
+    run.recorder.add = lambda ratios, inputs, *rest: (recorded.append((ratios, inputs)), add(ratios, inputs, *rest))[1]
+    run.train()
+    tensors = [value for ratios, inputs in recorded for value in (*ratios, *inputs.values())]
+    assert torch.float64 not in {value.dtype for value in tensors if isinstance(value, torch.Tensor)}
+    logged, wanted = (next(row for row in one.state.log_history if "loss" in row) for one in (run, expected))
+    assert {name: logged[name] for name in MEANS} == pytest.approx({name: wanted[name] for name in MEANS}, rel=1e-3)
+    assert torch.allclose(weights(run), weights(expected), atol=1e-5)
+
+
+MEANS = ("loss", "rewards/margins", "logps/chosen", "divergence/ess")
