@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<user>", "<assistant>", "<system>", "<end>")
@@ -70,6 +70,15 @@ def tiny_tokenizer(*, reverse: bool = False) -> PreTrainedTokenizerFast:
         extra_special_tokens=list(SPECIAL[3:]),
     )
     tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def begins_with_bos(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Let the tokenizer put BOS before plain text, as Llama's and Gemma's do, and return it."""
+    number = tokenizer.convert_tokens_to_ids("<s>")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", number)]
+    )
     return tokenizer
 
 

@@ -21,7 +21,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 Dtype = Literal["float32", "bfloat16", "float16"]
 Auto = Literal["auto"]
 
-# Plain text turns, for tokenizers that come without a template (base models).
+# Plain text turns, for tokenizers that come without a template (base models); see `plain_template`.
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message.role }}: {{ message.content }}{{ eos_token or '' }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
@@ -59,7 +59,7 @@ def load_lm(
         dtype: of the weights; "auto" as in `resolve`.
         device: torch's name, or "auto".
         revision: of a hub id.
-        chat_template: a jinja file, or "plain" for the built-in one, where the model's own is missing or not wanted.
+        chat_template: a jinja file, or "plain" for `plain_template`, where the model's own is missing or not wanted.
         trust_remote_code: transformers' own.
         quantization_config: transformers' own.
 
@@ -94,10 +94,16 @@ def load_lm(
 
 
 def saved_tokenizer(source: str, adapter: Path | None, **options: Any) -> Any:
-    """Return the tokenizer that was saved with the adapter, else the base's: training may have changed its template."""
-    if adapter is not None and (adapter / "tokenizer_config.json").is_file():
-        return AutoTokenizer.from_pretrained(str(adapter), trust_remote_code=False)
-    return AutoTokenizer.from_pretrained(source, **options)
+    """Return the tokenizer from its `tokenizer_place`; `options` are those of the base's."""
+    place = tokenizer_place(source, adapter)
+    own = {"trust_remote_code": False} if place != source else options
+    return AutoTokenizer.from_pretrained(place, **own)
+
+
+def tokenizer_place(source: str, adapter: Path | None) -> str:
+    """Return where a model's tokenizer is: with its adapter, since training may change its template, or its base."""
+    own = adapter is not None and (adapter / "tokenizer_config.json").is_file()
+    return str(adapter) if own else source
 
 
 class Placement(NamedTuple):
@@ -185,7 +191,7 @@ def _complete(tokenizer: Any, source: str, chat_template: str | None) -> None:
             )
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked everywhere, so the choice changes no number
     if chat_template == "plain":
-        tokenizer.chat_template = PLAIN_TEMPLATE
+        tokenizer.chat_template = plain_template(tokenizer)
     elif chat_template is not None:
         if not Path(chat_template).is_file():
             raise ValueError(
@@ -194,6 +200,17 @@ def _complete(tokenizer: Any, source: str, chat_template: str | None) -> None:
         tokenizer.chat_template = read_text(Path(chat_template))
     if not tokenizer.chat_template:
         raise ValueError(_no_template(source))
+
+
+def plain_template(tokenizer: Any) -> str:
+    """Return the built-in template: turns as plain text, behind the BOS token where the tokenizer begins texts with it.
+
+    Rendered turns are tokenised without what a tokenizer adds to texts, and a base model that has read no text without
+    BOS (Gemma, Llama) writes nonsense without it. Tokenizers that have a BOS token and add none (Qwen, GPT-2) get none.
+    """
+    bos = tokenizer.bos_token_id
+    begins = bos is not None and tokenizer("x")["input_ids"][:1] == [bos]
+    return "{{ bos_token }}" + PLAIN_TEMPLATE if begins else PLAIN_TEMPLATE
 
 
 def _no_template(source: str) -> str:

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from divalign.limits import read_text
 from divalign.lm.architectures import known_config
 from divalign.lm.gguf import readable_source
-from divalign.lm.load import PLAIN_TEMPLATE, quietly, saved_tokenizer
+from divalign.lm.load import plain_template, quietly, saved_tokenizer
 
 
 class ModelShape(NamedTuple):
@@ -80,5 +80,5 @@ def read_tokenizer(
         raise ValueError(f"cannot load the tokenizer of {source!r}: {str(error).splitlines()[0]}") from error
     if chat_template is not None:
         plain = chat_template == "plain"
-        tokenizer.chat_template = PLAIN_TEMPLATE if plain else read_text(Path(chat_template))
+        tokenizer.chat_template = plain_template(tokenizer) if plain else read_text(Path(chat_template))
     return tokenizer

@@ -24,15 +24,17 @@ from divalign.limits import inside, read_text
 from divalign.lm.adapter_folder import SETTINGS, adapter_settings
 from divalign.lm.generate import generate_responses
 from divalign.lm.gguf import is_gguf
-from divalign.lm.load import LM, Auto, Dtype, load_lm, resolve
+from divalign.lm.load import LM, PLAIN_TEMPLATE, Auto, Dtype, load_lm, resolve, tokenizer_place
 from divalign.lm.responses import Response
 from divalign.lm.server import Server, ServerOptions, generate_responses_on_server, served_model
+from divalign.lm.shape import read_tokenizer
 from divalign.store import digest, file_digest, folder_digest, read_json, write_json
 from divalign.toy.world import ASSETS
 
 KEY_VARIABLE = "DIVALIGN_API_KEY"
 MODEL_FILE = "model.json"  # beside a model of a run: its spec
 EMBEDDED = "toy"
+Files = tuple[tuple[str, int, int], ...]  # of a folder: names, sizes, times
 
 
 @dataclass(frozen=True)
@@ -261,25 +263,46 @@ def generated_by(load: Callable[[], LM]) -> Callable[..., list[Response]]:
 
 def _key(spec: ModelSpec) -> str:
     """Return what all output depends on: a folder's content; a hub id is taken at its word, so pin a revision."""
-    template = spec.chat_template
-    text = read_text(Path(template)) if template and Path(template).is_file() else template
     source = Path(spec.source)
     if is_gguf(source):
         weights: Any = _file_key(source, source.stat().st_mtime_ns)
     else:
         weights = folder_key(source) if source.is_dir() else [spec.source, spec.revision]
     adapter = spec.adapter and folder_key(Path(spec.adapter))
-    return digest("model", weights, adapter, spec.dtype, text)
+    return digest("model", weights, adapter, spec.dtype, _template_of(spec))
+
+
+def _template_of(spec: ModelSpec) -> str | None:
+    """Return what a key says of the chat template: its text, or "plain" where nothing stands before the built-in one.
+
+    Whether BOS does, a folder's tokenizer tells; of a hub id or a GGUF file it is not known before it is loaded.
+    """
+    template = spec.chat_template
+    if template != "plain":
+        return read_text(Path(template)) if template and Path(template).is_file() else template
+    place = tokenizer_place(spec.source, Path(spec.adapter) if spec.adapter else None)
+    if not Path(place).is_dir():
+        return "plain, behind BOS where the tokenizer adds one"
+    text = _plain_template_of(Path(place), _files(Path(place)), spec.trust_remote_code and place == spec.source)
+    return template if text == PLAIN_TEMPLATE else text
+
+
+@cache
+def _plain_template_of(folder: Path, _files: Files, trust_remote_code: bool) -> str:
+    return read_tokenizer(str(folder), chat_template="plain", trust_remote_code=trust_remote_code).chat_template
 
 
 def folder_key(folder: Path) -> str:
     """Return a model folder's content hash, computed once as long as its files' sizes and times stay the same."""
-    files = tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.iterdir()))
-    return _folder_key(folder, files)
+    return _folder_key(folder, _files(folder))
+
+
+def _files(folder: Path) -> Files:
+    return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.iterdir()))
 
 
 @cache
-def _folder_key(folder: Path, _files: tuple[tuple[str, int, int], ...]) -> str:
+def _folder_key(folder: Path, _files: Files) -> str:
     return folder_digest(folder)
 
 

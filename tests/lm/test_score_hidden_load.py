@@ -9,12 +9,13 @@ import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
 
-from divalign.data.batching import Encoded, encode_conversation
+from divalign.data.batching import Encoded, encode_conversation, encode_row
 from divalign.data.examples import user_says
 from divalign.lm.hidden import hidden_states, response_states
-from divalign.lm.load import load_lm, resolve
+from divalign.lm.load import PLAIN_TEMPLATE, load_lm, resolve
 from divalign.lm.score import attach, sequence_log_probs
-from tests.tiny import ARCHITECTURES, save_tiny, tiny_model
+from divalign.lm.shape import read_tokenizer
+from tests.tiny import ARCHITECTURES, begins_with_bos, save_tiny, tiny_model, tiny_tokenizer
 
 ROWS = [Encoded([5, 6, 7], [8, 9]), Encoded([10], [11, 12, 13, 14]), Encoded([9, 8, 7, 6, 5, 4], [3])]
 
@@ -270,3 +271,23 @@ def test_the_plain_template_and_the_end_token_stand_in_for_what_is_missing(tmp_p
     assert "user: hello" in load_lm(str(folder), chat_template="plain").tokenizer.apply_chat_template(
         [{"role": "user", "content": "hello"}], tokenize=False
     )
+
+
+@pytest.mark.parametrize("bos", [True, False], ids=["adds BOS", "has a BOS and adds none"])
+def test_the_plain_template_begins_with_bos_where_the_tokenizer_begins_texts_with_it(tmp_path: Path, bos: bool) -> None:
+    folder = save_tiny("Llama", tmp_path / "m")
+    if bos:
+        begins_with_bos(tiny_tokenizer()).save_pretrained(folder)
+    tokenizer = load_lm(str(folder), chat_template="plain").tokenizer
+    assert tokenizer.chat_template == read_tokenizer(str(folder), chat_template="plain").chat_template
+    assert (tokenizer.chat_template == PLAIN_TEMPLATE) is not bos
+    text = [{"role": "user", "content": "hello"}]
+    answer = [{"role": "assistant", "content": "hi"}]
+    starts = [tokenizer.bos_token_id] if bos else []
+    asked = "user: hello</s>\nassistant: "
+    encoded = encode_row(tokenizer, text, answer, max_length=99)
+    for prompt in (encode_conversation(tokenizer, user_says("hello")), encoded.prompt_ids):
+        assert prompt == [*starts, *tokenizer(asked, add_special_tokens=False)["input_ids"]]
+    assert tokenizer.decode(encoded.response_ids) == "hi</s>\n"
+    plain = encode_row(tokenizer, asked, "hi", max_length=99)
+    assert plain == encoded._replace(response_ids=encoded.response_ids[:-1])

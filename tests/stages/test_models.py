@@ -7,11 +7,11 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 
-from divalign.lm.load import load_lm, resolve
+from divalign.lm.load import PLAIN_TEMPLATE, load_lm, resolve
 from divalign.stages.models import LoadOptions, ModelSpec, find_model, model_spec, short_names, write_model_spec
-from divalign.store import read_json, write_json
+from divalign.store import digest, folder_digest, read_json, write_json
 from divalign.toy.world import ASSETS
-from tests.tiny import save_tiny
+from tests.tiny import begins_with_bos, save_tiny, tiny_tokenizer
 
 HUB_ID = "people/tiny"
 
@@ -93,6 +93,16 @@ def test_a_key_is_known_without_loading_and_changes_with_what_it_stands_for(tmp_
     assert find_model(str(folder), LoadOptions(dtype="float32", chat_template="plain")).key != key
     save_tiny("Llama", folder, seed=1)
     assert find_model(str(folder), float32).key != key
+
+
+def test_a_key_tells_a_plain_template_behind_bos_from_one_without(tmp_path: Path) -> None:
+    """The key of one without is as it was before BOS could stand there, so that what is cached stays valid."""
+    folder, options = save_tiny("Llama", tmp_path / "model"), LoadOptions(dtype="float32", chat_template="plain")
+    assert find_model(str(folder), options).key == digest("model", folder_digest(folder), None, "float32", "plain")
+    begins_with_bos(tiny_tokenizer()).save_pretrained(folder)
+    key = find_model(str(folder), options).key
+    assert key == digest("model", folder_digest(folder), None, "float32", "{{ bos_token }}" + PLAIN_TEMPLATE)
+    assert find_model(HUB_ID, options).key != digest("model", [HUB_ID, None], None, "float32", "plain")
 
 
 def test_auto_is_resolved_and_recorded_as_what_it_came_to(tmp_path: Path) -> None:
