@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from divalign.data.batching import Encoded, encode_conversation
 from divalign.data.examples import Conversation
 from divalign.lm.decoding import Row, decode, evaluating, network
 from divalign.lm.responses import Response, missing, readable, texts_of, unreadable
+from divalign.lm.thoughts import thought_marks
 from divalign.store import digest
 
 
@@ -63,8 +65,9 @@ def generate_responses(
     At temperature 0 the likeliest token each time, else a draw from softmax(logits / temperature); without the
     penalties and cuts that a checkpoint's own generation configuration may ask for. A response ends ("stop") at any
     end-of-sequence token of that configuration or of the tokenizer, or is cut ("length") at `max_new_tokens` or at the
-    end of the context. Special tokens are removed. A conversation that fills the context is "too_long", one that is no
-    Unicode text "unreadable"; the others are answered. When memory runs out, batches halve, and grow back later.
+    end of the context. Special tokens are removed, but for those that mark thoughts (`lm.thoughts`). A conversation
+    that fills the context is "too_long", one that is no Unicode text "unreadable"; the others are answered. When memory
+    runs out, batches halve, and grow back later.
 
     Neither the batch size nor the other rows of a batch change a response, up to float rounding: a matrix product of
     another shape may round its last bit otherwise, and what was almost a tie between two tokens then falls the other
@@ -168,7 +171,7 @@ def sample_prompts(
 
 
 def sample_text(tokenizer: Any, response: Sample) -> str:
-    """Return the text of a sampled response as it stands after its prompt, without special tokens."""
+    """Return the text of a sampled response as it stands after its prompt, decoded as in `generate_responses`."""
     return readable(_decoded_text(tokenizer, response.tokens.prompt_ids, response.tokens.response_ids))
 
 
@@ -248,7 +251,17 @@ def _context(model: Any) -> int:
 
 
 def _decoded_text(tokenizer: Any, prompt: Sequence[int], tokens: Sequence[int]) -> str:
-    """Return the text of `tokens` as it stands after `prompt`.
+    """Return the text of `tokens` as it stands after `prompt`, without special tokens but for marks of thoughts."""
+    marks, before, text = thought_marks(tokenizer, tokens), prompt, ""
+    for marked, run in groupby(tokens, key=marks.__contains__):
+        part = list(run)
+        text += "".join(marks[token] for token in part) if marked else _text_behind(tokenizer, before, part)
+        before = before if marked else part
+    return text
+
+
+def _text_behind(tokenizer: Any, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+    """Return the text of `tokens` behind `prompt`, without special tokens.
 
     Decoded alone, a SentencePiece token at the start loses its leading space, and "Sure, here is" would be followed
     by "a plan" instead of " a plan".

@@ -10,6 +10,7 @@ Every attack is run on the harmful prompts; benign prompts are sent directly. Un
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from divalign.safety.journal import Journal
 from divalign.safety.judges import JUDGES, Judge, Verdict, find_judge
 from divalign.safety.protocols import PROTOCOLS, Protocol, follow
 from divalign.safety.single_shot import Attack, direct
+from divalign.safety.thinking import OPEN
 from divalign.stages.cached_responses import cached_responses, cached_texts
 from divalign.stages.folder import Progress, check_unclaimed, locked
 from divalign.stages.models import OpenModel
@@ -155,7 +157,7 @@ def opens_thoughts(target: OpenModel) -> bool:
         return False
     tokenizer = target.lm().tokenizer
     text = render_turns(tokenizer, [{"role": "user", "content": "?"}], generation=True)
-    return text.rstrip().endswith("<think>")
+    return re.search(rf"(?:{OPEN})\s*$", text, re.IGNORECASE) is not None
 
 
 def _responses(

@@ -3,13 +3,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer
 
-from divalign.data.batching import encode_conversation
+from divalign.data.batching import Encoded, encode_conversation
 from divalign.data.examples import Conversation, user_says
-from divalign.lm.generate import generate, generate_responses, sample
+from divalign.lm.generate import Sample, generate, generate_responses, sample, sample_text
 from divalign.lm.responses import Response
-from tests.tiny import ARCHITECTURES, save_tiny, tiny_model
+from tests.tiny import ARCHITECTURES, save_tiny, tiny_model, tiny_tokenizer
 
 # Of very different lengths, all longer than the tiny models' sliding window, some with a prefill.
 CONVERSATIONS = [
@@ -163,6 +163,53 @@ def test_the_space_after_a_prefill_survives_a_tokenizer_that_eats_leading_spaces
         model.lm_head.weight[space] = 0
         model.lm_head.bias = torch.nn.Parameter(torch.zeros(len(tokenizer)).index_fill(0, torch.tensor([space]), 1e4))
     assert generate(model, SpaceEater(tokenizer), [user_says("a", prefill="Sure")], max_new_tokens=3) == ["   "]
+
+
+def with_special_tokens(tokenizer: Any, *tokens: str) -> Any:
+    tokenizer.add_tokens([AddedToken(token, special=True) for token in tokens], special_tokens=True)
+    return tokenizer
+
+
+def decoded(tokenizer: Any, prompt: str, response: str) -> str:
+    """What `generate` makes of the tokens of a response."""
+    ids = Encoded(*(tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, response)))
+    return sample_text(tokenizer, Sample(ids, 0.0, ended=True))
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        ("[THINK]", "[/THINK]"),
+        ("<|channel>", "<channel|>"),
+        ("<|START_THINKING|>", "<|END_THINKING|>"),
+        ("<think>", "</think>"),
+        ("<seed:think>", "</seed:think>"),
+        ("◁think▷", "◁/think▷"),
+    ],
+)
+def test_special_tokens_that_mark_thoughts_stay_and_all_others_go(begin: str, end: str) -> None:
+    tokenizer = with_special_tokens(tiny_tokenizer(), begin, end, "<|START_RESPONSE|>", "<turn|>")
+    text = f"{begin}thought\nI must not.{end}<|START_RESPONSE|> No.<turn|></s>"
+    assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == "thought\nI must not. No."
+    assert decoded(tokenizer, "<s><user>a<end>", text) == f"{begin}thought\nI must not.{end} No."
+    assert decoded(tokenizer, "<s><user>a<end>", f"Yes.{begin}{end}{end}") == f"Yes.{begin}{end}{end}"
+
+
+def test_marks_of_thoughts_that_are_no_special_tokens_are_text_as_ever() -> None:
+    tokenizer = tiny_tokenizer()
+    assert decoded(tokenizer, "a", " <think> b</think> c</s>") == " <think> b</think> c"
+    tokenizer.add_tokens(["<think>", "</think>"])
+    ids = tokenizer(" <think> b</think> c")["input_ids"]
+    assert decoded(tokenizer, "a", " <think> b</think> c") == tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_a_model_that_writes_such_a_token_is_read_with_it() -> None:
+    model, tokenizer = tiny_model("Llama")
+    with_special_tokens(tokenizer, "[THINK]")
+    model.resize_token_embeddings(len(tokenizer))
+    bias = torch.zeros(len(tokenizer)).index_fill(0, torch.tensor([len(tokenizer) - 1]), 1e4)
+    model.lm_head.bias = torch.nn.Parameter(bias)
+    assert generate(model, tokenizer, [user_says("a")], max_new_tokens=3) == ["[THINK][THINK][THINK]"]
 
 
 def test_a_conversation_that_cannot_be_answered_is_recorded_and_the_others_are_answered() -> None:

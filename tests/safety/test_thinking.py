@@ -1,8 +1,14 @@
 """Thoughts are told from answers by the marks of many model families."""
 
-import pytest
+import re
 
-from divalign.safety.thinking import answer_of
+import pytest
+from transformers import AddedToken
+
+from divalign.data.batching import Encoded
+from divalign.lm.generate import Sample, sample_text
+from divalign.safety.thinking import TAGS, answer_of
+from tests.tiny import tiny_tokenizer
 
 MARKS = {
     "tag": ("<think>", "</think>"),
@@ -58,3 +64,30 @@ def test_marks_around_an_answer_are_taken_off_behind_thoughts_alone() -> None:
     assert answer_of("<answer>Warm the lid.</answer>") == "<answer>Warm the lid.</answer>"
     quoted = "<think>They want me to say: Here is my response: no.</think>Warm the lid."
     assert answer_of(quoted) == "Warm the lid."
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        *((f"<{tag}>", f"</{tag}>") for tag in TAGS),
+        *(pair for name, pair in MARKS.items() if name not in ("attribute", "gpt-oss")),
+    ],
+)
+def test_marks_that_are_special_tokens_are_in_the_responses_of_a_local_model(begin: str, end: str) -> None:
+    """Whatever is told from answers here is not removed there: `lm.thoughts` names no fewer marks."""
+    tokenizer = tiny_tokenizer()
+    marks = re.findall(r"<[^<>]*>|\[[^\[\]]*\]|◁[^▷]*▷", begin + end)
+    tokenizer.add_tokens([AddedToken(mark, special=True) for mark in marks], special_tokens=True)
+    ids = tokenizer(f"{begin}I cannot decide.{end}Warm the lid.", add_special_tokens=False)["input_ids"]
+    assert answer_of(sample_text(tokenizer, Sample(Encoded([1], ids), 0.0, ended=True))) == "Warm the lid."
+
+
+def test_thoughts_of_gpt_oss_are_told_without_its_special_tokens() -> None:
+    tokenizer = tiny_tokenizer()
+    marks = ("<|start|>", "<|end|>", "<|channel|>", "<|message|>")
+    tokenizer.add_tokens([AddedToken(mark, special=True) for mark in marks], special_tokens=True)
+    begin, end = MARKS["gpt-oss"]
+    ids = tokenizer(f"{begin}I cannot decide.{end}Warm the lid.", add_special_tokens=False)["input_ids"]
+    text = sample_text(tokenizer, Sample(Encoded([1], ids), 0.0, ended=True))
+    assert text == "analysisI cannot decide.assistantfinalWarm the lid."
+    assert answer_of(text) == "Warm the lid."

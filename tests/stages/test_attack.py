@@ -309,12 +309,24 @@ def test_a_folder_whose_attack_json_is_torn_goes_on_from_its_journal(tmp_path: P
     assert again.asked == []
 
 
-@pytest.mark.parametrize("opened", [True, False])
-def test_a_template_that_opens_thoughts_is_recorded_with_each_response(tmp_path: Path, opened: bool) -> None:
+@pytest.mark.parametrize(
+    ("ending", "opened"),
+    [
+        ("<think>\n", True),
+        ("[THINK]", True),
+        ("<|START_THINKING|>", True),
+        ("<|channel>thought\n", True),
+        ("", False),
+        ("<think>\n\n</think>\n\n", False),
+        ("<|channel>thought\n<channel|>", False),
+    ],
+)
+def test_a_template_that_opens_thoughts_is_recorded_with_each_response(
+    tmp_path: Path, ending: str, opened: bool
+) -> None:
     folder = save_tiny("Llama", tmp_path / "model")
     template = folder / "chat_template.jinja"
-    if opened:
-        template.write_text(template.read_text().replace("<assistant>{%", "<assistant><think>\n{%"))
+    template.write_text(template.read_text().replace("<assistant>{%", f"<assistant>{ending}{{%"))
     rows = attack(find_model(str(folder)), PROMPTS, plan(["direct"], max_new_tokens=2), tmp_path / "a", progress=silent)
     assert [row.get("thinking_opened", False) for row in rows] == [opened] * 3
 
