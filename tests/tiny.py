@@ -37,7 +37,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "Phi3": {"num_key_value_heads": 2},
     "Olmo2": {"num_key_value_heads": 2},
 }
-# Of mixed layers, tried where a family's parts matter: a dense and a sparse block, chunked and full attention.
+# Of experts and of unlike blocks, tried where a family's parts matter: dense and sparse ones, chunked and full
+# attention, experts whose matrices are square and transposed (GptOss), per-layer embeddings (Gemma4).
 SPARSE: dict[str, dict[str, Any]] = {
     "Llama4": {
         **GROUPED,
@@ -48,8 +49,37 @@ SPARSE: dict[str, dict[str, Any]] = {
         "attention_chunk_size": 64,
         "layer_types": ["chunked_attention", "full_attention"],
     },
+    "DeepseekV3": {
+        "num_key_value_heads": 4,
+        "q_lora_rank": 12,
+        "kv_lora_rank": 8,
+        "qk_rope_head_dim": 4,
+        "qk_nope_head_dim": 4,
+        "v_head_dim": 8,
+        "first_k_dense_replace": 1,
+        "n_routed_experts": 8,
+        "n_group": 2,
+        "topk_group": 1,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 20,
+    },
+    "GptOss": {**GROUPED, "intermediate_size": 32, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "Gemma4": {
+        **GROUPED,
+        "global_head_dim": 8,
+        "num_global_key_value_heads": 2,
+        "num_kv_shared_layers": 0,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "hidden_size_per_layer_input": 6,
+        "vocab_size_per_layer_input": 263,
+        "enable_moe_block": True,
+        "num_experts": 4,
+        "top_k_experts": 2,
+        "moe_intermediate_size": 20,
+    },
 }
-CONFIGS: dict[str, str] = {"Gemma3": "Gemma3TextConfig", "Llama4": "Llama4TextConfig"}
+CONFIGS: dict[str, str] = {"Gemma3": "Gemma3TextConfig", "Gemma4": "Gemma4TextConfig", "Llama4": "Llama4TextConfig"}
 
 
 def tiny_tokenizer(*, reverse: bool = False) -> PreTrainedTokenizerFast:

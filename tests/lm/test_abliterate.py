@@ -2,13 +2,15 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
-from divalign.data.batching import Encoded
+from divalign.data.batching import Encoded, encode_conversation
 from divalign.data.examples import user_says
 from divalign.lm.abliterate import abliterated
+from divalign.lm.backbone import backbone_of
 from divalign.lm.hidden import hidden_states
 from divalign.lm.score import sequence_log_probs
-from tests.tiny import ARCHITECTURES, tiny_model
+from tests.tiny import ARCHITECTURES, SIZES, SPARSE, tiny_model
 
 CONVERSATIONS = [user_says("one"), user_says("a longer prompt"), user_says("xy", prefill="Sure")]
 DIRECTION = torch.tensor(np.random.default_rng(0).normal(size=32))
@@ -17,20 +19,47 @@ UNIT = (DIRECTION / DIRECTION.norm()).numpy()
 
 def along(model, tokenizer) -> tuple[float, float]:
     """The largest share of a state along the direction in the residual stream, which ends before the final norm."""
-    states = np.concatenate([layers[:-1] for layers in hidden_states(model, tokenizer, CONVERSATIONS).values()])
-    return np.abs(states @ UNIT).max(), np.linalg.norm(states, axis=-1).min()
+    states, backbone = [], backbone_of(model)
+
+    def read(module, arguments, output) -> None:
+        states.append((output[0] if isinstance(output, tuple) else output).detach().flatten(0, -2).numpy())
+
+    handles = [part.register_forward_hook(read) for part in (model.get_input_embeddings(), *backbone.layers)]
+    for conversation in CONVERSATIONS:
+        model(input_ids=torch.tensor([encode_conversation(tokenizer, conversation)]))
+    for handle in handles:
+        handle.remove()
+    whole = np.concatenate(states)
+    return np.abs(whole @ UNIT).max(), np.linalg.norm(whole, axis=-1).min()
 
 
-@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "Gemma"])
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, *SPARSE, "Gemma", "Glm4"])
 def test_the_direction_is_gone_from_the_residual_stream(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ARCHITECTURES, "Gemma", {"num_key_value_heads": 2, "head_dim": 8})
+    for name in ("Gemma", "Glm4"):
+        monkeypatch.setitem(ARCHITECTURES, name, {"num_key_value_heads": 2, "head_dim": 8})
     model, tokenizer = tiny_model(architecture)
-    for norm in (part for name, part in model.named_modules() if "norm" in name and hasattr(part, "weight")):
-        torch.nn.init.normal_(norm.weight, 1.0, 0.3)  # norms as they come out of training: no two weights alike
+    for name, weight in model.named_parameters():
+        if name.endswith("norm.weight") or "layernorm" in name:
+            torch.nn.init.normal_(weight, 1.0, 0.3)  # norms as they come out of training: no two weights alike
+        elif name.endswith("bias"):
+            torch.nn.init.normal_(weight)
     before, _ = along(model, tokenizer)
     after, length = along(abliterated(model, DIRECTION), tokenizer)
     assert before > 0.1
     assert after < 1e-5 * max(length, 1)
+
+
+@pytest.mark.parametrize("architecture", SPARSE)
+def test_every_expert_is_made_orthogonal_whether_or_not_a_token_comes_to_it(architecture: str) -> None:
+    model, _ = tiny_model(architecture)
+    before, after = model.state_dict(), abliterated(model, DIRECTION).state_dict()
+    names = [name for name in before if name.endswith("experts.down_proj")]
+    assert len(names) == (2 if architecture in ("GptOss", "Gemma4") else 1)
+    for name in names:
+        axis = 1 if before[name].shape[1] == 32 and architecture not in ("GptOss", "Llama4") else 2
+        matrices = after[name].movedim(axis, -1).double().numpy()
+        assert (np.abs(before[name].movedim(axis, -1).double().numpy() @ UNIT).max(axis=-1) > 0.01).all()
+        assert np.abs(matrices @ UNIT).max() < 1e-6
 
 
 def test_a_model_that_has_been_scored_gives_the_same_copy() -> None:
@@ -75,5 +104,46 @@ def test_a_wrong_width_and_unknown_blocks_are_refused() -> None:
     for block in model.model.layers:
         block.mlp.down = block.mlp.down_proj
         del block.mlp.down_proj
-    with pytest.raises(ValueError, match="add their names to WRITERS"):
+    with pytest.raises(ValueError, match=r"LlamaModel, block 0: mlp.down gives vectors .* add its name to WRITERS"):
         abliterated(model, DIRECTION)
+
+
+def test_a_family_whose_blocks_write_otherwise_is_refused() -> None:
+    """Gemma 3n adds its normalised states to the stream (Laurel), which no matrix can be made orthogonal for."""
+    options = {
+        "laurel_rank": 5,
+        "altup_num_inputs": 2,
+        "hidden_size_per_layer_input": 6,
+        "vocab_size_per_layer_input": 263,
+        "layer_types": ["full_attention"] * 2,
+        "num_kv_shared_layers": 0,
+        "activation_sparsity_pattern": [0.0] * 2,
+        "vocab_size": 263,
+        "head_dim": 8,
+        "num_key_value_heads": 2,
+    }
+    with pytest.raises(ValueError, match=r"block 0: laurel\.linear_right gives vectors as wide as the residual stream"):
+        abliterated(Gemma3nForCausalLM(Gemma3nTextConfig(**SIZES, **options)), DIRECTION)
+
+
+def test_a_writer_that_is_no_matrix_of_the_streams_width_is_refused() -> None:
+    model, _ = tiny_model("Llama")
+    packed = torch.nn.Linear(1, 512, bias=False)  # as weights of four bits are stored
+    model.model.layers[1].mlp.down_proj = packed
+    with pytest.raises(ValueError, match=r"block 1: mlp.down_proj is \(512, 1\).*load the weights unquantised"):
+        abliterated(model, DIRECTION)
+
+
+def test_blocks_that_write_along_the_direction_all_the_same_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A norm behind a writer that is not known leaves a component, which a trial on a few tokens finds."""
+    model, _ = tiny_model("Gemma2")
+    for block in model.model.layers:
+        torch.nn.init.normal_(block.post_feedforward_layernorm.weight, 1.0, 0.3)
+    monkeypatch.setattr("divalign.lm.abliterate.NORMS_AFTER", {})
+    with pytest.raises(ValueError, match="Gemma2Model, block 0: it writes along the direction all the same"):
+        abliterated(model, DIRECTION)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounding_of_half_precision_is_no_component(dtype: torch.dtype) -> None:
+    abliterated(tiny_model("Gemma2")[0].to(dtype), DIRECTION)
