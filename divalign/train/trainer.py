@@ -294,14 +294,6 @@ class DivergenceTrainer(MeasuredTrainer):
             read = self._clouds.anchored(ratios, inputs) if self._clouds else ratios
             baseline = row_baselines(self._head and self._head(outputs.prompt_states), inputs.get("offset"))
             loss = self.objective.loss(read, log_probs, self._step, baseline)
-    def _sampled_loss(self, sampled: SampledStep, model: Any, prompts: list[list[int]]) -> Tensor:
-        if not prompts:  # earlier micro-batches have them all
-            return 0 * next(parameter for parameter in model.parameters() if parameter.requires_grad).sum()
-        batch = sampled.take(prompts, self._reference, self._pad_id, device=self.args.device)
-        layout = self._prepare_inputs(sampled.inputs(batch, self._pad_id, share=self._share))
-        self.recorder.speed.add(layout)
-        return sampled.loss(batch, self._log_probs(model, layout))
-
             if self._clouds:
                 loss = loss + self._clouds.loss(outputs.prompt_states, inputs)
             check_finite(loss, "loss", [(ratios, inputs)], update=self.state.global_step + 1)
@@ -309,6 +301,14 @@ class DivergenceTrainer(MeasuredTrainer):
             loss, baseline = 0 * log_probs.sum(), None  # this process ran out of rows, and takes part for the others
         self.recorder.add(ratios, inputs, baseline if self._head else None)
         return (loss, ratios) if return_outputs else loss
+
+    def _sampled_loss(self, sampled: SampledStep, model: Any, prompts: list[list[int]]) -> Tensor:
+        if not prompts:  # earlier micro-batches have them all
+            return 0 * next(parameter for parameter in model.parameters() if parameter.requires_grad).sum()
+        batch = sampled.take(prompts, self._reference, self._pad_id, device=self.args.device)
+        layout = self._prepare_inputs(sampled.inputs(batch, self._pad_id, share=self._share))
+        self.recorder.speed.add(layout)
+        return sampled.loss(batch, self._log_probs(model, layout))
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Do what Trainer does, but for the online normaliser, whose two classes go backward apart."""
