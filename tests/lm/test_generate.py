@@ -9,7 +9,7 @@ from divalign.data.batching import Encoded, encode_conversation
 from divalign.data.examples import Conversation, user_says
 from divalign.lm.generate import Sample, generate, generate_responses, sample, sample_text
 from divalign.lm.responses import Response
-from tests.tiny import ARCHITECTURES, save_tiny, tiny_model, tiny_tokenizer
+from tests.tiny import ARCHITECTURES, SPARSE, save_tiny, tiny_model, tiny_tokenizer
 
 # Of very different lengths, all longer than the tiny models' sliding window, some with a prefill.
 CONVERSATIONS = [
@@ -26,7 +26,7 @@ def one_at_a_time(model: Any, tokenizer: Any, conversation: Conversation, max_ne
     return tokenizer.decode(whole[0, ids.shape[1] :], skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "Llama4"])
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, *SPARSE])
 def test_batches_write_what_the_library_writes_one_prompt_at_a_time(architecture: str) -> None:
     model, tokenizer = tiny_model(architecture)
     slow = [one_at_a_time(model, tokenizer, conversation, 16) for conversation in CONVERSATIONS]

@@ -15,7 +15,7 @@ from divalign.lm.hidden import hidden_states, response_states
 from divalign.lm.load import PLAIN_TEMPLATE, load_lm, resolve
 from divalign.lm.score import attach, sequence_log_probs
 from divalign.lm.shape import read_tokenizer
-from tests.tiny import ARCHITECTURES, begins_with_bos, save_tiny, tiny_model, tiny_tokenizer
+from tests.tiny import ARCHITECTURES, SPARSE, begins_with_bos, save_tiny, tiny_model, tiny_tokenizer
 
 ROWS = [Encoded([5, 6, 7], [8, 9]), Encoded([10], [11, 12, 13, 14]), Encoded([9, 8, 7, 6, 5, 4], [3])]
 
@@ -27,7 +27,7 @@ def slow_log_prob(model, row: Encoded) -> float:
     return sum(logits[start + i - 1, token].item() for i, token in enumerate(row.response_ids))
 
 
-@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "Llama4"])
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, *SPARSE])
 def test_batched_response_log_probs_equal_the_definition(architecture: str) -> None:
     model, tokenizer = tiny_model(architecture)
     expected = [slow_log_prob(model, row) for row in ROWS]
@@ -96,7 +96,7 @@ def test_an_attached_forward_shows_the_names_of_the_models_own() -> None:
     assert inspect.signature(attach(model).forward) == inspect.signature(tiny_model("Llama")[0].forward)
 
 
-@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "Llama4"])
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, *SPARSE])
 def test_hidden_states_equal_one_prompt_at_a_time(architecture: str) -> None:
     model, tokenizer = tiny_model(architecture)
     conversations = [user_says("one"), user_says("a longer prompt", prefill="Sure"), user_says("xy")]
@@ -108,7 +108,7 @@ def test_hidden_states_equal_one_prompt_at_a_time(architecture: str) -> None:
         assert np.allclose(result["generation"][:, number], expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "Llama4"])
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, *SPARSE])
 def test_the_response_position_is_the_mean_over_the_response_and_its_end(architecture: str) -> None:
     model, tokenizer = tiny_model(architecture)
     conversations = [user_says("one"), user_says("a longer prompt"), user_says("xy")]
