@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from divalign.data.examples import Request, Row
@@ -26,31 +26,49 @@ class Built(NamedTuple):
     left_out: dict[str, int]
 
 
-def build(requests: Iterable[Request], recipe: str, *, seed: int = 0, rate: Rate | None = None) -> Built:
+def build(
+    requests: Iterable[Request],
+    recipe: str,
+    *,
+    seed: int = 0,
+    rate: Rate | None = None,
+    unanswered: Mapping[str, str] | None = None,
+) -> Built:
     """Return a recipe's rows of the requests, filled in and, with `rate`, ranked anew.
+
+    `unanswered` says of prompts without an answer what a model wrote instead, such as "an incomplete answer".
 
     Raises ValueError for an unknown recipe, where no benign prompt has an answer, and where nothing is left.
     """
     make, rows, left_out = find_recipe(recipe), [], Counter[str]()
     requests = filled(requests, seed=seed)
-    _check_answers(requests)
+    _check_answers(requests, unanswered or {})
     for request in ranked_by(rate, requests):
         gap = next((name for name in ("prompt", "compliance", "refusal") if not getattr(request, name).strip()), None)
         try:
             rows += [] if gap else [make(request)]
         except ValueError:
             gap = "worse response to rank"
-        left_out += Counter([f"no {gap}"] if gap else [])
+        written = unanswered.get(request.prompt) if unanswered and gap == "compliance" else None
+        left_out += Counter([written or f"no {gap}"] if gap else [])
     if not rows:
-        reasons = ", ".join(f"{count} with {reason}" for reason, count in left_out.items())
-        raise ValueError(f"the recipe {recipe!r} made no row: {reasons or 'there were no requests'}")
+        raise ValueError(f"the recipe {recipe!r} made no row: {_counted(left_out) or 'there were no requests'}")
     return Built(rows, dict(left_out))
 
 
-def _check_answers(requests: Sequence[Request]) -> None:
+def _counted(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} with {reason}" for reason, count in reasons.items())
+
+
+def _check_answers(requests: Sequence[Request], unanswered: Mapping[str, str]) -> None:
     """Refuse requests whose benign side would be left out whole: the rows would hold harmful prompts alone."""
     benign = [request for request in requests if not request.harmful]
     if benign and not any(request.compliance.strip() for request in benign):
+        if reasons := Counter(unanswered[request.prompt] for request in benign if request.prompt in unanswered):
+            raise ValueError(
+                f"none of the {len(benign)} benign prompts has an answer to learn from: {_counted(reasons)}; raise "
+                "--max-new-tokens, or take another writer"
+            )
         raise ValueError(
             f"none of the {len(benign)} benign prompts has an answer, and every recipe needs one; let a model write "
             "the answers (divalign data build --writer MODEL), or use a source that has them"

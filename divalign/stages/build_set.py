@@ -16,11 +16,20 @@ from divalign.data.rating import Rate
 from divalign.data.sources import Gathered, find_source, gather_requests
 from divalign.data.writing import WRITERS, write_file
 from divalign.safety.journal import Journal
+from divalign.safety.thinking import answer_of
+from divalign.stages.answers import written_answers
 from divalign.stages.cached_responses import cached_texts
 from divalign.stages.corpus import balanced
 from divalign.stages.models import OpenModel
 from divalign.store import file_digest, write_json
 from divalign.toy import world
+
+# What a writer wrote in place of an answer, by `Answer.left_out`. A refusal stays: it is the writer's answer.
+NO_ANSWERS = {
+    "empty": "an empty answer",
+    "incomplete": "an incomplete answer",
+    "degenerate": "a degenerate answer",
+}
 
 
 class SetPlan(NamedTuple):
@@ -44,8 +53,9 @@ def build_set(
 ) -> dict[str, Any]:
     """Write the rows to `out`, as its ending says, and the card to `out` with .card.json behind its name; return it.
 
-    `rater` is given the writer, with its cache, and returns a rater. Raises ValueError where there is nothing to
-    build, and leaves nothing behind but the journal.
+    Prompts whose written answer is empty, incomplete or degenerate make no row and are counted. `rater` is given the
+    writer, with its cache, and returns a rater. Raises ValueError where there is nothing to build, and leaves nothing
+    behind but the journal.
     """
     entry_for(WRITERS, out)
     if what.n is not None and what.n < 2:
@@ -60,13 +70,20 @@ def build_set(
         built = build(requests, what.name, seed=what.seed, rate=rater(None) if rater else None)
     else:
         with Journal(journal) as memory:
-            generate = cached_texts(writer, memory, max_new_tokens)
+            generate, unanswered = cached_texts(writer, memory, max_new_tokens), dict[str, str]()
 
-            def write(prompts: Sequence[str]) -> list[str]:
-                return generate([user_says(prompt) for prompt in prompts])
+            def answers(prompts: Sequence[str]) -> list[str]:
+                written = dict(zip(prompts, written_answers(writer, prompts, memory, max_new_tokens), strict=True))
+                reasons = {prompt: NO_ANSWERS.get(answer.left_out or "") for prompt, answer in written.items()}
+                unanswered.update({prompt: reason for prompt, reason in reasons.items() if reason})
+                return ["" if prompt in unanswered else written[prompt].text for prompt in prompts]
 
-            requests = answered_by(write, requests)
-            built = build(requests, what.name, seed=what.seed, rate=rater(write) if rater else None)
+            def replies(questions: Sequence[str]) -> list[str]:
+                texts = generate([user_says(question) for question in questions])
+                return [answer_of(text) or "" for text in texts]
+
+            requests, rate = answered_by(answers, requests), rater(replies) if rater else None
+            built = build(requests, what.name, seed=what.seed, rate=rate, unanswered=unanswered)
     write_file(out, built.rows)
     card = {
         **_card(what, len(built.rows), built.left_out),

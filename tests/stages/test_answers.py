@@ -24,7 +24,7 @@ from divalign.stages.answers import (
 )
 from divalign.stages.corpus import Corpus
 from divalign.stages.folder import silent
-from divalign.stages.models import OpenModel
+from divalign.stages.models import OpenModel, find_model
 from divalign.store import read_json, read_rows
 from divalign.study.plan import training_rows
 from divalign.study.run import read_inputs, run
@@ -112,10 +112,42 @@ def test_empty_and_refused_answers_make_no_rows_and_are_counted(
     assert {one.prompt for one in corpus.train} == {f"harmful {n}" for n in (2, 3)} | {f"benign {n}" for n in (0, 1, 3)}
     assert "2 rows left out of 5 harmful prompts: 1 answers are empty, 1 refuse" in caplog.text
     counts = read_json(tmp_path / "answers.json")
-    assert counts["harmful"] == {"prompts": 5, "empty": 1, "refused": 1}
-    assert counts["benign"] == {"prompts": 5, "empty": 1, "refused": 1}
+    expected = {"prompts": 5, "empty": 1, "refused": 1, "incomplete": 0, "degenerate": 0}
+    assert counts["harmful"] == counts["benign"] == expected
     assert [one.prompt for one in corpus.test] == ["harmful test", "benign test"]  # asked all the same
     assert [one.prompt for one in corpus.rows_of_test()] == ["harmful test"]
+
+
+THOUGHTS = "<think>\nThe user asks. Which flour should I"
+LOOP = "bread bread bread bread bread bread bread bread bread bread"
+
+
+def test_unfinished_thoughts_cut_openings_and_loops_make_no_rows_and_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scripted = Scripted({"harmful 0": THOUGHTS, "benign 0": THOUGHTS, "benign 1": "Sure, here is:", "benign 2": LOOP})
+    with caplog.at_level(logging.WARNING):
+        corpus = answered(scripted, tmp_path)
+    assert {one.prompt for one in corpus.train} == {f"harmful {n}" for n in (1, 2, 3)} | {"benign 3"}
+    assert "3 rows left out of 5 benign prompts" in caplog.text
+    assert "0 answers are empty, 0 refuse, 2 are incomplete, 1 are degenerate" in caplog.text
+    counts = read_json(tmp_path / "answers.json")["benign"]
+    assert counts == {"prompts": 5, "empty": 0, "refused": 0, "incomplete": 2, "degenerate": 1}
+
+
+def test_what_is_learnt_is_the_answer_behind_the_thoughts(tmp_path: Path) -> None:
+    scripted = Scripted({"benign 0": "<think>Hm. Rye.</think>\n\nTake rye flour. Then", "benign test": THOUGHTS})
+    corpus = answered(scripted, tmp_path)
+    assert {one.compliance for one in corpus.train if one.prompt == "benign 0"} == {"Take rye flour."}
+    assert corpus.unanswered == {"benign test"}
+
+
+def test_thoughts_that_the_template_opens_are_no_answer_before_they_end(tmp_path: Path) -> None:
+    folder = save_tiny("Llama", tmp_path / "model")
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<assistant>{%", "<assistant><think>\n{%"))
+    rows = write_answers(find_model(str(folder)), TRAIN[:2], AnswerPlan(4), tmp_path / "run", progress=silent)
+    assert [(row["answer"], row["kind"]) for row in rows] == [("", "incomplete")] * 2
 
 
 def test_a_base_that_refuses_already_has_nothing_to_align(tmp_path: Path) -> None:
@@ -237,5 +269,7 @@ def test_train_alone_lets_the_base_answer_too(finished: Path, tmp_path: Path, mo
     assert len(rows) == 24
     assert (tmp_path / "checkpoint/adapter_model.safetensors").is_file()
     training = read_json(tmp_path / "training.json")
-    assert training["rows"]["rows"] == sum(row["kind"] != "refusal" and row["answer"] != "" for row in rows)
+    assert training["rows"]["rows"] == sum(
+        row["answer"] != "" and row["kind"] not in ("refusal", "incomplete", "degenerate") for row in rows
+    )
     assert training["updates"] == math.ceil(training["rows"]["rows"] / 4)  # of 4 pairs each

@@ -3,16 +3,19 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from divalign.cli import main
-from divalign.data.examples import Request
+from divalign.data.examples import Conversation, Request
 from divalign.data.files import read_file
 from divalign.data.rating import by_judge, by_reward
 from divalign.data.sources import Source
+from divalign.lm.responses import Response
 from divalign.lm.server import Server
 from divalign.stages.build_set import SetPlan, build_set
 from divalign.stages.models import OpenModel, served_by
@@ -111,6 +114,58 @@ def test_a_server_that_stops_half_way_loses_nothing_and_the_build_goes_on(tmp_pa
     assert build_set(SetPlan(f"file:{source}", "cr"), out, writer=served(fake.url))["rows"] == 12
     assert came >= 4
     assert len(fake.asked) - before == 6 - came
+
+
+SCRIPT = {
+    "question 1": Response("<think>Hm. Rye.</think>\n\nTake rye flour. Then add", "length"),
+    "question 3": Response("<think>\nThe user asks. Which flour should I", "length"),
+    "question 5": Response("flour, water, salt and", "length"),
+    "question 7": Response("bread " * 20),
+    "question 9": Response("  "),
+    "question 11": Response("* flour\n* water"),
+}
+
+
+def scripted(script: dict[str, Response]) -> OpenModel:
+    def generate(conversations: Sequence[Conversation], *, on_response: Any, **_: Any) -> list[Response]:
+        for place, one in enumerate(conversations):
+            on_response(place, script[one.messages[-1]["content"]])
+        return []
+
+    return OpenModel("scripted", "key of scripted", generate, None)
+
+
+def test_thoughts_cut_answers_and_loops_of_the_writer_make_no_rows_and_are_counted(tmp_path: Path) -> None:
+    source = prompts(tmp_path / "prompts.jsonl")
+    card = build_set(SetPlan(f"file:{source}", "cr"), tmp_path / "set.jsonl", writer=scripted(SCRIPT))
+    reasons = {"an incomplete answer": 2, "a degenerate answer": 1, "an empty answer": 1}
+    assert (card["rows"], card["left_out"]) == (8, reasons)
+    benign = [row for row in read_rows(tmp_path / "set.jsonl") if not row["harmful"]]
+    assert [row["chosen"][0]["content"] for row in benign] == ["Take rye flour.", "* flour\n* water"]
+
+
+def test_a_writer_whose_every_answer_is_cut_builds_no_set_of_harmful_prompts_alone(tmp_path: Path) -> None:
+    source = prompts(tmp_path / "prompts.jsonl")
+    writer = scripted({f"question {i}": Response("<think>Hm", "length") for i in range(1, 12, 2)})
+    with pytest.raises(ValueError, match=r"none of the 6 benign prompts has .*: 6 with an incomplete answer; raise"):
+        build_set(SetPlan(f"file:{source}", "cr"), tmp_path / "set.jsonl", writer=writer)
+    assert not (tmp_path / "set.jsonl").exists()
+
+
+def test_a_writer_that_thinks_before_its_letter_ranks(tmp_path: Path) -> None:
+    source = tmp_path / "ranked.jsonl"
+    source.write_text(json.dumps({"prompt": "q", "harmful": False, "compliance": "a b", "worse": "c"}) + "\n")
+
+    def generate(conversations: Sequence[Conversation], *, on_response: Any, **_: Any) -> list[Response]:
+        for place, one in enumerate(conversations):
+            question = one.messages[-1]["content"]
+            letter = "A" if question.index("\na b\n") < question.index("\nc\n") else "B"
+            on_response(place, Response(f"<think>Hm.</think>\n{letter}"))
+        return []
+
+    writer = OpenModel("scripted", "key of scripted", generate, None)
+    card = build_set(SetPlan(f"file:{source}", "ranked"), tmp_path / "set.jsonl", writer=writer, rater=_judge)
+    assert card["rows"] == 1
 
 
 def test_a_judge_ranks_through_the_same_memory(tmp_path: Path, fake: Fake) -> None:
