@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -127,9 +128,20 @@ def attack(
     model, plan = target.open(running, server), attacks.plan(running, server)
     check_served(server, [each.load is None for each in (model, plan.attacker) if each])
     check_target(server, model)
-    rows = run_stage(model, _prompts(prompts), plan, out, progress=progress_of(quiet=quiet))
+    questions = _prompts(prompts)
+    if not quiet:
+        console.print(_classes(questions), highlight=False, soft_wrap=True)
+    rows = run_stage(model, questions, plan, out, progress=progress_of(quiet=quiet))
     if not quiet:
         console.print(f"{len(rows)} responses in {out / 'responses.jsonl'}; next: divalign judge {out}")
+
+
+def _classes(prompts: Sequence[Mapping[str, Any]]) -> str:
+    """Return how many prompts say that they are harmful, that they are benign, and nothing, which counts as harmful."""
+    stated = [row.get("harmful") for row in prompts]
+    unstated = stated.count(None)
+    rest = f", {unstated} without a class, counted as harmful (say it in a column harmful)" if unstated else ""
+    return f"{len(prompts)} prompts: {stated.count(True)} harmful, {stated.count(False)} benign{rest}"
 
 
 def _prompts(name: str) -> list[dict[str, Any]]:

@@ -6,16 +6,18 @@ a file would not even leak into itself.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from divalign.data.columns import turns_of
+from divalign.data.columns import NO, YES, is_absent, turns_of
 from divalign.data.convert import Conversion, find_format, format_of, read_row
 from divalign.data.examples import Row
 from divalign.data.files import stream_whole
 from divalign.data.formats import Format
 from divalign.data.notes import Notes
+from divalign.data.training_rows import SYSTEM
 from divalign.data.words import text_of
 
 PROMPT_COLUMNS = ("prompt", "goal", "behavior", "forbidden_prompt", "instruction", "question", "messages", "text")
@@ -26,6 +28,17 @@ CLASSES = {"harmful", "unsafe", "safe", "benign", "unharmful", "harmless"}  # wh
 HARM = ("harmful", "is_harmful", "prompt_harmful", "unsafe", "is_unsafe")
 NO_HARM = ("safe", "is_safe", "benign", "is_benign")
 WORDED = ("label", "prompt_label", "prompt_harm_label", "type", "class")
+# Words of a column's name that may say it too, in numbers or yes and no whose meaning only their maker knows, and words
+# of names that number something else.
+DOUBTFUL = frozenset((
+    "harm", "harmful", "harmless", "harmfulness", "safe", "safety", "unsafe", "benign", "malicious", "toxic",
+    "toxicity", "jailbreak", "jailbreaking",
+))  # fmt: skip
+NUMBERED = frozenset(("id", "index", "category", "categories", "type"))
+NUMBER = re.compile(r"-?\d+(\.\d+)?")
+TEXTS = (*PROMPT_COLUMNS, "input", "contextstring", "target")  # what they hold is no class
+UNSAFE_CONTRAST = "contrast_"  # how XSTest's types of unsafe prompts begin
+BESIDE = (*SYSTEM, "history")  # what a model would see before the prompt
 OPTIONAL = ("harmful", "target", "id", "cluster", "response")  # whose absence and null are one
 
 
@@ -35,24 +48,31 @@ def prompt_of(row: Row, source: Format | None = None, *, empty: bool = False) ->
     A row that no format can read is asked for a column of the usual names. Raises ValueError where it has none, and for
     a prompt without text unless it may be `empty`.
     """
-    prompt = _by_format(row, source)
-    prompt = _by_name(row) if prompt is None else prompt
+    return _joined(*_parts(row, _by_format(row, source)), empty=empty)
+
+
+def _joined(parts: Iterable[Any], between: str, *, empty: bool = False) -> str:
+    prompt = between.join(text_of(part) for part in parts)
     if not (empty or prompt.strip()):
         raise ValueError("its prompt is empty")
     return prompt
 
 
-def _by_format(row: Row, source: Format | None) -> str | None:
+def _by_format(row: Row, source: Format | None = None) -> Row | None:
+    """Return the row as the format reads it, None where none does."""
     form = source or ((name := format_of(row)) and find_format(name))
     try:
-        return text_of(read_row(row, form)[0]["prompt"]) if form else None
+        return read_row(row, form)[0] if form else None
     except ValueError:
         if source:
             raise
         return None  # its responses may be at fault, or it has none: its prompt can be read all the same
 
 
-def _by_name(row: Row) -> str:
+def _parts(row: Row, parsed: Row | None) -> tuple[list[Any], str]:
+    """Return what makes up a row's prompt, each a text or messages, and what stands between two of them."""
+    if parsed is not None:
+        return [parsed["prompt"]], ""
     named = {str(name).strip().lower(): value for name, value in row.items()}
     names = [name for name in PROMPT_COLUMNS if name in named]
     if not names:
@@ -63,7 +83,7 @@ def _by_name(row: Row) -> str:
         parts, between = [named.get("contextstring"), named[name]], "\n\n"
     else:
         parts, between = [named[name], named.get("input") if name == "instruction" else None], "\n"
-    return between.join(text_of(part) for part in parts if part)
+    return [part for part in parts if part], between
 
 
 def load_prompts(path: Path) -> list[Row]:
@@ -73,8 +93,9 @@ def load_prompts(path: Path) -> list[Row]:
     behind its context) and the other usual columns, in any case. `harmful` becomes true or false where a row says it,
     in that column or as a `label` of "safe" or "unsafe"; `target` is read in any case. Other columns pass through.
 
-    Raises ValueError, with the file and the line, for a row without a prompt, a conversation of several turns, and a
-    class that is neither.
+    Raises ValueError, with the file and the line, for a row without a prompt, a conversation of several turns in
+    whichever column, a system text beside the prompt, a class that is neither, and, where no column says the class, one
+    that may say it in an unknown way (`label: 0`).
     """
     notes, rows = Notes(), []
     for row in stream_whole(path, notes):
@@ -87,22 +108,45 @@ def load_prompts(path: Path) -> list[Row]:
 
 def prompt_row(row: Row) -> Row:
     """Return the row with `prompt`, and where it says them `harmful` and `target`; null ones are left out."""
-    prompt = row.get("prompt")
-    turns = turns_of(prompt, "user", "prompt") if isinstance(prompt, (list, dict)) else []
-    if [turn["role"] for turn in turns] not in ([], ["user"]):
-        roles = ", ".join(turn["role"] for turn in turns)
-        raise ValueError(f"its prompt is a conversation ({roles}); expected the text of one turn of the user")
     named = {str(name).strip().lower(): value for name, value in row.items()}
-    parsed = {**row, "prompt": prompt if isinstance(prompt, str) and prompt.strip() else prompt_of(row)}
-    if (harmful := _harmful(named)) is not None:
+    _refuse_beside(named)
+    prompt, by_format = row.get("prompt"), _by_format(row)
+    whole = isinstance(prompt, str) and prompt.strip()
+    parts, between = ([prompt], "") if whole else _parts(row, by_format)
+    for part in parts:
+        _refuse_conversation(part)
+    parsed = {**row, "prompt": _joined(parts, between)}
+    if (harmful := _harmful(named, by_format)) is not None:
         parsed["harmful"] = harmful
     if named.get("target"):
         parsed["target"] = named["target"]
     return {name: value for name, value in parsed.items() if not (name in OPTIONAL and value in (None, ""))}
 
 
-def _harmful(named: Row) -> bool | None:
-    """Return whether a row says that its prompt is harmful. Raises ValueError where two columns disagree."""
+def _refuse_beside(named: Row) -> None:
+    """Raise ValueError for a system text or earlier turns beside the prompt, without which it is another one."""
+    for name in BESIDE:
+        value = named.get(name)
+        if not (is_absent(value) or str(value).strip() in ("", "[]")):
+            raise ValueError(
+                f"its column {name!r} holds {str(value)[:40]!r}, which would not be sent with the prompt; leave the "
+                "row out, or drop the column (--system-prompt gives a served model one text for all prompts)"
+            )
+
+
+def _refuse_conversation(part: Any) -> None:
+    roles = ["user"] if isinstance(part, str) else [turn["role"] for turn in turns_of(part, "user", "prompt")]
+    if roles != ["user"]:
+        raise ValueError(
+            f"its prompt is a conversation ({', '.join(roles)}); expected the text of one turn of the user"
+        )
+
+
+def _harmful(named: Row, by_format: Row | None) -> bool | None:
+    """Return whether a row says that its prompt is harmful, in a column or by its format.
+
+    Raises ValueError where two columns disagree, and where none says it but one may.
+    """
     stated: dict[str, bool] = {}
     words = {name: str(value).strip().lower() for name, value in named.items()}
     single = not any(name in named for name in ("response", "completion", "output"))  # then safe may be about that
@@ -115,7 +159,27 @@ def _harmful(named: Row) -> bool | None:
         raise ValueError(
             f"{' and '.join(stated)} disagree on whether the prompt is harmful; keep the one that is right"
         )
+    if not stated and by_format is not None and isinstance(by_format.get("harmful"), bool):
+        return by_format["harmful"]
+    if not stated:
+        _refuse_doubtful(named, beside_response=not single or by_format is not None or "chosen" in named)
     return next(iter(stated.values()), None)
+
+
+def _refuse_doubtful(named: Row, *, beside_response: bool) -> None:
+    """Raise ValueError for a column that may say the class of the prompt; beside a response it may be about that."""
+    for name, value in named.items():
+        words, word = set(re.findall(r"[a-z]+", name)), str(value).strip().lower()
+        if name in TEXTS or is_absent(value) or not word or (beside_response and "prompt" not in words):
+            continue
+        flag = bool(words & DOUBTFUL) and not words & NUMBERED and (word in YES | NO or NUMBER.fullmatch(word))
+        worded = word.startswith(UNSAFE_CONTRAST) if name == "type" else name in WORDED
+        denied = word.rpartition("_")[2] in CLASSES - HARMFUL  # HarmBench has a category of its own called harmful
+        if flag or worded or denied:
+            raise ValueError(
+                f"{name}={value!r} may say whether the prompt is harmful, in a way that is not known; say it in a "
+                f"column 'harmful' (true or false), or drop {name!r}"
+            )
 
 
 def class_of(value: Any, column: str = "harmful") -> bool:

@@ -33,6 +33,20 @@ def test_an_attack_that_cannot_be_is_refused(
     assert not Path("out").exists()
 
 
+def test_an_attack_says_how_many_prompts_are_harmful_benign_and_of_no_stated_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    rows = [{"goal": "a", "label": "unsafe"}, {"goal": "b", "label": "safe"}, {"goal": "c"}, {"goal": "d"}]
+    write_rows(tmp_path / "p.jsonl", rows)
+    options = ("--out", tmp_path / "out", "--max-new-tokens", 2, "--prompts")
+    assert call(monkeypatch, "attack", "toy", *options, tmp_path / "p.jsonl") == 0
+    sentence = "4 prompts: 1 harmful, 1 benign, 2 without a class, counted as harmful (say it in a column harmful)"
+    assert sentence in capsys.readouterr().err
+    write_rows(tmp_path / "p.jsonl", rows[:2])
+    assert call(monkeypatch, "attack", "toy", *options, tmp_path / "p.jsonl") == 0
+    assert "2 prompts: 1 harmful, 1 benign\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("option", "value", "sentence"),
     [

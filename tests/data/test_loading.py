@@ -26,6 +26,8 @@ TURNS = {
 
 
 TURN = {"from": "gpt", "value": "a"}
+SYSTEM = [{"role": "system", "content": "s"}]
+ASKED, ANSWERED, OTHER = TURNS["prompt"], TURNS["chosen"], TURNS["rejected"][0]
 
 
 def lines(path: Path, *rows: Any) -> Path:
@@ -191,8 +193,12 @@ def test_a_prompt_that_cannot_be_asked_is_named(tmp_path: Path, row: Any, senten
         ({"type": "harmful"}, True),
         ({"prompt_harm_label": "unharmful"}, False),
         ({"harmful": "benign", "label": "safe"}, False),
-        ({"type": "homonyms", "label": 3}, None),
+        ({"type": "homonyms", "category": "Fraud", "toxicity": None, "harm_category": 3, "tag": "harmful"}, None),
+        ({"harmful": True, "label": 0}, True),
         ({"safe": False, "response": "r"}, None),
+        ({"label": 0, "completion": "c"}, None),
+        ({"safety": 0, "acc_responses": ["c"], "rej_responses": ["r"]}, True),
+        ({"safety": "1", "acc_responses": ["c"], "rej_responses": ["r"]}, False),
     ],
 )
 def test_whether_a_prompt_is_harmful_is_read_under_each_of_its_names(
@@ -200,6 +206,65 @@ def test_whether_a_prompt_is_harmful_is_read_under_each_of_its_names(
 ) -> None:
     (row,) = load_prompts(lines(tmp_path / "p.jsonl", {"prompt": "p", **columns}))
     assert row.get("harmful") is harmful
+
+
+@pytest.mark.parametrize(
+    ("columns", "name"),
+    [
+        ({"label": 0}, "label=0"),
+        ({"Label": "1"}, "label='1'"),
+        ({"label": "jailbreak"}, "label='jailbreak'"),
+        ({"class": 3}, "class=3"),
+        ({"prompt_harm_label": "maybe", "response": "r"}, "prompt_harm_label='maybe'"),
+        ({"toxicity": 0}, "toxicity=0"),
+        ({"is_malicious": "no"}, "is_malicious='no'"),
+        ({"safety": 1}, "safety=1"),
+        ({"category": "benign"}, "category='benign'"),
+        ({"data_type": "adversarial_benign"}, "data_type='adversarial_benign'"),
+        ({"type": "contrast_homonyms"}, "type='contrast_homonyms'"),
+    ],
+)
+def test_a_column_that_may_say_the_class_of_a_prompt_in_an_unknown_way_is_refused(
+    tmp_path: Path, columns: dict, name: str
+) -> None:
+    with pytest.raises(ValueError, match=f"line 1: {name} may say whether the prompt is harmful.*'harmful'"):
+        load_prompts(lines(tmp_path / "p.jsonl", {"prompt": "p", **columns}))
+
+
+@pytest.mark.parametrize(
+    ("row", "roles"),
+    [
+        ({"messages": [*SYSTEM, *ASKED, *ANSWERED, *ASKED]}, "system, user, assistant, user"),
+        ({"messages": [*ASKED, *ANSWERED, *ASKED, *ANSWERED]}, "user, assistant, user"),
+        ({"messages": [*SYSTEM, *ASKED]}, "system, user"),
+        ({"goal": [*ASKED, *ANSWERED]}, "user, assistant"),
+        ({"Behavior": "b", "ContextString": [*ASKED, *ANSWERED]}, "user, assistant"),
+        ({"chosen": [*ASKED, *ANSWERED, *ASKED, *ANSWERED], "rejected": [*ASKED, *ANSWERED, *ASKED, OTHER]}, ""),
+        ({"instruction": "q", "history": [["a", "b"]], "chosen": "c", "rejected": "d"}, ""),
+    ],
+)
+def test_a_conversation_is_no_prompt_whichever_column_holds_it(tmp_path: Path, row: dict, roles: str) -> None:
+    with pytest.raises(ValueError, match=rf"its prompt is a conversation \({roles}|column 'history'"):
+        load_prompts(lines(tmp_path / "p.jsonl", row))
+
+
+def test_a_prompt_is_one_turn_of_the_user_before_a_response(tmp_path: Path) -> None:
+    rows = [{"messages": ASKED}, {"messages": [*ASKED, *ANSWERED]}, {"goal": ASKED}]
+    assert [row["prompt"] for row in load_prompts(lines(tmp_path / "p.jsonl", *rows))] == ["q"] * 3
+
+
+@pytest.mark.parametrize(
+    "columns", [{"system": "Never bake."}, {"System_Prompt": "s"}, {"history": [["a", "b"]]}, {"system_message": "s"}]
+)
+def test_a_system_text_or_earlier_turns_beside_a_prompt_are_refused_and_not_dropped(
+    tmp_path: Path, columns: dict
+) -> None:
+    name = next(iter(columns)).lower()
+    for prompt in ({"prompt": "p"}, {"goal": "p"}, {"messages": ASKED}):
+        with pytest.raises(ValueError, match=f"line 1: its column '{name}' .* would not be sent"):
+            load_prompts(lines(tmp_path / "p.jsonl", {**prompt, **columns}))
+        empty = {**prompt, **dict.fromkeys(columns, "")}
+        assert load_prompts(lines(tmp_path / "p.jsonl", empty))[0]["prompt"] in ("p", "q")
 
 
 def test_columns_that_disagree_on_the_class_of_a_prompt_are_refused(tmp_path: Path) -> None:
