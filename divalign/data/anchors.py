@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from divalign.core.names import find
-from divalign.data.columns import check_columns, plain_content, turns_of
+from divalign.data.columns import check_columns, plain_content, truth, turns_of
 from divalign.data.convert import format_of
 from divalign.data.examples import Row
 from divalign.data.files import load_rows
@@ -68,6 +68,8 @@ def read_anchor_file(path: Path) -> list[Row]:
 def _anchor(row: Row, path: Path, number: int) -> Row:
     try:
         parsed = prompt_row(row)
+        stated = row.get("held_out")
+        part = {"held_out": True} if stated not in (None, "") and truth(stated, "held_out") else {}
     except ValueError as error:
         raise ValueError(f"{path}, row {number}: {error}") from error
     if "harmful" not in parsed:
@@ -77,9 +79,6 @@ def _anchor(row: Row, path: Path, number: int) -> Row:
         "harmful": parsed["harmful"],
         "cluster": str(parsed.get("cluster", parsed["prompt"])),
     }
-    if not isinstance(row.get("held_out", False), bool):
-        raise ValueError(f"{path}, row {number}: held_out is {row['held_out']!r}; expected true or false")
-    part = {"held_out": True} if row.get("held_out") else {}
     return {**anchor, **part, **({"response": str(parsed["response"])} if "response" in parsed else {})}
 
 

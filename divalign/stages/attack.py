@@ -19,6 +19,7 @@ from typing import Any
 from divalign import __version__
 from divalign.core.names import find
 from divalign.data.batching import render_turns
+from divalign.data.columns import is_absent, truth
 from divalign.data.examples import Conversation, Row
 from divalign.limits import refuse_links
 from divalign.lm.responses import Response
@@ -99,11 +100,19 @@ def parse_attacks(texts: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(name.strip() for part in parts for name in part if name.strip()))
 
 
+# How another response came to be and what was said of it: in a row that is a prompt now, they would decide its verdict.
+OF_RESPONSES = frozenset((
+    "response", "reasoning_content", "thinking_opened", "attack", "try", "tries", "undecided_tries", "rounds",
+    "message", "steps", "stage", "judge", "judge_sha256", "protocol", *Verdict._fields, *Response._fields,
+)) - {"text"}  # fmt: skip
+
+
 def read_prompts(rows: Sequence[Row]) -> list[Row]:
     """Return prompts in the form that every stage reads: id (the row's number if it has none), prompt, harmful.
 
-    A null cluster is dropped: otherwise all such prompts would share one. Raises ValueError for a row without a text, a
-    `harmful` that is not true or false, a cluster that is neither text nor number, and for two of one id.
+    `held_out` becomes true or false. Columns of an earlier response are dropped, and so is a null cluster: otherwise
+    all such prompts would share one. Raises ValueError for a row without a text, a `harmful` or `held_out` that is not
+    true or false, a cluster that is neither text nor number, and for two of one id.
     """
     prompts = []
     for number, row in enumerate(rows, start=1):
@@ -117,10 +126,19 @@ def read_prompts(rows: Sequence[Row]) -> list[Row]:
         cluster = row.get("cluster")
         if isinstance(cluster, bool) or not isinstance(cluster, str | int | float | None):
             raise ValueError(f"row {number} has cluster={cluster!r}; expected a text or a number, or no cluster")
-        row = {name: value for name, value in row.items() if name != "cluster" or value is not None}
-        prompts.append({**row, "id": str(row.get("id", f"{number:04d}")), "prompt": text, "harmful": harmful})
+        row = {name: value for name, value in row.items() if name not in OF_RESPONSES and not _is_void(name, value)}
+        try:
+            part = {"held_out": truth(row["held_out"], "held_out")} if "held_out" in row else {}
+        except ValueError as error:
+            raise ValueError(f"row {number}: {error}") from error
+        prompts.append({**row, "id": str(row.get("id", f"{number:04d}")), "prompt": text, "harmful": harmful, **part})
     check_ids(prompts)
     return prompts
+
+
+def _is_void(name: str, value: Any) -> bool:
+    """Tell a cluster or a `held_out` that says nothing."""
+    return (name == "cluster" and value is None) or (name == "held_out" and (is_absent(value) or value == ""))
 
 
 def find_protocol(name: str) -> Protocol:

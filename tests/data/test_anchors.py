@@ -45,6 +45,15 @@ def test_a_file_of_ones_own_is_read_in_any_encoding_kind_and_wording(tmp_path: P
     ]
 
 
+def test_a_table_says_which_anchors_are_held_out(tmp_path: Path) -> None:
+    path = tmp_path / "own.csv"
+    path.write_text("prompt,harmful,held_out\na,true,True\nb,false,False\nc,false,\n")
+    assert [row.get("held_out", False) for row in read_anchors(str(path))] == [True, False, False]
+    path.write_text("prompt,harmful,held_out\na,true,maybe\nb,false,no\n")
+    with pytest.raises(ValueError, match=r"row 1: the column 'held_out' holds 'maybe', expected true or false"):
+        read_anchors(str(path))
+
+
 def test_any_source_with_both_classes_serves_for_anchors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load = lambda rows: [Request(row["q"], row["bad"], "", "", "", "") for row in rows]  # noqa: E731
     monkeypatch.setitem(SOURCES, "made", Source(load, (File("made/it.jsonl"),), (("q", "bad"),), "CC0", "here"))

@@ -198,9 +198,33 @@ def test_prompts_without_a_cluster_are_not_one_cluster() -> None:
     assert [row.get("cluster", "none") for row in rows] == ["none", "none", "a", 7]
 
 
+@pytest.mark.parametrize("text", ["False", "false", "0", "no", "", None, False])
+def test_held_out_is_read_as_what_a_table_says(text: Any) -> None:
+    (row,) = read_prompts([{"prompt": "a", "held_out": text}])
+    assert row.get("held_out", False) is False
+    assert read_prompts([{"prompt": "a", "held_out": "True"}])[0]["held_out"] is True
+
+
+GENERATED = {
+    "finish_reason": "length", "reasoning": "Hm", "reasoning_content": "Hm", "thinking_opened": True, "error": "e",
+    "dropped": ["seed"], "server": "s", "response": "No.", "attack": "prefill", "try": 3, "tries": 4,
+    "undecided_tries": 1, "rounds": 2, "steps": 5, "stage": 1, "message": "m", "unsafe": True, "refused": False,
+    "reason": "r", "score": 1.0, "kind": "compliance", "judge": "j", "judge_sha256": "0", "protocol": "p",
+}  # fmt: skip
+
+
+def test_what_another_attack_left_in_a_row_decides_nothing(tmp_path: Path) -> None:
+    clean = attacked(Echo(), ["direct"], tmp_path / "a")
+    prompts = [{**row, **GENERATED} for row in PROMPTS]
+    assert attack(Echo().model, prompts, plan(["direct"]), tmp_path / "b", progress=silent) == clean
+    assert read_prompts(prompts) == read_prompts(PROMPTS)
+    assert read_prompts([{**PROMPTS[0], "topic": "t"}])[0]["topic"] == "t"
+
+
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
+        ([{"prompt": "a", "held_out": "maybe"}], "row 1: the column 'held_out' holds 'maybe', expected true or false"),
         ([{"prompt": "a", "cluster": ["b", "c"]}], r"row 1 has cluster=\['b', 'c'\]; expected a text or a number"),
         ([{"prompt": "a", "cluster": True}], "row 1 has cluster=True"),
         ([{"prompt": " "}], "row 1 has prompt=' '"),
