@@ -108,6 +108,7 @@ def split_file(
     sizes = _shares(shares) if shares else dict(SHARES)
     check_shares(sizes)
     _refuse_overwrite(file, *(out / f"{name}.jsonl" for name in sizes))
+    _refuse_earlier_sides(out, sizes)
     notes, prompts = Notes(), {name: [] for name in sizes}
 
     def rows_of(name: str) -> Iterator[Any]:
@@ -141,6 +142,23 @@ def _refuse_overwrite(file: Path, *outs: Path) -> None:
     for out in outs:
         if out.exists() and out.samefile(file):
             raise ValueError(f"{out} is the file that is read; name another one for what is written")
+
+
+def _refuse_earlier_sides(out: Path, sizes: Iterable[str]) -> None:
+    """Refuse a folder with sides of an earlier split that this one lacks: their rows would stand on its sides too."""
+    from divalign.store import read_json
+
+    record = out / "split.json"
+    try:
+        earlier = list(read_json(record)["shares"].keys()) if record.is_file() else []
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{record} is no record of a split; move it away, or name another --out") from error
+    left = [f"{name}.jsonl" for name in earlier if name not in sizes and (out / f"{name}.jsonl").is_file()]
+    if left:
+        raise ValueError(
+            f"{out} holds {', '.join(left)} of an earlier split with other sides, whose rows would stand on the new "
+            f"sides too; delete {'it' if len(left) == 1 else 'them'}, or name another --out"
+        )
 
 
 def refused_rows(done: Any, aside: Path | None = None) -> list[str]:

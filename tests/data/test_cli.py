@@ -297,6 +297,28 @@ def test_a_split_is_files_of_the_same_rows_and_stays_when_rows_are_added(folder:
     assert read_json(tmp_path / "a" / "split.json")["rows"]["train"] == len(first["train"])
 
 
+def test_a_split_over_one_of_more_sides_leaves_no_side_of_old_beside_the_new_ones(folder: Path, tmp_path: Path) -> None:
+    out, fewer = tmp_path / "o", ("--share", "train=0.9", "--share", "test=0.1")
+    data("split", folder / "world.jsonl", "--out", out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(ValueError, match=r"o holds validation\.jsonl of an earlier split .*; delete .* another --out"):
+        data("split", folder / "world.jsonl", "--out", out, *fewer)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    (out / "validation.jsonl").unlink()
+    data("split", folder / "world.jsonl", "--out", out, *fewer)
+    (out / "notes.jsonl").write_text("mine")
+    data("split", folder / "world.jsonl", "--out", out, *fewer, "--seed", 1)
+    assert sorted(path.name for path in out.iterdir()) == ["notes.jsonl", "split.json", "test.jsonl", "train.jsonl"]
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"shares": ["validation"]}', "mine"])
+def test_a_split_does_not_write_over_a_split_json_that_is_none(folder: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "split.json").write_text(text)
+    with pytest.raises(ValueError, match=r"split\.json is no record of a split; move it away, or name another --out"):
+        data("split", folder / "world.jsonl", "--out", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["split.json"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
