@@ -24,6 +24,9 @@ from divalign import limits
 
 Arrays = dict[str, np.ndarray]
 ROWS_AT_ONCE = 1000  # of a list that is hashed
+LOADED = (".safetensors", ".json", ".jinja", ".py", ".model", ".tiktoken", ".spm")  # of a model folder
+# Vocabularies of transformers' tokenizers whose ending says nothing.
+VOCABULARIES = ("merges.txt", "vocab.txt", "dict.txt", "bpe.codes", "prophetnet.tokenizer")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What torch and safetensors make of a full disk; both raise errors without a number.
 FULL_WORDS = (
@@ -75,9 +78,13 @@ def file_digest(path: Path) -> str:
 
 
 def folder_digest(folder: Path) -> str:
-    """Return the content hash of a model or adapter folder: its safetensors, JSON and template files."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".jinja"))
-    return digest([(path.name, file_digest(path)) for path in files])
+    """Return the content hash of a model or adapter folder: of the files that loading it reads.
+
+    They are safetensors, JSON, templates, code of its own, and vocabularies; other texts, such as a README, count for
+    nothing.
+    """
+    files = sorted(path for path in folder.iterdir() if path.suffix in LOADED or path.name in VOCABULARIES)
+    return digest([(path.name, file_digest(path)) for path in files if path.is_file()])
 
 
 def write_bytes(path: Path, content: bytes) -> None:

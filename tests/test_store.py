@@ -66,6 +66,31 @@ def test_arrays_come_back_as_they_went_in(tmp_path: Path) -> None:
     assert np.array_equal(found["a"], arrays["a"])
 
 
+READ = ("config.json", "model.safetensors", "chat_template.jinja", "modeling_mine.py", "merges.txt", "vocab.txt")
+READ_TOO = ("tokenizer.model", "spiece.model", "qwen.tiktoken", "source.spm", "bpe.codes", "dict.txt")
+
+
+@pytest.mark.parametrize("name", [*READ, *READ_TOO])
+def test_a_model_folder_is_another_one_when_what_is_loaded_of_it_changes(tmp_path: Path, name: str) -> None:
+    for file in ("config.json", "model.safetensors", name):
+        (tmp_path / file).write_text("a")
+    before = store.folder_digest(tmp_path)
+    (tmp_path / name).write_text("b")
+    assert store.folder_digest(tmp_path) != before
+
+
+def test_a_model_folder_keeps_its_digest_whatever_is_not_loaded_stands_in_it(tmp_path: Path) -> None:
+    for file in ("config.json", "model.safetensors", "chat_template.jinja"):
+        (tmp_path / file).write_text(file)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    expected = store.digest([(name, hashlib.sha256(name.encode()).hexdigest()) for name in names])
+    assert store.folder_digest(tmp_path) == expected  # of folders without code or vocabularies, as it always was
+    for file in ("README.md", "LICENSE.txt", "notes.txt", "training.log", "pytorch_model.bin"):
+        (tmp_path / file).write_text("a")
+    (tmp_path / "old.model").mkdir()
+    assert store.folder_digest(tmp_path) == expected
+
+
 def test_a_folder_is_filled_whole_or_not_at_all(tmp_path: Path) -> None:
     def fail(folder: Path) -> None:
         (folder / "half.json").write_text("{}")
