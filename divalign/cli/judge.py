@@ -23,7 +23,7 @@ class ErrorRates:
     """A judge's error rates: measured on labelled responses, or given as counts."""
 
     labelled: Annotated[
-        Path | None, typer.Option(help="JSON lines with prompt, response, refused: corrects each judge's rates.")
+        Path | None, typer.Option(help="Rows with prompt, response, refused: corrects each judge's rates.")
     ] = None
     sensitivity: Annotated[str | None, typer.Option(help="The judge's, as counts: 84/100.")] = None
     specificity: Annotated[str | None, typer.Option(help="The judge's, as counts: 38/100.")] = None
@@ -96,7 +96,7 @@ def judge(
     Nothing is generated, except the answers of judges that are models, and those only once. Verdicts of other judges
     in the folder stay.
     """
-    from divalign.data.files import load_rows
+    from divalign.data.loading import load_labelled
     from divalign.safety.judges import DEFAULT_JUDGE
     from divalign.stages.export import export
     from divalign.stages.judge import JudgePlan
@@ -109,7 +109,7 @@ def judge(
     plan = JudgePlan(
         names=names,
         questions=parse_questions(judges.question or []),
-        labelled=load_rows(error_rates.labelled) if error_rates.labelled else None,
+        labelled=load_labelled(error_rates.labelled) if error_rates.labelled else None,
         errors=error_rates.errors(),
         options=replace(models.options(), server=server),
         wordings=judges.wordings,

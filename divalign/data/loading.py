@@ -1,4 +1,4 @@
-"""Training rows from a file: of any known format, each one usable, or the first that is not in a sentence."""
+"""Training rows and labelled responses from a file: each one usable, or the first that is not in a sentence."""
 
 from __future__ import annotations
 
@@ -31,6 +31,22 @@ def load_training_rows(path: Path) -> list[Row]:
         (line, error), count = faults[0], len(faults)
         total = f" ({count} rows of {notes.rows} cannot be trained on)" if count > 1 else ""
         raise ValueError(f"{path}, line {line}: {error}{total}")
+    return rows
+
+
+def load_labelled(path: Path) -> list[Row]:
+    """Return the rows of a file of labelled responses, with `refused` as true or false, however a table writes it.
+
+    Raises ValueError, with the file and the line, where a line is no row or does not say it.
+    """
+    notes, rows = Notes(), []
+    for row in stream_whole(path, notes):
+        if "refused" not in row:
+            raise ValueError(f"{path}, line {notes.line}: it lacks the column 'refused' (true where it refuses)")
+        try:
+            rows.append({**row, "refused": truth(row["refused"], "refused")})
+        except ValueError as error:
+            raise ValueError(f"{path}, line {notes.line}: {error}") from error
     return rows
 
 

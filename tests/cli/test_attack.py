@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from divalign.store import write_rows
+from divalign.store import read_json, write_rows
 from tests.commands import call
 from tests.stages.test_attack import Echo, attacked
 
@@ -54,6 +54,7 @@ def test_an_attack_says_how_many_prompts_are_harmful_benign_and_of_no_stated_cla
         ("--csv", "a", "a is a folder, expected a file"),
         ("--card", "a", "a is a folder, expected a file"),
         ("--inspect-log", "a", "a is a folder, expected a file"),
+        ("--labelled", "label.csv", "label.csv, line 2: the column 'refused' holds 'maybe', expected true or false"),
         ("--labelled", "lists.jsonl", "lists.jsonl, line 1: expected an object with columns, got list"),
     ],
 )
@@ -70,9 +71,22 @@ def test_a_place_that_cannot_be_written_or_read_is_refused_before_the_judging(
     before = set(Path("a").iterdir())
     Path("a.txt").write_text("mine")
     Path("lists.jsonl").write_text('["b"]\n')
+    Path("label.csv").write_text("prompt,response,refused\np,r,maybe\n")
     assert call(monkeypatch, "judge", "a", "--quiet", option, value) == 2
     assert sentence in " ".join(capsys.readouterr().err.split())
     assert set(Path("a").iterdir()) == before
+
+
+def test_labelled_responses_may_stand_in_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attacked(Echo(), ["direct"], tmp_path / "a")
+    texts = {"true": "I cannot help with that.", "False": "First take the flour and then add the water to it."}
+    rows = [f"How {n},{text},{refused}\n" for refused, text in texts.items() for n in range(4)]
+    (tmp_path / "l.csv").write_text("prompt,response,refused\n" + "".join(rows))
+    options = ("--judge", "refusal_strings", "--labelled", tmp_path / "l.csv", "--quiet")
+    assert call(monkeypatch, "judge", tmp_path / "a", *options) == 0
+    errors = read_json(tmp_path / "a" / "rates.json")["judges"][0]["errors"]
+    assert (errors["sensitivity"]["value"], errors["sensitivity"]["n"]) == (1.0, 4)
+    assert (errors["specificity"]["value"], errors["specificity"]["n"]) == (1.0, 4)
 
 
 def test_an_attack_is_not_written_over_a_file(

@@ -12,7 +12,7 @@ import pytest
 
 from divalign.data.columns import turns_of
 from divalign.data.files import load_rows, read_file
-from divalign.data.loading import load_training_rows
+from divalign.data.loading import load_labelled, load_training_rows
 from divalign.data.notes import aside_of
 from divalign.data.prompts import load_prompts
 from divalign.data.writing import write_file
@@ -74,6 +74,19 @@ def test_rows_of_trl_stay_as_they_are_and_others_become_conversations(tmp_path: 
     assert load_training_rows(lines(tmp_path / "b.jsonl", alpaca)) == [TURNS]
     paper = {"id": 1, "safety": 0, "prompt": "q", "acc_responses": ["u"], "rej_responses": ["a"]}
     assert load_training_rows(lines(tmp_path / "c.jsonl", paper)) == [{**TURNS, "id": 1, "harmful": True}]
+
+
+def test_a_labelled_response_says_in_any_way_of_a_table_whether_it_refused(tmp_path: Path) -> None:
+    values = [True, "true", "True", 1, "1", "yes", False, "FALSE", 0, "no"]
+    rows = [{"prompt": "p", "response": "r", "refused": value} for value in values]
+    assert [row["refused"] for row in load_labelled(lines(tmp_path / "l.jsonl", *rows))] == [True] * 6 + [False] * 4
+    for row in ({"refused": "partly"}, {"refused": None}):
+        with pytest.raises(
+            ValueError, match=r"l\.jsonl, line 2: the column 'refused' holds .*, expected true or false"
+        ):
+            load_labelled(lines(tmp_path / "l.jsonl", rows[0], row))
+    with pytest.raises(ValueError, match=r"l\.jsonl, line 1: it lacks the column 'refused'"):
+        load_labelled(lines(tmp_path / "l.jsonl", {"prompt": "p", "response": "r"}))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32", "cp1252"])
