@@ -58,7 +58,7 @@ def _shortages(cost: Any) -> list[str]:
     needs = {"memory": (cost.memory.most, cost.machine.memory), "disk": (cost.disk, cost.machine.disk)}
     advice = {
         "memory": "lower train.pairs_per_batch or measure.batch_size, train an adapter (train.lora), "
-        "or set model.dtype to bfloat16",
+        "and with one set model.dtype to bfloat16",
         "disk": "train an adapter (train.lora), or choose an --out with more room",
     }
     return [

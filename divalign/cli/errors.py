@@ -12,7 +12,9 @@ from divalign.store import disk_is_full
 # Of click or, in later versions of typer, of its own copy of click: typer exports this child alone.
 UsageError: Any = typer.BadParameter.__base__
 FAILED, BAD_INPUT = 1, 2
-LESS_MEMORY = "lower --batch-size or train.pairs_per_batch, train an adapter (train.lora), or set model.dtype=bfloat16"
+LESS_MEMORY = (
+    "lower --batch-size or train.pairs_per_batch, train an adapter (train.lora), and with one set model.dtype=bfloat16"
+)
 OF_FILES = {
     errno.ENOSPC: "make room, or choose another --out; the same command resumes",
     errno.EDQUOT: "make room, or choose another --out; the same command resumes",

@@ -36,6 +36,7 @@ STATISTICS = 3.2e-3  # seconds per prompt of separation's folds and intervals
 LOAD = 1e9  # bytes per second of reading weights and of hashing them
 PROCESS = 0.7e9  # bytes of a process that has loaded torch and transformers
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+LEARNS = "float32"  # the dtype of weights while they learn
 
 
 class Machine(NamedTuple):
@@ -139,16 +140,19 @@ def memory(shape: ModelShape, *, dtype: str, rank: int | None, train_tokens: flo
     """Return an upper estimate of the memory of a run, in bytes.
 
     `train_tokens` are those of a forward in training, padding left out; `row_tokens` those of the largest forward or
-    key-value cache in measuring. A trained weight costs itself, its gradient and two moments of AdamW. Kept for the
-    backward are about 20 widths and 8 inner widths per token and layer, and three copies of the logits of a chunk.
+    key-value cache in measuring. A trained weight costs itself, its gradient and two moments of AdamW, without an
+    adapter in float32 and beside them its copy in half precision (`train.precision`). Kept for the backward are about
+    20 widths and 8 inner widths per token and layer, and three copies of the logits of a chunk.
     """
     size, weights = BYTES[dtype], shape.parameters * BYTES[dtype]
-    trained = shape.parameters if rank is None else rank * shape.linear_sizes
+    if rank is None:
+        learning = shape.parameters * (4 * BYTES[LEARNS] + (size if dtype != LEARNS else 0))
+    else:
+        learning = weights + rank * shape.linear_sizes * 4 * size
     activations = train_tokens * shape.layers * (20 * shape.width + 8 * shape.inner_width) * size
     logits = 3 * min(train_tokens * shape.vocabulary, 1 << 25) * 4
-    extra = trained * (3 if rank is None else 4) * size
     caches = row_tokens * shape.layers * 4 * shape.width * size
-    return Memory(PROCESS + weights + extra + activations + logits, PROCESS + 2 * weights + caches)
+    return Memory(PROCESS + learning + activations + logits, PROCESS + 2 * weights + caches)
 
 
 def disk(shape: ModelShape, *, dtype: str, rank: int | None, models: int, responses: int, states: int) -> float:
@@ -156,8 +160,9 @@ def disk(shape: ModelShape, *, dtype: str, rank: int | None, models: int, respon
 
     While a model is trained, three times its trained weights come on top, for resuming.
     """
-    trained = (shape.parameters if rank is None else rank * shape.linear_sizes) * BYTES[dtype]
-    return float(trained * (models + 3) + states * shape.width * 4 + responses * 1000)
+    size = rank * shape.linear_sizes * BYTES[dtype] if rank is not None else shape.parameters * BYTES[dtype]
+    resuming = 3 * (size if rank is not None else shape.parameters * BYTES[LEARNS])
+    return float(size * models + resuming + states * shape.width * 4 + responses * 1000)
 
 
 class Forecast(NamedTuple):
@@ -210,6 +215,6 @@ def check_memory(shape: ModelShape, *, dtype: str, rank: int | None, free: float
     if least > free:
         raise ValueError(
             f"the run needs at least {least / 1e9:.1f} GB of memory for {shape.parameters / 1e6:,.0f} million "
-            f"parameters, and {free / 1e9:.1f} GB are free; train an adapter (train.lora), set model.dtype to bfloat16 "
-            "or take a smaller model"
+            f"parameters, and {free / 1e9:.1f} GB are free; train an adapter (train.lora), with it set model.dtype to "
+            "bfloat16, or take a smaller model"
         )

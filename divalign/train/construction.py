@@ -17,6 +17,7 @@ from divalign.lm.adapter_folder import SETTINGS, adapter_settings
 from divalign.lm.load import load_lm
 from divalign.train.arguments import DivergenceConfig
 from divalign.train.couples import EncodedRows, TooLongError, encode_rows
+from divalign.train.precision import SAFE_RATE, half_weights
 from divalign.train.rows import PAIRED, as_rows, checked_rows
 from divalign.train.unsupported import TRAINER_ARGUMENTS, refuse_arguments
 
@@ -123,6 +124,18 @@ def disable_dropout(model: nn.Module) -> None:
             rate = "dropout" in name or (name == "p" and "Dropout" in type(module).__name__)
             if rate and isinstance(value, float):
                 setattr(module, name, 0.0)
+
+
+def warn_of_rounding(model: nn.Module, learning_rate: float) -> None:
+    """Log a warning where weights learn in half precision at a rate whose updates it rounds away; see `precision`."""
+    dtypes = set(half_weights(model).values())
+    if dtypes and learning_rate < SAFE_RATE:
+        logger.warning(
+            "weights learn in %s, which rounds most updates away at learning rate %g; load the model in float32 and "
+            "set bf16=True, or train an adapter",
+            " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes)),
+            learning_rate,
+        )
 
 
 def balanced_weights_hint(args: DivergenceConfig, aligned: int, unaligned: int) -> str | None:

@@ -16,10 +16,10 @@ from divalign.train.speed import Speed
 
 
 class Recorder:
-    """Rewards and speed since the last row of the log."""
+    """Rewards and speed since the last row of the log. `dtype` is of matrix products, where autocast sets it."""
 
-    def __init__(self, model: Any) -> None:
-        self.speed, self.scores, self.baselines = Speed(model), list[RowScores](), list[RowBaselines]()
+    def __init__(self, model: Any, dtype: torch.dtype | None = None) -> None:
+        self.speed, self.scores, self.baselines = Speed(model, dtype), list[RowScores](), list[RowBaselines]()
 
     def add(self, ratios: LogRatios, inputs: dict[str, Any], baseline: RowBaselines | None = None) -> None:
         """Take in a micro-batch: r of the couples that count, its layout, and a learned baseline of its prompts."""

@@ -38,6 +38,7 @@ from divalign.store import digest
 from divalign.train.construction import disable_dropout
 from divalign.train.couples import EncodedRows, encode_rows
 from divalign.train.policy_gradient import Completion
+from divalign.train.precision import autocast_settings, narrow, widen
 from divalign.train.ranks import Ranks
 from divalign.train.resume import newest_checkpoint
 from divalign.train.run import Watch, Watching
@@ -87,7 +88,8 @@ def train_reward_model(
 ) -> None:
     """Train a copy of `lm` with a scalar head on pairs, and write it with its tokenizer to `folder`.
 
-    A stopped training resumes from the last whole checkpoint in `work`.
+    A stopped training resumes from the last whole checkpoint in `work`. Half precision is treated as in
+    `train_and_save`.
 
     Raises ValueError for rows that are no pairs, and for an architecture without a sequence classifier.
     """
@@ -101,8 +103,10 @@ def train_reward_model(
         config = LoraConfig(r=lora["rank"], lora_alpha=lora["alpha"], target_modules="all-linear", task_type="SEQ_CLS")
         classifier = get_peft_model(classifier, config)
     disable_dropout(classifier)
-    identity = {"model": lm.digest, "rows": digest(list(rows)), "lora": lora, **plan.identity()}
-    arguments = _arguments(plan, work, device=lm.model.device)
+    masters, on_cpu = {} if lora is not None else widen(classifier), torch.device(lm.model.device).type == "cpu"
+    precision = autocast_settings(masters, on_cpu=on_cpu)
+    identity = {"model": lm.digest, "rows": digest(list(rows)), "lora": lora, **precision, **plan.identity()}
+    arguments = _arguments(plan, work, use_cpu=on_cpu, **precision)
     refuse_data_parallel(arguments)
     with quietly():
         last = newest_checkpoint(work, identity)
@@ -116,6 +120,7 @@ def train_reward_model(
         ranks = Ranks(trainer.accelerator, trainer.args.process_index, trainer.args.world_size, trainer.args.device)
         trainer.add_callback(Watching(watch or Watch(), ranks))
         trainer.train(resume_from_checkpoint=last)
+    narrow(classifier, masters)
     merged: Any = classifier.merge_and_unload() if isinstance(classifier, PeftModel) else classifier
     merged.save_pretrained(folder)
     lm.tokenizer.save_pretrained(folder)
@@ -183,7 +188,7 @@ def _collate(items: Sequence[dict[str, list[int]]], pad: int) -> dict[str, Tenso
     return {"input_ids": pad_right(ids, pad), "attention_mask": pad_right([[1] * len(row) for row in ids], 0)}
 
 
-def _arguments(plan: RewardTraining, work: Path, *, device: Any) -> TrainingArguments:
+def _arguments(plan: RewardTraining, work: Path, **settings: Any) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(work),
         max_steps=plan.updates,
@@ -201,5 +206,5 @@ def _arguments(plan: RewardTraining, work: Path, *, device: Any) -> TrainingArgu
         report_to="none",
         remove_unused_columns=False,
         disable_tqdm=True,
-        use_cpu=torch.device(device).type == "cpu",
+        **settings,
     )

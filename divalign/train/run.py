@@ -21,6 +21,7 @@ from divalign.train.adapters import has_adapter
 from divalign.train.arguments import DivergenceConfig
 from divalign.train.couples import RowCounts
 from divalign.train.displacement import first_displacement
+from divalign.train.precision import autocast_settings, narrow, round_weights, widen
 from divalign.train.ranks import Ranks
 from divalign.train.resume import SETTINGS, newest_checkpoint, seal_checkpoint
 from divalign.train.tracking import Board, Tracking
@@ -131,13 +132,16 @@ def train_and_save(
     safe. The log's last row measures the `held_out` rows. The model handed in is changed.
 
     `lora` holds rank and alpha. A model that has an adapter keeps it: `lora` adds a second one, and without `lora`, or
-    with `lora["continue"]`, its own is trained further.
+    with `lora["continue"]`, its own is trained further. Weights in half precision learn in float32 (see
+    `train.precision`) and are saved in the dtype that they had.
 
     Raises StoppedError where `watch` said to stop; NotFiniteError for a loss or gradient that is not finite; ValueError
     where `work` holds checkpoints of another model, other rows or other settings, where the length of training is not
     given once, and where an adapter is to be continued that the model has not.
     """
     watch, rollouts = watch or Watch(), settings.pop("rollouts", None)
+    masters = {} if lora is not None or has_adapter(lm.model) or _has_masters() else widen(lm.model)
+    settings = {**autocast_settings(masters, on_cpu=bool(settings.get("use_cpu"))), **settings}
     with tempfile.TemporaryDirectory() as scratch, quietly():
         arguments = _arguments(work or Path(scratch), settings, saves=work is not None, tracking=watch.tracking)
         identity = _identity(lm, rows, lora, arguments, settings)
@@ -163,14 +167,21 @@ def train_and_save(
                 state = trainer.state
                 raise StoppedError(f"after update {state.global_step} of {state.max_steps}, which is saved")
             close_trackers()
+            round_weights(trainer.model, masters)  # so that what is measured is what is saved
             if held_out is not None:
                 trainer.evaluate()
+        narrow(trainer.model, masters)
         trainer.save_model(str(folder))
         if trainer.is_world_process_zero():
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nothing here reads
             if work:
                 write_json(folder / SETTINGS, identity)
     return _result(trainer, measured=held_out is not None)
+
+
+def _has_masters() -> bool:
+    """Tell whether DeepSpeed trains, which keeps float32 weights of its own."""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"  # as `accelerate launch` says it
 
 
 @contextmanager

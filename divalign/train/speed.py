@@ -15,14 +15,14 @@ class Speed:
 
     Useful are each prompt once where responses share it, each response, the head on scored tokens alone, and no
     padding; forward and backward are 6 operations per weight and token, 4 where the weights are frozen under an
-    adapter. Attention is left out, which understates long rows. The rate it is held against is measured here and not
-    taken from a data sheet.
+    adapter. Attention is left out, which understates long rows. The rate it is held against is measured here, in the
+    dtype of the products, and not taken from a data sheet.
 
     Sampled responses count as rows do: the tokens of the forward with gradients, not those of decoding. The seconds
     are all that passed, with sampling, rewards and the reference's scores, so the speed is that of the whole update.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, dtype: torch.dtype | None = None) -> None:
         head = model.get_output_embeddings()
         self.head = sum(parameter.numel() for parameter in head.parameters()) if head is not None else 0
         frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
@@ -32,6 +32,7 @@ class Speed:
         self.backbone = sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
         self.each = 4 if frozen else 6
         self.parameter = next(model.parameters())
+        self.dtype = dtype or self.parameter.dtype
         self._rate: float | None = None
         self.reset()
 
@@ -51,7 +52,7 @@ class Speed:
         if not tokens:
             return {}
         if self._rate is None:
-            self._rate = matmul_rate(self.parameter.device, self.parameter.dtype)
+            self._rate = matmul_rate(self.parameter.device, self.dtype)
         return dict(zip(TIMES, (tokens / seconds, operations / seconds / self._rate), strict=True))
 
 

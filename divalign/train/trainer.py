@@ -24,7 +24,13 @@ from divalign.core.precision import widest_dtype
 from divalign.lm.score import attach, can_share
 from divalign.train.accumulation import Step, response_tokens, whole_ratios
 from divalign.train.arguments import DivergenceConfig
-from divalign.train.construction import check_arguments, disable_dropout, load_policy, load_tokenizer
+from divalign.train.construction import (
+    check_arguments,
+    disable_dropout,
+    load_policy,
+    load_tokenizer,
+    warn_of_rounding,
+)
 from divalign.train.couples import Couples, CoupleSampler, collate
 from divalign.train.displacement import REMEDY, displacement
 from divalign.train.lora_products import lora_by_products
@@ -33,6 +39,7 @@ from divalign.train.not_finite import check_finite, check_gradients
 from divalign.train.objective import Objective
 from divalign.train.online import OnlineNormaliser, halves
 from divalign.train.policy_gradient import Rollouts, SampledStep, each_once, prompts_of, sampled_step
+from divalign.train.precision import COMPUTED
 from divalign.train.prompt_baseline import HeadGradients, ends_of, make_head, row_baselines
 from divalign.train.prompt_clouds import COLUMNS, PromptClouds, check_prompts
 from divalign.train.ranks import Ranks
@@ -124,7 +131,7 @@ class DivergenceTrainer(MeasuredTrainer):
         self._take_rows(train_dataset, eval_dataset)
         self._online = OnlineNormaliser(self.model.parameters()) if args.normaliser == "online" else None
         self._left = 0  # micro-batches of the update that are to come
-        self.recorder = Recorder(self.model)
+        self.recorder = Recorder(self.model, dtype=COMPUTED.get(self.accelerator.mixed_precision))
         if self._sampled and self._reference.another:
             self._reference.model.to(self.args.device)  # else it would travel there at every update
         self.loss_is_scaled_for_ga = False  # ours is a mean over the micro-batch: Trainer divides by their number
@@ -149,6 +156,8 @@ class DivergenceTrainer(MeasuredTrainer):
 
     def _check_processes(self) -> None:
         refuse_data_parallel(self.args)
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # which keep float32 weights of their own
+            warn_of_rounding(self.model, self.args.learning_rate)
         if self.args.normaliser == "online" and self.args.world_size > 1:
             raise ValueError("normaliser 'online' works on one process; use 'exact', which gathers all ranks' rows")
         if self._sampled and self.args.world_size > 1:
@@ -286,6 +295,14 @@ class DivergenceTrainer(MeasuredTrainer):
         loss = (1 - share) * self._sampled_loss(self._sampled, model, inputs["prompts"])
         return loss + share / self.args.beta * self._rows_loss(model, inputs) if share else loss
 
+    def _sampled_loss(self, sampled: SampledStep, model: Any, prompts: list[list[int]]) -> Tensor:
+        if not prompts:  # earlier micro-batches have them all
+            return 0 * next(parameter for parameter in model.parameters() if parameter.requires_grad).sum()
+        batch = sampled.take(prompts, self._reference, self._pad_id, device=self.args.device)
+        layout = self._prepare_inputs(sampled.inputs(batch, self._pad_id, share=self._share))
+        self.recorder.speed.add(layout)
+        return sampled.loss(batch, self._log_probs(model, layout))
+
     def _rows_loss(self, model: Any, inputs: dict[str, Any], *, return_outputs: bool = False) -> Any:
         outputs = self._outputs(model, inputs)
         log_probs, couples = outputs.log_probs, inputs["couples"]
@@ -301,14 +318,6 @@ class DivergenceTrainer(MeasuredTrainer):
             loss, baseline = 0 * log_probs.sum(), None  # this process ran out of rows, and takes part for the others
         self.recorder.add(ratios, inputs, baseline if self._head else None)
         return (loss, ratios) if return_outputs else loss
-
-    def _sampled_loss(self, sampled: SampledStep, model: Any, prompts: list[list[int]]) -> Tensor:
-        if not prompts:  # earlier micro-batches have them all
-            return 0 * next(parameter for parameter in model.parameters() if parameter.requires_grad).sum()
-        batch = sampled.take(prompts, self._reference, self._pad_id, device=self.args.device)
-        layout = self._prepare_inputs(sampled.inputs(batch, self._pad_id, share=self._share))
-        self.recorder.speed.add(layout)
-        return sampled.loss(batch, self._log_probs(model, layout))
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Do what Trainer does, but for the online normaliser, whose two classes go backward apart."""

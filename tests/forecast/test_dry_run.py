@@ -11,7 +11,7 @@ from divalign.forecast.dry_run import dry_run, remedies, write_cost
 from divalign.lm.load import load_lm
 from divalign.lm.shape import model_shape
 from divalign.stages import cost
-from divalign.stages.cost import Machine, TokenBatch, check_memory, memory, scoring, seconds, training, writing
+from divalign.stages.cost import Machine, TokenBatch, check_memory, disk, memory, scoring, seconds, training, writing
 from divalign.study.run import run
 from divalign.toy.world import ASSETS
 from divalign.train.speed import Speed
@@ -168,6 +168,15 @@ def test_full_training_needs_four_copies_of_the_weights_and_an_adapter_one() -> 
     full, adapter = (memory(TOY, rank=rank, **sizes).training - cost.PROCESS for rank in (None, 1))  # type: ignore
     assert full == 4 * 4 * TOY.parameters
     assert adapter == 4 * TOY.parameters + 4 * 4 * TOY.linear_sizes
+
+
+def test_weights_in_half_precision_learn_in_float32_and_adapters_leave_them_as_they_are() -> None:
+    sizes = {"dtype": "bfloat16", "train_tokens": 0.0, "row_tokens": 0.0}
+    full, adapter = (memory(TOY, rank=rank, **sizes).training - cost.PROCESS for rank in (None, 1))  # type: ignore
+    assert full == (4 * 4 + 2) * TOY.parameters
+    assert adapter == 2 * TOY.parameters + 4 * 2 * TOY.linear_sizes
+    left = {"models": 3, "responses": 0, "states": 0}
+    assert disk(TOY, dtype="bfloat16", rank=None, **left) == (3 * 2 + 3 * 4) * TOY.parameters
 
 
 def test_the_command_prints_what_a_run_costs_and_warns_over_an_hour(
