@@ -286,11 +286,11 @@ def sampled_metrics(records: Sequence[StepRecord]) -> dict[str, float]:
 
 def each_once(parts: Iterable[Sequence[Sequence[int]]]) -> list[list[list[int]]]:
     """Return the prompts of micro-batches; of those that have the same prompt only the first keeps it."""
-    seen: set[tuple[int, ...]] = set()
+    previous: set[tuple[int, ...]] = set()
     own: list[list[list[int]]] = []
     for prompts in parts:
-        own.append([list(prompt) for prompt in prompts if tuple(prompt) not in seen])
-        seen.update(map(tuple, prompts))
+        own.append([list(prompt) for prompt in prompts if tuple(prompt) not in previous])
+        previous.update(map(tuple, prompts))
     return own
 
 
