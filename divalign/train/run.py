@@ -14,6 +14,7 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
+from divalign.core.losses import method_code
 from divalign.data.examples import Row
 from divalign.lm.load import LM, quietly
 from divalign.store import digest, write_json
@@ -264,6 +265,8 @@ def _identity(
     """Return what decides the weights: the model, the rows and the settings, however and where they are computed."""
     update = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     deciding = {name: value for name, value in settings.items() if name not in NOT_DECIDING}
+    if code := method_code(arguments.method):
+        deciding["method_code"] = digest(code)
     return {"model": lm.digest, "rows": digest(list(rows)), "lora": lora, "rows_per_update": update, **deciding}
 
 
