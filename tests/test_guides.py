@@ -38,7 +38,7 @@ SMALLER = {  # what takes minutes or a download, and what is run in its place
     "train.updates=120 --set data.n_train=768": "train.updates=2",
     "RUN/models/": "runs/tour/models/",
     "runs/paper/runs/Qwen2.5-1.5B-cr-corrected/models/cr-kldo-seed0": "MODEL",
-    "data.source=advbench+alpaca": "data.source=toy",
+    "data.source=advbench+alpaca": "data.source=toy --set data.answers=source",
     "train.lora={rank: 16}": "train.lora={rank: 2}",
     "model.device=cuda": "model.device=cpu",
 }
@@ -60,6 +60,8 @@ ELSEWHERE = {  # commands that need several processes, other programs or models 
     "divalign sweep configs/paper/sweep.yaml --random-weights": "tests/forecast/test_paper_configs.py",
     "divalign sweep configs/paper/sweep.yaml --dry-run": "tests/forecast/test_paper_configs.py",
     "divalign sweep configs/": "tests/study/test_sweep.py",
+    "divalign sweep runs/real_study/sweep.yaml": "tests/study/test_sweep.py",
+    "divalign report runs/real_study --claims": "tests/report/test_claims.py",
     "divalign run configs/recipes.yaml": "tests/study/test_run.py",
     "divalign run --set 'measure.attacks=[direct,prefill,best_of_n(5)]'": "tests/study/test_run_equals_verbs.py",
     "divalign judge runs/advbench --judge harmbench_13b": "tests/safety/test_model_judges.py",
