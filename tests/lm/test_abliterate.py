@@ -6,7 +6,7 @@ from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
 from divalign.data.batching import Encoded, encode_conversation
 from divalign.data.examples import user_says
-from divalign.lm.abliterate import abliterated
+from divalign.lm.abliterate import Component, _check_components, abliterated
 from divalign.lm.backbone import backbone_of
 from divalign.lm.hidden import hidden_states
 from divalign.lm.score import sequence_log_probs
@@ -147,3 +147,11 @@ def test_blocks_that_write_along_the_direction_all_the_same_are_refused(monkeypa
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_rounding_of_half_precision_is_no_component(dtype: torch.dtype) -> None:
     abliterated(tiny_model("Gemma2")[0].to(dtype), DIRECTION)
+
+
+def test_what_rounding_left_where_the_stream_was_large_is_no_component() -> None:
+    """The figures are those of SmolLM2-135M in bfloat16: its last block makes small what the middle had made large."""
+    before, after = [Component(735.0, 331.0), Component(104.0, 94.0)], [Component(8.0, 316.0), Component(9.9, 95.0)]
+    _check_components(["middle", "last"], before, after, 0.088)
+    with pytest.raises(ValueError, match="last: it writes along the direction"):
+        _check_components(["middle", "last"], before, [after[0], Component(80.0, 95.0)], 0.088)
