@@ -205,8 +205,8 @@ def _complete(tokenizer: Any, source: str, chat_template: str | None) -> None:
 def plain_template(tokenizer: Any) -> str:
     """Return the built-in template: turns as plain text, behind the BOS token where the tokenizer begins texts with it.
 
-    Rendered turns are tokenised without what a tokenizer adds to texts, and a base model that has read no text without
-    BOS (Gemma, Llama) writes nonsense without it. Tokenizers that have a BOS token and add none (Qwen, GPT-2) get none.
+    Rendered turns are tokenised without what a tokenizer adds to texts, and a base model that was trained on texts
+    behind BOS (Gemma, Llama) knows none without. A tokenizer that has a BOS token and adds none gets none here either.
     """
     bos = tokenizer.bos_token_id
     begins = bos is not None and tokenizer("x")["input_ids"][:1] == [bos]
