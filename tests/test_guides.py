@@ -37,6 +37,9 @@ SMALLER = {  # what takes minutes or a download, and what is run in its place
     "--gcg-steps 20 --gcg-prompts 100": "--gcg-steps 1 --gcg-prompts 1",
     "train.updates=120 --set data.n_train=768": "train.updates=2",
     "RUN/models/": "runs/tour/models/",
+    "runs/real_study/runs/long-anchor/models/cr-kldo --attacks gcg --gcg-steps 50 --gcg-width 64": (
+        "MODEL --attacks gcg --gcg-steps 1 --gcg-width 8 --gcg-prompts 1"
+    ),
     "runs/paper/runs/Qwen2.5-1.5B-cr-corrected/models/cr-kldo-seed0": "MODEL",
     "data.source=advbench+alpaca": "data.source=toy --set data.answers=source",
     "train.lora={rank: 16}": "train.lora={rank: 2}",
