@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from divalign.train.sharding import reshard
+
 AUTOCAST = {torch.bfloat16: "bf16", torch.float16: "fp16"}  # and what TrainingArguments calls computing in it
 COMPUTED = {name: dtype for dtype, name in AUTOCAST.items()}
 SAFE_RATE = 1e-4  # a learning rate from which on a good part of the weights moves in half precision too
@@ -45,6 +47,7 @@ def autocast_settings(dtypes: dict[str, torch.dtype], *, on_cpu: bool) -> dict[s
 @torch.no_grad()
 def round_weights(model: Any, dtypes: dict[str, torch.dtype]) -> None:
     """Round widened weights to the values that they will be saved with; they stay float32."""
+    reshard(model)
     for name, weight in model.named_parameters():
         if name in dtypes:
             weight.copy_(weight.to(dtypes[name]))
@@ -52,6 +55,9 @@ def round_weights(model: Any, dtypes: dict[str, torch.dtype]) -> None:
 
 def narrow(model: Any, dtypes: dict[str, torch.dtype]) -> None:
     """Give widened weights the dtypes that they had, in place; of a sharded model on every process."""
+    if not dtypes:
+        return
+    reshard(model)
     back = {id(weight): dtypes[name] for name, weight in model.named_parameters() if name in dtypes}
     model.zero_grad(set_to_none=True)  # gradients would keep float32
     model._apply(lambda tensor: tensor.to(back[id(tensor)]) if id(tensor) in back else tensor)  # FSDP overrides it

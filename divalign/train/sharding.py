@@ -33,6 +33,13 @@ def is_sharded(model: Any) -> bool:
     return isinstance(model, FSDPModule) or any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
+def reshard(model: Any) -> None:
+    """Take back the weights that FSDP's last forward has gathered: parameters are each process's own pieces then."""
+    for part in model.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
 def whole_state(model: Any) -> dict[str, Tensor]:
     """Return a model's whole weights on the first process, of an adapter those alone; every process must call it."""
     options = StateDictOptions(

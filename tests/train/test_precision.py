@@ -189,11 +189,17 @@ def test_sharded_weights_are_rounded_and_narrowed_too() -> None:
     model = half().model
     dtypes = widen(model)
     before = copied(model)
-    sharded: Any = fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+    mesh = init_device_mesh("cpu", (1,))
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=mesh)
+    sharded: Any = fully_shard(model, mesh=mesh)
     with torch.no_grad():
         for weight in sharded.parameters():
             weight.mul_(1 + 1e-5)
+        sharded(torch.tensor([[5, 6, 7]]))  # which leaves the root's weights gathered
     round_weights(sharded, dtypes)
+    with torch.no_grad():
+        sharded(torch.tensor([[5, 6, 7]]))
     narrow(sharded, dtypes)
     state = whole_state(sharded)
     assert {value.dtype for value in state.values()} == {torch.bfloat16}
