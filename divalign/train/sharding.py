@@ -6,6 +6,7 @@ scored then, by all processes together and before a checkpoint moves the weights
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from peft import PeftModel
@@ -26,6 +27,18 @@ def is_sharding(accelerator: Any) -> bool:
         )
     deepspeed = getattr(accelerator.state, "deepspeed_plugin", None)
     return fsdp is not None or (deepspeed is not None and deepspeed.zero_stage == 3)
+
+
+def keep_outputs(accelerator: Any) -> None:
+    """Let sharded modules return what they compute as they compute it.
+
+    Accelerate's mixed precision has FSDP2 round every output to bfloat16, of a response's log-probability up to half a
+    nat.
+    """
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    policy = getattr(plugin, "mixed_precision_policy", None)
+    if plugin is not None and policy is not None:
+        plugin.mixed_precision_policy = replace(policy, output_dtype=None)
 
 
 def is_sharded(model: Any) -> bool:

@@ -47,7 +47,7 @@ from divalign.train.recording import Recorder, Unlogged
 from divalign.train.reference import adapt
 from divalign.train.rows import as_rows
 from divalign.train.running import RunningBaseline
-from divalign.train.sharding import is_sharding
+from divalign.train.sharding import is_sharding, keep_outputs
 from divalign.train.unsupported import refuse_data_parallel
 
 logger = logging.getLogger(__name__)
@@ -156,6 +156,7 @@ class DivergenceTrainer(MeasuredTrainer):
 
     def _check_processes(self) -> None:
         refuse_data_parallel(self.args)
+        keep_outputs(self.accelerator)
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # which keep float32 weights of their own
             warn_of_rounding(self.model, self.args.learning_rate)
         if self.args.normaliser == "online" and self.args.world_size > 1:

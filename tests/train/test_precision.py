@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from divalign.lm.load import LM
 from divalign.train.precision import half_weights, narrow, round_weights, widen
 from divalign.train.reward_model import RewardTraining, train_reward_model
 from divalign.train.run import Trained, Watch, train_and_save
-from divalign.train.sharding import whole_state
+from divalign.train.sharding import keep_outputs, whole_state
 from tests.tiny import tiny_model
 
 PAIRS = [{"prompt": f"Say {i}", "chosen": f" yes {i}" * (1 + i % 3), "rejected": f" no {i}"} for i in range(8)]
@@ -205,3 +206,34 @@ def test_sharded_weights_are_rounded_and_narrowed_too() -> None:
     assert {value.dtype for value in state.values()} == {torch.bfloat16}
     assert all(state[name].float().equal(value) for name, value in before.items())
     assert isinstance(sharded, nn.Module)
+
+
+class SumOfWeights(nn.Module):
+    """A module that computes in its weights' dtype and sums in float32, as log-probabilities are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((100,), -0.8))
+
+    def forward(self, factor: Tensor) -> Tensor:
+        return (self.weight * factor).float().sum()
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.parametrize("keeps", [True, False])
+def test_sharded_log_probabilities_are_not_rounded_with_the_products(keeps: bool) -> None:
+    from accelerate.utils import FullyShardedDataParallelPlugin
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    plugin: Any = FullyShardedDataParallelPlugin(fsdp_version=2)
+    plugin.set_mixed_precision("bf16")
+    if keeps:
+        keep_outputs(SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin)))
+    module: Any = fully_shard(
+        SumOfWeights(), mesh=init_device_mesh("cpu", (1,)), mp_policy=plugin.mixed_precision_policy
+    )
+    value = module(torch.ones(100))
+    exact = 100 * float(torch.tensor(-0.8, dtype=torch.bfloat16))
+    assert (value.dtype == torch.float32) is keeps
+    assert (float(value.detach()) == pytest.approx(exact, abs=1e-4)) is keeps
