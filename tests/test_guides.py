@@ -46,7 +46,8 @@ SMALLER = {  # what takes minutes or a download, and what is run in its place
     "model.device=cuda": "model.device=cpu",
 }
 SIZE = "train.updates=2 train.warmup_updates=0 train.pairs_per_update=8 train.pairs_per_batch=4"
-RUN = f"{SIZE} train.methods=[kldo,dpo] train.seeds=[0] data.n_train=24 data.n_test=24 data.n_held_out=20"
+SET = "data.recipes=[cr] data.n_train=24 data.n_test=24 data.n_held_out=20"
+RUN = f"{SIZE} train.methods=[kldo,dpo] train.seeds=[0] {SET}"
 MEASURE = "measure.max_new_tokens=4 measure.gcg=null measure.attacks=[direct,prefill]"
 OPTIONS = {  # what is added to each verb, so that it takes a second or two
     "train": "--quiet " + " ".join(f"--set {one}" for one in f"{SIZE} data.n_train=24".split()),
