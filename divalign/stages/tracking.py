@@ -10,6 +10,7 @@ from typing import Any
 from divalign.data.examples import Conversation, Row, as_messages
 from divalign.lm.generate import generate_responses
 from divalign.safety.judges import DEFAULT_JUDGE, find_judge
+from divalign.store import digest
 from divalign.train.monitor import MonitorOptions, SafetyMonitor
 from divalign.train.tracking import Tracking, check_trackers
 
@@ -32,7 +33,8 @@ class TrackingPlan:
 def tracking_of(plan: TrackingPlan | None, folder: Path, *, probe: bool) -> Tracking | None:
     """Return what a training into `folder` reports; None for nothing. `probe` False leaves the probes unread.
 
-    TensorBoard's files go to `folder`/tracking. Attack success is that of the prompts alone, by the default judge.
+    TensorBoard's files go to `folder`/tracking. The name is the folder's, with digits of its path's hash: trackio adds
+    to the run of a name that it has. Attack success is that of the prompts alone, by the default judge.
     """
     if plan is None or not plan.trackers:
         return None
@@ -41,7 +43,8 @@ def tracking_of(plan: TrackingPlan | None, folder: Path, *, probe: bool) -> Trac
     if probe and harmful and benign:
         success = _Success(harmful)
         monitor = SafetyMonitor(harmful, benign, options=MonitorOptions(every=None), attack_success=success)
-    return Tracking(plan.trackers, folder / "tracking", folder.name, monitor)
+    name = f"{folder.name}-{digest(str(folder.resolve()))[:8]}"
+    return Tracking(plan.trackers, folder / "tracking", name, monitor)
 
 
 def with_probes(plan: TrackingPlan | None, rows: Sequence[Row]) -> TrackingPlan | None:

@@ -193,7 +193,7 @@ def _tracked(trainer: DivergenceTrainer, tracking: Tracking | None) -> Iterator[
     """
     with ExitStack() as remote, ExitStack() as local:
         if tracking:
-            remote.callback(tracking.close, trainer)
+            remote.push(_closing(trainer, tracking))
             if tracking.monitor:
                 tracking.monitor.log = trainer.log
         for callback in tracking.callbacks() if tracking else ():
@@ -201,6 +201,17 @@ def _tracked(trainer: DivergenceTrainer, tracking: Tracking | None) -> Iterator[
             if isinstance(callback, Board):
                 local.callback(callback.close)
         yield remote.close
+
+
+def _closing(trainer: DivergenceTrainer, tracking: Tracking) -> Callable[..., None]:
+    """Return the exit function that closes the trackers: as failed after an exception, but for a stop to be resumed."""
+    before = tracking.open_runs()
+
+    def close(kind: type[BaseException] | None, *_: Any) -> None:
+        failed = kind is not None and not issubclass(kind, StoppedError)
+        tracking.close(trainer, before=before, failed=failed)
+
+    return close
 
 
 def _last_checkpoint(work: Path, identity: dict[str, Any], arguments: DivergenceConfig) -> str | None:

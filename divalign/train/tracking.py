@@ -6,7 +6,7 @@ and, where a function is given for it, attack success. Nothing of it decides the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,26 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from divalign.train.monitor import SafetyMonitor
 
 TENSORBOARD = "tensorboard"
-TRACKERS = (TENSORBOARD, "wandb", "trackio", "mlflow")
+
+
+class Client(NamedTuple):
+    """How a tracker's package says whether a run is open, and how it ends the run, as failed or not."""
+
+    is_open: Callable[[Any], bool]
+    end: Callable[[Any, bool], None]
+
+
+CLIENTS = {  # transformers leaves wandb's run open, and those of all three where training fails
+    "wandb": Client(lambda wandb: wandb.run is not None, lambda wandb, failed: wandb.finish(exit_code=int(failed))),
+    "trackio": Client(
+        lambda trackio: trackio.context_vars.current_run.get() is not None, lambda trackio, failed: trackio.finish()
+    ),
+    "mlflow": Client(
+        lambda mlflow: mlflow.active_run() is not None,
+        lambda mlflow, failed: mlflow.end_run("FAILED" if failed else "FINISHED"),
+    ),
+}
+TRACKERS = (TENSORBOARD, *CLIENTS)
 
 
 class Board(TrainerCallback):
@@ -41,7 +60,7 @@ class Board(TrainerCallback):
 class Tracking(NamedTuple):
     """Which trackers get the log, the folder of TensorBoard's files, and what is read at probe prompts; None: nothing.
 
-    `name` is what the trackers call the training.
+    `name` is what the trackers call the training; trackio takes two trainings of one name for one.
     """
 
     trackers: Sequence[str]
@@ -59,12 +78,19 @@ class Tracking(NamedTuple):
         own: list[TrainerCallback] = [Board(self.folder)] if TENSORBOARD in self.trackers else []
         return own if self.monitor is None else [*own, self.monitor]
 
-    def close(self, trainer: Any) -> None:
-        """End the runs of the trackers that transformers started, so that the next training has runs of its own."""
+    def open_runs(self) -> set[str]:
+        """Return the trackers of transformers that have a run open."""
+        return {name for name in self.report_to if CLIENTS[name].is_open(import_module(name))}
+
+    def close(self, trainer: Any, *, before: set[str], failed: bool) -> None:
+        """End the runs that transformers started, so that the next training has runs of its own.
+
+        Those of the trackers `before` were open before training: they are left to who opened them.
+        """
+        for name in self.open_runs() - before:
+            CLIENTS[name].end(import_module(name), failed)
         for name in self.report_to:
             trainer.remove_callback(INTEGRATION_TO_CALLBACK[name])
-        if "wandb" in self.report_to:
-            import_module("wandb").finish()
 
 
 def check_trackers(names: Sequence[str]) -> None:

@@ -1,7 +1,12 @@
 """Trackers get the log, separation and attack success, and change nothing of what is trained."""
 
+import json
+import math
+from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -12,17 +17,18 @@ from divalign.stages.folder import silent
 from divalign.stages.models import base_spec, open_model
 from divalign.stages.tracking import TrackingPlan, check_trackers, tracking_of, with_probes
 from divalign.stages.train import train
-from divalign.stages.train_plan import TrainPlan
+from divalign.store import read_json, read_rows
 from divalign.study.claim import claim, untracked
 from divalign.study.plan import train_plan
 from divalign.toy.world import requests
+from tests.stages.tracked import PLAN, probes
+from tests.zygote import Zygote
 
-PLAN = TrainPlan("dpo", beta=0.5, updates=4, pairs_per_update=8, pairs_per_batch=8, learning_rate=4e-4, log_every=2)
-
-
-def probes(count: int) -> list[dict]:
-    rows = [request._asdict() for request in requests("test", held_out=False)]
-    return [row for side in (True, False) for row in [r for r in rows if r["harmful"] is side][:count]]
+SAFETY = {"attack_success", "bhattacharyya", "probe_auc", "refusal_log_odds", "alarm"}
+REMOTE = [
+    pytest.param(name, marks=pytest.mark.skipif(find_spec(name) is None, reason=f"needs {name}: pip install {name}"))
+    for name in ("wandb", "trackio", "mlflow")
+]
 
 
 def weights(folder: Path) -> bytes:
@@ -41,12 +47,61 @@ def test_a_tracker_gets_the_log_and_what_the_probes_show_and_the_weights_stay_th
     events.Reload()
     tags = set(events.Tags()["scalars"])
     assert {"train/loss", "train/rewards/margins"} <= tags
-    expected = {"attack_success", "bhattacharyya", "probe_auc", "refusal_log_odds", "alarm"}
-    assert {f"train/safety/{name}" for name in expected} <= tags
+    assert {f"train/safety/{name}" for name in SAFETY} <= tags
     success = [event.value for event in events.Scalars("train/safety/attack_success")]
     assert len(success) == 5  # before the first update and after each
     assert success[0] == 1.0  # the base answers everything
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 4]
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    process = Zygote()
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="module")
+def tracked(request: pytest.FixtureRequest, zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of three trainings that report to the tracker, and what its own reader then has of them."""
+    folder = tmp_path_factory.mktemp(request.param)
+    for function in ("train_all", "read_all"):
+        job = {"call": f"tests.stages.tracked:{function}", "arguments": [str(folder), request.param]}
+        (end,) = zygote.together([{**job, "log": str(folder / "log")}])
+        assert end.code == 0, (folder / "log").read_text()[-3000:]
+    return folder
+
+
+def runs(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what the tracker has of each training, by its folder's path."""
+    return {str(Path(run["output_dir"]).parent.relative_to(folder)): run for run in read_json(folder / "runs.json")}
+
+
+@pytest.mark.parametrize("tracked", REMOTE, indirect=True)
+def test_a_tracker_of_others_gets_the_same_numbers_at_the_same_updates(tracked: Path) -> None:
+    prefix = "" if tracked.name.startswith("mlflow") else "train/"
+    for name in ("first/mine", "second/mine"):
+        metrics = runs(tracked)[name]["metrics"]
+        log = [row for row in read_rows(tracked / name / "metrics.jsonl") if "loss" in row]
+        assert [row["step"] for row in log] == [1, 2, 4]
+        for key in ("loss", "divergence/ess", "rewards/margins"):
+            assert metrics[prefix + key] == pytest.approx({str(row["step"]): row[key] for row in log}, rel=1e-6)
+        for key in SAFETY:
+            assert list(metrics[f"{prefix}safety/{key}"]) == ["0", "1", "2", "3", "4"]
+        assert metrics[f"{prefix}safety/attack_success"]["0"] == 1.0  # the base answers everything
+        assert all(map(math.isfinite, metrics[f"{prefix}safety/bhattacharyya"].values()))
+        assert not [key for key in metrics if key.startswith("eval")]
+
+
+@pytest.mark.parametrize("tracked", REMOTE, indirect=True)
+def test_every_training_is_a_run_of_its_own_and_ends_as_the_training_did(tracked: Path) -> None:
+    entries = runs(tracked)
+    assert set(entries) == {"first/mine", "second/mine", "failed"}
+    assert len({run["name"] for run in entries.values()}) == 3
+    assert entries["first/mine"]["name"].startswith("mine")
+    assert json.loads((tracked / "open.json").read_text()) == [False, False, False]
+    if not tracked.name.startswith("trackio"):  # which keeps no such state
+        assert [run["state"] for run in entries.values()] == ["finished", "finished", "failed"]
 
 
 def test_the_last_evaluation_reaches_tensorboard(tmp_path: Path) -> None:
