@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers.integrations.integration_utils import WandbCallback
 
 from divalign.config import load_config
 from divalign.data.recipes import RECIPES
@@ -21,6 +23,10 @@ from divalign.store import read_json, read_rows
 from divalign.study.claim import claim, untracked
 from divalign.study.plan import train_plan
 from divalign.toy.world import requests
+from divalign.train.not_finite import NotFiniteError
+from divalign.train.run import StoppedError, _tracked
+from divalign.train.tracking import Tracking
+from divalign.train.trainer import DivergenceTrainer
 from tests.stages.tracked import PLAN, probes
 from tests.zygote import Zygote
 
@@ -102,6 +108,50 @@ def test_every_training_is_a_run_of_its_own_and_ends_as_the_training_did(tracked
     assert json.loads((tracked / "open.json").read_text()) == [False, False, False]
     if not tracked.name.startswith("trackio"):  # which keeps no such state
         assert [run["state"] for run in entries.values()] == ["finished", "finished", "failed"]
+
+
+class FakeWandb:
+    """A stand-in for wandb's package, which notes how its run ends."""
+
+    def __init__(self, run: str | None) -> None:
+        self.run, self.ends = run, []
+
+    def finish(self, exit_code: int) -> None:
+        self.run = None
+        self.ends.append(exit_code)
+
+
+class FakeTrainer(DivergenceTrainer):
+    """A trainer of nothing, which notes the callbacks that are removed."""
+
+    def __init__(self) -> None:
+        self.removed: list[Any] = []
+
+    def remove_callback(self, callback: Any) -> None:
+        self.removed.append(callback)
+
+
+@pytest.mark.parametrize(
+    ("before", "error", "ends"),
+    [
+        (None, None, [0]),
+        (None, NotFiniteError("the loss is nan"), [1]),
+        (None, StoppedError("after update 1 of 4"), [0]),  # the same command resumes it
+        ("the user's", None, []),
+        ("the user's", NotFiniteError("the loss is nan"), []),
+    ],
+)
+def test_a_run_ends_with_its_training_unless_it_was_open_before(
+    before: str | None, error: Exception | None, ends: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    wandb, trainer = FakeWandb(before), FakeTrainer()
+    monkeypatch.setattr("divalign.train.tracking.import_module", lambda name: wandb)
+    with suppress(NotFiniteError, StoppedError), _tracked(trainer, Tracking(("wandb",), tmp_path, "mine")):
+        wandb.run = before or "of the training"
+        if error:
+            raise error
+    assert wandb.ends == ends
+    assert trainer.removed == [WandbCallback]
 
 
 def test_the_last_evaluation_reaches_tensorboard(tmp_path: Path) -> None:
