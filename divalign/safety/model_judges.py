@@ -48,11 +48,11 @@ def model_judge(
     log-probabilities that its next token is each of them. `model` and `revision` name who answers and are part of the
     judge's hash. `question` is the text of a rubric that comes without one, with {prompt} and {response} in it.
     Prompts are clipped to 4,000 characters, and so are responses unless `clip` does it otherwise; both are disarmed,
-    `special` tokens of the judge included. An empty response is undecided without asking.
+    `special` tokens of the judge included. An empty response is undecided without question_maker.
 
     Raises ValueError for a rubric without its question, and for a question without its slots.
     """
-    ask = rubric.ask or _filling(rubric, question)
+    ask = question_maker(rubric, question)
     special, short = sorted(set(special)), clip_characters(CLIPPED)
     cut = clip or short
 
@@ -102,11 +102,18 @@ def why_unavailable(rubric: Rubric, reason: str) -> str:
     )
 
 
-def _filling(rubric: Rubric, question: str | None) -> Callable[[str, str], Conversation]:
+def question_maker(rubric: Rubric, question: str | None) -> Callable[[str, str], Conversation]:
+    """Return what makes the conversation with the judge of a prompt and a response.
+
+    Raises ValueError for a rubric without its question, and for a question without its slots.
+    """
+    if rubric.ask:
+        return rubric.ask
     if question is None:
         raise ValueError(
             f"{rubric.id} was trained on one fixed text, which is not shipped here: copy it from the card of "
-            f"{rubric.model} into a file, with {{prompt}} and {{response}} where they go, and name the file"
+            f"{rubric.model} into a file, with {{prompt}} and {{response}} where they go, and name the file: "
+            "--question FILE"
         )
     text = text_with_slots(question, SLOTS, kind=f"question of {rubric.id}")
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from divalign.core.names import find
 from divalign.safety.journal import Journal
 from divalign.safety.judges import JUDGES, Judge, find_judge
-from divalign.safety.model_judges import find_rubric, model_judge, why_unavailable
+from divalign.safety.model_judges import find_rubric, model_judge, question_maker, why_unavailable
 from divalign.safety.rubrics import RUBRICS, Rubric
 from divalign.safety.shield import Clip, clip_tokens
 from divalign.safety.wordings import WORDINGS, wordings
@@ -96,6 +96,7 @@ def _open(
     rubric = find_rubric(entry)
     if not (source or rubric.model):
         raise ValueError(f"{entry} needs a model that answers; write {entry}@MODEL or {entry}@http://host:8000/v1#NAME")
+    question_maker(rubric, question)  # refused before a model is fetched for it
     model = find_model(source or str(rubric.model), _options(rubric, options))
     special, clip = _prepare(rubric, model)
     keyed = model._replace(key=digest(model.key, rubric.chat_template))

@@ -174,6 +174,17 @@ def test_a_judge_with_a_fixed_text_sits_with_its_file_even_if_its_tokenizer_has_
     assert entry["parts"]["test"]["attacks"]["direct"]["undecided"] == 3  # a random model answers nonsense
 
 
+def test_a_judge_without_its_question_is_refused_before_its_model_is_loaded(
+    responses: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(*_: Any, **__: Any) -> None:
+        raise AssertionError("26 GB would be downloaded first")
+
+    monkeypatch.setattr("divalign.stages.open_judge.find_model", load)
+    assert judge(monkeypatch, responses, "--judge", "harmbench_13b") == 2
+    assert "where they go, and name the file: --question FILE" in " ".join(capsys.readouterr().err.split())
+
+
 def test_two_judges_with_fixed_texts_need_one_each(
     responses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
