@@ -147,7 +147,7 @@ def test_a_dotted_name_is_a_module_an_attribute_or_a_key(page: str) -> None:
 
 @pytest.mark.parametrize("page", MARKDOWN)
 def test_what_python_examples_import_exists(page: str) -> None:
-    for module, names in re.findall(r"^from (divalign[\w.]*) import (\([^)]*\)|.+)$", TEXTS[page], flags=re.M):
+    for module, names in re.findall(r"^ *from (divalign[\w.]*) import (\([^)]*\)|.+)$", TEXTS[page], flags=re.M):
         assert [name for name in re.findall(r"\w+", names) if not resolves(f"{module}.{name}")] == []
 
 

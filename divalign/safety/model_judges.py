@@ -48,7 +48,7 @@ def model_judge(
     log-probabilities that its next token is each of them. `model` and `revision` name who answers and are part of the
     judge's hash. `question` is the text of a rubric that comes without one, with {prompt} and {response} in it.
     Prompts are clipped to 4,000 characters, and so are responses unless `clip` does it otherwise; both are disarmed,
-    `special` tokens of the judge included. An empty response is undecided without question_maker.
+    `special` tokens of the judge included. An empty response is undecided without asking.
 
     Raises ValueError for a rubric without its question, and for a question without its slots.
     """
