@@ -34,6 +34,8 @@ from divalign.toy.world import requests
 from tests.commands import call
 from tests.lm.fake_server import Fake
 from tests.lm.gguf_files import write_gguf
+from tests.report.claim_sweeps import sweep as planted_sweep
+from tests.report.claim_sweeps import write_record
 from tests.report.runs import write_run
 from tests.tiny import save_tiny
 from tests.zygote import ENVIRONMENT
@@ -65,6 +67,8 @@ SMALLER = {  # what takes minutes, a download, other programs or processes, and 
         "MODEL --attacks gcg --gcg-steps 1 --gcg-width 8 --gcg-prompts 1"
     ),
     "runs/paper/runs/Qwen2.5-1.5B-cr-corrected/models/cr-kldo-seed0": "MODEL",
+    "sweep runs/real_study/sweep.yaml": "sweep runs/real_study/sweep.yaml --set run.data.folder=FOLDER",
+    "report runs/real_study": "report runs/planted",
     "data.source=advbench+alpaca": "data.source=toy --set data.answers=source",
     "train.lora={rank: 16}": "train.lora={rank: 2}",
     "model.device=cuda": "model.device=cpu",
@@ -351,10 +355,11 @@ def test_the_pages_on_sweeps_run_and_send_work_to_ray(
     here: Path, cluster: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In one folder, where the same sweep is found done."""
+    write_record(Path("runs/planted"), planted_sweep(Path("runs/planted"), own=4.0, difference=0.8))
     lines = [line for page in SWEEPS for line in commands(page)]
     assert set(run_all(monkeypatch, lines).values()) == {0}
     assert cluster == [("ray", 1), ("ray", 4), ("ray", 4), ("ray", 1)]
-    assert Path("docs/study.md").is_file()
+    assert {path.name for path in Path("docs").glob("*.md")} >= {"study.md", "real-study.md"}
     assert {path.name for path in Path("runs").iterdir()} >= {"study", "paper", "paper-random", "advbench", "gcg"}
     assert Path("runs/large/results.json").is_file()
     assert Path("runs/large-kldo/checkpoint").is_dir()

@@ -116,11 +116,11 @@ def perturbed(seed: int) -> Attack:
 def best_of_n(n: float) -> AdaptiveAttack:
     """Return the attack that asks `n` perturbed forms of each prompt; count the tries with `hits`.
 
-    Raises ValueError for no try.
+    Raises ValueError for a number of tries that is not whole, or is below 1.
     """
+    if not (n >= 1 and float(n).is_integer()):
+        raise ValueError(f"best_of_n({n:g}): expected a whole number of tries from 1 on, such as best_of_n(25)")
     tries = int(n)
-    if tries < 1:
-        raise ValueError(f"best_of_n({n:g}) tries nothing; give at least best_of_n(1)")
     name = f"best_of_n({tries})"
 
     def run(context: AttackContext, prompts: Sequence[Row]) -> list[Row]:

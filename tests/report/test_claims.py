@@ -8,60 +8,12 @@ import numpy as np
 import pytest
 
 from divalign.core.stats import Estimate
-from divalign.records import AlignedLikelihood, DivergenceFile, DivergenceRecord, SweepModel, SweepRecord
+from divalign.records import DivergenceFile
 from divalign.report import claims
 from divalign.report.claims_page import write_claims_page
 from divalign.store import write_json, write_rows
-from divalign.study.sweep_verdict import weigh
-from tests.study.sweep_models import around, changed, simulated
-
-METHODS = ("kldo", "bco", "kto", "dpo")
-NAMES = ("kl", "js", "tv")
-
-
-def bound(value: float | None) -> DivergenceRecord:
-    low = None if value is None else value - 0.1
-    return DivergenceRecord(
-        estimate=Estimate(value, low, None if value is None else value + 0.1, 90),
-        bound=-1.0 if value is None else value,
-        lower=low,
-        ceiling=None,
-        effective_sample_size=50.0,
-        flags=[],
-    )
-
-
-def sweep(folder: Path, *, own: float, difference: float, seed: int = 0) -> list[SweepModel]:
-    """Write 4 methods x cr and pref x 5 lengths, `own` added to each method's bound on its own divergence and
-    `difference` to log(1 + D_B) on cr."""
-    generator, models = np.random.default_rng(seed), []
-    template = simulated(0, slope=0.0)[0]
-    for data in ("cr", "pref"):
-        for length in "abcde":
-            for number, method in enumerate(METHODS):
-                name = f"{data}-{method}-{length}"
-                noise = generator.normal(size=4)
-                noise[number] += own
-                write_json(
-                    folder / "runs" / name / "divergence.json",
-                    DivergenceFile(
-                        divergences={each: bound(float(noise[place])) for place, each in enumerate(NAMES)},
-                        of_pairs={"js": bound(float(noise[3]))},
-                        aligned_nll={"benign": AlignedLikelihood(policy=around(1.0), reference=around(0.5))},
-                    ).plain(),
-                )
-                distance = float(np.expm1(1.0 + difference * (data == "cr") + 0.05 * generator.normal()))
-                models.append(
-                    changed(
-                        template,
-                        run=length, name=name, method=method, data=data, length=length, seed=0,
-                        recipe=f"{method} on {data}, {length}",
-                        separation=template.separation.model_copy(update={"bhattacharyya": around(distance)}),
-                        asr={"direct": Estimate(float(generator.integers(20, 80)) / 100, 0.0, 1.0, 100)},
-                        verdicts=f"runs/{name}/verdicts.jsonl",
-                    )
-                )  # fmt: skip
-    return models
+from tests.report.claim_sweeps import NAMES, bound, sweep, write_record
+from tests.study.sweep_models import around, changed
 
 
 def test_a_method_that_rises_most_on_its_own_divergence_is_found(tmp_path: Path) -> None:
@@ -123,10 +75,7 @@ def test_a_divergence_that_no_cell_has_is_left_out_of_the_page(tmp_path: Path) -
         path = (tmp_path / model.verdicts).with_name("divergence.json")
         file = DivergenceFile.model_validate_json(path.read_text())
         write_json(path, file.model_copy(update={"of_pairs": None}).plain())
-    record = SweepRecord(
-        divalign="0", sweep_sha256="0" * 64, seconds=1.0, models=models, **dict(weigh(models, tmp_path))
-    )
-    write_json(tmp_path / "sweep.json", record.plain())
+    write_record(tmp_path, models)
     page = write_claims_page(tmp_path, tmp_path / "mine.md", lambda _models, _rho: None).read_text()
     assert "js of pairs in 10 of 10 cells" in page
     assert "| dpo |" in page
@@ -205,10 +154,7 @@ def test_an_outcome_that_is_undecided_everywhere_stands_so_on_the_page(tmp_path:
     models = [
         changed(model, over_refusal=Estimate(None, 0.0, 1.0, 0)) for model in sweep(tmp_path, own=4.0, difference=0.8)
     ]
-    record = SweepRecord(
-        divalign="0", sweep_sha256="0" * 64, seconds=1.0, models=models, **dict(weigh(models, tmp_path))
-    )
-    write_json(tmp_path / "sweep.json", record.plain())
+    write_record(tmp_path, models)
     page = write_claims_page(tmp_path, tmp_path / "mine.md", lambda _models, _rho: None).read_text()
     assert "| over-refusal | undecided | - |" in page
 
@@ -216,10 +162,7 @@ def test_an_outcome_that_is_undecided_everywhere_stands_so_on_the_page(tmp_path:
 def test_the_page_has_its_answers_figures_and_numbers(tmp_path: Path) -> None:
     models = sweep(tmp_path, own=4.0, difference=0.8)
     base = changed(models[0], name="base", control="base", method=None, data=None)
-    record = SweepRecord(
-        divalign="0", sweep_sha256="0" * 64, seconds=1.0, models=[base, *models], **dict(weigh(models, tmp_path))
-    )
-    write_json(tmp_path / "sweep.json", record.plain())
+    write_record(tmp_path, [base, *models])
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "mine-protocol.md").write_text("# Protocol\n")
     page = write_claims_page(tmp_path, tmp_path / "docs" / "mine.md", lambda _models, _rho: 0.5).read_text()

@@ -96,5 +96,9 @@ def test_a_template_without_a_slot_is_an_error(tmp_path: Path) -> None:
 def test_an_adaptive_attack_is_no_single_conversation() -> None:
     with pytest.raises(ValueError, match="'pair' answers to the target"):
         find_single_shot("pair")
-    with pytest.raises(ValueError, match=r"best_of_n\(0\) tries nothing"):
-        find_attack("best_of_n(0)")
+
+
+@pytest.mark.parametrize("tries", ["0", "-1", "2.7", "inf", "nan"])
+def test_best_of_n_tries_a_whole_number_of_times(tries: str) -> None:
+    with pytest.raises(ValueError, match=rf"best_of_n\({tries}\).*whole number"):
+        find_attack(f"best_of_n({tries})")

@@ -245,7 +245,7 @@ def test_a_prompt_that_is_none_is_refused(rows: list[Row], sentence: str) -> Non
         ([], {}, "no attack was named"),
         (["dirct"], {}, "did you mean 'direct'"),
         (["template:no slot"], {}, r"has no \{prompt\}"),
-        (["best_of_n(0)"], {}, "tries nothing"),
+        (["best_of_n(0)"], {}, "whole number of tries"),
         (["gcg"], {}, "a server does not give"),
         (["pair"], {}, "name an attacker"),
         (["direct"], {"protocol": "kldp"}, "did you mean 'kldo'"),
