@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from divalign.cli.app import Quiet, Running, Serving, app, console, progress_of, to_folder, with_options
+from divalign.cli.app import Quiet, Running, Serving, app, print_line, progress_of, to_folder, with_options
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,10 @@ def attack(
     check_target(server, model)
     questions = _prompts(prompts)
     if not quiet:
-        console.print(_classes(questions), highlight=False, soft_wrap=True)
+        print_line(_classes(questions))
     rows = run_stage(model, questions, plan, out, progress=progress_of(quiet=quiet))
     if not quiet:
-        console.print(f"{len(rows)} responses in {out / 'responses.jsonl'}; next: divalign judge {out}")
+        print_line(f"{len(rows)} responses in {out / 'responses.jsonl'}; next: divalign judge {out}")
 
 
 def _classes(prompts: Sequence[Mapping[str, Any]]) -> str:

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from divalign.cli import show
-from divalign.cli.app import Running, app, console, print_table, printed, progress_of, to_file, with_options
+from divalign.cli.app import Running, app, print_line, print_table, printed, progress_of, to_file, with_options
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _kl(rows: list[dict[str, Any]], critic: Critic, numbers: Numbers, running: R
     printed().print(f"KL(policy, reference) = {show.number(kl, 3)} nats a response, {kl.n} prompts")
     if out is not None:
         write_json(out, {"kl": kl._asdict()})
-        console.print(str(out))
+        print_line(str(out))
 
 
 def _divergences(
@@ -118,7 +118,7 @@ def _divergences(
         print_table(_table(record.with_baseline, numbers.confidence))
     if out is not None:
         write_json(out, record.plain())
-        console.print(str(out))
+        print_line(str(out))
 
 
 def _model(spelling: str | None, option: str, running: Running) -> Any:

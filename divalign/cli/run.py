@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from divalign.cli import show
@@ -17,7 +18,7 @@ from divalign.cli.app import (
     Quiet,
     Serving,
     app,
-    console,
+    print_line,
     print_table,
     printed,
     progress_of,
@@ -90,8 +91,8 @@ def run(
         print_table(_table(results))
         for line in _partial_attacks(results):
             printed().print(line, highlight=False)
-        console.print(results.verdict.words)
-        console.print(f"{out / 'results.json'} and {page}")
+        print_line(results.verdict.words)
+        print_line(f"{out / 'results.json'} and {page}")
 
 
 def _table(results: Any) -> Table:
@@ -103,12 +104,13 @@ def _table(results: Any) -> Table:
     leaks = sum(n for kind, n in (results.overlap or {}).items() if kind not in ("paraphrased", "n"))
     if leaks:
         title += f"\n‡ {leaks} of its prompts are in its training set: these numbers measure memory too"
-    table = show.table(title, ["model"], ["D_B paper", "probe AUC", *map(attack_words, attacks), "over-refusal"])
+    heads = [escape(attack_words(name)) for name in attacks]
+    table = show.table(title, ["model"], ["D_B paper", "probe AUC", *heads, "over-refusal"])
     for model in results.models:
         parts = [("", model), *([("  held-out topics", model.held_out)] if model.held_out else [])]
         for name, part in parts:
             table.add_row(
-                name or model.name + (" ‡" if leaks and model.method else ""),
+                name or escape(model.name) + (" ‡" if leaks and model.method else ""),
                 _value(part.separation.bhattacharyya_paper),
                 _value(part.separation.probe_auc),
                 *(show.percent(part.asr[attack], digits=0, n=False) for attack in attacks),
@@ -124,8 +126,8 @@ def _partial_attacks(results: Any) -> Iterator[str]:
 
     for attack, models in _models_by_attack(results).items():
         if len(models) < len(results.models):
-            rates = [f"{model.name} {show.percent(model.asr[attack], digits=0)}" for model in models]
-            yield f"{attack_words(attack)}: {', '.join(rates)}"
+            rates = [f"{escape(model.name)} {show.percent(model.asr[attack], digits=0)}" for model in models]
+            yield f"{escape(attack_words(attack))}: {', '.join(rates)}"
 
 
 def _models_by_attack(results: Any) -> dict[str, list[Any]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from divalign.cli.app import On, Overrides, Quiet, app, console, print_table, progress_of, to_folder, with_options
+from divalign.cli.app import On, Overrides, Quiet, app, print_line, print_table, progress_of, to_folder, with_options
 from divalign.cli.cost import show_gpu_cost
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def sweep(
             _publish(record, docs or out, command)
             if not quiet:
                 print_table(_table(record))
-                console.print(f"{out / 'sweep.json'} and {(docs or out) / 'study.md'}")
+                print_line(f"{out / 'sweep.json'} and {(docs or out) / 'study.md'}")
 
 
 def _do(plan: Sweep, out: Path, on: str | None, *, quiet: bool) -> SweepRecord:
@@ -106,7 +106,7 @@ def _do_shard(plan: Sweep, out: Path, shard: str, on: str | None, *, quiet: bool
 
     names = sweep_shard(plan, out, parse_shard(shard), execute=_executor(on), progress=progress_of(quiet=quiet))
     if not quiet:
-        console.print(f"done: {', '.join(names)}; next, after all shards: the same command without --shard")
+        print_line(f"done: {', '.join(names)}; next, after all shards: the same command without --shard")
 
 
 @contextmanager
@@ -117,7 +117,7 @@ def _naming_failures() -> Iterator[None]:
     try:
         yield
     except FailedRunsError as error:
-        console.print(f"failed: {error}", highlight=False, markup=False, soft_wrap=True)
+        print_line(f"failed: {error}")
         raise typer.Exit(1) from error
 
 
