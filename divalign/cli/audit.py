@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from divalign.cli.app import print_line, printed, progress_bar, with_options
+from divalign.cli.app import print_line, printed, progress_bar, to_file, with_options
 from divalign.cli.data import File, From, data, read_prompt_file, refused_rows, with_lines
 
 Against = Annotated[list[Path] | None, typer.Option("--against", help="A file of evaluation prompts; may be repeated.")]
@@ -23,8 +23,8 @@ COLOURS = {"fine": "green", "look": "yellow", "do not train": "bold red", "not m
 class AuditFiles:
     """Files that an audit writes."""
 
-    html: Annotated[Path | None, typer.Option(help="Write the data card to this file.")] = None
-    json: Annotated[Path | None, typer.Option(help="Write the findings to this file.")] = None
+    html: Annotated[Path | None, typer.Option(help="Write the data card to this file.", callback=to_file)] = None
+    json: Annotated[Path | None, typer.Option(help="Write the findings to this file.", callback=to_file)] = None
 
     def write(self, content: dict[str, Any], name: str) -> None:
         """Write the audit of the data set `name`, and print the paths."""

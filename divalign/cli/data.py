@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from divalign.cli.app import app, print_line, print_table, printed
+from divalign.cli.app import app, print_line, print_table, printed, to_file, to_folder
 
 data = typer.Typer(
     no_args_is_help=True, help="Audit, convert and split training sets; find evaluation prompts in them."
@@ -26,7 +26,7 @@ Against = Annotated[list[Path] | None, typer.Option("--against", help="A file of
 def convert_file(
     file: File,
     to: Annotated[str, typer.Option(help="A name of FORMATS; an unknown one lists them.")],
-    out: Annotated[Path, typer.Option(help="Where the rows go; its ending says the kind of file.")],
+    out: Annotated[Path, typer.Option(help="Where the rows go; its ending says the kind of file.", callback=to_file)],
     source: From = None,
 ) -> None:
     """Write rows in another trainer's format and say what it cannot hold."""
@@ -54,7 +54,9 @@ def overlap_files(
     train: File,
     evaluation: Annotated[list[Path], typer.Argument(help="Files of evaluation prompts.")],
     source: From = None,
-    json: Annotated[Path | None, typer.Option(help="Write the leaks, by line number, to this file.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Write the leaks, by line number, to this file.", callback=to_file)
+    ] = None,
 ) -> None:
     """Find evaluation prompts that are trained on. Exit 1 where there are any."""
     from divalign.data.overlap import KINDS, find_overlap
@@ -94,7 +96,7 @@ def overlap_files(
 @data.command("split", epilog="Example: divalign data split ROWS.jsonl --out split --share train=0.8 --share test=0.2")
 def split_file(
     file: File,
-    out: Annotated[Path, typer.Option(help="Folder: one file a side, and split.json.")],
+    out: Annotated[Path, typer.Option(help="Folder: one file a side, and split.json.", callback=to_folder)],
     shares: Annotated[list[str] | None, typer.Option("--share", metavar="SIDE=SHARE", help="May be repeated.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed is another split.")] = 0,
 ) -> None:

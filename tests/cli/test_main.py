@@ -94,6 +94,17 @@ def verbs() -> dict[str, Any]:
     return {**root.commands, **{f"data {name}": verb for name, verb in root.commands["data"].commands.items()}}
 
 
+OUTPUTS = ("out", "docs", "html", "json", "csv", "card", "inspect_log", "junit", "methods", "claims")
+
+
+def test_every_place_that_is_written_is_checked_before_the_work() -> None:
+    options = [(name, option) for name, verb in verbs().items() for option in verb.params if option.name in OUTPUTS]
+    assert {option.name for _, option in options} == {*OUTPUTS}
+    # `methods` of run is a list of names.
+    unchecked = {f"{name} {option.name}" for name, option in options if option.callback is None}
+    assert unchecked == {"run methods"}
+
+
 def test_no_word_of_the_help_is_taken_for_a_style() -> None:
     told = {option.help for verb in verbs().values() for option in verb.params if getattr(option, "help", None)}
     assert [text for text in told if render(text).plain != text] == []
