@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,11 +46,11 @@ class Short:
     device: Annotated[str | None, typer.Option(help="model.device: cpu, cuda, cuda:1, mps.")] = None
 
     def overrides(self) -> list[str]:
-        """Return these as --set takes them."""
+        """Return these as --set takes them: names as JSON, which YAML reads as they stand, also 'a #b' and 2024."""
         single = {"model.source": self.model, "model.device": self.device}
         lists = {"train.methods": self.methods, "data.recipes": self.data}
-        return [f"{key}={value}" for key, value in single.items() if value] + [
-            f"{key}=[{value}]" for key, value in lists.items() if value
+        return [f"{key}={json.dumps(value)}" for key, value in single.items() if value is not None] + [
+            f"{key}=[{value}]" for key, value in lists.items() if value is not None
         ]
 
 
