@@ -65,10 +65,10 @@ def main() -> None:
     """
     handle_sigterm()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # for its callers, not for users
-    if len(sys.argv) == 1:
+    arguments = [word for word in sys.argv[1:] if word != DEBUG]  # before the verb or behind it
+    if not arguments:
         typer.echo(START.format(version=__version__), nl=False)
         return
-    arguments = [word for word in sys.argv[1:] if word != DEBUG]  # before the verb or behind it
     try:
         # A verb's typer.Exit comes back as its code, not as an exception.
         code = app(arguments, prog_name="divalign", standalone_mode=False)
