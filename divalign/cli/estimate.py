@@ -134,13 +134,15 @@ def _refuse_unread(critic: Critic, numbers: Numbers, unaligned: Path | None) -> 
     unread: dict[str, dict[str, Any]] = {
         "--kl": {
             "--features": critic.features, "second file": unaligned, "--divergence": numbers.divergence,
-            "--whole": numbers.whole,
+            "--whole": numbers.whole, "--beta": critic.beta,
         },
-        "--features": {"--policy": critic.policy, "--reference": critic.reference, "--whole": numbers.whole},
+        "--features": {
+            "--policy": critic.policy, "--reference": critic.reference, "--whole": numbers.whole, "--beta": critic.beta,
+        },
     }  # fmt: skip
     question = "--kl" if critic.sampled else "--features" if critic.features is not None else ""
     for name, value in unread.get(question, {}).items():
-        if value:
+        if value is not None and value is not False:  # 0 is a value that is given
             raise ValueError(f"{question} needs no {name}, which would not be read; leave it out")
 
 

@@ -29,6 +29,8 @@ def utility(
     from divalign.stages.utility import check_embedded, lm_eval_utility, world_utility
     from divalign.store import write_json
 
+    if limit is not None and not tasks:
+        raise ValueError("--limit is for the tasks of lm-eval; name them with --tasks, or leave it out")
     lm = find_model(model, running.options(adapter)).lm()
     if tasks:
         names = [name.strip() for name in tasks.split(",")]

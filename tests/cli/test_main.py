@@ -94,6 +94,13 @@ def verbs() -> dict[str, Any]:
     return {**root.commands, **{f"data {name}": verb for name, verb in root.commands["data"].commands.items()}}
 
 
+def test_a_limit_of_tasks_is_refused_without_tasks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "utility", "toy", "--limit", 3) == 2
+    assert "--limit is for the tasks of lm-eval" in capsys.readouterr().err
+
+
 OUTPUTS = ("out", "docs", "html", "json", "csv", "card", "inspect_log", "junit", "methods", "claims")
 
 
