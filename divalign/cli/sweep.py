@@ -27,7 +27,7 @@ Docs = Annotated[
 
 @dataclass(frozen=True)
 class Forecasting:
-    """Whether costs are print_table in place of the work, and for which GPU."""
+    """Whether costs are printed in place of the work, and for which GPU."""
 
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what each run would cost on a GPU, and do nothing; needs no network.")
@@ -82,8 +82,9 @@ def sweep(
         raise typer.BadParameter("name the folder of the sweep: --out DIR (only --dry-run goes without)")
     if random_weights:
         plan = with_random_weights(plan, Path(f"{out}-models"))
-    settings = "".join(f" --set {shlex.quote(override)}" for override in overrides or ())
-    command = f"divalign sweep {config}{settings} --out {out}" + (f" --docs {docs}" if docs else "")
+    settings = [word for override in overrides or () for word in ("--set", override)]
+    rest = [*(["--docs", str(docs)] if docs else []), *(["--random-weights"] if random_weights else [])]
+    command = shlex.join(["divalign", "sweep", str(config), *settings, "--out", str(out), *rest])
     with _naming_failures():
         if place.shard:
             _do_shard(plan, out, place.shard, place.on, quiet=quiet)

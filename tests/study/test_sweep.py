@@ -1,5 +1,6 @@
 """Many runs, one verdict: a real sweep of tiny runs, and the weighing of simulated ones."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,17 @@ def test_the_page_and_its_figures_come_out_of_the_same_command(folder: Path) -> 
     for name in ("plain", "direct", "worst", "auc"):
         assert f"figures/study-{name}.svg" in text
         assert (folder / "docs" / "figures" / f"study-{name}.svg").is_file()
+
+
+def test_the_command_on_the_page_is_the_whole_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a b.yaml").write_text(TINY)
+    arguments = ["sweep", str(tmp_path / "a b.yaml"), "--set", "draws=150", "--out", str(tmp_path / "out")]
+    arguments += ["--docs", str(tmp_path / "docs"), "--random-weights"]
+    printed: list[str] = []
+    monkeypatch.setattr("divalign.cli.sweep._do", lambda *_, **__: None)
+    monkeypatch.setattr("divalign.cli.sweep._publish", lambda record, folder, command: printed.append(command))
+    assert call(monkeypatch, *arguments, "--quiet") == 0
+    assert shlex.split(printed[0]) == ["divalign", *arguments]
 
 
 def test_overrides_reach_the_runs_and_a_wrong_one_is_refused(folder: Path) -> None:
