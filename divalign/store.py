@@ -88,7 +88,13 @@ def folder_digest(folder: Path) -> str:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that the path holds either the old file or all of the new one."""
+    """Write `content` to `path` so that the path holds either the old file or all of the new one.
+
+    A device or a pipe, such as /dev/null, is written to: root would replace it by a file for the whole machine.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        path.write_bytes(content)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from divalign.cli.run import Short
 from divalign.config import load_config
 from divalign.sections import as_yaml
 
@@ -51,6 +52,17 @@ def test_the_resolved_configuration_reads_back_to_itself(tmp_path: Path) -> None
 def test_a_bad_override_is_named_with_its_remedy(override: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=re.escape(sentence)):
         load_config(None, [override])
+
+
+@pytest.mark.parametrize("name", ["2024", "a #b", "models: mine", "null", "C:\\models", "[a]"])
+def test_a_model_named_on_the_command_line_has_that_name(name: str) -> None:
+    assert load_config(None, Short(model=name).overrides()).model.source == name
+
+
+def test_short_spellings_of_lists_are_names_with_commas_between() -> None:
+    config = load_config(None, Short(methods="kldo, fdo:js", data="cr,cr_plus(0.5)", device="cuda:1").overrides())
+    assert (config.train.methods, config.data.recipes) == (("kldo", "fdo:js"), ("cr", "cr_plus(0.5)"))
+    assert config.model.device == "cuda:1"
 
 
 def test_a_number_that_yaml_reads_as_text_stays_a_number() -> None:

@@ -7,6 +7,7 @@ import sys
 import warnings
 
 import typer
+from rich.text import Text
 
 from divalign import __version__
 from divalign.cli import (
@@ -28,7 +29,7 @@ from divalign.cli import (
     train,
     utility,
 )
-from divalign.cli.app import DEBUG, START, app, console
+from divalign.cli.app import DEBUG, START, app, print_line
 from divalign.cli.errors import BAD_INPUT, ending
 from divalign.stages.termination import EXIT_CODE, Terminated, handle_sigterm
 
@@ -64,15 +65,15 @@ def main() -> None:
     """
     handle_sigterm()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # for its callers, not for users
-    if len(sys.argv) == 1:
+    arguments = [word for word in sys.argv[1:] if word != DEBUG]  # before the verb or behind it
+    if not arguments:
         typer.echo(START.format(version=__version__), nl=False)
         return
-    arguments = [word for word in sys.argv[1:] if word != DEBUG]  # before the verb or behind it
     try:
         # A verb's typer.Exit comes back as its code, not as an exception.
         code = app(arguments, prog_name="divalign", standalone_mode=False)
     except Terminated as stop:
-        console.print(str(stop), highlight=False, soft_wrap=True)
+        print_line(str(stop))
         sys.exit(EXIT_CODE)
     except Exception as error:
         if len(arguments) < len(sys.argv) - 1:
@@ -88,5 +89,4 @@ def main() -> None:
 
 
 def _print(word: str, sentence: str) -> None:
-    plain = sentence.replace("[", r"\[")
-    console.print(f"[bold red]{word}:[/] {plain}", highlight=False, soft_wrap=True)
+    print_line(Text.assemble((f"{word}:", "bold red"), f" {sentence}"))

@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from divalign.cli.lines import progress_lines
 from divalign.cli.show import fitted
@@ -27,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="The verbs: `divalign VERB --help` says what each takes. Exit 0 done, 1 the run failed, 2 bad input.",
 )
-console = Console(stderr=True)
+console = Console(stderr=True, markup=False)  # file names and errors may hold brackets
 DEBUG = "--debug"
 START = """\
 divalign {version}: align a language model, and measure what alignment did.
@@ -196,6 +197,8 @@ def to_file(path: Path | None) -> Path | None:
         if path.is_dir():
             raise typer.BadParameter(f"{path} is a folder, expected a file to write")
         to_folder(path.parent)
+        if path.is_symlink() and path.is_file():
+            return path.resolve()  # as /dev/stdout sent to a file: the link stays, and what it names is written
     return path
 
 
@@ -216,6 +219,11 @@ def printed() -> Console:
     return plain if plain.is_terminal else Console(width=160)
 
 
+def print_line(text: str | Text) -> None:
+    """Print a line to stderr as it stands: unwrapped, so that no path is broken, and with its brackets."""
+    console.print(text, highlight=False, soft_wrap=True)
+
+
 def print_table(content: Table) -> None:
     """Print a table of results, or its rows as paragraphs where the terminal is too narrow for it."""
     console = printed()
@@ -226,7 +234,7 @@ def print_table(content: Table) -> None:
 def progress_bar(stage: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     """Show a stage with its rate and the time left."""
     columns = (
-        TextColumn("{task.description:<34}"),
+        TextColumn("{task.description:<34}", markup=False),  # a model may be named as a folder
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[unit]}"),

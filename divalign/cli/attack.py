@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from divalign.cli.app import Quiet, Running, Serving, app, console, progress_of, to_folder, with_options
+from divalign.cli.app import Quiet, Running, Serving, app, print_line, progress_of, to_folder, with_options
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,9 @@ class Attacks:
             "template:TEXT OR FILE; may be repeated. Default: direct."
         ),
     ] = None
-    max_new_tokens: Annotated[int, typer.Option(help="Where responses are cut; a protocol has its own length.")] = 64
+    max_new_tokens: Annotated[
+        int, typer.Option(help="Where responses are cut; a protocol has its own length.", min=1)
+    ] = 64
     protocol: Annotated[str | None, typer.Option(help="kldo, harmbench, jbb, strongreject or xstest.")] = None
     attacker: Annotated[
         str | None,
@@ -36,7 +38,9 @@ class Attacks:
     gcg_steps: Annotated[int, typer.Option(help="Most steps of gcg, per prompt.")] = 250
     gcg_width: Annotated[int, typer.Option(help="Candidates that gcg scores per step.")] = 256
     gcg_check_every: Annotated[int, typer.Option(help="Steps of gcg between two looks at the answer.")] = 10
-    gcg_prompts: Annotated[int | None, typer.Option(help="Harmful prompts that gcg searches, the first ones.")] = None
+    gcg_prompts: Annotated[
+        int | None, typer.Option(help="Harmful prompts that gcg searches, the first ones.", min=1)
+    ] = None
 
     def plan(self, running: Running, server: Any) -> Any:
         """Return the plan of the attack stage; `server` are the options of served models."""
@@ -86,14 +90,21 @@ class Target:
     def open(self, running: Running, server: Any) -> Any:
         """Return the model; `server` are the options of a served one.
 
-        Raises ValueError where none is named, or both a local and a served one are.
+        Raises ValueError where none is named, or both a local and a served one are, and for an adapter or a chat
+        template of a served one, which its server has.
         """
         from divalign.stages.models import find_model
 
         if (self.model is None) == (self.server is None) or (self.server is None) != (self.served_model is None):
             raise ValueError("name what is attacked: a MODEL, or --server URL with --served-model NAME")
         options = replace(running.options(self.adapter), server=server)
-        return find_model(self.model or f"{self.server}#{self.served_model}", options)
+        model = find_model(self.model or f"{self.server}#{self.served_model}", options)
+        if model.load is None and (self.adapter or running.chat_template):
+            raise ValueError(
+                f"{model.name} is on a server, which puts on adapters and chat templates itself; leave --adapter and "
+                "--chat-template out, and name the adapter as the server calls it"
+            )
+        return model
 
 
 @app.command(epilog="Example: divalign attack toy --attacks direct,prefill --out runs/attack")
@@ -130,10 +141,10 @@ def attack(
     check_target(server, model)
     questions = _prompts(prompts)
     if not quiet:
-        console.print(_classes(questions), highlight=False, soft_wrap=True)
+        print_line(_classes(questions))
     rows = run_stage(model, questions, plan, out, progress=progress_of(quiet=quiet))
     if not quiet:
-        console.print(f"{len(rows)} responses in {out / 'responses.jsonl'}; next: divalign judge {out}")
+        print_line(f"{len(rows)} responses in {out / 'responses.jsonl'}; next: divalign judge {out}")
 
 
 def _classes(prompts: Sequence[Mapping[str, Any]]) -> str:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-from divalign.cli.app import console, printed, progress_bar, with_options
+from divalign.cli.app import print_line, printed, progress_bar, to_file, with_options
 from divalign.cli.data import File, From, data, read_prompt_file, refused_rows, with_lines
 
 Against = Annotated[list[Path] | None, typer.Option("--against", help="A file of evaluation prompts; may be repeated.")]
@@ -22,8 +23,8 @@ COLOURS = {"fine": "green", "look": "yellow", "do not train": "bold red", "not m
 class AuditFiles:
     """Files that an audit writes."""
 
-    html: Annotated[Path | None, typer.Option(help="Write the data card to this file.")] = None
-    json: Annotated[Path | None, typer.Option(help="Write the findings to this file.")] = None
+    html: Annotated[Path | None, typer.Option(help="Write the data card to this file.", callback=to_file)] = None
+    json: Annotated[Path | None, typer.Option(help="Write the findings to this file.", callback=to_file)] = None
 
     def write(self, content: dict[str, Any], name: str) -> None:
         """Write the audit of the data set `name`, and print the paths."""
@@ -32,10 +33,10 @@ class AuditFiles:
 
         if self.json is not None:
             write_json(self.json, content)
-            console.print(str(self.json))
+            print_line(str(self.json))
         if self.html is not None:
             write_data_card(content, self.html, name=name)
-            console.print(str(self.html))
+            print_line(str(self.html))
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,9 @@ def audit_file(
     content = {**result.as_plain(), "file": file.name, "sha256": file_digest(file), "notes": messages}
     printed().print(_findings(content))
     for sentence in messages:
-        console.print(sentence, highlight=False, markup=False)
+        print_line(sentence)
     outputs.write(content, file.name)
-    printed().print(f"{file.name}: [{COLOURS[result.verdict]}]{result.verdict}[/]", highlight=False)
+    printed().print(f"{escape(file.name)}: [{COLOURS[result.verdict]}]{result.verdict}[/]", highlight=False)
     if result.verdict == "do not train":
         raise typer.Exit(1)
 
@@ -193,10 +194,10 @@ def _watched() -> Iterator[Callable[[str], Any]]:
 
 
 def _findings(plain: Mapping[str, Any]) -> Table:
-    table = Table(title=f"{plain['file']}: {plain['rows']} rows", title_justify="left")
+    table = Table(title=f"{escape(plain['file'])}: {plain['rows']} rows", title_justify="left")
     for name in ("check", "verdict", "what was found"):
         table.add_column(name, no_wrap=name != "what was found")
     for finding in plain["findings"]:
         verdict = finding["verdict"]
-        table.add_row(finding["check"], f"[{COLOURS[verdict]}]{verdict}[/]", finding["words"].replace("[", r"\["))
+        table.add_row(finding["check"], f"[{COLOURS[verdict]}]{verdict}[/]", escape(finding["words"]))
     return table

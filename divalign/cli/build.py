@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from divalign.cli.app import console, to_file, with_options
+from divalign.cli.app import print_line, to_file, with_options
 from divalign.cli.data import data
 
 Sources = Annotated[
@@ -67,9 +67,9 @@ def build(
 
     plan = SetPlan(sources, recipe, n, seed)
     card = build_set(plan, out, folder=files.folder, download=files.download, **writing.arguments())
-    console.print(f"{out}: {card['rows']} rows", highlight=False)
+    print_line(f"{out}: {card['rows']} rows")
     for reason, count in [*card["left_out_of_sources"].items(), *card["left_out"].items()]:
-        console.print(f"left out: {count} with {reason}", highlight=False)
+        print_line(f"left out: {count} with {reason}")
 
 
 def _rater(spec: str, writer: str | None) -> Callable[[Any], Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from divalign.cli.app import app, console, printed, to_folder
+from divalign.cli.app import app, print_line, printed, to_folder
 
 
 @app.command(epilog="Example: divalign card runs/tour --model cr-kldo")
@@ -32,7 +32,7 @@ def card(
         printed().print_json(json.dumps(card_schema()))
         return
     for path in write_cards(run, _front_matter, model or [], out=out):
-        console.print(str(path))
+        print_line(str(path))
 
 
 def _front_matter(record: Any) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
-from divalign.cli.app import Quiet, app, console, printed, to_file
+from divalign.cli.app import Quiet, app, print_line, printed, to_file
 
 
 @app.command(epilog="Example: divalign check runs/tour --require 'asr.direct<=0.05' --require 'over_refusal<=0.10'")
@@ -40,7 +41,7 @@ def check(
     failed = [outcome for outcome in outcomes if not outcome.passed]
     for outcome in failed if quiet else outcomes:
         mark = "[green]pass[/]" if outcome.passed else "[bold red]FAIL[/]"
-        printed().print(mark, outcome.words.replace("[", r"\["), highlight=False, soft_wrap=True)
+        printed().print(mark, escape(outcome.words), highlight=False, soft_wrap=True)
     if failed:
-        console.print(f"{len(failed)} of {len(outcomes)} requirements failed")
+        print_line(f"{len(failed)} of {len(outcomes)} requirements failed")
         raise typer.Exit(1)

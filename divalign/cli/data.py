@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-from divalign.cli.app import app, console, print_table, printed
+from divalign.cli.app import app, print_line, print_table, printed, to_file, to_folder
 
 data = typer.Typer(
     no_args_is_help=True, help="Audit, convert and split training sets; find evaluation prompts in them."
@@ -25,7 +26,7 @@ Against = Annotated[list[Path] | None, typer.Option("--against", help="A file of
 def convert_file(
     file: File,
     to: Annotated[str, typer.Option(help="A name of FORMATS; an unknown one lists them.")],
-    out: Annotated[Path, typer.Option(help="Where the rows go; its ending says the kind of file.")],
+    out: Annotated[Path, typer.Option(help="Where the rows go; its ending says the kind of file.", callback=to_file)],
     source: From = None,
 ) -> None:
     """Write rows in another trainer's format and say what it cannot hold."""
@@ -40,9 +41,9 @@ def convert_file(
     aside = out.with_name(f"{out.name}.left_out.jsonl")  # .rejected.jsonl is what cannot be read, here or later
     set_aside(aside, done.refused)
     for sentence in [*notes.sentences(file), *refused_rows(done, aside), *([note] if note else [])]:
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+        print_line(sentence)
     for column, count in done.lost.most_common():
-        console.print(f"{to} does not hold the column {column!r}: lost in {count} rows", highlight=False, markup=False)
+        print_line(f"{to} does not hold the column {column!r}: lost in {count} rows")
     printed().print(f"{written} rows, {done.source} to {to}: {out}", highlight=False, markup=False)
     if not written:
         raise typer.Exit(1)
@@ -53,7 +54,9 @@ def overlap_files(
     train: File,
     evaluation: Annotated[list[Path], typer.Argument(help="Files of evaluation prompts.")],
     source: From = None,
-    json: Annotated[Path | None, typer.Option(help="Write the leaks, by line number, to this file.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Write the leaks, by line number, to this file.", callback=to_file)
+    ] = None,
 ) -> None:
     """Find evaluation prompts that are trained on. Exit 1 where there are any."""
     from divalign.data.overlap import KINDS, find_overlap
@@ -61,16 +64,17 @@ def overlap_files(
 
     trained, evaluations = read_prompt_file(train, source), {str(path): read_prompt_file(path) for path in evaluation}
     overlaps = {name: find_overlap(trained.prompts, prompts.prompts) for name, prompts in evaluations.items()}
-    table = Table(title=f"Evaluation prompts among the {len(trained.prompts)} of {train.name}", title_justify="left")
+    title = f"Evaluation prompts among the {len(trained.prompts)} of {escape(train.name)}"
+    table = Table(title=title, title_justify="left")
     for name in ("evaluation", "prompts", *KINDS, "share of prompts, %"):
         table.add_column(name, justify="left" if name == "evaluation" else "right")
     for name, overlap in overlaps.items():
         share = overlap.share
         bounds = f"{100 * (share.value or 0):.1f} \\[{100 * (share.low or 0):.1f}, {100 * (share.high or 0):.1f}]"
-        table.add_row(name, str(overlap.n), *(str(count) for count in overlap.counts.values()), bounds)
+        table.add_row(escape(name), str(overlap.n), *(str(count) for count in overlap.counts.values()), bounds)
     print_table(table)
     for sentence in (sentence for prompts in (trained, *evaluations.values()) for sentence in prompts.messages):
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+        print_line(sentence)
     if json is not None:
         leaks = {
             name: [
@@ -92,7 +96,7 @@ def overlap_files(
 @data.command("split", epilog="Example: divalign data split ROWS.jsonl --out split --share train=0.8 --share test=0.2")
 def split_file(
     file: File,
-    out: Annotated[Path, typer.Option(help="Folder: one file a side, and split.json.")],
+    out: Annotated[Path, typer.Option(help="Folder: one file a side, and split.json.", callback=to_folder)],
     shares: Annotated[list[str] | None, typer.Option("--share", metavar="SIDE=SHARE", help="May be repeated.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed is another split.")] = 0,
 ) -> None:
@@ -131,7 +135,7 @@ def split_file(
     about = {"file": file.name, "sha256": file_digest(file), "seed": seed, "shares": sizes, "rows": counts}
     write_json(out / "split.json", {**about, f"in {first} too": close})
     for sentence in notes.sentences(file):
-        console.print(sentence, highlight=False, markup=False)
+        print_line(sentence)
     for name, count in counts.items():
         leaked = f", {sum(close[name].values())} of them also in {first}" if name in close else ""
         printed().print(f"{name}: {count} rows{leaked}", highlight=False)

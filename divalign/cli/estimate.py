@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from divalign.cli import show
-from divalign.cli.app import Running, app, console, print_table, printed, progress_of, to_file, with_options
+from divalign.cli.app import Running, app, print_line, print_table, printed, progress_of, to_file, with_options
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _kl(rows: list[dict[str, Any]], critic: Critic, numbers: Numbers, running: R
     printed().print(f"KL(policy, reference) = {show.number(kl, 3)} nats a response, {kl.n} prompts")
     if out is not None:
         write_json(out, {"kl": kl._asdict()})
-        console.print(str(out))
+        print_line(str(out))
 
 
 def _divergences(
@@ -118,7 +118,7 @@ def _divergences(
         print_table(_table(record.with_baseline, numbers.confidence))
     if out is not None:
         write_json(out, record.plain())
-        console.print(str(out))
+        print_line(str(out))
 
 
 def _model(spelling: str | None, option: str, running: Running) -> Any:
@@ -134,13 +134,15 @@ def _refuse_unread(critic: Critic, numbers: Numbers, unaligned: Path | None) -> 
     unread: dict[str, dict[str, Any]] = {
         "--kl": {
             "--features": critic.features, "second file": unaligned, "--divergence": numbers.divergence,
-            "--whole": numbers.whole,
+            "--whole": numbers.whole, "--beta": critic.beta,
         },
-        "--features": {"--policy": critic.policy, "--reference": critic.reference, "--whole": numbers.whole},
+        "--features": {
+            "--policy": critic.policy, "--reference": critic.reference, "--whole": numbers.whole, "--beta": critic.beta,
+        },
     }  # fmt: skip
     question = "--kl" if critic.sampled else "--features" if critic.features is not None else ""
     for name, value in unread.get(question, {}).items():
-        if value:
+        if value is not None and value is not False:  # 0 is a value that is given
             raise ValueError(f"{question} needs no {name}, which would not be read; leave it out")
 
 

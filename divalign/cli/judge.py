@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from divalign.cli import show
-from divalign.cli.app import Loading, Quiet, Serving, app, console, printed, to_file, to_folder, with_options
+from divalign.cli.app import Loading, Quiet, Serving, app, print_line, printed, to_file, to_folder, with_options
 
 MOST = 20  # disagreements shown; rates.json lists all
 
@@ -118,7 +118,7 @@ def judge(
     export(judged, exports.csv, exports.card, exports.inspect_log, show_completions=exports.show_completions)
     if not quiet:
         _show(judged, printed(), show_completions=exports.show_completions)
-        console.print(str((out or folder) / "rates.json"))
+        print_line(str((out or folder) / "rates.json"))
 
 
 def _counts(text: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from divalign.cli.app import app, console, printed, to_folder
+from divalign.cli.app import app, print_line, printed, to_folder
 
 
 @app.command(epilog="Example: divalign lab --worlds 3 --out runs/lab")
@@ -30,4 +30,4 @@ def lab(
         printed().print(table)
 
     run_lab(worlds, seed, out, progress=show)
-    console.print(str(out / "theory.md"))
+    print_line(str(out / "theory.md"))

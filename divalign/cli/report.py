@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from divalign.cli.app import app, console, printed, to_file
+from divalign.cli.app import app, print_line, printed, to_file
 
 
 @app.command(epilog="Example: divalign report runs/tour\n\nExample: divalign report --paper")
@@ -43,15 +43,15 @@ def report(
     if show_completions and len(runs or []) != 1:
         raise ValueError("--show-completions is for the page of one run; the other pages show no model text")
     if claims is not None:
-        console.print(str(_claims_page(runs or [], claims)))
+        print_line(str(_claims_page(runs or [], claims)))
     elif methods is not None:
-        console.print(str(_methods_page(runs or [], methods)))
+        print_line(str(_methods_page(runs or [], methods)))
     elif not runs:
         _show_paper(out)
     elif len(runs) > 1:
-        console.print(str(_compare(runs, out)))
+        print_line(str(_compare(runs, out)))
     else:
-        console.print(str(_write_page(runs[0], show_completions=show_completions)))
+        print_line(str(_write_page(runs[0], show_completions=show_completions)))
 
 
 def _methods_page(runs: list[Path], methods: Path) -> Path:
@@ -109,7 +109,7 @@ def _show_paper(out: Path | None) -> None:
     printed().print(IN_SHORT, highlight=False)
     if out is not None:
         _write(out, statistics, conclusions)
-        console.print(str(out))
+        print_line(str(out))
 
 
 def _read(evidence: Any) -> tuple[list[Any], list[Any]]:

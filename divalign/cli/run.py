@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from divalign.cli import show
@@ -17,7 +19,7 @@ from divalign.cli.app import (
     Quiet,
     Serving,
     app,
-    console,
+    print_line,
     print_table,
     printed,
     progress_of,
@@ -44,11 +46,11 @@ class Short:
     device: Annotated[str | None, typer.Option(help="model.device: cpu, cuda, cuda:1, mps.")] = None
 
     def overrides(self) -> list[str]:
-        """Return these as --set takes them."""
+        """Return these as --set takes them: names as JSON, which YAML reads as they stand, also 'a #b' and 2024."""
         single = {"model.source": self.model, "model.device": self.device}
         lists = {"train.methods": self.methods, "data.recipes": self.data}
-        return [f"{key}={value}" for key, value in single.items() if value] + [
-            f"{key}=[{value}]" for key, value in lists.items() if value
+        return [f"{key}={json.dumps(value)}" for key, value in single.items() if value is not None] + [
+            f"{key}=[{value}]" for key, value in lists.items() if value is not None
         ]
 
 
@@ -90,8 +92,8 @@ def run(
         print_table(_table(results))
         for line in _partial_attacks(results):
             printed().print(line, highlight=False)
-        console.print(results.verdict.words)
-        console.print(f"{out / 'results.json'} and {page}")
+        print_line(results.verdict.words)
+        print_line(f"{out / 'results.json'} and {page}")
 
 
 def _table(results: Any) -> Table:
@@ -103,12 +105,13 @@ def _table(results: Any) -> Table:
     leaks = sum(n for kind, n in (results.overlap or {}).items() if kind not in ("paraphrased", "n"))
     if leaks:
         title += f"\n‡ {leaks} of its prompts are in its training set: these numbers measure memory too"
-    table = show.table(title, ["model"], ["D_B paper", "probe AUC", *map(attack_words, attacks), "over-refusal"])
+    heads = [escape(attack_words(name)) for name in attacks]
+    table = show.table(title, ["model"], ["D_B paper", "probe AUC", *heads, "over-refusal"])
     for model in results.models:
         parts = [("", model), *([("  held-out topics", model.held_out)] if model.held_out else [])]
         for name, part in parts:
             table.add_row(
-                name or model.name + (" ‡" if leaks and model.method else ""),
+                name or escape(model.name) + (" ‡" if leaks and model.method else ""),
                 _value(part.separation.bhattacharyya_paper),
                 _value(part.separation.probe_auc),
                 *(show.percent(part.asr[attack], digits=0, n=False) for attack in attacks),
@@ -124,8 +127,8 @@ def _partial_attacks(results: Any) -> Iterator[str]:
 
     for attack, models in _models_by_attack(results).items():
         if len(models) < len(results.models):
-            rates = [f"{model.name} {show.percent(model.asr[attack], digits=0)}" for model in models]
-            yield f"{attack_words(attack)}: {', '.join(rates)}"
+            rates = [f"{escape(model.name)} {show.percent(model.asr[attack], digits=0)}" for model in models]
+            yield f"{escape(attack_words(attack))}: {', '.join(rates)}"
 
 
 def _models_by_attack(results: Any) -> dict[str, list[Any]]:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from divalign.cli import show
-from divalign.cli.app import Quiet, Running, app, console, print_table, progress_of, to_folder, with_options
+from divalign.cli.app import Quiet, Running, app, print_line, print_table, progress_of, to_folder, with_options
 
 Models = Annotated[
     list[str], typer.Argument(help="toy, a folder, a hub id, an adapter, RUN/models/NAME; the first is 'before'.")
@@ -95,7 +96,7 @@ def separate(
         for table in _tables(records, changes):
             print_table(table)
     if out is not None:
-        console.print(f"{out} and {write_separation(out)}")
+        print_line(f"{out} and {write_separation(out)}")
 
 
 def _numbers(layers: str) -> list[int] | None:
@@ -127,7 +128,7 @@ def _last_layer(records: Sequence[Any], name: str) -> Table:
         for position, layer in part.last_layer.items():
             best = part.best_layer.get(position)
             table.add_row(
-                record.model,
+                escape(record.model),
                 position,
                 show.number(getattr(layer, "bhattacharyya", None)),
                 show.number(getattr(layer, "probe_auc", None)),
@@ -142,11 +143,11 @@ def _last_layer(records: Sequence[Any], name: str) -> Table:
 
 def _attacked(records: Sequence[Any]) -> Table:
     rows = [(record.model, next(iter(record.parts.values())).under_attack["bhattacharyya"]) for record in records]
-    names = [*rows[0][1].by_attack, "worst", "mean"]
+    names = [*map(escape, rows[0][1].by_attack), "worst", "mean"]
     table = show.table("Under attack, last layer, where the model writes next: D_B held out", ["model"], names)
     for name, row in rows:
         estimates = (*row.by_attack.values(), row.worst, row.mean)
-        table.add_row(name, *(show.number(estimate) for estimate in estimates))
+        table.add_row(escape(name), *(show.number(estimate) for estimate in estimates))
     return table
 
 
@@ -156,5 +157,5 @@ def _changes(changes: Sequence[Any]) -> Table:
     for row in changes:
         numbers = (show.number(estimate) for estimate in (row.bhattacharyya, row.probe_auc, row.silhouette))
         cosine = "-" if row.cosine is None else f"{row.cosine:.2f}"
-        table.add_row(row.after, row.before, row.position, *numbers, cosine)
+        table.add_row(escape(row.after), escape(row.before), row.position, *numbers, cosine)
     return table

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from divalign.cli.app import On, Overrides, Quiet, app, console, print_table, progress_of, to_folder, with_options
+from divalign.cli.app import On, Overrides, Quiet, app, print_line, print_table, progress_of, to_folder, with_options
 from divalign.cli.cost import show_gpu_cost
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ Docs = Annotated[
 
 @dataclass(frozen=True)
 class Forecasting:
-    """Whether costs are print_table in place of the work, and for which GPU."""
+    """Whether costs are printed in place of the work, and for which GPU."""
 
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what each run would cost on a GPU, and do nothing; needs no network.")
@@ -82,8 +82,9 @@ def sweep(
         raise typer.BadParameter("name the folder of the sweep: --out DIR (only --dry-run goes without)")
     if random_weights:
         plan = with_random_weights(plan, Path(f"{out}-models"))
-    settings = "".join(f" --set {shlex.quote(override)}" for override in overrides or ())
-    command = f"divalign sweep {config}{settings} --out {out}" + (f" --docs {docs}" if docs else "")
+    settings = [word for override in overrides or () for word in ("--set", override)]
+    rest = [*(["--docs", str(docs)] if docs else []), *(["--random-weights"] if random_weights else [])]
+    command = shlex.join(["divalign", "sweep", str(config), *settings, "--out", str(out), *rest])
     with _naming_failures():
         if place.shard:
             _do_shard(plan, out, place.shard, place.on, quiet=quiet)
@@ -92,7 +93,7 @@ def sweep(
             _publish(record, docs or out, command)
             if not quiet:
                 print_table(_table(record))
-                console.print(f"{out / 'sweep.json'} and {(docs or out) / 'study.md'}")
+                print_line(f"{out / 'sweep.json'} and {(docs or out) / 'study.md'}")
 
 
 def _do(plan: Sweep, out: Path, on: str | None, *, quiet: bool) -> SweepRecord:
@@ -106,7 +107,7 @@ def _do_shard(plan: Sweep, out: Path, shard: str, on: str | None, *, quiet: bool
 
     names = sweep_shard(plan, out, parse_shard(shard), execute=_executor(on), progress=progress_of(quiet=quiet))
     if not quiet:
-        console.print(f"done: {', '.join(names)}; next, after all shards: the same command without --shard")
+        print_line(f"done: {', '.join(names)}; next, after all shards: the same command without --shard")
 
 
 @contextmanager
@@ -117,7 +118,7 @@ def _naming_failures() -> Iterator[None]:
     try:
         yield
     except FailedRunsError as error:
-        console.print(f"failed: {error}", highlight=False, markup=False, soft_wrap=True)
+        print_line(f"failed: {error}")
         raise typer.Exit(1) from error
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from divalign.cli.app import Cluster, Overrides, Quiet, app, console, progress_of, to_folder, with_options
+from divalign.cli.app import Cluster, Overrides, Quiet, app, print_line, progress_of, to_folder, with_options
 
 Config = Annotated[Path | None, typer.Argument(help="YAML configuration; the embedded world's if left out.")]
 
@@ -88,8 +88,8 @@ def train(
     training.trainer()(model_of(resolved.model), rows, plan, out, held_out=held_out, progress=progress)
     if not silently:
         for line in _summary(out):
-            console.print(line, highlight=False)
-        console.print(str(out / "checkpoint"))
+            print_line(line)
+        print_line(str(out / "checkpoint"))
     _part()
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from divalign.cli import show
-from divalign.cli.app import Running, app, console, print_table, to_file, with_options
+from divalign.cli.app import Running, app, print_line, print_table, to_file, with_options
 
 
 @app.command(epilog="Example: divalign utility toy")
@@ -28,6 +29,8 @@ def utility(
     from divalign.stages.utility import check_embedded, lm_eval_utility, world_utility
     from divalign.store import write_json
 
+    if limit is not None and not tasks:
+        raise ValueError("--limit is for the tasks of lm-eval; name them with --tasks, or leave it out")
     lm = find_model(model, running.options(adapter)).lm()
     if tasks:
         names = [name.strip() for name in tasks.split(",")]
@@ -37,8 +40,8 @@ def utility(
         numbers = world_utility(lm, batch_size=running.batch_size)
     table = show.table("Utility, 95 % confidence intervals", ["number"], ["estimate", "n"])
     for name, estimate in numbers.items():
-        table.add_row(name, show.number(estimate, 3), str(estimate.n))
+        table.add_row(escape(name), show.number(estimate, 3), str(estimate.n))
     print_table(table)
     if out is not None:
         write_json(out, {name: estimate._asdict() for name, estimate in numbers.items()})
-        console.print(str(out))
+        print_line(str(out))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -196,7 +197,7 @@ def _train_jobs(sized: Sized) -> Iterator[Job]:
         if (model.recipe, plan.seed) not in scored:
             scored.add((model.recipe, plan.seed))
             yield scoring(shape, model.name, "reference", batch, config.measure.batch_size)
-        per_update = _times(batch, plan.pairs_per_update / batch.rows)._replace(rows=plan.pairs_per_update)
+        per_update = _times(batch, _pairs_trained_on(model) / updates_of(model) / batch.rows)
         batches = plan.pairs_per_update // plan.pairs_per_batch
         yield loading(shape, model.name, 1, model_of(config.model).dtype)
         options: dict[str, Any] = {"batches": batches, "adapter": plan.lora is not None}
@@ -223,11 +224,18 @@ def _sampled_jobs(sized: Sized, model: Aligned, batch: TokenBatch, options: dict
 
 
 def updates_of(model: Aligned) -> int:
-    """Return the optimizer steps of a model's training."""
+    """Return the optimizer steps of a model's training; the last of an epoch has the pairs that are left."""
     plan = model.plan
     if plan.updates is not None:
         return plan.updates
-    return max(1, round((plan.epochs or 0) * len(model.rows) / plan.pairs_per_update))
+    return math.ceil((plan.epochs or 0) * math.ceil(len(model.rows) / plan.pairs_per_update))
+
+
+def _pairs_trained_on(model: Aligned) -> int:
+    """Return how many pairs a training reads, all updates together."""
+    rows, each = len(model.rows), model.plan.pairs_per_update
+    epochs, rest = divmod(updates_of(model), math.ceil(rows / each))
+    return epochs * rows + rest * each
 
 
 def _measure_jobs(sized: Sized) -> Iterator[Job]:

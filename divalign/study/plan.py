@@ -66,7 +66,8 @@ def with_placeholders(data: Data, corpus: Corpus) -> Corpus:
 def aligned_models(config: Config, corpora: Mapping[int, Corpus]) -> list[Aligned]:
     """Return every (seed, recipe, method) of the run, with its training rows.
 
-    Raises ValueError for an unknown method or recipe, before anything is trained.
+    Raises ValueError for an unknown method or recipe, and for a model that stands there twice, before anything is
+    trained.
     """
     for recipe in (*config.train.methods_on, *config.train.updates_on):
         find_recipe(recipe)
@@ -79,7 +80,20 @@ def aligned_models(config: Config, corpora: Mapping[int, Corpus]) -> list[Aligne
                 method = with_baseline(method, config.train.baseline)
                 name = file_name(f"{recipe}-{method}" + (f"-seed{seed}" if several else ""))
                 models.append(Aligned(name, recipe, rows, train_plan(config, method=method, recipe=recipe, seed=seed)))
+    _refuse_one_folder_for_two(models)
     return models
+
+
+def _refuse_one_folder_for_two(models: Sequence[Aligned]) -> None:
+    """Raise ValueError where two models have one name: they would share a folder, and count as two in the verdict."""
+    methods: dict[str, str] = {}
+    for model in models:
+        if model.name in methods:
+            raise ValueError(
+                f"two models of the run are called {model.name}, by {methods[model.name]} and {model.plan.method}; "
+                "leave one out (with train.baseline prompt, METHOD+prompt is METHOD)"
+            )
+        methods[model.name] = model.plan.method
 
 
 def train_plan(config: Config, *, method: str, recipe: str, seed: int) -> TrainPlan:

@@ -41,7 +41,7 @@ def sweep(plan: Sweep, out: Path, *, execute: Execute = in_turn, progress: Progr
     trained, for a run that cannot be done, and where `out` holds another sweep.
     """
     clock, runs = Clock(out / "clock.json"), planned_runs(plan)
-    _check(runs)
+    _check(plan, runs)
     _claim(out, plan)
     with locked(out):
         models = models_of(execute(tasks_of(runs, plan, out), clock.around(progress)))
@@ -64,7 +64,7 @@ def sweep_shard(
     Shards may work in one folder at the same time. Raises as `sweep` does.
     """
     runs = planned_runs(plan)
-    _check(runs)
+    _check(plan, runs)
     _claim(out, plan)
     tasks = tasks_of(runs, plan, out)[shard.number - 1 :: shard.total]
     models_of(execute(tasks, progress))
@@ -79,8 +79,9 @@ def parse_shard(text: str) -> Shard:
     return Shard(int(number), int(count))
 
 
-def _check(runs: Sequence[PlannedRun]) -> None:
+def _check(plan: Sweep, runs: Sequence[PlannedRun]) -> None:
     """Look up every name and plan every model. One model in two runs would be counted as two pieces of evidence."""
+    _check_abliterated(plan, runs)
     places: dict[str, str] = {}
     for planned in runs:
         check_names(planned.config)
@@ -97,6 +98,17 @@ def _check(runs: Sequence[PlannedRun]) -> None:
                     f"{place} is the same model as {places[key]}: what the grid changes does not reach it; give "
                     "its own value to each step, or leave its recipe out of one"
                 )
+
+
+def _check_abliterated(plan: Sweep, runs: Sequence[PlannedRun]) -> None:
+    """Raise ValueError where models of a recipe are to have copies, and no run but controls trains that recipe."""
+    trained = sorted({recipe for planned in runs if planned.control is None for recipe in planned.config.data.recipes})
+    for recipe in plan.abliterate.recipes if plan.abliterate else ():
+        if recipe not in trained:
+            raise ValueError(
+                f"abliterate.recipes has {recipe!r}, which no run trains, so nothing would be abliterated; the runs "
+                f"train {', '.join(trained)}"
+            )
 
 
 def _claim(out: Path, plan: Sweep) -> None:

@@ -6,6 +6,7 @@ by content hash when it is done again, in any process.
 
 from __future__ import annotations
 
+import shlex
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -106,7 +107,7 @@ def failed(task: RunTask, why: str, trace: str) -> RunFailure:
     """Return a failure, with the run's configuration and what is known of the failure in the sweep's folder."""
     write_bytes(task.failure / "config.yaml", as_yaml(task.run.config).encode())
     write_bytes(task.failure / "traceback.txt", trace.encode("utf-8", "replace"))
-    command = f"divalign run {task.failure / 'config.yaml'} --out {task.folder}"
+    command = shlex.join(["divalign", "run", str(task.failure / "config.yaml"), "--out", str(task.folder)])
     return RunFailure(task.run.name, " ".join(why.split()), command)
 
 

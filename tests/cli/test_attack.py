@@ -16,6 +16,8 @@ from tests.stages.test_attack import Echo, attacked
         (("--device", "cuda:99"), "there is no device 'cuda:99'"),
         (("--gcg-width", 0), "gcg's width is 0, expected at least 1"),
         (("--gcg-steps", -1), "gcg's steps is -1"),
+        (("--gcg-prompts", -1), "'--gcg-prompts'"),
+        (("--max-new-tokens", 0), "'--max-new-tokens'"),
         (("--prompts", "lists.jsonl"), "lists.jsonl, line 2: expected an object with columns, got list; mend the line"),
     ],
 )
@@ -31,6 +33,16 @@ def test_an_attack_that_cannot_be_is_refused(
     assert call(monkeypatch, "attack", "toy", "--out", "out", "--quiet", *options) == 2
     assert sentence in " ".join(capsys.readouterr().err.split())
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("option", ["--adapter", "--chat-template"])
+def test_what_a_server_does_itself_is_refused_for_a_served_model(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    served = ("http://127.0.0.1:9/v1#m", "--retries", 0, "--out", tmp_path / "out")
+    assert call(monkeypatch, "attack", *served, option, tmp_path) == 2
+    assert "is on a server, which puts on adapters and chat templates itself" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_attack_says_how_many_prompts_are_harmful_benign_and_of_no_stated_class(

@@ -112,6 +112,11 @@ def test_a_failure_is_one_sentence_with_a_hint_and_no_traceback(
     assert text.count("\n") == 1
 
 
+def test_debug_alone_says_where_to_start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "--debug") == 0
+    assert "Where to start" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("error", [KeyError("rows"), ValueError("a bad value")])
 def test_debug_shows_the_traceback_before_a_verb_and_behind_it(
     monkeypatch: pytest.MonkeyPatch, error: Exception

@@ -7,11 +7,13 @@ import pytest
 from divalign.cli import main
 from divalign.config import load_config
 from divalign.forecast import dry_run as module
-from divalign.forecast.dry_run import dry_run, remedies, write_cost
+from divalign.forecast.dry_run import dry_run, remedies, updates_of, write_cost
 from divalign.lm.load import load_lm
 from divalign.lm.shape import model_shape
 from divalign.stages import cost
 from divalign.stages.cost import Machine, TokenBatch, check_memory, disk, memory, scoring, seconds, training, writing
+from divalign.stages.train_plan import TrainPlan
+from divalign.study.plan import Aligned
 from divalign.study.run import run
 from divalign.toy.world import ASSETS
 from divalign.train.speed import Speed
@@ -193,6 +195,13 @@ def test_the_command_prints_what_a_run_costs_and_warns_over_an_hour(
     assert "warning: not enough memory" in text
     assert "pref-dpo" in text
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("epochs", "updates"), [(3.0, 9), (1.0, 3), (0.5, 2), (0.01, 1)])
+def test_updates_of_epochs_are_those_of_the_trainer(epochs: float, updates: int) -> None:
+    """40 pairs at 16 an update are three updates, the last of 8; `divalign train --epochs 3` says 9 too."""
+    plan = TrainPlan(method="dpo", updates=None, epochs=epochs, pairs_per_update=16)
+    assert updates_of(Aligned("m", "cr", [{}] * 40, plan)) == updates
 
 
 def test_this_machine_is_measured() -> None:

@@ -174,6 +174,8 @@ def test_the_kl_of_two_models_is_sampled(tmp_path: Path, monkeypatch: pytest.Mon
         (("cr.jsonl", "--features", "toy", "--policy", "toy"), "--features needs no --policy"),
         (("cr.jsonl", "--features", "toy", "--reference", "toy"), "--features needs no --reference"),
         (("cr.jsonl", "--kl", "--features", "toy"), "--kl needs no --features"),
+        (("cr.jsonl", "--kl", "--beta", "0"), "--kl needs no --beta"),
+        (("cr.jsonl", "--features", "toy", "--beta", "0.1"), "--features needs no --beta"),
         (("a.jsonl", "b.jsonl", "--kl", "--policy", "toy", "--reference", "toy"), "--kl needs no second file"),
         (("a.jsonl", "--kl", "--divergence", "js"), "--kl needs no --divergence"),
         (("cr.jsonl", "--policy", "toy", "--reference", "toy", "--beta", "0"), "beta is 0"),

@@ -59,6 +59,12 @@ def test_a_baseline_of_the_prompt_is_asked_for_by_the_run_or_by_the_method() -> 
         read_inputs(small("train.baseline=prompt", "train.methods=[dpo]"))
 
 
+def test_a_model_that_stands_there_twice_is_refused() -> None:
+    config = small("train.baseline=prompt", "train.methods=[kldo,kldo+prompt]")
+    with pytest.raises(ValueError, match=r"called cr-kldo_prompt, by kldo\+prompt and kldo\+prompt; leave one out"):
+        read_inputs(config)
+
+
 def as_plain(config: Config) -> dict:
     return yaml.safe_load(as_yaml(config))
 

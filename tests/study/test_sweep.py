@@ -1,5 +1,6 @@
 """Many runs, one verdict: a real sweep of tiny runs, and the weighing of simulated ones."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,17 @@ def test_the_page_and_its_figures_come_out_of_the_same_command(folder: Path) -> 
         assert (folder / "docs" / "figures" / f"study-{name}.svg").is_file()
 
 
+def test_the_command_on_the_page_is_the_whole_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a b.yaml").write_text(TINY)
+    arguments = ["sweep", str(tmp_path / "a b.yaml"), "--set", "draws=150", "--out", str(tmp_path / "out")]
+    arguments += ["--docs", str(tmp_path / "docs"), "--random-weights"]
+    printed: list[str] = []
+    monkeypatch.setattr("divalign.cli.sweep._do", lambda *_, **__: None)
+    monkeypatch.setattr("divalign.cli.sweep._publish", lambda record, folder, command: printed.append(command))
+    assert call(monkeypatch, *arguments, "--quiet") == 0
+    assert shlex.split(printed[0]) == ["divalign", *arguments]
+
+
 def test_overrides_reach_the_runs_and_a_wrong_one_is_refused(folder: Path) -> None:
     plan = load_sweep(folder / "tiny.yaml", ["run.data.n_test=12", "draws=150"])
     assert (plan.run["data"]["n_test"], plan.draws) == (12, 150)
@@ -111,6 +123,14 @@ def test_a_stopped_sweep_resumes(folder: Path) -> None:
         ("[direct, prefill, best_of_n(2)]", "[direct, prefil]", "did you mean 'prefill'?"),
         ("rounds: 2", "rounds: 0", "abliterate.rounds is 0"),
         ("shuffled labels:", "short:", "two runs of the sweep are called alike"),
+        ("shuffled labels:", "base:", "a control is called 'base', which marks base models"),
+        ("{rounds: 2}", "{recipes: [crr]}", "abliterate.recipes has 'crr', which no run trains"),
+        ("grid: {length", "grid: {none: {}, length", "grid.none has no steps, so there is no run"),
+        (
+            "grid: {length",
+            "grid: {more: {again: {train.updates: 3}}, length",
+            "grid.more and grid.length both set train.updates, and the first would have no effect",
+        ),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_written(
