@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from math import floor
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
+from transformers import TrainerCallback
 
 from divalign.data.batching import Encoded
 from divalign.data.columns import is_absent, rest_of, truth
@@ -86,8 +88,16 @@ class Couples(Dataset):
         return Couple(self.aligned[index.aligned], self.unaligned[index.unaligned], index.counts)
 
 
-class CoupleSampler(Sampler):
+def epoch_of(state: Any) -> int:
+    """Return the number of an epoch that begins, from 0; `state` is Trainer's. A resumed one has a fraction done."""
+    return floor((state.epoch or 0) + 1e-6)
+
+
+class CoupleSampler(Sampler, TrainerCallback):
     """Yield each epoch's couples in an order that depends on seed and epoch alone, so that a resumed run repeats it.
+
+    It is a callback, too, and so learns the epoch from Trainer itself: within an epoch that several processes resume,
+    accelerate wraps a sampler so deeply that Trainer does not find it.
 
     Within a `window`, the couples of one optimizer step, those of like length stand together: micro-batches and ranks
     then pad little, and the step is the same, because its statistics do not depend on how it is split.
@@ -101,6 +111,9 @@ class CoupleSampler(Sampler):
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.set_epoch(epoch_of(state))
 
     def __len__(self) -> int:
         return -(-len(self.couples) // self.multiple) * self.multiple

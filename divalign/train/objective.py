@@ -11,7 +11,6 @@ Source: Iterative RPO, Pang et al. 2024, arXiv 2404.19733, eq. 1.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from jaxtyping import Float
@@ -24,6 +23,7 @@ from divalign.core.method import Likelihood
 from divalign.core.paper_code import PAPER_CODE
 from divalign.train.accumulation import Step
 from divalign.train.arguments import DivergenceConfig
+from divalign.train.couples import epoch_of
 
 
 class ReleasedAverage(TrainerCallback, ExportableState):
@@ -43,7 +43,7 @@ class ReleasedAverage(TrainerCallback, ExportableState):
         self.value, self.epoch = attributes["value"], attributes["epoch"]
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        epoch = math.floor((state.epoch or 0.0) + 1e-6)  # a resumed epoch begins a second time
+        epoch = epoch_of(state)
         if epoch != self.epoch:
             self.value, self.epoch = None, epoch
 

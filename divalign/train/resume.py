@@ -18,15 +18,21 @@ logger = logging.getLogger(__name__)
 SETTINGS = "training.json"
 CHECKSUMS = "checksums.json"
 SHARDS = "pytorch_model_fsdp"  # how accelerate begins the names of what FSDP saves
+WHOLE, BY_FSDP = "whole weights", "weights sharded by FSDP"  # what a checkpoint holds
 
 
-def newest_checkpoint(work: Path, settings: Mapping[str, Any], *, sharded: bool = False) -> str | None:
+def by_deepspeed(processes: int) -> str:
+    """Return what a checkpoint of DeepSpeed holds, which resumes on as many processes alone."""
+    return f"weights of DeepSpeed on {processes} process{'es' * (processes > 1)}"
+
+
+def newest_checkpoint(work: Path, settings: Mapping[str, Any], *, layout: str = WHOLE) -> str | None:
     """Return the newest complete checkpoint in `work`, or None to start. For one process of several.
 
     Deletes checkpoints that are torn or edited, and writes `settings` to training.json.
 
-    Raises ValueError where the folder's checkpoints are of a training with other settings, or were saved with `sharded`
-    weights and these are not, or the reverse.
+    Raises ValueError where the folder's checkpoints are of a training with other settings, or hold weights in another
+    `layout`.
     """
     checkpoints = _checkpoints(work)
     if checkpoints:
@@ -36,7 +42,7 @@ def newest_checkpoint(work: Path, settings: Mapping[str, Any], *, sharded: bool 
         logger.warning("%s is torn or was edited; it is deleted, and training resumes from an earlier one", torn)
         shutil.rmtree(torn)
     if complete:
-        _check_sharding(complete[-1], sharded=sharded)
+        _check_layout(complete[-1], layout)
     write_json(work / SETTINGS, settings)
     return str(complete[-1]) if complete else None
 
@@ -73,14 +79,20 @@ def _digests(checkpoint: Path) -> dict[str, str]:
     return {str(path.relative_to(checkpoint)): file_digest(path) for path in files}
 
 
-def _check_sharding(checkpoint: Path, *, sharded: bool) -> None:
-    saved = any(checkpoint.glob(f"{SHARDS}*"))
-    if saved != sharded:
-        kinds = {True: "sharded weights (FSDP)", False: "whole weights"}
+def _check_layout(checkpoint: Path, layout: str) -> None:
+    saved = _layout(checkpoint)
+    if saved != layout:
         raise ValueError(
-            f"{checkpoint} has {kinds[saved]}, and this training reads {kinds[sharded]}; launch it with the same kind "
-            f"of accelerate configuration (any number of processes), or delete {checkpoint.parent} to start again"
+            f"{checkpoint} has {saved}, and this training reads {layout}; launch it with the same kind of accelerate "
+            f"configuration (of DeepSpeed also on as many processes), or delete {checkpoint.parent} to start again"
         )
+
+
+def _layout(checkpoint: Path) -> str:
+    if any(checkpoint.glob(f"{SHARDS}*")):
+        return BY_FSDP
+    pieces = list(checkpoint.glob("global_step*/*_optim_states.pt"))
+    return by_deepspeed(len(pieces)) if pieces else WHOLE
 
 
 def _check(work: Path, settings: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ from divalign.train.couples import RowCounts
 from divalign.train.displacement import first_displacement
 from divalign.train.precision import autocast_settings, narrow, round_weights, widen
 from divalign.train.ranks import Ranks
-from divalign.train.resume import SETTINGS, newest_checkpoint, seal_checkpoint
+from divalign.train.resume import BY_FSDP, SETTINGS, WHOLE, by_deepspeed, newest_checkpoint, seal_checkpoint
 from divalign.train.tracking import Board, Tracking
 from divalign.train.trainer import DivergenceTrainer
 
@@ -141,7 +141,7 @@ def train_and_save(
     given once, and where an adapter is to be continued that the model has not.
     """
     watch, rollouts = watch or Watch(), settings.pop("rollouts", None)
-    masters = {} if lora is not None or has_adapter(lm.model) or _has_masters() else widen(lm.model)
+    masters = {} if lora is not None or has_adapter(lm.model) or _launched_with("DEEPSPEED") else widen(lm.model)
     settings = {**autocast_settings(masters, on_cpu=bool(settings.get("use_cpu"))), **settings}
     with tempfile.TemporaryDirectory() as scratch, quietly():
         arguments = _arguments(work or Path(scratch), settings, saves=work is not None, tracking=watch.tracking)
@@ -180,9 +180,9 @@ def train_and_save(
     return _result(trainer, measured=held_out is not None)
 
 
-def _has_masters() -> bool:
-    """Tell whether DeepSpeed trains, which keeps float32 weights of its own."""
-    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"  # as `accelerate launch` says it
+def _launched_with(engine: str) -> bool:
+    """Tell whether FSDP or DEEPSPEED trains, as `accelerate launch` says it."""
+    return os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() == "true"
 
 
 @contextmanager
@@ -217,8 +217,9 @@ def _closing(trainer: DivergenceTrainer, tracking: Tracking) -> Callable[..., No
 def _last_checkpoint(work: Path, identity: dict[str, Any], arguments: DivergenceConfig) -> str | None:
     """Return the checkpoint to resume from, on every process the one that the first has found."""
     ranks = Ranks(None, arguments.process_index, arguments.world_size, arguments.device)
-    sharded = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"  # as `accelerate launch` says it
-    return ranks.leaders(None if ranks.rank else newest_checkpoint(work, identity, sharded=sharded))
+    layout = by_deepspeed(arguments.world_size) if _launched_with("DEEPSPEED") else WHOLE
+    layout = BY_FSDP if _launched_with("FSDP") else layout
+    return ranks.leaders(None if ranks.rank else newest_checkpoint(work, identity, layout=layout))
 
 
 def _result(trainer: DivergenceTrainer, *, measured: bool) -> Trained:

@@ -189,7 +189,10 @@ class DivergenceTrainer(MeasuredTrainer):
         at_once = self._couples_per_batch(couples) * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         window, multiple = at_once * self.args.gradient_accumulation_steps, at_once if self.args.world_size > 1 else 1
-        return CoupleSampler(couples, seed, window=window, multiple=multiple)
+        sampler = CoupleSampler(couples, seed, window=window, multiple=multiple)
+        self.remove_callback(CoupleSampler)
+        self.add_callback(sampler)
+        return sampler
 
     def _couples_per_batch(self, couples: Couples, batch_size: int | None = None) -> int:
         """Return the couples of a micro-batch: paired data count couples, unpaired data rows, two to a couple.

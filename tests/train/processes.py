@@ -108,8 +108,11 @@ def train_all(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def train_from(folder: Path, checkpoint: str | None, *, lora: bool) -> dict[str, torch.Tensor]:
-    """Train with AdamW, from a checkpoint of any number of processes or from the start, saving one after update 2."""
-    options = {"optim": "adamw_torch", "learning_rate": 1e-2, "save_strategy": "steps", "save_steps": 2.0}
+    """Train with AdamW, from a checkpoint of any number of processes or from the start, saving one after update 3.
+
+    The checkpoint is within the second epoch: the resumed training must draw that epoch's order, and skip its start.
+    """
+    options = {"optim": "adamw_torch", "learning_rate": 1e-2, "save_strategy": "steps", "save_steps": 3.0}
     made = trainer(folder, "kldo", lora=lora, reference_cache=str(folder / "reference"), **options)
     watching = Watching(Watch(), made.ranks)
     made.add_callback(watching)
@@ -129,7 +132,7 @@ def main(folder: str, name: str, sharded: bool, resumed_from: str | None) -> Non
         found |= {f"AdamW, {kind}: {key}": value for key, value in entry.items()}
         if resumed_from:
             work = Path(folder) / resumed_from / f"whole-{kind}"
-            entry = train_from(mine / f"again-{kind}", str(work / "checkpoint-2"), lora=kind == "lora")
+            entry = train_from(mine / f"again-{kind}", str(work / "checkpoint-3"), lora=kind == "lora")
             found |= {f"AdamW, {kind}, resumed: {key}": value for key, value in entry.items()}
     if os.environ.get("RANK", "0") == "0":
         save_file({key: value.contiguous() for key, value in found.items()}, Path(folder) / f"{name}.safetensors")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from safetensors.torch import load_file
 from tests.faults.commands import make_world
 from tests.zygote import ENVIRONMENT, Zygote
 
+CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
+WHOLE = "checkpoint"  # where a finished training leaves its model
 EXACT = 1e-6  # relative to the numbers' size; Trainer sums losses in float32
 
 
@@ -26,23 +29,26 @@ def zygote() -> Iterator[Zygote]:
     process.close()
 
 
-def launch(zygote: Zygote, folder: Path, world: int, name: str, env: dict[str, str], resumed: str | None) -> None:
+def places(world: int) -> list[dict[str, str]]:
+    """Return what tells each process of a launch its place; nothing where it is alone."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
+    told = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [{**told, "RANK": str(rank), "LOCAL_RANK": str(rank)} if world > 1 else {} for rank in range(world)]
+
+
+def launch(zygote: Zygote, folder: Path, world: int, name: str, env: dict[str, str], resumed: str | None) -> None:
     sharded, logs = "ACCELERATE_USE_FSDP" in env, [folder / f"{name}-{rank}.log" for rank in range(world)]
-    jobs = []
-    for rank in range(world):
-        place: dict[str, Any] = {"WORLD_SIZE": world, "RANK": rank, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world,
-                                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
-        jobs.append(
-            {
-                "call": "tests.train.processes:main",
-                "arguments": [str(folder), name, sharded, resumed],
-                "env": {**env, **({key: str(value) for key, value in place.items()} if world > 1 else {})},
-                "log": str(logs[rank]),
-            }
-        )
+    jobs = [
+        {
+            "call": "tests.train.processes:main",
+            "arguments": [str(folder), name, sharded, resumed],
+            "env": {**env, **place},
+            "log": str(log),
+        }
+        for place, log in zip(places(world), logs, strict=True)
+    ]
     ended = zygote.together(jobs)
     assert [entry.code for entry in ended] == [0] * world, "\n".join(log.read_text()[-3000:] for log in logs)
 
@@ -52,7 +58,7 @@ def environment(name: str) -> dict[str, str]:
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
     from accelerate.utils import prepare_multi_gpu_env
 
-    path = Path(__file__).parents[2] / "configs" / "accelerate" / f"{name}.yaml"
+    path = CONFIGS / f"{name}.yaml"
     arguments = launch_command_parser().parse_args(
         ["--config_file", str(path), "--num_processes", "2", "-m", "divalign"]
     )
@@ -91,8 +97,8 @@ def launched(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Launch
 
 
 SEVERAL = [
-    pytest.param("2 fsdp2"),
-    *(pytest.param(name, marks=pytest.mark.long) for name in ("2 ddp", "4 ddp", "4 fsdp2")),
+    *(pytest.param(name) for name in ("2 ddp", "2 fsdp2")),
+    *(pytest.param(name, marks=pytest.mark.long) for name in ("4 ddp", "4 fsdp2")),
 ]
 
 
@@ -111,9 +117,10 @@ def test_several_processes_find_what_one_finds(launched: Launched, name: str) ->
     assert len(resumed) == (10 if LAUNCHES[name][2] else 0)
 
 
-def finished(command: list[str], *, cut: Path | None = None) -> tuple[int, str]:
+def finished(command: list[str], *, cut: Path | None = None, env: dict[str, str] | None = None) -> tuple[int, str]:
     """Run a command to its end, or send it SIGTERM once a folder is there; return its exit code and its words."""
-    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command, env={**ENVIRONMENT, **(env or {})}, **pipes)
     while cut is not None and not cut.exists() and process.poll() is None:
         time.sleep(0.01)
     if cut is not None:
@@ -122,13 +129,24 @@ def finished(command: list[str], *, cut: Path | None = None) -> tuple[int, str]:
     return process.returncode, " ".join(words.split())
 
 
+def distance(start: Path, expected: Path, found: Path) -> float:
+    """Return how far apart two trainings' weights are, against how far the first moved them from the start."""
+    first, second = (load_file(path) for path in (expected, found))
+    base = load_file(start) if start.exists() else {name: torch.zeros(()) for name in first}  # an adapter starts near 0
+    assert first.keys() == second.keys()
+    apart, moved = (
+        float(torch.cat([(first[name] - other[name]).flatten() for name in first]).norm()) for other in (second, base)
+    )
+    return apart / moved
+
+
 @pytest.mark.long
 def test_launchers_start_the_verb_and_sigterm_lets_every_process_save(tmp_path: Path) -> None:
     """torchrun with two, stopped by SIGTERM and resumed by `accelerate launch` with one, equals one process."""
     world = make_world(tmp_path)
     python = [sys.executable, "-m"]
     torchrun = [*python, "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "divalign"]
-    config = Path(__file__).parents[2] / "configs" / "accelerate" / "one_gpu.yaml"
+    config = CONFIGS / "one_gpu.yaml"
     accelerate = [
         *python,
         "accelerate.commands.launch",
@@ -146,19 +164,35 @@ def test_launchers_start_the_verb_and_sigterm_lets_every_process_save(tmp_path: 
     assert words.count("which is saved; the same command resumes") == 2, words[-3000:]
     code, words = finished([*accelerate, "-m", "divalign", *world.train(out, longer)])
     assert code == 0, words[-3000:]
-    start, expected, weights = (
-        load_file(folder / "model.safetensors") for folder in (world.model, whole / "checkpoint", out / "checkpoint")
-    )
-    moved, apart = (
-        float(torch.cat([(first[name] - expected[name]).flatten() for name in expected]).norm())
-        for first in (start, weights)
-    )
-    assert apart < 0.01 * moved  # float32, and Adam divides by small sums that are in another order
+    start, expected, found = (folder / "model.safetensors" for folder in (world.model, whole / WHOLE, out / WHOLE))
+    assert distance(start, expected, found) < 0.01  # float32, and Adam divides by small sums that are in another order
+
+
+@pytest.mark.long
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs DeepSpeed: pip install deepspeed")
+@pytest.mark.parametrize("lora", ["null", "{rank: 2}"])
+def test_deepspeed_stopped_within_an_epoch_and_resumed_equals_one_process(tmp_path: Path, lora: str) -> None:
+    """ZeRO-3 on two processes, by the verb; DeepSpeed trains on CPUs in float32."""
+    world, verb = make_world(tmp_path), [sys.executable, "-m", "divalign"]
+    settings = ("train.updates=16", f"train.lora={lora}")
+    name = "model.safetensors" if lora == "null" else "adapter_model.safetensors"
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert finished([*verb, *world.train(whole, *settings)])[0] == 0
+    launch = [*verb[:2], "accelerate.commands.launch", "--config_file", str(CONFIGS / "zero3.yaml")]
+    launch += ["--num_processes", "2", "--mixed_precision", "no", *verb[1:]]
+    for cut in (out / "work" / "checkpoint-6", None):  # the first of three updates of an epoch is the seventh
+        command = [*launch, *world.train(out, *settings)]
+        code, words = finished(command, cut=cut, env={"DS_ACCELERATOR": "cpu"})
+        assert (code != 0, words.count("the same command resumes")) == ((True, 2) if cut else (False, 0)), words[-3000:]
+        if cut:
+            code, words = finished([*verb, *world.train(out, *settings)])
+            assert code == 2, words[-3000:]
+            assert "has weights of DeepSpeed on 2 processes, and this training reads whole weights" in words
+    assert distance(world.model / name, whole / WHOLE / name, out / WHOLE / name) < 0.01
 
 
 def test_every_accelerate_configuration_is_one_that_accelerate_reads() -> None:
     from accelerate.commands.config.config_args import load_config_from_file
 
-    folder = Path(__file__).parents[2] / "configs" / "accelerate"
-    kinds = {path.stem: load_config_from_file(str(path)).distributed_type.value for path in folder.glob("*.yaml")}
+    kinds = {path.stem: load_config_from_file(str(path)).distributed_type.value for path in CONFIGS.glob("*.yaml")}
     assert kinds == {"one_gpu": "NO", "ddp": "MULTI_GPU", "fsdp2": "FSDP", "zero3": "DEEPSPEED"}

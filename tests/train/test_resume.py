@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from divalign.lm.load import load_lm
-from divalign.train.resume import newest_checkpoint, seal_checkpoint
+from divalign.train.resume import BY_FSDP, WHOLE, by_deepspeed, newest_checkpoint, seal_checkpoint
 from divalign.train.run import Watch, train_and_save
 from tests.security.test_no_code import Command
 from tests.tiny import save_tiny
@@ -134,13 +134,23 @@ def test_an_older_checkpoint_goes_only_once_the_newer_one_is_sealed(out: Path) -
     assert newest_checkpoint(out / "work", settings) == str(newer)
 
 
-def test_whole_weights_are_not_resumed_as_shards_nor_shards_as_whole_weights(out: Path) -> None:
+def test_weights_in_one_layout_are_not_resumed_in_another(out: Path) -> None:
+    checkpoint = out / "work" / "checkpoint-3"
     settings = json.loads((out / "work" / "training.json").read_text())
-    with pytest.raises(ValueError, match="has whole weights, and this training reads sharded weights"):
-        newest_checkpoint(out / "work", settings, sharded=True)
-    (out / "work" / "checkpoint-3" / "pytorch_model_fsdp_0").mkdir()
+    with pytest.raises(ValueError, match="has whole weights, and this training reads weights sharded by FSDP"):
+        newest_checkpoint(out / "work", settings, layout=BY_FSDP)
+    (checkpoint / "pytorch_model_fsdp_0").mkdir()
     with pytest.raises(ValueError, match="launch it with the same kind of accelerate configuration"):
         newest_checkpoint(out / "work", settings)
+    (checkpoint / "pytorch_model_fsdp_0").rmdir()
+    (checkpoint / "global_step3").mkdir()
+    for rank in range(2):
+        (checkpoint / "global_step3" / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt").touch()
+    seal_checkpoint(checkpoint)
+    assert newest_checkpoint(out / "work", settings, layout=by_deepspeed(2)) == str(checkpoint)
+    for layout in (WHOLE, by_deepspeed(4)):
+        with pytest.raises(ValueError, match=f"has weights of DeepSpeed on 2 processes, .* reads {layout}"):
+            newest_checkpoint(out / "work", settings, layout=layout)
 
 
 def test_without_a_checkpoint_any_training_may_start(tmp_path: Path) -> None:
