@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -66,8 +67,7 @@ def with_placeholders(data: Data, corpus: Corpus) -> Corpus:
 def aligned_models(config: Config, corpora: Mapping[int, Corpus]) -> list[Aligned]:
     """Return every (seed, recipe, method) of the run, with its training rows.
 
-    Raises ValueError for an unknown method or recipe, and for a model that stands there twice, before anything is
-    trained.
+    Raises ValueError for an unknown method or recipe, or a model twice, before anything is trained.
     """
     for recipe in (*config.train.methods_on, *config.train.updates_on):
         find_recipe(recipe)
@@ -86,14 +86,10 @@ def aligned_models(config: Config, corpora: Mapping[int, Corpus]) -> list[Aligne
 
 def _refuse_one_folder_for_two(models: Sequence[Aligned]) -> None:
     """Raise ValueError where two models have one name: they would share a folder, and count as two in the verdict."""
-    methods: dict[str, str] = {}
-    for model in models:
-        if model.name in methods:
-            raise ValueError(
-                f"two models of the run are called {model.name}, by {methods[model.name]} and {model.plan.method}; "
-                "leave one out (with train.baseline prompt, METHOD+prompt is METHOD)"
-            )
-        methods[model.name] = model.plan.method
+    for name, count in Counter(model.name for model in models).items():
+        if count > 1:
+            hint = "leave one out (with train.baseline prompt, METHOD+prompt is METHOD)"
+            raise ValueError(f"{count} models of the run are called {name}; {hint}")
 
 
 def train_plan(config: Config, *, method: str, recipe: str, seed: int) -> TrainPlan:

@@ -103,12 +103,8 @@ def _check(plan: Sweep, runs: Sequence[PlannedRun]) -> None:
 def _check_abliterated(plan: Sweep, runs: Sequence[PlannedRun]) -> None:
     """Raise ValueError where models of a recipe are to have copies, and no run but controls trains that recipe."""
     trained = sorted({recipe for planned in runs if planned.control is None for recipe in planned.config.data.recipes})
-    for recipe in plan.abliterate.recipes if plan.abliterate else ():
-        if recipe not in trained:
-            raise ValueError(
-                f"abliterate.recipes has {recipe!r}, which no run trains, so nothing would be abliterated; the runs "
-                f"train {', '.join(trained)}"
-            )
+    for recipe in sorted({*plan.abliterate.recipes}.difference(trained)) if plan.abliterate else ():
+        raise ValueError(f"abliterate.recipes has {recipe!r}, which no run trains; they train {', '.join(trained)}")
 
 
 def _claim(out: Path, plan: Sweep) -> None:

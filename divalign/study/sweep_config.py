@@ -13,8 +13,7 @@ from divalign.config import Config, as_config
 from divalign.sections import Real, Section, as_section, overridden, read_yaml, with_value
 from divalign.study.plan import file_name
 
-RESERVED = {"base", "abliterated"}
-RESERVED_FOR = "base models and copies without their refusal direction in sweep.json"
+RESERVED = {"base", "abliterated"}  # in sweep.json, base models and copies without their refusal direction
 ALL = "all"  # the runs that resources without a step are for
 
 
@@ -77,14 +76,10 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
 
 
 def planned_runs(sweep: Sweep) -> list[PlannedRun]:
-    """Return every run: the grid's combinations, then the controls.
-
-    Raises ValueError as `load_config` does, and for a grid and for names that do not say what is run.
-    """
+    """Return every run: the grid's combinations, then the controls. Raises ValueError for what cannot be run."""
     _check_grid(sweep.grid)
-    reserved = sorted(RESERVED & sweep.controls.keys())
-    if reserved:
-        raise ValueError(f"a control is called {reserved[0]!r}, which marks {RESERVED_FOR}; rename it")
+    for name in sorted(RESERVED & sweep.controls.keys()):
+        raise ValueError(f"a control is called {name!r}, as sweep.json calls models that are no controls; rename it")
     combinations = list(product(*(steps.items() for steps in sweep.grid.values())))
     runs = [_planned(sweep, combination) for combination in combinations]
     runs += [
@@ -111,12 +106,8 @@ def _check_grid(grid: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
         if not steps:
             raise ValueError(f"grid.{axis} has no steps, so there is no run; give it one, or leave it out")
         for key in {key for values in steps.values() for key in values}:
-            if key in axes:
-                raise ValueError(
-                    f"grid.{axes[key]} and grid.{axis} both set {key}, and the first would have no effect; "
-                    "leave it out of one"
-                )
-            axes[key] = axis
+            if axes.setdefault(key, axis) != axis:
+                raise ValueError(f"grid.{axes[key]} and grid.{axis} both set {key}; leave it out of one")
 
 
 def _planned(sweep: Sweep, steps: Sequence[tuple[str, Mapping[str, Any]]]) -> PlannedRun:

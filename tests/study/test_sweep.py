@@ -123,13 +123,13 @@ def test_a_stopped_sweep_resumes(folder: Path) -> None:
         ("[direct, prefill, best_of_n(2)]", "[direct, prefil]", "did you mean 'prefill'?"),
         ("rounds: 2", "rounds: 0", "abliterate.rounds is 0"),
         ("shuffled labels:", "short:", "two runs of the sweep are called alike"),
-        ("shuffled labels:", "base:", "a control is called 'base', which marks base models"),
+        ("shuffled labels:", "base:", "a control is called 'base', as sweep.json calls"),
         ("{rounds: 2}", "{recipes: [crr]}", "abliterate.recipes has 'crr', which no run trains"),
         ("grid: {length", "grid: {none: {}, length", "grid.none has no steps, so there is no run"),
         (
             "grid: {length",
             "grid: {more: {again: {train.updates: 3}}, length",
-            "grid.more and grid.length both set train.updates, and the first would have no effect",
+            "grid.more and grid.length both set train.updates; leave it out of one",
         ),
     ],
 )
