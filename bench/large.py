@@ -1,7 +1,9 @@
-"""The pipeline on large files with the embedded model, each stage in its own process: `python -m bench.large [SHARE]`.
+"""The pipeline on large files with the embedded model, each stage in its own process:
+`python -m bench.large [SHARE] [STAGE...]`.
 
 SHARE 1 is 100,000 pairs and 10,000 prompts under three attacks; the default is a hundredth. Pairs are those of
-bench.data. Each row of the table is one command of `divalign`, with its seconds and its peak of resident memory.
+bench.data. Stages that are named are done alone; estimate needs train, judge needs attack. Each row of the table is one
+command of `divalign`, with its seconds and its peak of resident memory.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,8 +53,8 @@ def measure(stage: str, rows: int, arguments: list[str]) -> Measured:
     return Measured(stage, rows, time.perf_counter() - start, usage.ru_maxrss / 1024)
 
 
-def stages(share: float, folder: Path) -> Iterator[Measured]:
-    """Yield each stage as it is done: audit, train, estimate; attack, judge, separate."""
+def stages(share: float, folder: Path, names: Sequence[str]) -> Iterator[Measured]:
+    """Yield each stage as it is done: audit, train, estimate; attack, judge, separate; or those of `names`."""
     n_pairs, n_prompts = round(share * PAIRS), round(share * PROMPTS)
     rows, asked = folder / "pairs.jsonl", folder / "prompts.jsonl"
     write_file(rows, list(pairs(n_pairs)))
@@ -62,15 +64,22 @@ def stages(share: float, folder: Path) -> Iterator[Measured]:
     settings = ("train.updates=20", "train.updates_on={}", "train.max_length=512", "train.too_long=skip")
     sets = [part for setting in settings for part in ("--set", setting)]
     policy = ["--policy", str(model), "--reference", "toy"]
-    yield measure("data audit", n_pairs, ["data", "audit", str(rows)])
-    yield measure("train", n_pairs, ["train", "--rows", str(rows), "--out", str(model), "--quiet", *sets])
-    yield measure("estimate", n_pairs, ["estimate", str(rows), *policy, "--out", str(folder / "estimate.json")])
-    asking = ["attack", "toy", "--prompts", str(asked), "--out", str(attack), "--attacks", ATTACKS, "--quiet"]
-    yield measure("attack", 3 * harmful + n_prompts - harmful, asking)
-    yield measure("judge", 3 * harmful + n_prompts - harmful, ["judge", str(attack), "--quiet"])
     place = ["--layers", "-1", "--out", str(folder / "separation"), "--quiet"]
-    separating = ["separate", "toy", "--prompts", str(asked), *place]
-    yield measure("separate", n_prompts, separating)
+    attacked = 3 * harmful + n_prompts - harmful
+    commands = {
+        "data audit": (n_pairs, ["data", "audit", str(rows)]),
+        "train": (n_pairs, ["train", "--rows", str(rows), "--out", str(model), "--quiet", *sets]),
+        "estimate": (n_pairs, ["estimate", str(rows), *policy, "--out", str(folder / "estimate.json")]),
+        "attack": (
+            attacked,
+            ["attack", "toy", "--prompts", str(asked), "--out", str(attack), "--attacks", ATTACKS, "--quiet"],
+        ),
+        "judge": (attacked, ["judge", str(attack), "--quiet"]),
+        "separate": (n_prompts, ["separate", "toy", "--prompts", str(asked), *place]),
+    }
+    for stage, (count, arguments) in commands.items():
+        if not names or stage in names:
+            yield measure(stage, count, arguments)
 
 
 def table(measured: list[Measured]) -> str:
@@ -83,10 +92,10 @@ def table(measured: list[Measured]) -> str:
 
 
 def main() -> None:
-    share = float(sys.argv[1]) if len(sys.argv) > 1 else 0.01
+    share, *names = sys.argv[1:] or ["0.01"]
     with tempfile.TemporaryDirectory() as folder:
         measured = []
-        for row in stages(share, Path(folder)):
+        for row in stages(float(share), Path(folder), names):
             measured.append(row)
             print(f"{row.stage}: {row.seconds:.0f} s, {row.peak_mib:,.0f} MiB", file=sys.stderr, flush=True)
     print(table(measured))

@@ -41,6 +41,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_two_processes_train_the_model_that_one_trains(tmp_path: Path, rows: Path) -> None:
     for processes in (1, 2):
         done = subprocess.run(

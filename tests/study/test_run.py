@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -192,7 +193,7 @@ def test_a_folder_of_another_run_or_of_something_else_is_left_alone(finished: Pa
 
 
 def test_a_run_of_an_older_version_is_refused_in_a_sentence(finished: Path, tmp_path: Path) -> None:
-    run(small(), tmp_path / "out")
+    shutil.copytree(finished, tmp_path / "out")
     path = tmp_path / "out" / "results.json"
     write_json(path, {**read_json(path), "schema": 1})
     with pytest.raises(ValueError, match=r"results\.json has schema 1, this version reads 2; run the command"):
