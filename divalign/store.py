@@ -23,6 +23,7 @@ from safetensors.numpy import load_file, save
 from divalign import limits
 
 Arrays = dict[str, np.ndarray]
+DEVICES = Path("/dev")
 ROWS_AT_ONCE = 1000  # of a list that is hashed
 LOADED = (".safetensors", ".json", ".jinja", ".py", ".model", ".tiktoken", ".spm")  # of a model folder
 # Vocabularies of transformers' tokenizers whose ending says nothing.
@@ -90,10 +91,12 @@ def folder_digest(folder: Path) -> str:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` so that the path holds either the old file or all of the new one.
 
-    A device or a pipe, such as /dev/null, is written to: root would replace it by a file for the whole machine.
+    What lies in /dev, as /dev/null, /dev/stdout and the shell's >(COMMAND) do, is written to: root would replace it by
+    a file for the whole machine. Anywhere else a link, a pipe or a device is replaced, and not what a link leads to.
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        path.write_bytes(content)
+    if path.parent in (DEVICES, DEVICES / "fd"):
+        with path.open("ab") as stream:  # stdout sent to a file may hold lines already
+            stream.write(content)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

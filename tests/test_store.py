@@ -28,14 +28,31 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_a_device_or_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    with os.fdopen(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
-        store.write_json(pipe, {"a": 1})
+def test_what_lies_among_the_devices_is_written_to_and_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices, target = tmp_path / "dev", tmp_path / "target"
+    devices.mkdir()
+    target.write_text("table\n")
+    monkeypatch.setattr(store, "DEVICES", devices)
+    (devices / "stdout").symlink_to(target)  # as in `divalign ... --json /dev/stdout > target`
+    store.write_json(devices / "stdout", {"a": 1})
+    assert target.read_text() == 'table\n{\n "a": 1\n}\n'
+    assert (devices / "stdout").is_symlink()
+    os.mkfifo(devices / "pipe")
+    with os.fdopen(os.open(devices / "pipe", os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        store.write_json(devices / "pipe", {"a": 1})
         assert reader.read() == b'{\n "a": 1\n}\n'
-    assert pipe.is_fifo()
-    assert [file.name for file in tmp_path.iterdir()] == ["pipe"]
+    assert (devices / "pipe").is_fifo()
+
+
+def test_a_pipe_in_a_folder_is_replaced_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "results.json")
+    (tmp_path / "link.json").symlink_to(tmp_path / "results.json")
+    for name in ("link.json", "results.json"):
+        store.write_json(tmp_path / name, {"a": 1})
+        assert store.read_json(tmp_path / name) == {"a": 1}
+        assert not (tmp_path / name).is_symlink()
 
 
 def test_rows_keep_characters_that_other_readers_take_for_line_ends(tmp_path: Path) -> None:

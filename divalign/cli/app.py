@@ -197,8 +197,6 @@ def to_file(path: Path | None) -> Path | None:
         if path.is_dir():
             raise typer.BadParameter(f"{path} is a folder, expected a file to write")
         to_folder(path.parent)
-        if path.is_symlink() and path.is_file():
-            return path.resolve()  # as /dev/stdout sent to a file: the link stays, and what it names is written
     return path
 
 

@@ -112,6 +112,17 @@ def test_every_place_that_is_written_is_checked_before_the_work() -> None:
     assert unchecked == {"run methods"}
 
 
+def test_an_output_that_is_a_link_is_replaced_and_not_what_it_leads_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, link = tmp_path / "mine", tmp_path / "out.json"
+    mine.write_text("keep")
+    link.symlink_to(mine)
+    assert call(monkeypatch, "report", "--paper", "--out", str(link)) == 0
+    assert mine.read_text() == "keep"
+    assert not link.is_symlink()
+
+
 def test_no_word_of_the_help_is_taken_for_a_style() -> None:
     told = {option.help for verb in verbs().values() for option in verb.params if getattr(option, "help", None)}
     assert [text for text in told if render(text).plain != text] == []
