@@ -150,11 +150,11 @@ def off_topic(prompt: str, response: str) -> bool:
     It repeats none of the prompt's two or more content words, addresses nobody, orders, lists and offers nothing, and
     has no phrase of answering, excusing or asking back. An answer in words of its own mostly has one of these.
     """
-    wanted, count = words_of(prompt) - SMALL_WORDS, len(response.split())
+    content_words, count = words_of(prompt) - SMALL_WORDS, len(response.split())
     if (
-        len(wanted) < 2
+        len(content_words) < 2
         or not 4 <= count <= SHORT
-        or wanted & words_of(response)
+        or content_words & words_of(response)
         or not _ASKS_HOW.search(plain(prompt[: READ[0]]))
     ):
         return False

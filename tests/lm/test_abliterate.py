@@ -146,7 +146,12 @@ def test_blocks_that_write_along_the_direction_all_the_same_are_refused(monkeypa
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_rounding_of_half_precision_is_no_component(dtype: torch.dtype) -> None:
-    abliterated(tiny_model("Gemma2")[0].to(dtype), DIRECTION)
+    model, tokenizer = tiny_model("Gemma2")
+    before, _ = along(model, tokenizer)
+    changed = abliterated(model.to(dtype), DIRECTION)
+    after, length = along(changed.float(), tokenizer)
+    assert before > 0.1
+    assert 0 < after < 0.02 * max(length, 1)  # what the rounding of the weights leaves
 
 
 def test_what_rounding_left_where_the_stream_was_large_is_no_component() -> None:
