@@ -146,8 +146,7 @@ def train_and_save(
     with tempfile.TemporaryDirectory() as scratch, quietly():
         arguments = _arguments(work or Path(scratch), settings, saves=work is not None, tracking=watch.tracking)
         identity = _identity(lm, rows, lora, arguments, settings)
-        if rollouts is not None:
-            identity["rollouts"] = rollouts.identity()
+        identity |= {} if rollouts is None else {"rollouts": rollouts.identity()}
         last = _last_checkpoint(work, identity, arguments) if work else None
         trainer = DivergenceTrainer(
             lm.model,
@@ -172,12 +171,17 @@ def train_and_save(
             if held_out is not None:
                 trainer.evaluate()
         narrow(trainer.model, masters)
-        trainer.save_model(str(folder))
-        if trainer.is_world_process_zero():
-            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nothing here reads
-            if work:
-                write_json(folder / SETTINGS, identity)
+        _save(trainer, folder, identity if work else None)
     return _result(trainer, measured=held_out is not None)
+
+
+def _save(trainer: DivergenceTrainer, folder: Path, identity: dict[str, Any] | None) -> None:
+    """Write the model to `folder`, and training.json of what was trained where that is given."""
+    trainer.save_model(str(folder))
+    if trainer.is_world_process_zero():
+        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nothing here reads
+        if identity:
+            write_json(folder / SETTINGS, identity)
 
 
 def _launched_with(engine: str) -> bool:
