@@ -189,14 +189,15 @@ def _answer_jobs(sized: Sized) -> Iterator[Job]:
 
 
 def _train_jobs(sized: Sized) -> Iterator[Job]:
-    """Yield each model's training, and a reference pass for each set of rows, which all methods share."""
+    """Yield each model's training, and a reference pass over the rows trained on, which all methods share."""
     config, shape = sized.config, sized.shape
     scored: set[tuple[str, int]] = set()
     for model in sized.inputs.models:
         batch, plan = _pairs(sized, model.rows), model.plan
         if (model.recipe, plan.seed) not in scored:
             scored.add((model.recipe, plan.seed))
-            yield scoring(shape, model.name, "reference", batch, config.measure.batch_size)
+            share = min(1, _pairs_trained_on(model) / batch.rows)
+            yield scoring(shape, model.name, "reference", _times(batch, share), config.measure.batch_size)
         per_update = _times(batch, _pairs_trained_on(model) / updates_of(model) / batch.rows)
         batches = plan.pairs_per_update // plan.pairs_per_batch
         yield loading(shape, model.name, 1, model_of(config.model).dtype)

@@ -6,9 +6,9 @@ through once and the smaller one is repeated, so that a class can be missing fro
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from math import floor
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +29,7 @@ REFERENCE, NUMBER, SIDE = "divalign.reference", "divalign.number", "divalign.sid
 class Scored(NamedTuple):
     """An encoded row with its reference log-probability in nats and the cluster that a split keeps together.
 
+    `reference` is NaN of a row that the reference did not score, as of those that no update of a short training reads.
     `harmful` tells the prompt's class; None where the data do not. `number` is the row's in the data set, from 0.
     `offset` is of an aligned row: what the margin of its pair counts less, in nats of r.
     """
@@ -49,6 +50,19 @@ class Index(NamedTuple):
     counts: bool = True
 
 
+class RowNumbers(NamedTuple):
+    """Some of the aligned and of the unaligned rows, by their places among them."""
+
+    aligned: Sequence[int]
+    unaligned: Sequence[int]
+
+
+def rows_of(indices: Iterable[Index]) -> RowNumbers:
+    """Return the rows of couples, each once, in their order."""
+    couples = list(indices)
+    return RowNumbers(sorted({index.aligned for index in couples}), sorted({index.unaligned for index in couples}))
+
+
 class Couple(NamedTuple):
     """An aligned and an unaligned row of a batch."""
 
@@ -63,12 +77,20 @@ class Couples(Dataset):
     def __init__(self, aligned: Sequence[Scored], unaligned: Sequence[Scored], *, paired: bool) -> None:
         self.aligned, self.unaligned, self.paired = aligned, unaligned, paired
 
-    def set_references(self, aligned: Sequence[float], unaligned: Sequence[float]) -> None:
-        """Fill in reference log-probabilities that were not known when the rows were made, in nats."""
-        self.aligned, self.unaligned = (
-            [row._replace(reference=reference) for row, reference in zip(side, column, strict=True)]
-            for side, column in ((self.aligned, aligned), (self.unaligned, unaligned))
-        )
+    def numbers(self) -> RowNumbers:
+        """Return all rows' places."""
+        return RowNumbers(range(len(self.aligned)), range(len(self.unaligned)))
+
+    def texts(self, rows: RowNumbers) -> tuple[list[Encoded], list[Encoded]]:
+        """Return the tokens of some rows, aligned and unaligned."""
+        return [self.aligned[number].row for number in rows[0]], [self.unaligned[number].row for number in rows[1]]
+
+    def set_references(self, scored: RowNumbers, aligned: Sequence[float], unaligned: Sequence[float]) -> None:
+        """Fill in reference log-probabilities that were not known when the rows were made, in nats, of some rows."""
+        self.aligned, self.unaligned = list(self.aligned), list(self.unaligned)
+        for side, numbers, column in ((self.aligned, scored[0], aligned), (self.unaligned, scored[1], unaligned)):
+            for number, reference in zip(numbers, column, strict=True):
+                side[number] = side[number]._replace(reference=reference)
 
     def __len__(self) -> int:
         return max(len(self.aligned), len(self.unaligned))
@@ -90,7 +112,7 @@ class Couples(Dataset):
 
 def epoch_of(state: Any) -> int:
     """Return the number of an epoch that begins, from 0; `state` is Trainer's. A resumed one has a fraction done."""
-    return floor((state.epoch or 0) + 1e-6)
+    return math.floor((state.epoch or 0) + 1e-6)
 
 
 class CoupleSampler(Sampler, TrainerCallback):
@@ -205,13 +227,14 @@ def encode_rows(
     return EncodedRows(aligned, unaligned, named, classes, references, paired, counts, *beside)  # type: ignore[arg-type]
 
 
-def scored_couples(encoded: EncodedRows, references: tuple[list[float], list[float]]) -> Couples:
-    """Return the rows with their reference log-probabilities beside them."""
+def scored_couples(encoded: EncodedRows) -> Couples:
+    """Return the rows with the reference log-probabilities that the data bring, NaN where they bring none."""
+    unknown = [math.nan] * len(encoded.aligned), [math.nan] * len(encoded.unaligned)
     aligned, unaligned = (
         [Scored(*row) for row in zip(*columns, strict=True)]
         for columns in zip(
             (encoded.aligned, encoded.unaligned),
-            references,
+            encoded.references or unknown,
             encoded.clusters,
             encoded.harmful,
             encoded.numbers,
@@ -221,6 +244,21 @@ def scored_couples(encoded: EncodedRows, references: tuple[list[float], list[flo
     if any(encoded.offsets):
         aligned = [row._replace(offset=offset) for row, offset in zip(aligned, encoded.offsets, strict=True)]
     return Couples(aligned, unaligned, paired=encoded.paired)
+
+
+def unscored(rows: Sequence[Scored]) -> int:
+    """Return how many rows the reference did not score."""
+    return sum(math.isnan(row.reference) for row in rows)
+
+
+def check_scored(unknown: int, rows: int) -> None:
+    """Raise ValueError where the reference did not score some of `rows`, as of a training set those not trained on."""
+    if unknown:
+        raise ValueError(
+            f"{unknown} of {rows} rows have no log-probability under the reference: they are none of those that "
+            "max_steps or num_train_epochs, the seed and the batch size given to the trainer train on; make a trainer "
+            "with the arguments it is to train with, or give rows to measure as eval_dataset"
+        )
 
 
 def collate(
@@ -247,6 +285,7 @@ def collate(
         "reference": torch.tensor([row.reference for row in rows], dtype=dtype),
         "couples": len(counted),
         "numbers": torch.tensor([row.number for row in rows]),
+        "unscored": unscored(rows),  # may be more than 0 of a batch that is loaded ahead, and never read
     }
     if any(offsets := [item.aligned.offset for item in laid]):
         batch["offset"] = torch.tensor(offsets, dtype=dtype)

@@ -11,7 +11,7 @@ from divalign.core.logprobs import log_ratio
 from divalign.core.losses import LogRatios, RowBaselines
 from divalign.lm.decoding import evaluating
 from divalign.lm.score import sequence_log_probs
-from divalign.train.couples import Couples
+from divalign.train.couples import Couples, check_scored, unscored
 from divalign.train.prompt_baseline import baselines_of, row_baselines
 from divalign.train.readout import held_out_metrics, held_out_scores, is_supported
 from divalign.train.referenced import ReferencedTrainer
@@ -66,6 +66,7 @@ class MeasuredTrainer(ReferencedTrainer):
     def held_out_ratios(self, couples: Couples) -> LogRatios:
         """Return r of every row of a held-out set, aligned and unaligned."""
         rows = [*couples.aligned, *couples.unaligned]
+        check_scored(unscored(rows), len(rows))
         with evaluating(self.model), self.accelerator.autocast():
             scores = self.ranks.score(
                 [row.row for row in rows],

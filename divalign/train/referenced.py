@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
+from divalign.train.batched import BatchedTrainer
 from divalign.train.construction import encode_data
-from divalign.train.couples import Couples, RowCounts, scored_couples
-from divalign.train.ranks import Ranks
+from divalign.train.couples import Couples, RowCounts, RowNumbers, scored_couples
 from divalign.train.reference import reference_scores
-from divalign.train.stored import StoredTrainer
 
 
-class ReferencedTrainer(StoredTrainer):
+class ReferencedTrainer(BatchedTrainer):
     """A Trainer whose data sets are couples of rows, scored by the reference as the policy is scored."""
 
     row_counts: dict[str, RowCounts]
-    _waiting: list[Couples] | None
+    _waiting: list[tuple[Couples, RowNumbers]] | None
     _begun: bool
     _share: bool
     _pad_id: Any
@@ -25,36 +23,30 @@ class ReferencedTrainer(StoredTrainer):
     _on_reference: Any
     _can_share: Any
 
-    @property
-    def ranks(self) -> Ranks:
-        return Ranks(self.accelerator, self.args.process_index, self.args.world_size, self.args.device)
-
     def _named_couples(self, rows: Any) -> Any:
         if isinstance(rows, dict) and "prompt" not in rows:  # several sets, and not the columns of one
             return {name: self._couples(part, f"eval_dataset[{name!r}]") for name, part in rows.items()}
         return self._couples(rows, "eval_dataset")
 
     def _couples(self, rows: Any, name: str = "the data set") -> Couples | None:
-        """Tokenise rows and put the reference's log-probabilities beside them."""
+        """Tokenise rows and put the reference's log-probabilities beside those that will be read."""
         if rows is None:
             return None
         encoded = encode_data(rows, name, self._tokenizer, self.args)
         self.row_counts[name] = encoded.counts
         if self._sampled and name == "train_dataset":
             self._sampled.set_rows(encoded)
-        columns = encoded.references or self._reference_columns(encoded.aligned, encoded.unaligned)
-        if columns is not None:
-            return scored_couples(encoded, columns)
-        unknown = [math.nan] * len(encoded.aligned), [math.nan] * len(encoded.unaligned)
-        couples = scored_couples(encoded, unknown)
-        self._waiting = [*(self._waiting or []), couples]
+        couples = scored_couples(encoded)
+        if encoded.references is None:
+            rows = self._rows_trained_on(couples) if name == "train_dataset" else couples.numbers()
+            self._score(couples, rows)
         return couples
 
-    def _reference_columns(self, aligned: list, unaligned: list) -> tuple[list, list] | None:
+    def _score(self, couples: Couples, rows: RowNumbers) -> None:
         """Score rows with the reference as the policy is scored: same device, same precision, same layout.
 
-        Returns None where the weights are not sharded yet. Raises ValueError where training has begun and the reference
-        was the model itself.
+        Where the weights are not sharded yet, they wait for that. Raises ValueError where training has begun and the
+        reference was the model itself.
         """
         if self._begun and not self._reference.lasts:
             raise ValueError(
@@ -62,8 +54,9 @@ class ReferencedTrainer(StoredTrainer):
                 "eval_dataset, or give a ref_model, or bring ref_chosen_logps and ref_rejected_logps (ref_logps)"
             )
         if self._waiting is not None and not self._reference.another:
-            return None
-        return self._scores(aligned, unaligned, cached=not self._begun)
+            self._waiting.append((couples, rows))
+        else:
+            couples.set_references(rows, *self._scores(*couples.texts(rows), cached=not self._begun))
 
     def _scores(self, aligned: list, unaligned: list, *, cached: bool) -> tuple[list, list]:
         """Return the reference's log-probabilities of aligned and of unaligned rows, in nats."""
@@ -86,9 +79,8 @@ class ReferencedTrainer(StoredTrainer):
         if waiting is None:
             return
         self._share = self._can_share()
-        for couples in waiting:
-            rows = [[row.row for row in side] for side in (couples.aligned, couples.unaligned)]
-            couples.set_references(*self._scores(*rows, cached=True))
+        for couples, rows in waiting:
+            couples.set_references(rows, *self._scores(*couples.texts(rows), cached=True))
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """Do what Trainer does, which shards the weights; without a checkpoint they are still the reference's.

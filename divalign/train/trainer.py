@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
 from transformers import set_seed
 from transformers.trainer_utils import EvalPrediction
 
@@ -31,7 +30,7 @@ from divalign.train.construction import (
     load_tokenizer,
     warn_of_rounding,
 )
-from divalign.train.couples import Couples, CoupleSampler, collate
+from divalign.train.couples import check_scored, collate
 from divalign.train.displacement import REMEDY, displacement
 from divalign.train.lora_products import lora_by_products
 from divalign.train.measured import MeasuredTrainer
@@ -42,7 +41,6 @@ from divalign.train.policy_gradient import Rollouts, SampledStep, each_once, pro
 from divalign.train.precision import COMPUTED
 from divalign.train.prompt_baseline import HeadGradients, ends_of, make_head, row_baselines
 from divalign.train.prompt_clouds import COLUMNS, PromptClouds, check_prompts
-from divalign.train.ranks import Ranks
 from divalign.train.recording import Recorder, Unlogged
 from divalign.train.reference import adapt
 from divalign.train.rows import as_rows
@@ -51,7 +49,14 @@ from divalign.train.sharding import is_sharding, keep_outputs
 from divalign.train.unsupported import refuse_data_parallel
 
 logger = logging.getLogger(__name__)
-BESIDE = ("reference", "couples", "numbers", "offset", *COLUMNS)  # of a batch: no arguments of the model's forward
+BESIDE = (
+    "reference",
+    "couples",
+    "numbers",
+    "unscored",
+    "offset",
+    *COLUMNS,
+)  # of a batch: no arguments of the model's forward
 
 
 class DivergenceTrainer(MeasuredTrainer):
@@ -184,37 +189,12 @@ class DivergenceTrainer(MeasuredTrainer):
         with lora_by_products(self.model):
             return super().train(*args, **kwargs)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
-        couples: Any = train_dataset or self.train_dataset
-        at_once = self._couples_per_batch(couples) * self.args.world_size
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        window, multiple = at_once * self.args.gradient_accumulation_steps, at_once if self.args.world_size > 1 else 1
-        sampler = CoupleSampler(couples, seed, window=window, multiple=multiple)
-        self.remove_callback(CoupleSampler)
-        self.add_callback(sampler)
-        return sampler
-
-    def _couples_per_batch(self, couples: Couples, batch_size: int | None = None) -> int:
-        """Return the couples of a micro-batch: paired data count couples, unpaired data rows, two to a couple.
-
-        In training unpaired rows are an even number, which `encode_data` checks.
-        """
-        size = batch_size or self._train_batch_size
-        return size if couples.paired else max(1, size // 2)
-
-    def _couples_per_update(self, couples: Couples) -> int:
-        return self._couples_per_batch(couples) * self.args.gradient_accumulation_steps * self.args.world_size
-
-    def _get_dataloader(self, dataset: Any, description: str, batch_size: int, *args: Any, **kwargs: Any) -> DataLoader:
-        """Count rows for unpaired data: a couple is two of them."""
-        couples = self._couples_per_batch(dataset, batch_size)
-        return super()._get_dataloader(dataset, description, couples, *args, **kwargs)
-
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, None]:
         """Fetch the micro-batches of one update and, where the loss depends on all of them, look at them first."""
         if self._waiting is not None:
             raise RuntimeError("the reference was never scored: this transformers shards elsewhere; update it to 5.23")
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        check_scored(sum(batch["unscored"] for batch in batches), sum(len(batch["numbers"]) for batch in batches))
         count = max(len(batches), 1)
         couples = self.ranks.mean(float(sum(batch["couples"] for batch in batches)))
         tokens = self._mean_tokens(batches) if batches and any(self.objective.likelihood) else (0.0, 0.0)
@@ -265,11 +245,6 @@ class DivergenceTrainer(MeasuredTrainer):
             baseline = self.method.baseline(ratios)
         check_finite(baseline, "baseline", list(zip(parts, batches, strict=True)), update=self.state.global_step + 1)
         return baseline
-
-    @property
-    def ranks(self) -> Ranks:
-        """The processes of this training."""
-        return Ranks(self.accelerator, self.args.process_index, self.args.world_size, self.args.device)
 
     def _log_ratios(self, model: Any, inputs: dict[str, Any]) -> LogRatios:
         """Return r of the couples of a batch that count."""

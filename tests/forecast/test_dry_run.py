@@ -118,6 +118,16 @@ def test_own_answers_cost_worse_ones_too_where_a_recipe_reads_them(folder: Path)
     assert rows == [48, 72]  # 24 to train on and 24 to measure on, half of them benign
 
 
+def test_a_short_training_has_only_its_rows_scored_by_the_reference(folder: Path) -> None:
+    def rows(updates: int) -> int:
+        config = small(f"model.source={folder}", "data.recipes=[cr]", f"train.updates={updates}")
+        return sum(job.rows for job in dry_run(config, Path("/tmp")).jobs if job.stage == "reference")
+
+    each = small().train.pairs_per_update
+    assert rows(1) == each
+    assert each < rows(1000) == rows(2000)
+
+
 def test_an_attack_of_many_tries_costs_as_many_responses(folder: Path) -> None:
     def rows(attacks: str) -> int:
         config = small(f"model.source={folder}", f"measure.attacks={attacks}", "measure.rounds=3")

@@ -1,5 +1,7 @@
 """The reference is the model that was handed in: after training, through a cache, in half precision."""
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,11 @@ LORA: dict[str, Any] = {"r": 4, "target_modules": "all-linear", "task_type": "CA
 def trainer(folder: Path, model: Any = None, rows: list[dict] = TRAINED, **options: Any) -> DivergenceTrainer:
     made, tokenizer = tiny_model("Llama")
     other = {name: options.pop(name, None) for name in ("ref_model", "peft_config", "eval_dataset")}
-    settings: dict[str, Any] = {"learning_rate": 1e-2, "max_steps": 3, "beta": 0.5, **options}
+    settings: dict[str, Any] = {"learning_rate": 1e-2, "max_steps": 3, "beta": 0.5, "per_device_train_batch_size": 4,
+                                **options}  # fmt: skip
     args = DivergenceConfig(
         str(folder / "out"), report_to="none", use_cpu=True, save_strategy="no", disable_tqdm=True,
-        gradient_checkpointing=False, per_device_train_batch_size=4, **settings,
+        gradient_checkpointing=False, **settings,
     )  # fmt: skip
     return DivergenceTrainer(
         model if model is not None else made, args=args, train_dataset=rows, processing_class=tokenizer, **other
@@ -170,3 +173,43 @@ def test_the_seed_decides_where_an_adapter_starts(tmp_path: Path) -> None:
         starts.append(torch.cat([p.detach().flatten() for n, p in made.model.named_parameters() if "lora_A" in n]))
     assert starts[0].equal(starts[1])
     assert not starts[0].equal(starts[2])
+
+
+@pytest.mark.parametrize("unpaired", [False, True])
+@pytest.mark.parametrize("length", [{"max_steps": 2}, {"max_steps": -1, "num_train_epochs": 0.4}])
+def test_only_rows_that_are_trained_on_are_scored(tmp_path: Path, unpaired: bool, length: dict[str, Any]) -> None:
+    """A training on 8 of 24 pairs, against the same whose rows bring the log-probabilities of all of them."""
+    columns = ("ref_chosen_logps", "ref_rejected_logps")
+    many, whole = PAIRS, trainer(tmp_path, rows=PAIRS, max_steps=6)
+    sides = whole.train_dataset.aligned, whole.train_dataset.unaligned
+    bring = [{**row, **dict(zip(columns, (one[n].reference for one in sides), strict=True))}
+             for n, row in enumerate(PAIRS)]  # fmt: skip
+    if unpaired:
+        many, bring = ([*_singly(rows)] for rows in (many, bring))
+    options = {**length, "per_device_train_batch_size": 8 if unpaired else 4, "lr_scheduler_type": "constant"}
+    few, all_rows = (trainer(tmp_path, rows=rows, **options) for rows in (many, bring))
+    count = 8 if "num_train_epochs" not in length else 12
+    assert [sum(not math.isnan(row.reference) for row in side)
+            for side in (few.train_dataset.aligned, few.train_dataset.unaligned)] == [count, count]  # fmt: skip
+    for made in (few, all_rows):
+        made.train()
+    before, moved, expected = (
+        torch.cat([weight.flatten() for weight in made.model.parameters()]) for made in (whole, few, all_rows)
+    )
+    assert (moved - expected).norm() < 1e-4 * (expected - before).norm()
+
+
+def _singly(rows: list[dict]) -> Iterator[dict]:
+    for row in rows:
+        for side, label in (("chosen", True), ("rejected", False)):
+            known = {"ref_logps": row[f"ref_{side}_logps"]} if f"ref_{side}_logps" in row else {}
+            yield {"prompt": row["prompt"], "completion": row[side], "label": label, **known}
+
+
+def test_rows_that_were_not_scored_are_neither_measured_nor_trained_on(tmp_path: Path) -> None:
+    made = trainer(tmp_path, max_steps=1)
+    with pytest.raises(ValueError, match="16 of 24 rows have no log-probability under the reference"):
+        made.evaluate(made.train_dataset)
+    made.args.max_steps = 3
+    with pytest.raises(ValueError, match="make a trainer with the arguments it is to train with"):
+        made.train()
