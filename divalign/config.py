@@ -219,10 +219,13 @@ class Measure(Section):
     # Left out of config.yaml where it is the last alone, as in runs made before it was there.
     layers: Each[int] | None = Field(
         default=(-1,),
+        min_length=1,
         exclude_if=lambda value: value == (-1,),
         description="layers whose separation is measured, negative ones from the last; null: all, with a slider",
     )
-    divergences: Each[str] = Field(default=("js", "tv", "hellinger", "lecam", "kl"), description="names of DIVERGENCES")
+    divergences: Each[str] = Field(
+        default=("js", "tv", "hellinger", "lecam", "kl"), description="names of DIVERGENCES", min_length=1
+    )
     train_bound: bool = Field(
         default=False,
         exclude_if=lambda value: not value,

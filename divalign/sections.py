@@ -142,6 +142,8 @@ def _first(error: ValidationError, where: str, keys: Sequence[str]) -> str:
     """Turn pydantic's first complaint into a sentence that says what to change."""
     fault = error.errors()[0]
     place = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "too_short":
+        return f"{where}: {place} is {fault['input']!r}, expected at least one entry"
     if fault["type"] != "extra_forbidden":
         return f"{where}: {place} is {fault['input']!r:.200}; {fault['msg'][0].lower()}{fault['msg'][1:]}"
     nearest = difflib.get_close_matches(place, keys, n=1, cutoff=0.3)

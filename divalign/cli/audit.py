@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from divalign.cli.app import print_line, printed, progress_bar, to_file, with_options
+from divalign.cli.app import print_line, printed, progress_of, to_file, with_options
 from divalign.cli.data import File, From, data, read_prompt_file, refused_rows, with_lines
 
 Against = Annotated[list[Path] | None, typer.Option("--against", help="A file of evaluation prompts; may be repeated.")]
@@ -183,7 +183,7 @@ def _watched() -> Iterator[Callable[[str], Any]]:
     """Draw the checks as they go by."""
     from divalign.data.audit.checks import CHECKS
 
-    with progress_bar("audit", len(CHECKS), "checks") as advance:
+    with progress_of(quiet=False)("audit", len(CHECKS), "checks") as advance:
 
         @contextmanager
         def step(name: str) -> Iterator[None]:

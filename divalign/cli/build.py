@@ -60,7 +60,7 @@ def build(
     writing: Writing,
     recipe: Annotated[str, typer.Option(help="A name of RECIPES, cr_plus(SHARE), or pkg.module:thing.")] = "cr",
     n: Annotated[int | None, typer.Option(help="Rows, half of each class; all if left out.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of every random draw.", min=0)] = 0,
 ) -> None:
     """Build a training set, and the card that says what it was made from. A stopped build goes on."""
     from divalign.stages.build_set import SetPlan, build_set

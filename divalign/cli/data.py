@@ -98,7 +98,7 @@ def split_file(
     file: File,
     out: Annotated[Path, typer.Option(help="Folder: one file a side, and split.json.", callback=to_folder)],
     shares: Annotated[list[str] | None, typer.Option("--share", metavar="SIDE=SHARE", help="May be repeated.")] = None,
-    seed: Annotated[int, typer.Option(help="Another seed is another split.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed is another split.", min=0)] = 0,
 ) -> None:
     """Split rows by prompt cluster; rows that are added later move none of the others."""
     from divalign.data.files import stream_file

@@ -21,6 +21,7 @@ LEAST_MEMORY, LEAST_DISK = 1.5, 2.0  # GB: the tour takes 1.0 and 0.2, and a sys
 EXTRAS = {
     "gguf": ("gguf", "GGUF files"),
     "inspect": ("inspect_ai", "logs of inspect_ai"),
+    "ray": ("ray", "clusters"),
     "utility": ("lm_eval", "tasks of lm-eval"),
 }
 

@@ -15,7 +15,7 @@ from divalign.cli.app import app, print_line, printed, to_folder
 def lab(
     out: Annotated[Path, typer.Option(help="Folder for theory.md, theory.json and figures.", callback=to_folder)],
     worlds: Annotated[int, typer.Option(help="Finite worlds to draw.")] = 20,
-    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.", min=0)] = 0,
 ) -> None:
     """Try the theory on finite worlds: every claim with its target, what was reached, and whether it holds."""
     from divalign.lab.claims import run as run_lab

@@ -36,6 +36,8 @@ def report(
     what the paper's points say. With --methods the run's methods are compared on a page of Markdown instead; without
     RUN it says what they are. With --claims, RUN is the folder of a sweep.
     """
+    if claims is not None and (methods is not None or show_completions or out is not None):
+        raise ValueError("--claims writes one page, to the file that it names: leave --methods, --out and the rest out")
     if paper == bool(runs or methods is not None):
         raise ValueError("give a run folder, or --paper for the paper's points; not both")
     if out is not None and runs and len(runs) == 1:

@@ -39,7 +39,7 @@ class Where:
         str | None, typer.Option(help="Names of ATTACKS, separated by commas; prefills also word by word.")
     ] = None
     draws: Annotated[int, typer.Option(help="Bootstrap draws.", min=100)] = 1000
-    seed: Annotated[int, typer.Option(help="Of folds and draws.")] = 0
+    seed: Annotated[int, typer.Option(help="Of folds and draws.", min=0)] = 0
 
     def plan(self, batch_size: int) -> Any:
         """Return the plan of the separation stage."""

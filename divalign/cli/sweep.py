@@ -32,7 +32,7 @@ class Forecasting:
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what each run would cost on a GPU, and do nothing; needs no network.")
     ] = False
-    gpu: Annotated[str, typer.Option(help="With --dry-run: a100, h100 or h200.")] = "a100"
+    gpu: Annotated[str | None, typer.Option(help="With --dry-run: a100 (the default), h100 or h200.")] = None
 
 
 RandomWeights = Annotated[
@@ -76,8 +76,12 @@ def sweep(
 
     plan = load_sweep(config, overrides or ())
     if forecasting.dry_run:
-        show_gpu_cost(plan, forecasting.gpu)
+        show_gpu_cost(plan, forecasting.gpu or "a100")
         return
+    if forecasting.gpu:
+        raise ValueError(f"--gpu {forecasting.gpu} is for --dry-run; where a sweep works, model.device says on what")
+    if docs and place.shard:
+        raise ValueError("--docs is for the sweep that gathers all shards; a shard writes no study.md")
     if out is None:
         raise typer.BadParameter("name the folder of the sweep: --out DIR (only --dry-run goes without)")
     if random_weights:
@@ -107,7 +111,8 @@ def _do_shard(plan: Sweep, out: Path, shard: str, on: str | None, *, quiet: bool
 
     names = sweep_shard(plan, out, parse_shard(shard), execute=_executor(on), progress=progress_of(quiet=quiet))
     if not quiet:
-        print_line(f"done: {', '.join(names)}; next, after all shards: the same command without --shard")
+        done = ", ".join(names) or "nothing, as there are fewer runs than shards"
+        print_line(f"done: {done}; next, after all shards: the same command without --shard")
 
 
 @contextmanager

@@ -40,7 +40,7 @@ class Training(Cluster):
         Literal["own", "prompt"] | None,
         typer.Option(help="prompt: a learned function of the prompt for the method's own (train.baseline)."),
     ] = None
-    seed: Annotated[int, typer.Option(help="Of data order and responses.")] = 0
+    seed: Annotated[int, typer.Option(help="Of data order and responses.", min=0)] = 0
     epochs: Annotated[
         float | None, typer.Option(help="Passes over the rows, in place of train.updates and updates_on.")
     ] = None
@@ -77,7 +77,7 @@ def train(
     from divalign.stages.tracking import with_probes
     from divalign.study.plan import model_of, train_plan
 
-    resolved = load_config(config, [*(overrides or []), *training.overrides()])
+    resolved, trainer = load_config(config, [*(overrides or []), *training.overrides()]), training.trainer()
     silently = quiet or os.environ.get("RANK", "0") != "0"
     progress = progress_of(quiet=silently)
     plan = train_plan(resolved, method=training.method, recipe=data.recipe, seed=training.seed)
@@ -85,7 +85,7 @@ def train(
     rows = load_training_rows(file) if file else _recipe_rows(resolved, data.recipe, training.seed, out, progress)
     held_out = load_training_rows(data.held_out) if data.held_out else None
     plan = replace(plan, tracking=with_probes(plan.tracking, held_out or []))
-    training.trainer()(model_of(resolved.model), rows, plan, out, held_out=held_out, progress=progress)
+    trainer(model_of(resolved.model), rows, plan, out, held_out=held_out, progress=progress)
     if not silently:
         for line in _summary(out):
             print_line(line)

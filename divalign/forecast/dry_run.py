@@ -34,6 +34,7 @@ from divalign.stages.cost import (
     training,
     writing,
 )
+from divalign.stages.hidden import check_layers
 from divalign.stages.rewards import TRAINED
 from divalign.store import digest
 from divalign.study.plan import Aligned, answer_plan, attack_plan, check_names, model_of, training_rows
@@ -147,7 +148,9 @@ def _sized(config: Config) -> Sized:
     spec = model_of(config.model)
     options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
     tokenizer = read_tokenizer(spec.source, chat_template=spec.chat_template, **options)
-    return Sized(config, read_inputs(config), TokenizerLengths(tokenizer), model_shape(spec.source, **options))
+    shape = model_shape(spec.source, **options)
+    check_layers(config.measure.layers, shape.layers + 1)
+    return Sized(config, read_inputs(config), TokenizerLengths(tokenizer), shape)
 
 
 def _forecast(sized: Sized, machine: Machine) -> Forecast:

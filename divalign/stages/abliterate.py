@@ -12,6 +12,7 @@ from divalign.data.examples import Row, user_says
 from divalign.lm.abliterate import abliterated
 from divalign.lm.hidden import hidden_states
 from divalign.lm.load import LM
+from divalign.stages.hidden import check_layers, depth_of
 from divalign.stages.models import OpenModel, generated_by
 from divalign.stages.under_attack import sides
 from divalign.store import digest
@@ -30,13 +31,10 @@ def without_refusal_direction(
     Raises ValueError where both means are the same, as at the embeddings, and for a layer that does not exist.
     """
     texts, harmful = [user_says(row["prompt"]) for row in prompts], sides(prompts)[0]
+    check_layers([layer], depth_of(lm.model))
     changed = lm
     for _ in range(rounds):
         states = hidden_states(changed.model, lm.tokenizer, texts, batch_size=batch_size)["generation"]
-        if not -len(states) <= layer < len(states):
-            raise ValueError(
-                f"{lm.name} has no layer {layer}; it has 0 (the embeddings) to {len(states) - 1} (the last)"
-            )
         direction = refusal_direction(states[layer][~harmful], states[layer][harmful])
         changed = changed._replace(model=abliterated(changed.model, torch.as_tensor(direction)))
     key = digest("abliterated", lm.digest, texts, harmful.tolist(), layer, rounds)

@@ -18,7 +18,7 @@ from typing import Any
 
 from divalign import __version__
 from divalign.core.names import find
-from divalign.data.batching import render_turns
+from divalign.data.batching import encode_conversation, render_turns
 from divalign.data.columns import is_absent, truth
 from divalign.data.examples import Conversation, Row
 from divalign.limits import refuse_links
@@ -66,6 +66,21 @@ class AttackPlan:
     def files(self) -> list[str]:
         """Return the names of the files that the attacks leave beside their responses."""
         return [file for entry in self.attacks().values() if isinstance(entry, AdaptiveAttack) for file in entry.files]
+
+
+def check_lengths(plan: AttackPlan, prompts: Sequence[Row], tokenizer: Any, context: int) -> None:
+    """Raise ValueError for a prompt that under an attack of one turn leaves no room for a response in the context."""
+    new = plan.options.max_new_tokens
+    for name, entry in plan.attacks().items():
+        if isinstance(entry, AdaptiveAttack):
+            continue
+        for row in prompts:
+            length = len(encode_conversation(tokenizer, entry(row["prompt"])))
+            if length + new > context:
+                raise ValueError(
+                    f"prompt {row['id']} under the attack {name!r} is {length} tokens, which leaves no room for "
+                    f"{new} new ones in a context of {context}; leave it or the attack out"
+                )
 
 
 def attack(target: OpenModel, prompts: Sequence[Row], plan: AttackPlan, out: Path, *, progress: Progress) -> list[Row]:

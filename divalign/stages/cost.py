@@ -23,7 +23,8 @@ from typing import NamedTuple
 import psutil
 import torch
 
-from divalign.lm.shape import ModelShape
+from divalign.lm.shape import ModelShape, model_shape
+from divalign.stages.models import ModelSpec
 from divalign.train.speed import matmul_rate
 
 EFFICIENCY = 0.7  # of products inside a model against products alone
@@ -207,6 +208,13 @@ def free_memory(device: str) -> float:
     if torch.device(device).type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     return float(psutil.virtual_memory().available)
+
+
+def check_weights_fit(spec: ModelSpec, rank: int | None) -> None:
+    """Raise ValueError, before a model of a folder is loaded, where its weights and the optimiser cannot fit."""
+    if Path(spec.source).is_dir():
+        shape = model_shape(spec.source, trust_remote_code=spec.trust_remote_code)
+        check_memory(shape, dtype=spec.dtype, rank=rank, free=free_memory(spec.device))
 
 
 def check_memory(shape: ModelShape, *, dtype: str, rank: int | None, free: float) -> None:

@@ -46,6 +46,7 @@ def read_states(
 
     def make() -> dict[str, np.ndarray]:
         try:
+            check_layers(layers, depth_of(model.lm().model))
             return _select_layers(_states(model, texts, responses, read, answer_tokens, batch_size, progress), layers)
         except ValueError as error:
             raise ValueError(f"{model.name}: {error}") from error
@@ -102,11 +103,22 @@ def _states(
         return hidden_states(lm.model, lm.tokenizer, conversations, on_progress=advance, **options)
 
 
+def depth_of(model: Any) -> int | None:
+    """Return how many layers' states a model has, its embeddings among them; None where its configuration is silent."""
+    layers = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    return None if layers is None else layers + 1
+
+
+def check_layers(layers: Sequence[int] | None, depth: int | None) -> None:
+    """Raise ValueError for a layer that a model of so many layers' states has not."""
+    wrong = [layer for layer in layers or () if depth is not None and not -depth <= layer < depth]
+    if depth is not None and wrong:
+        raise ValueError(f"there is no layer {wrong[0]}; the model has 0 (the embeddings) to {depth - 1} (the last)")
+
+
 def _select_layers(states: Stack, layers: Sequence[int] | None) -> dict[str, np.ndarray]:
     depth = len(next(iter(states.values())))
-    wrong = [layer for layer in layers or () if not -depth <= layer < depth]
-    if wrong:
-        raise ValueError(f"there is no layer {wrong[0]}; it has 0 (the embeddings) to {depth - 1} (the last)")
+    check_layers(layers, depth)
     numbers = list(range(depth)) if layers is None else sorted({layer % depth for layer in layers} | {depth - 1})
     selected = {position: np.ascontiguousarray(stack[numbers]) for position, stack in states.items()}
     return {**selected, LAYERS: np.array(numbers), DEPTH: np.array([depth])}

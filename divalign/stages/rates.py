@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from divalign.core.stats import Estimate, Tested, clustered_difference, holm, paired_difference
+from divalign.data.columns import is_absent, truth
 from divalign.data.examples import Row
 from divalign.records import AttackRates, JudgeErrors, JudgeRates, PartRates, ProtocolRates, RateChange, WordingSpread
 from divalign.safety.adaptive import per_prompt
@@ -53,8 +54,11 @@ def judge_rates(
 
 def by_part(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Return the rows on topics of the training data ("test") and on held-out ones."""
+    values = [row.get("held_out") for row in rows]  # texts, where a file was written by hand
+    flags = [not is_absent(value) and truth(value, "held_out") for value in values]
     return {
-        part: [row for row in rows if bool(row.get("held_out", False)) is held_out] for part, held_out in PARTS.items()
+        part: [row for row, flag in zip(rows, flags, strict=True) if flag is held_out]
+        for part, held_out in PARTS.items()
     }
 
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from divalign import __version__
 from divalign.config import Config
 from divalign.core.stats import Estimate
-from divalign.data.batching import encode_conversation, encode_row
+from divalign.data.batching import encode_row
 from divalign.data.examples import Row
 from divalign.lm.memory import release
-from divalign.lm.shape import model_shape
 from divalign.records import (
     ModelResult,
     NotMeasured,
@@ -29,14 +28,14 @@ from divalign.records import (
     VerdictRecord,
     read_record,
 )
-from divalign.safety.adaptive import AdaptiveAttack
 from divalign.safety.suffix_search import check_room
 from divalign.stages.answers import answer_corpora
-from divalign.stages.attack import attack, read_prompts
+from divalign.stages.attack import attack, check_lengths, read_prompts
 from divalign.stages.corpus import Corpus, prompt_rows, read_corpus
-from divalign.stages.cost import check_memory, free_memory
+from divalign.stages.cost import check_weights_fit
 from divalign.stages.estimate import estimate
 from divalign.stages.folder import Clock, Progress, locked, silent
+from divalign.stages.hidden import check_layers, depth_of
 from divalign.stages.judge import judge
 from divalign.stages.models import ModelSpec, OpenModel, open_model, write_model_spec
 from divalign.stages.provenance import write_environment
@@ -275,7 +274,7 @@ def _point(model: ModelResult, successes: int, trials: int) -> ModelPoint:
 
 def _check_model(config: Config, inputs: Inputs) -> None:
     """Load the model and show it the longest texts, so that what does not fit is met before anything is written."""
-    _check_memory(config)
+    check_weights_fit(model_of(config.model), config.train.lora.rank if config.train.lora else None)
     lm = open_model(model_of(config.model)).lm()
     context = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None) or config.train.max_length
     if config.train.max_length > context:
@@ -285,36 +284,11 @@ def _check_model(config: Config, inputs: Inputs) -> None:
     for rows in [*(trained if config.train.too_long == "refuse" else []), *measured]:
         for row in rows:
             encode_row(lm.tokenizer, row["prompt"], "?", max_length=config.train.max_length)
-    _check_attacks(config, inputs.prompts, lm.tokenizer, context)
-    searched = [
-        plan
-        for model in inputs.models
-        if "gcg" in (plan := attack_plan(config, method=model.plan.method, recipe=model.recipe)).names
-    ]
-    if searched:
-        check_room(lm, read_prompts(inputs.prompts), searched[0].options, context=context)
-
-
-def _check_memory(config: Config) -> None:
-    """Raise ValueError, before the weights are loaded, where they and the optimiser cannot fit."""
-    spec, lora = model_of(config.model), config.train.lora
-    if Path(spec.source).is_dir():
-        shape, free = model_shape(spec.source, trust_remote_code=spec.trust_remote_code), free_memory(spec.device)
-        check_memory(shape, dtype=spec.dtype, rank=lora.rank if lora else None, free=free)
-
-
-def _check_attacks(config: Config, prompts: Sequence[Row], tokenizer: Any, context: int) -> None:
-    most = config.measure.max_new_tokens
-    entries = attack_plan(config).attacks()
-    single = {name: entry for name, entry in entries.items() if not isinstance(entry, AdaptiveAttack)}
-    for name, entry in single.items():
-        for row in prompts:
-            length = len(encode_conversation(tokenizer, entry(row["prompt"])))
-            if length + most > context:
-                raise ValueError(
-                    f"prompt {row['id']} under the attack {name!r} is {length} tokens, which leaves no room for "
-                    f"{most} new ones in a context of {context}; leave it or the attack out"
-                )
+    check_lengths(attack_plan(config), inputs.prompts, lm.tokenizer, context)
+    check_layers(config.measure.layers, depth_of(lm.model))
+    plans = [attack_plan(config, method=model.plan.method, recipe=model.recipe) for model in inputs.models]
+    for plan in [plan for plan in plans if "gcg" in plan.names][:1]:
+        check_room(lm, read_prompts(inputs.prompts), plan.options, context=context)
 
 
 def _publish(path: Path, results: Results) -> Results:

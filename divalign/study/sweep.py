@@ -14,9 +14,11 @@ from typing import NamedTuple
 
 from divalign import __version__
 from divalign.limits import read_text
+from divalign.lm.shape import model_shape
 from divalign.records import SweepRecord
 from divalign.sections import as_yaml
 from divalign.stages.folder import Clock, Progress, check_unclaimed, locked, silent
+from divalign.stages.hidden import check_layers
 from divalign.stages.models import open_model
 from divalign.stages.train import train_key
 from divalign.store import digest, write_bytes, write_json
@@ -101,10 +103,15 @@ def _check(plan: Sweep, runs: Sequence[PlannedRun]) -> None:
 
 
 def _check_abliterated(plan: Sweep, runs: Sequence[PlannedRun]) -> None:
-    """Raise ValueError where models of a recipe are to have copies, and no run but controls trains that recipe."""
+    """Raise ValueError for copies of a recipe that no run but controls trains, and for a layer that a base has not."""
+    if plan.abliterate is None:
+        return
     trained = sorted({recipe for planned in runs if planned.control is None for recipe in planned.config.data.recipes})
-    for recipe in sorted({*plan.abliterate.recipes}.difference(trained)) if plan.abliterate else ():
+    for recipe in sorted({*plan.abliterate.recipes}.difference(trained)):
         raise ValueError(f"abliterate.recipes has {recipe!r}, which no run trains; they train {', '.join(trained)}")
+    for spec in {model_of(planned.config.model) for planned in runs}:
+        options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
+        check_layers([plan.abliterate.layer], model_shape(spec.source, **options).layers + 1)
 
 
 def _claim(out: Path, plan: Sweep) -> None:

@@ -14,6 +14,7 @@ from divalign.sections import Real, Section, as_section, overridden, read_yaml, 
 from divalign.study.plan import file_name
 
 RESERVED = {"base", "abliterated"}  # in sweep.json, base models and copies without their refusal direction
+BASE = ("source", "revision", "dtype", "chat_template")  # keys of `model` that make another base of it
 ALL = "all"  # the runs that resources without a step are for
 
 
@@ -112,7 +113,8 @@ def _check_grid(grid: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
 
 def _planned(sweep: Sweep, steps: Sequence[tuple[str, Mapping[str, Any]]]) -> PlannedRun:
     names = [name for name, _ in steps]
-    bases = [any("model.source" in values for values in axis.values()) for axis in sweep.grid.values()]
+    base = {f"model.{key}" for key in BASE}
+    bases = [any(base & values.keys() for values in axis.values()) for axis in sweep.grid.values()]
     words = ", ".join(name for name, base in zip(names, bases, strict=True) if not base)
     setting = {key: value for _, values in steps for key, value in values.items()}
     name = file_name("-".join(names)) or "run"

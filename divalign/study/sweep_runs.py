@@ -24,16 +24,20 @@ from divalign.stages.sweep_measures import measure_extras
 from divalign.store import read_rows, write_bytes
 from divalign.study.plan import corpus_of
 from divalign.study.run import measure, model_result, run
-from divalign.study.sweep_config import Abliterate, PlannedRun, Sweep
+from divalign.study.sweep_config import BASE, Abliterate, PlannedRun, Sweep
 
 
 class RunTask(NamedTuple):
-    """One run of a sweep in the folder `out`; the base model's entry is among its results if `with_base`."""
+    """One run of a sweep in the folder `out`; the base model's entry is among its results if `with_base`.
+
+    `family` is what the base is called.
+    """
 
     run: PlannedRun
     plan: Sweep
     out: Path
     with_base: bool
+    family: str
 
     @property
     def folder(self) -> Path:
@@ -78,11 +82,22 @@ class FailedRunsError(RuntimeError):
 
 def tasks_of(runs: Sequence[PlannedRun], plan: Sweep, out: Path) -> list[RunTask]:
     """Return every run as a task; a base model is an entry of the first of its runs only."""
-    sources = [planned.config.model.source for planned in runs]
+    families = _families(runs)
     return [
-        RunTask(planned, plan, out, sources.index(source) == number)
-        for number, (planned, source) in enumerate(zip(runs, sources, strict=True))
+        RunTask(planned, plan, out, families.index(family) == number, family)
+        for number, (planned, family) in enumerate(zip(runs, families, strict=True))
     ]
+
+
+def _families(runs: Sequence[PlannedRun]) -> list[str]:
+    """Return each run's base model: its source, and what else it differs in from other runs' of this source."""
+    models = [planned.config.model.model_dump(include={*BASE}) for planned in runs]
+    names = []
+    for model in models:
+        alike = [other for other in models if other["source"] == model["source"]]
+        beside = [f"{key}={model[key]}" for key in BASE if any(other[key] != model[key] for other in alike)]
+        names.append(", ".join([model["source"], *beside]))
+    return names
 
 
 def in_turn(tasks: Sequence[RunTask], progress: Progress) -> list[Outcome]:
@@ -165,7 +180,7 @@ def _entry(
         run=planned.name,
         control=control,
         of=of,
-        family=planned.config.model.source,
+        family=context.task.family,
         recipe=recipe,
         length=planned.steps or None,
         verdicts=str(verdicts.relative_to(context.task.out)),

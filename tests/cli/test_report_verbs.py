@@ -52,6 +52,7 @@ def test_report_of_one_run_audits_its_training_sets_first(
     [
         (("report", "RUN", "--paper"), "not both"),
         (("report", "RUN", "--out", "x.html"), "--out is for --paper and for several runs"),
+        (("report", "RUN", "--claims", "c.md", "--methods", "m.md"), "--claims writes one page"),
         (("report", "RUN", "RUN"), "expected two or more run folders"),
         (("card",), "give a run folder, or --schema"),
         (("card", "RUN", "--model", "nobody"), "the run has no model 'nobody'"),

@@ -169,7 +169,7 @@ def test_memory_that_cannot_do_is_refused_before_the_weights_are_read(
 ) -> None:
     with pytest.raises(ValueError, match=r"needs at least 0\.7 GB of memory for 1 million parameters, and 0\.5 GB"):
         check_memory(TOY, dtype="float32", rank=None, free=0.5e9)
-    monkeypatch.setattr("divalign.study.run.free_memory", lambda device: 1e8)
+    monkeypatch.setattr("divalign.stages.cost.free_memory", lambda device: 1e8)
     with pytest.raises(ValueError, match="needs at least"):
         run(small(f"model.source={folder}"), tmp_path / "out")
     assert not (tmp_path / "out").exists()

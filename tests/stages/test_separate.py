@@ -162,7 +162,7 @@ def test_everything_is_found_again_by_content(folder: Path, measured: dict[str, 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--layers", "0,5"), "model0: there is no layer 5; it has 0 (the embeddings) to 2 (the last)"),
+        (("--layers", "0,5"), "model0: there is no layer 5; the model has 0 (the embeddings) to 2 (the last)"),
         (("--layers", "first"), "--layers 'first': expected all, or whole numbers"),
         (("--under-attack", "drect"), "did you mean 'direct'"),
         (("--trained-on", "trained.jsonl"), "2 of the prompts"),

@@ -167,6 +167,9 @@ def test_the_loop_runs_on_every_architecture(architecture: str, tmp_path: Path) 
         (["train.max_length=16"], "leaves no room for a response"),
         (["train.max_length=4096"], "the model's context 512"),
         (["measure.max_new_tokens=510"], "leaves no room for 510 new ones"),
+        (["measure.layers=[99]"], "there is no layer 99; the model has 0 (the embeddings) to 4 (the last)"),
+        (["measure.layers=[]"], "measure.layers is [], expected"),
+        (["measure.divergences=[]"], "measure.divergences is [], expected"),
         (["train.learning_rat=1"], "did you mean 'train.learning_rate'"),
     ],
 )

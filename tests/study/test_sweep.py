@@ -16,7 +16,7 @@ from divalign.sections import as_yaml
 from divalign.store import read_json, read_rows, write_json, write_rows
 from divalign.study.sweep import Shard, parse_shard, sweep, sweep_shard
 from divalign.study.sweep_config import Resources, Sweep, load_sweep, planned_runs
-from divalign.study.sweep_runs import FailedRunsError
+from divalign.study.sweep_runs import FailedRunsError, tasks_of
 from divalign.study.sweep_verdict import INDICATORS, points, weigh
 from divalign.study.verdict import verdicts
 from divalign.toy.world import requests
@@ -124,6 +124,7 @@ def test_a_stopped_sweep_resumes(folder: Path) -> None:
         ("rounds: 2", "rounds: 0", "abliterate.rounds is 0"),
         ("shuffled labels:", "short:", "two runs of the sweep are called alike"),
         ("shuffled labels:", "base:", "a control is called 'base', as sweep.json calls"),
+        ("{rounds: 2}", "{layer: 99}", "there is no layer 99; the model has 0 (the embeddings) to 4 (the last)"),
         ("{rounds: 2}", "{recipes: [crr]}", "abliterate.recipes has 'crr', which no run trains"),
         ("grid: {length", "grid: {none: {}, length", "grid.none has no steps, so there is no run"),
         (
@@ -211,6 +212,38 @@ def test_another_base_is_another_family_and_no_other_recipe(tmp_path: Path) -> N
     ours, other = models[1], models[3]
     assert ours.recipe == other.recipe == "kldo on cr, short"
     assert (ours.family, other.family) == ("toy", str(tmp_path / "other"))
+
+
+def test_one_source_in_two_types_is_two_bases(tmp_path: Path) -> None:
+    axis = "{base: {wide: {model.dtype: float32}, half: {model.dtype: bfloat16}}, "
+    (tmp_path / "two.yaml").write_text(TINY.replace("grid: {", f"grid: {axis}"))
+    plan = load_sweep(tmp_path / "two.yaml")
+    tasks = tasks_of(planned_runs(plan), plan, tmp_path)
+    assert [(task.run.steps, task.family, task.with_base) for task in tasks] == [
+        ("short", "toy, dtype=float32", True),
+        ("long", "toy, dtype=float32", False),
+        ("short", "toy, dtype=bfloat16", True),
+        ("long", "toy, dtype=bfloat16", False),
+        ("", "toy, dtype=auto", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--gpu", "h100"), "--gpu h100 is for --dry-run"),
+        (("--shard", "1/2", "--docs", "docs"), "--docs is for the sweep that gathers all shards"),
+    ],
+)
+def test_an_option_without_effect_is_refused(
+    arguments: tuple[str, ...], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    assert call(monkeypatch, "sweep", "tiny.yaml", "--out", "out", *arguments) == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_sweeps_folder_is_left_alone(folder: Path, tmp_path: Path) -> None:
