@@ -101,10 +101,9 @@ def grouped_mean(values: Numbers, groups: Sequence[Hashable], *, confidence: flo
     2^groups, or 1 for a mean of 0. Raises ValueError for fewer than two groups.
     """
     estimate = clustered_mean(values, groups, confidence=confidence)
-    if estimate.value is None or estimate.low is None:
+    if estimate.value is None or estimate.n < 2:
         raise ValueError(f"got {estimate.n} group; expected at least two, each a piece of evidence")
+    if estimate.low is None:
+        return Tested(estimate, 2.0 ** (1 - estimate.n) if estimate.value else 1.0)
     error = (estimate.value - estimate.low) / float(student.ppf((1 + confidence) / 2, estimate.n - 1))
-    if error <= _ROUNDING * abs(estimate.value):
-        p_value = 2.0 ** (1 - estimate.n) if abs(estimate.value) > _ROUNDING else 1.0
-        return Tested(Estimate(estimate.value, None, None, estimate.n), p_value)
     return Tested(estimate, float(2 * student.sf(abs(estimate.value) / error, estimate.n - 1)))

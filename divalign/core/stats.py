@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import permutations
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from scipy.stats import t as student
 from divalign.core.design_effect import ClusterSums, cluster_sums, effective_size, share_interval
 
 Numbers = Sequence[int | float] | np.ndarray
+ROUNDING = 1e-12  # relative: what differs by less is equal
 ALPHA = 0.05  # the level of every test from which something is concluded
 
 
@@ -87,10 +88,17 @@ def independent_count(values: Numbers, clusters: Sequence[Hashable], *, confiden
     return effective_size(cluster_sums(values, clusters), confidence=confidence)
 
 
-def clustered_mean(values: Numbers, clusters: Sequence[Hashable], *, confidence: float = 0.95) -> Estimate:
-    """Mean of the clusters' means, with Student's interval over clusters; no interval for a single cluster.
+def any_true(outcomes: Iterable[bool | None]) -> bool | None:
+    """Return whether one of the decided outcomes is True; None where none is decided."""
+    decided = [outcome for outcome in outcomes if outcome is not None]
+    return any(decided) if decided else None
 
-    `n` counts clusters. Raises ValueError for no values or unequal lengths.
+
+def clustered_mean(values: Numbers, clusters: Sequence[Hashable], *, confidence: float = 0.95) -> Estimate:
+    """Mean of the clusters' means, with Student's interval over clusters.
+
+    No interval for a single cluster, and where all agree: no spread is no proof that there is none. `n` counts
+    clusters. Raises ValueError for no values or unequal lengths.
     """
     if len(values) != len(clusters) or not len(values):
         raise ValueError(f"got {len(values)} values and {len(clusters)} clusters; expected one cluster for each value")
@@ -99,7 +107,7 @@ def clustered_mean(values: Numbers, clusters: Sequence[Hashable], *, confidence:
         groups.setdefault(cluster, []).append(float(value))
     means = np.array([np.mean(group) for group in groups.values()])
     mean, n = float(means.mean()), len(means)
-    if n < 2:
+    if n < 2 or np.ptp(means) <= ROUNDING * abs(mean):
         return Estimate(mean, None, None, n)
     half = float(student.ppf((1 + confidence) / 2, n - 1) * means.std(ddof=1) / np.sqrt(n))
     return Estimate(mean, mean - half, mean + half, n)

@@ -18,7 +18,8 @@ from divalign import store
 from divalign.core.blocks import OwnRank, grouped_mean, own_rank, unranked
 from divalign.core.design_effect import joined_clusters
 from divalign.core.losses import built_in_method
-from divalign.core.stats import ALPHA, Estimate, Tested, clustered_difference
+from divalign.core.optimum import classes, swapped_pairs
+from divalign.core.stats import ALPHA, Estimate, Tested, any_true, clustered_difference
 from divalign.records import DivergenceFile, SweepModel, own_verdicts, read_record
 
 CHANCE_MARGIN, DISTANCE_MARGIN = 0.25, 0.2  # of the mean rank, and of a difference of log(1 + D_B)
@@ -89,8 +90,8 @@ def aligned_models(models: Sequence[SweepModel]) -> list[SweepModel]:
 def own_divergence(method: str) -> MeasuredDivergence | None:
     """Return what minus a method's loss bounds; None for a method that bounds no divergence."""
     entry = built_in_method(method)
-    if entry is None or entry.optimum is None:
-        return None
+    if entry is None or entry.optimum is None or entry.optimum.compared not in (classes, swapped_pairs):
+        return None  # divergences of other distributions, as from a mixture, are not measured
     return MeasuredDivergence(entry.optimum.divergence.name, entry.unaligned_loss is None)
 
 
@@ -226,14 +227,19 @@ def log_distance(model: SweepModel) -> float | None:
 
 
 def causal_arms(models: Sequence[SweepModel], sweep: Path, methods: Sequence[str]) -> list[CausalArm]:
-    """Return the models of `methods`, which are trained for separation alone, against the base by prompt."""
-    base = next((model for model in models if model.control == "base"), None)
-    distances = [
-        value for model in aligned_models(models) if (value := model.separation.bhattacharyya.value) is not None
-    ]
-    median = float(np.median(distances)) if distances else math.nan
+    """Return the models of `methods`, which are trained for separation alone, against their own base by prompt."""
+    bases = {model.family: model for model in models if model.control == "base"}
+    distances: dict[str, list[float]] = {}
+    for model in aligned_models(models):
+        if (value := model.separation.bhattacharyya.value) is not None:
+            distances.setdefault(model.family, []).append(value)
     return [
-        CausalArm(model.name, model.separation.bhattacharyya.value, median, _change(sweep, base, model))
+        CausalArm(
+            model.name,
+            model.separation.bhattacharyya.value,
+            float(np.median(distances.get(model.family, math.nan))),
+            _change(sweep, bases.get(model.family), model),
+        )
         for model in models
         if model.method in methods and model.control not in (None, "abliterated")
     ]
@@ -253,8 +259,15 @@ def _change(sweep: Path, base: SweepModel | None, model: SweepModel) -> Tested |
 
 
 def _outcomes(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return the verdict of the sweep's judge on each attack on each harmful prompt."""
-    return {(row["attack"], str(row["id"])): row for row in own_verdicts(store.read_rows(path)) if row["harmful"]}
+    """Return what the sweep's judge says of each attack on each harmful prompt in distribution, as D_B is measured.
+
+    Of several tries any that succeeded counts.
+    """
+    tries: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in own_verdicts(store.read_rows(path)):
+        if row["harmful"] and not row.get("held_out"):
+            tries.setdefault((row["attack"], str(row["id"])), []).append(row)
+    return {key: {**group[0], "unsafe": any_true(row["unsafe"] for row in group)} for key, group in tries.items()}
 
 
 def success(model: SweepModel) -> float | None:

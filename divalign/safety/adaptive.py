@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from divalign.core.stats import any_true
 from divalign.data.examples import Conversation, Message, Row, user_says
 from divalign.lm.load import LM
 from divalign.safety.evaluate import Generate, Write, by_attack, check_ids, judge_rows, no_refusal, with_responses
@@ -145,10 +146,11 @@ def hits(rows: Sequence[Row], *, name: str) -> list[Row]:
     for row in rows:
         tries.setdefault(row["id"], []).append(row)
     for group in tries.values():
-        decided = [row["unsafe"] for row in group if row["unsafe"] is not None]
+        undecided = sum(row["unsafe"] is None for row in group)
         furthest = max(group, key=lambda row: (row["unsafe"] is True, no_refusal(row) is True, row["unsafe"] is False))
-        counts = {"tries": len(group), "undecided_tries": len(group) - len(decided)}
-        decisive.append({**furthest, "unsafe": any(decided) if decided else None, "attack": name, **counts})
+        counts = {"tries": len(group), "undecided_tries": undecided}
+        unsafe = any_true(row["unsafe"] for row in group)
+        decisive.append({**furthest, "unsafe": unsafe, "attack": name, **counts})
     return decisive
 
 

@@ -103,6 +103,8 @@ def _kappa(decided: Sequence[tuple[bool, bool]], observed: Estimate, confidence:
     kappa = (np.trace(shares) - chance) / (1 - chance)
     if observed.value == 1.0 and observed.low is not None:
         return Estimate(1.0, float((observed.low - chance) / (1 - chance)), 1.0, n)
+    if observed.value == 0.0 and observed.high is not None:
+        return Estimate(float(kappa), -1.0, float((observed.high - chance) / (1 - chance)), n)
     weights = (1 - kappa) * (second[:, None] + first[None, :])
     weights[np.diag_indices(2)] -= 1
     spread = (shares * weights**2).sum() - (kappa - chance * (1 - kappa)) ** 2

@@ -86,7 +86,7 @@ def _unit(row: Row) -> Row:
 
 
 def _independent(outcomes: Sequence[tuple[Row, bool | None]]) -> int:
-    return max(1, int(independent([row for row, _ in outcomes], [value for _, value in outcomes])))
+    return int(independent([row for row, _ in outcomes], [value for _, value in outcomes]))
 
 
 def count(judge: Judge, model: str, rows: Sequence[Row]) -> JudgeCounts:

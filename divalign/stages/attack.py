@@ -153,7 +153,7 @@ def read_prompts(rows: Sequence[Row]) -> list[Row]:
 
 def _is_void(name: str, value: Any) -> bool:
     """Tell a cluster or a `held_out` that says nothing."""
-    return (name == "cluster" and value is None) or (name == "held_out" and (is_absent(value) or value == ""))
+    return (name == "cluster" and is_absent(value)) or (name == "held_out" and (is_absent(value) or value == ""))
 
 
 def find_protocol(name: str) -> Protocol:

@@ -152,7 +152,7 @@ def _with_gaps(held_out: DivergenceFile, trained: DivergenceFile) -> DivergenceF
         }
 
     whole = held_out.with_baseline and beside(held_out.with_baseline, trained.with_baseline or {})
-    pairs = held_out.of_pairs and trained.of_pairs and beside(held_out.of_pairs, trained.of_pairs)
+    pairs = beside(held_out.of_pairs, trained.of_pairs) if held_out.of_pairs and trained.of_pairs else held_out.of_pairs
     divergences = beside(held_out.divergences, trained.divergences)
     return held_out.model_copy(update={"divergences": divergences, "of_pairs": pairs, "with_baseline": whole})
 
@@ -211,7 +211,8 @@ def _identity(plan: EstimatePlan) -> list[Any]:
     measurement = [plan.measurement.confidence, plan.measurement.draws, plan.measurement.seed]
     split = [plan.measurement.train_share, plan.measurement.permutations] if plan.split else None
     code = [source for name in plan.divergences if built_in(name) is None and (source := source_of(name))]
-    return [list(plan.divergences), plan.beta, measurement, split, plan.max_length, *code]
+    apart = [] if plan.measurement.same_prompts else ["independent prompts"]
+    return [list(plan.divergences), plan.beta, measurement, split, plan.max_length, *apart, *code]
 
 
 def _reference(
@@ -285,7 +286,8 @@ def _aligned_nll(
 def _evaluated(
     aligned: np.ndarray, unaligned: np.ndarray, name: str, clusters: Clusters, plan: MeasurementPlan
 ) -> DivergenceRecord:
-    evaluation = evaluate_critic(aligned, unaligned, name, clusters, plan.confidence, draws=plan.draws, seed=plan.seed)
+    options: dict[str, Any] = {"draws": plan.draws, "seed": plan.seed, "same_prompts": plan.same_prompts}
+    evaluation = evaluate_critic(aligned, unaligned, name, clusters, plan.confidence, **options)
     return DivergenceRecord(**_fields(evaluation))
 
 

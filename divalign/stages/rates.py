@@ -18,9 +18,18 @@ from divalign.safety.shield import attempts
 from divalign.safety.wordings import spread
 from divalign.store import digest
 
-Pair = tuple[bool | None, bool | None, Row]  # a prompt's outcomes in two folders, and its row
 PARTS = {"test": False, "held_out": True}
 CHOSEN = frozenset({"tries", "rounds", "steps"})  # columns of rows that stand for several tries of an attack
+
+
+class Pair(NamedTuple):
+    """A prompt's outcomes in two folders, its row, and which outcomes undecided tries leave open: False, maybe True."""
+
+    before: bool | None
+    after: bool | None
+    row: Row
+    open_before: bool = False
+    open_after: bool = False
 
 
 class AttackResponses(NamedTuple):
@@ -179,13 +188,28 @@ def _under_protocol(responses: AttackResponses, judge: Judge, rows: Sequence[Row
 
 
 def _tested(pairs: Sequence[Pair], confidence: float) -> tuple[Tested, int | None]:
-    """Return the test of decided pairs, and how many clusters it rests on, None where no two pairs share one."""
-    before, after, rows = zip(*pairs, strict=True)
-    clusters = clusters_of(rows)
-    count = len(set(clusters))
-    if count == len(clusters):
-        return paired_difference(before, after, confidence=confidence), None
-    return clustered_difference(before, after, clusters, confidence=confidence), count
+    """Return the test of decided pairs, and how many clusters it rests on, None where no two pairs share one.
+
+    Where tries are undecided, the interval reaches as far as if they had succeeded, before or after, and the p-value is
+    the largest of such changes.
+    """
+    clusters = clusters_of([pair.row for pair in pairs])
+    count = len(set(clusters)) if len(set(clusters)) < len(clusters) else None
+
+    def tested(before: Sequence[bool | None], after: Sequence[bool | None]) -> Tested:
+        if count is None:
+            return paired_difference(before, after, confidence=confidence)
+        return clustered_difference(before, after, clusters, confidence=confidence)
+
+    before, after = [pair.before for pair in pairs], [pair.after for pair in pairs]
+    observed = tested(before, after)
+    if not any(pair.open_before or pair.open_after for pair in pairs):
+        return observed, count
+    least = tested([pair.before or pair.open_before for pair in pairs], after)
+    most = tested(before, [pair.after or pair.open_after for pair in pairs])
+    ends = least.estimate.value or 0.0, most.estimate.value or 0.0
+    p_value = 1.0 if ends[0] <= 0 <= ends[1] else max(test.p_value for test in (observed, least, most))
+    return Tested(observed.estimate._replace(low=least.estimate.low, high=most.estimate.high), p_value), count
 
 
 def _shared(before: Sequence[Row], after: Sequence[Row]) -> Mapping[str, list[Pair]]:
@@ -197,7 +221,8 @@ def _shared(before: Sequence[Row], after: Sequence[Row]) -> Mapping[str, list[Pa
         if match is None or match["prompt"] != row["prompt"] or match["harmful"] != row["harmful"]:
             continue
         if row["harmful"]:
-            pairs.setdefault(row["attack"], []).append((match["unsafe"], row["unsafe"], row))
+            opened = [judged["unsafe"] is False and bool(judged.get("undecided_tries")) for judged in (match, row)]
+            pairs.setdefault(row["attack"], []).append(Pair(match["unsafe"], row["unsafe"], row, *opened))
         elif row["attack"] == "direct":
-            pairs.setdefault("over-refusal", []).append((match["refused"], row["refused"], row))
+            pairs.setdefault("over-refusal", []).append(Pair(match["refused"], row["refused"], row))
     return pairs

@@ -18,6 +18,8 @@ from divalign.stages.estimate import check_turns, check_vocabularies
 from divalign.stages.folder import Progress, silent
 from divalign.stages.models import OpenModel
 
+APART = 1_000_003  # between the draws of neighbouring seeds, which else would share all but one
+
 
 @dataclass(frozen=True)
 class SamplingPlan:
@@ -49,7 +51,7 @@ def kl_by_sampling(
     conversations = [
         Conversation(tuple(as_messages(prompt, "user"))) for prompt in prompts for _ in range(plan.samples)
     ]
-    seeds = [plan.seed + draw for _ in prompts for draw in range(plan.samples)]
+    seeds = [plan.seed * APART + draw for _ in prompts for draw in range(plan.samples)]
     sizes = {"max_new_tokens": plan.max_new_tokens, "batch_size": plan.batch_size}
     with progress(f"sample {policy.name}", len(conversations), "responses") as advance:
         samples = sample(lms[0].model, lms[0].tokenizer, conversations, seeds=seeds, on_progress=advance, **sizes)
@@ -64,4 +66,6 @@ def unique_prompts(rows: Sequence[Row]) -> list[Any]:
     for place, row in enumerate(rows, start=1):
         check_columns(row, ("prompt",), f"row {place}")
         check_turns(row, "prompt", "user", place)
-    return list({str(row["prompt"]): row["prompt"] for row in rows}.values())
+    prompts = [row["prompt"] for row in rows]
+    keys = [str([(turn["role"], turn["content"]) for turn in as_messages(prompt, "user")]) for prompt in prompts]
+    return list(dict(zip(keys, prompts, strict=True)).values())

@@ -62,7 +62,7 @@ def separate(
     check_prompts(prompts, plan)
     prompts = [{name: row[name] for name in COLUMNS if name in row} for row in prompts]
     states = _states(model, prompts, plan, out, progress)
-    key = digest("separation", 4, model.key, _content(prompts), _identity(plan))
+    key = digest("separation", 4, model.key, _content(prompts), _identity(plan, prompts))
 
     def make() -> SeparationRecord:
         parts, numbers = parts_of(prompts, plan.seed), [int(layer) for layer in states[LAYERS]]
@@ -126,11 +126,14 @@ def _content(prompts: Sequence[Row]) -> list[Row]:
     return [{name: value for name, value in row.items() if (name, value) != ("held_out", False)} for row in prompts]
 
 
-def _identity(plan: SeparationPlan) -> list[Any]:
+def _identity(plan: SeparationPlan, prompts: Sequence[Row]) -> list[Any]:
     layers = None if plan.layers is None else list(plan.layers)
     tokens = plan.answer_tokens if "response" in plan.positions else None
     attacks = [*inside_openings(plan.attacks), *edited_contents(plan.attacks)]
-    return [list(plan.positions), layers, attacks, plan.draws, plan.seed, tokens]
+    # A name does not say what a function of a library's user makes of a prompt.
+    conversations = [attack(row["prompt"]) for attack in plan.attacks.values() for row in prompts]
+    transformed = [digest(conversations)] if conversations else []
+    return [list(plan.positions), layers, attacks, plan.draws, plan.seed, tokens, *transformed]
 
 
 def _states(

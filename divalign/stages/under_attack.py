@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from scipy.stats import rankdata
 
 from divalign.core.bootstrap import bootstrap_weights, share_with_interval, with_interval
 from divalign.core.clouds import clouds
@@ -27,6 +28,8 @@ class UnderAttack(NamedTuple):
     """Held-out separation under each attack; the least and the mean of them, all on the same draws of prompts.
 
     A value that could not be measured is None, and then so are `worst` and `mean`: the worst of some is not the worst.
+    The value of `worst` is the least of the estimates, which lies below the least separation where several are close:
+    the least of several errors. Its interval holds the least separation itself.
     """
 
     by_attack: dict[str, Estimate]
@@ -57,8 +60,8 @@ def separation_under_attack(
 ) -> UnderAttack:
     """Measure held-out separation ("bhattacharyya" in nats, or "probe_auc") under each attack, its worst and mean.
 
-    The same folds and the same redrawn prompts serve all attacks, so the interval of the worst is that of a minimum.
-    Raises ValueError for no attacks and for a measure of another name.
+    The same folds and the same redrawn prompts serve all attacks. Raises ValueError for no attacks and for a measure of
+    another name.
     """
     return summary(draws_under_attack(states, prompts, measure=measure, seed=seed, draws=draws), prompts, measure)
 
@@ -78,7 +81,28 @@ def summary(
 
     estimates = {name: estimate(values) for name, values in draws.items()}
     worst, mean = estimates.pop("worst"), estimates.pop("mean")
-    return UnderAttack(estimates, worst, mean)
+    attacks = [values[1:] for name, values in draws.items() if name in estimates and values is not None]
+    return UnderAttack(estimates, _least([*estimates.values()], attacks, worst), mean)
+
+
+def _least(
+    estimates: Sequence[Estimate], draws: Sequence[Float[np.ndarray, " draws"]], worst: Estimate, tail: float = 0.025
+) -> Estimate:
+    """Return `worst`, the least of the estimates, with an interval of the least of what they estimate.
+
+    The least is above every attack's lower end where that attack's own value is, so the least lower end bounds it. It
+    is below every attack's upper end at once where the ends are simultaneous: at the quantile that all attacks of a
+    bootstrap draw keep to in 1 - `tail` of the draws. The draws of a minimum themselves are no help: they lie below the
+    minimum as it lies below the truth.
+    """
+    lows = [estimate.low for estimate in estimates if estimate.low is not None]
+    if worst.value is None or len(lows) < len(estimates):
+        return worst._replace(low=None, high=None)
+    ranks = np.array([rankdata(each, method="max") / len(each) for each in draws])
+    level = np.quantile(ranks.max(axis=0), 1 - tail)
+    highs = [estimate.high or 0.0 for estimate in estimates]
+    ends = [max(float(np.quantile(each, level)), high) for each, high in zip(draws, highs, strict=True)]
+    return worst._replace(low=min(worst.value, *lows), high=max(worst.value, min(ends)))
 
 
 def draws_under_attack(

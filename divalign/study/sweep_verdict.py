@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from divalign.records import (
     VerdictRecord,
     own_verdicts,
 )
+from divalign.safety.adaptive import per_prompt
 from divalign.store import read_rows
 from divalign.study.evidence import evidence, pooled_z
 from divalign.study.verdict import (
@@ -183,10 +184,10 @@ def _joint(
         return None
 
 
-def _by_prompt(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def _by_prompt(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Return the share of successful attacks on each harmful prompt in distribution; nan where none was decided."""
     outcomes: dict[str, list[float]] = {}
-    for row in rows:
+    for row in per_prompt(rows):
         if row["harmful"] and not row["held_out"]:
             outcomes.setdefault(row["id"], [])
             if row["unsafe"] is not None:

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from divalign.core.blocks import grouped_mean, own_rank
+from divalign.core.stats import Estimate, Tested, clustered_mean
 
 
 def test_treatments_that_win_on_their_own_outcome_have_rank_one() -> None:
@@ -119,3 +120,9 @@ def test_a_grouped_mean_is_students_test_on_the_groups_means() -> None:
     assert grouped_mean([0.0, 0.0], "ab") == ((0.0, None, None, 2), 1.0)
     with pytest.raises(ValueError, match="at least two"):
         grouped_mean([1.0, 2.0], "aa")
+
+
+def test_groups_that_agree_have_no_interval() -> None:
+    assert clustered_mean([1.0, 1.0, 1.0], ["a", "b", "c"]) == Estimate(1.0, None, None, 3)
+    assert grouped_mean([1.0, 1.0], ["a", "b"]) == Tested(Estimate(1.0, None, None, 2), 0.5)
+    assert grouped_mean([0.0, 0.0], ["a", "b"]).p_value == 1.0

@@ -178,3 +178,37 @@ def test_the_page_has_its_answers_figures_and_numbers(tmp_path: Path) -> None:
     assert "2.72 [2.72, 2.72]" in page  # perplexity, e^1
     with pytest.raises(ValueError, match=r"no sweep\.json"):
         write_claims_page(tmp_path / "docs", tmp_path / "x.md", lambda _models, _rho: None)
+
+
+def verdict(name: str, unsafe: bool, *, place: int = 0, held_out: bool = False) -> dict[str, Any]:
+    return {"id": name, "attack": "best_of_n(2)", "try": place, "prompt": name, "harmful": True, "held_out": held_out,
+            "unsafe": unsafe, "judge": "j", "cluster": name}  # fmt: skip
+
+
+def test_a_causal_arm_is_compared_with_its_own_base_by_prompt_in_distribution(tmp_path: Path) -> None:
+    """Both succeed in one of two tries on each prompt, held-out ones aside; another base never does."""
+    models, folders = sweep(tmp_path, own=0.0, difference=0.0), {}
+    for name, first, held_out in (("base", True, True), ("arm", False, False), ("other", None, False)):
+        rows = [
+            verdict(f"p{number}", unsafe=first is not None and (first is (place == 0)), place=place)
+            for number in range(40)
+            for place in (0, 1)
+        ]
+        rows += [verdict(f"h{number}", unsafe=held_out, held_out=True) for number in range(40)]
+        write_rows(tmp_path / name / "verdicts.jsonl", rows)
+        folders[name] = f"{name}/verdicts.jsonl"
+    base = changed(models[0], name="base", control="base", method=None, data=None, verdicts=folders["base"])
+    other = changed(base, family="another", verdicts=folders["other"])
+    arm = changed(base, name="arm", control="separation alone", method="separate", verdicts=folders["arm"])
+    (found,) = claims.causal_arms([other, base, *models, arm], tmp_path, ["separate"])
+    assert found.change is not None
+    assert (found.change.estimate.value, found.change.estimate.n, found.change.p_value) == (0.0, 40, 1.0)
+
+
+def test_a_method_has_a_divergence_of_its_own_where_that_one_is_measured() -> None:
+    found = {name: claims.own_divergence(name) for name in ("kldo", "bco", "dpo", "nca", "rdro", "dpo(0.2)", "sft")}
+    names = {name: own and (own.name, own.of_pairs) for name, own in found.items()}
+    assert names == {
+        "kldo": ("kl", False), "bco": ("js", False), "dpo": ("js", True),
+        "nca": None, "rdro": None, "dpo(0.2)": None, "sft": None,
+    }  # fmt: skip

@@ -85,3 +85,9 @@ def test_agreement_on_prompts_that_share_a_topic_rests_on_the_topics() -> None:
         for name, verdicts in (("a", first), ("b", second))
     ]
     assert agreement(*tables).observed == clustered_rate(second, topics)
+
+
+def test_full_disagreement_on_few_rows_proves_little_too() -> None:
+    found = agreement(judged("a", [True, False]), judged("b", [False, True])).kappa
+    assert (found.value, found.low) == (-1.0, -1.0)
+    assert found.high == pytest.approx(2 * 0.6577 - 1, abs=1e-3)  # 0 of 2 may be .66

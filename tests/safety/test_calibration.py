@@ -9,6 +9,7 @@ import pytest
 from bench.judges import annotator_table, external_table, planted_table
 from divalign.core.stats import corrected_rate, rate
 from divalign.safety.calibration import (
+    Calibration,
     JudgeCounts,
     calibrate,
     calibration_for,
@@ -144,6 +145,14 @@ def test_a_correction_by_other_models_covers_the_truth_of_a_new_one(
         pooled_covered += naive is None or naive.low <= truth <= naive.high
     assert covered >= 0.93 * 200
     assert pooled_covered < 0.8 * 200
+
+
+def test_one_cluster_says_nothing_after_a_correction_either() -> None:
+    calibration = Calibration("j", *[rate([True] * 190 + [False] * 10)] * 2, rate([False] * 200))
+    rows = [{"prompt": f"p{number}", "cluster": "one"} for number in range(100)]
+    found = corrected(rows, [True] * 90 + [False] * 10, calibration)
+    assert found is not None
+    assert (found.low, found.high) == (0.0, 1.0)
 
 
 def test_labels_of_the_judged_model_come_first_and_other_models_warn() -> None:

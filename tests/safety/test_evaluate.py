@@ -1,3 +1,4 @@
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -16,10 +17,11 @@ from divalign.safety.evaluate import (
     over_refusal,
     rates,
     readings,
+    share,
     two_sided,
     undecided,
 )
-from divalign.safety.judges import JUDGES, KINDS
+from divalign.safety.judges import JUDGES, KINDS, Judge, verdict_of
 
 PROMPTS = [
     {"id": "a", "prompt": "ask for the thing", "harmful": True, "held_out": True},
@@ -246,3 +248,16 @@ def test_what_stopped_before_an_answer_is_undecided_for_every_judge(judge, respo
     else:
         assert judged["kind"] == kind
     assert judged["response"] == response
+
+
+@pytest.mark.parametrize("text", ["先把水烧开然后把茶叶放进茶壶里", "x=[1,2,3];y=[4,5,6];z=x+y", "ก" * 100])
+def test_an_answer_without_spaces_has_begun_after_eight_words_too(text: str) -> None:
+    judge = Judge("all comply", "0" * 64, lambda _, responses: [verdict_of("compliance", "")] * len(responses))
+    row = {"id": "a", "attack": "direct", "prompt": "Tea?", "harmful": True, "finish_reason": "length"}
+    whole, begun = judge_rows(judge, [{**row, "response": text}, {**row, "response": text[:2]}])
+    assert (whole["kind"], begun["kind"]) == ("compliance", "incomplete")
+
+
+def test_a_cluster_that_is_nan_is_none() -> None:
+    rows = [{"prompt": f"p{number}", "cluster": math.nan} for number in range(10)]
+    assert share(rows, [True] * 5 + [False] * 5) == rate([True] * 5 + [False] * 5)

@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from divalign.core.measure import MeasurementPlan
+from divalign.core.stats import Estimate
 from divalign.data.recipes import RECIPES
-from divalign.records import DivergenceFile, read_record
-from divalign.stages.estimate import EstimatePlan, from_policy
+from divalign.lm.generate import sample
+from divalign.records import DivergenceFile, DivergenceRecord, read_record
+from divalign.stages import sampled_kl
+from divalign.stages.estimate import EstimatePlan, _with_gaps, estimate, from_policy
 from divalign.stages.models import find_model
+from divalign.stages.sampled_kl import SamplingPlan, kl_by_sampling, unique_prompts
 from divalign.store import write_rows
 from divalign.toy.world import requests
 from tests.commands import call
@@ -243,3 +248,48 @@ def test_the_likelihood_of_aligned_responses_stands_beside_by_kind_of_prompt(tmp
         for which, model in zip(("policy", "reference"), models, strict=True):
             values = [nll_per_token(row, model) for row in content if row["harmful"] is harmful]
             assert getattr(nll[kind], which).value == pytest.approx(np.mean(values), rel=1e-4)
+
+
+def test_pairs_stay_measured_where_the_rows_trained_on_are_none() -> None:
+    record = DivergenceRecord(estimate=Estimate(0.2, 0.1, 0.3, 20), bound=0.2, lower=0.1, ceiling=1.4,
+                              effective_sample_size=10.0, flags=[])  # fmt: skip
+    found = _with_gaps(
+        DivergenceFile(divergences={"js": record}, of_pairs={"js": record}), DivergenceFile(divergences={"js": record})
+    )
+    assert found.divergences["js"].overfit_gap == 0.0
+    assert found.of_pairs == {"js": record}
+
+
+def test_prompts_that_classes_drew_apart_are_measured_without_a_split_as_with_one(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    model = find_model(str(save_tiny("Llama", tmp_path / "model")))
+    apart = [{"prompt": f"{label} {n}", "completion": "yes" if label else "no", "label": label}
+             for n in range(20) for label in (True, False)]  # fmt: skip
+    plans = [EstimatePlan(("js",), split=split, measurement=MeasurementPlan(same_prompts=same, draws=100))
+             for split, same in ((False, False), (False, True))]  # fmt: skip
+    assert from_policy(apart, model, model, plans[0]).divergences["js"].estimate.value == 0.0
+    with pytest.raises(ValueError, match="same_prompts=False"):
+        estimate(apart, model, model, plans[1], tmp_path / "out")
+
+
+def test_one_prompt_in_two_spellings_is_one_and_neighbouring_seeds_share_no_draw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = [{"prompt": "Tea?"}, {"prompt": [{"content": "Tea?", "role": "user"}]}, {"prompt": "Coffee?"}]
+    assert len(unique_prompts(both)) == 2
+    drawn: list[int] = []
+
+    def spy(*args: Any, seeds: list[int], **options: Any) -> Any:
+        drawn.extend(seeds)
+        return sample(*args, seeds=seeds, **options)
+
+    monkeypatch.setattr(sampled_kl, "sample", spy)
+    model = find_model(str(save_tiny("Llama", tmp_path / "model")))
+    for seed in (0, 1):
+        kl_by_sampling(
+            [f"Tea {number}?" for number in range(10)],
+            model,
+            model,
+            SamplingPlan(samples=3, max_new_tokens=2, seed=seed),
+        )
+    assert len(set(drawn)) == 6

@@ -17,8 +17,8 @@ from divalign.stages.folder import silent
 from divalign.stages.hidden import transformed_states
 from divalign.stages.layer_separation import SeparationPlan
 from divalign.stages.models import OpenModel, find_model
-from divalign.stages.separate import prompts_of, separate, separate_models
-from divalign.stages.under_attack import inside_openings, separation_under_attack
+from divalign.stages.separate import _identity, prompts_of, separate, separate_models
+from divalign.stages.under_attack import inside_openings, separation_under_attack, summary
 from divalign.store import read_json, write_json, write_rows
 from tests.commands import call
 from tests.folders import times
@@ -228,12 +228,12 @@ def clouds_of(shift: float, seed: int) -> np.ndarray:
 PROMPTS = [{"prompt": str(n), "harmful": n >= 60, "cluster": str(n)} for n in range(120)]
 
 
-def test_the_worst_is_no_more_than_any_and_has_a_minimums_interval() -> None:
+def test_the_worst_is_no_more_than_any_and_reaches_as_low_as_any() -> None:
     states = {name: clouds_of(shift, seed) for seed, (name, shift) in enumerate({"a": 4.0, "b": 3.9, "c": 3.8}.items())}
     found = separation_under_attack(states, PROMPTS, draws=300)
     lone = separation(states["a"][:60], states["a"][60:], draws=10, null_draws=0).bhattacharyya.value
     assert found.worst.value == min(one.value for one in found.by_attack.values())
-    assert all(found.worst.high <= one.high for one in found.by_attack.values())
+    assert found.worst.low == min(one.low for one in found.by_attack.values())
     assert found.mean.low < found.mean.value < found.mean.high
     assert found.by_attack["a"].value == pytest.approx(lone, rel=0.3)  # other folds: here every prompt has a group
 
@@ -263,3 +263,30 @@ def test_states_under_attack_are_read_after_the_attacks_own_text() -> None:
 def test_an_opened_answer_is_read_after_each_of_its_words() -> None:
     found = inside_openings({"direct": SINGLE_SHOTS["direct"], "prefill": SINGLE_SHOTS["prefill"]})
     assert [attack("x").prefill for attack in found.values()] == ["", "Sure,", "Sure, here", "Sure, here is"]
+
+
+def test_the_interval_of_the_worst_holds_the_least_separation() -> None:
+    """200 simulations of nine attacks of one separation, 2: estimates and draws have standard deviation .3.
+
+    The least of the draws, where the interval was read before, lies below 2 in nearly all of them.
+    """
+    noise, covered, by_draws = np.random.default_rng(0), 0, 0
+    for _ in range(200):
+        values = noise.normal(2.0, 0.3, size=(9, 1))
+        table = np.hstack([values, values + noise.normal(0.0, 0.3, size=(9, 400))])
+        draws = {**{f"a{number}": row for number, row in enumerate(table)}, "worst": table.min(axis=0)}
+        found = summary({**draws, "mean": table.mean(axis=0)}, ANCHORS, "bhattacharyya").worst
+        assert found.value == values.min()
+        assert found.low is not None
+        assert found.high is not None
+        assert found.low <= found.value <= found.high
+        covered += found.low <= 2.0 <= found.high
+        by_draws += np.quantile(table.min(axis=0)[1:], 0.975) >= 2.0
+    assert covered >= 0.93 * 200
+    assert by_draws < 0.1 * 200
+
+
+def test_another_attack_under_one_name_is_measured_anew() -> None:
+    plans = [SeparationPlan(attacks={"mine": attack}) for attack in (user_says, lambda prompt: user_says("Tea?"))]
+    first, second = (_identity(plan, ANCHORS) for plan in plans)
+    assert first != second

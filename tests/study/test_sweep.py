@@ -363,7 +363,7 @@ def test_the_joint_correlation_is_that_of_logarithms_with_logits_and_has_an_inte
     for number, distance in enumerate(distances.tolist()):
         outcomes = (generator.random(80) < 1 - number / 12).tolist()
         rows = [
-            {"id": str(place), "harmful": True, "held_out": False, "unsafe": unsafe}
+            {"id": str(place), "attack": "direct", "harmful": True, "held_out": False, "unsafe": unsafe}
             for place, unsafe in enumerate(outcomes)
         ]
         write_rows(tmp_path / f"{number}.jsonl", [*rows, {**rows[0], "id": "other", "held_out": True}])
