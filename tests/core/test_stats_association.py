@@ -180,3 +180,18 @@ def test_a_model_of_which_nothing_is_decided_is_left_out_of_the_joint_bootstrap(
     )
     with pytest.raises(ValueError, match="no prompt is decided"):
         joint_bootstrap(separation, draws, outcomes[:, :0], family)
+
+
+def test_the_joint_interval_covers_the_correlation_that_noise_attenuates() -> None:
+    """A correlation near -.6 of 40 models, on 30 attacked prompts: the draws' own percentiles cover .41."""
+    noise, covered, family = np.random.default_rng(0), 0, np.repeat(range(4), 10)
+    for _ in range(50):
+        separation = noise.normal(size=40)
+        logit = -0.6 * separation + 0.8 * noise.normal(size=40)
+        truth = np.corrcoef(within_family(separation, family), within_family(logit, family))[0, 1]
+        prompts = separation[:, None] + noise.normal(size=(40, 60)) * 0.3 * np.sqrt(60)
+        draws = noise.multinomial(60, np.full(60, 1 / 60), size=100) @ prompts.T / 60
+        outcomes = (noise.random((40, 30)) < 1 / (1 + np.exp(-logit[:, None]))).astype(float)
+        found = joint_bootstrap(prompts.mean(axis=1), draws, outcomes, family)
+        covered += found.low <= truth <= found.high
+    assert covered >= 0.8 * 50
