@@ -16,6 +16,7 @@ GIGA = 1e9
 def show_cost(config: Any, out: Path) -> None:
     """Print stages, rows, tokens, operations and time, then each model's time, memory and disk, and warnings."""
     from divalign.forecast.dry_run import HOUR, dry_run, remedies
+    from divalign.stages.open_judge import judge_model
 
     cost = dry_run(config, out)
     console = printed()
@@ -29,6 +30,8 @@ def show_cost(config: Any, out: Path) -> None:
         f"disk {cost.disk / GIGA:.2f} GB, {cost.machine.disk / GIGA:.1f} GB free",
         *_shortages(cost),
     ]
+    if judge_model(config.measure.judge):
+        lines.append(f"not counted: the judge {config.measure.judge}, a model that reads every response")
     if cost.total > HOUR:
         saved = "; ".join(f"--set '{text}' saves {duration(less)}" for text, less in remedies(config, cost))
         lines.append(f"warning: this takes over an hour. What shortens it most: {saved}")

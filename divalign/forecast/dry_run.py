@@ -307,10 +307,10 @@ def _pairs(sized: Sized, rows: Sequence[Row]) -> TokenBatch:
     Of many rows, every so many-th is looked at.
     """
     looked = rows[:: max(1, len(rows) // 256)]
-    prompts = _prompts(sized, [row["prompt"][-1]["content"] for row in looked])
+    prompts = [sized.lengths.conversation(Conversation(tuple(row["prompt"]))) for row in looked]
     texts = [row[side][-1]["content"] for row in looked for side in ("chosen", "rejected")]
     responses = sum(length + 1 for length in sized.lengths.texts(texts))
-    whole = TokenBatch(len(looked), prompts.tokens + responses, responses)
+    whole = TokenBatch(len(looked), sum(prompts) + responses, responses)
     return _times(whole, len(rows) / len(looked))._replace(rows=len(rows))
 
 

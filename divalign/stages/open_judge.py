@@ -112,9 +112,15 @@ def _open(
     return OpenJudge(first, reworded)
 
 
+def judge_model(name: str) -> str:
+    """Return the model that a judge asks; "" where it asks none."""
+    entry, _, source = name.partition("@")
+    return source or (str(RUBRICS[entry].model or "") if entry in RUBRICS else "")
+
+
 def is_served(name: str) -> bool:
     """Tell whether a judge's model is on a server."""
-    return name.partition("@")[2].startswith(("http://", "https://"))
+    return judge_model(name).startswith(("http://", "https://"))
 
 
 def check_judge(name: str) -> None:

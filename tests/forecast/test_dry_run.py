@@ -195,7 +195,8 @@ def test_the_command_prints_what_a_run_costs_and_warns_over_an_hour(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "measure_machine", lambda *_, **__: IDLE._replace(memory=1e8))
-    options = [part for text in [*_overrides(folder), "train.updates=900000"] for part in ("--set", text)]
+    overrides = [*_overrides(folder), "train.updates=900000", "measure.judge=harm_rubric@toy"]
+    options = [part for text in overrides for part in ("--set", text)]
     monkeypatch.setattr("sys.argv", ["divalign", "run", "--dry-run", *options])
     main()
     text = capsys.readouterr().out
@@ -203,6 +204,7 @@ def test_the_command_prints_what_a_run_costs_and_warns_over_an_hour(
     assert "--set 'train.updates=450000' saves" in text
     assert text.count("--set") == 3
     assert "warning: not enough memory" in text
+    assert "not counted: the judge harm_rubric@toy, a model that reads every response" in text
     assert "pref-dpo" in text
     assert not (tmp_path / "out").exists()
 
