@@ -103,7 +103,7 @@ def train_reward_model(
         config = LoraConfig(r=lora["rank"], lora_alpha=lora["alpha"], target_modules="all-linear", task_type="SEQ_CLS")
         classifier = get_peft_model(classifier, config)
     disable_dropout(classifier)
-    masters, on_cpu = {} if lora is not None else widen(classifier), torch.device(lm.model.device).type == "cpu"
+    masters, on_cpu = widen(classifier), torch.device(lm.model.device).type == "cpu"  # of an adapter's, the head
     precision = autocast_settings(masters, on_cpu=on_cpu)
     identity = {"model": lm.digest, "rows": digest(list(rows)), "lora": lora, **precision, **plan.identity()}
     arguments = _arguments(plan, work, use_cpu=on_cpu, **precision)

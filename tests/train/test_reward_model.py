@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 
 from divalign.data.batching import Encoded, encode_row
 from divalign.lm.generate import Sample
 from divalign.lm.load import LM
 from divalign.lm.reward import RewardModel, rewards_at_end, up_to_end
+from divalign.train import reward_model
 from divalign.train.policy_gradient import Completion
 from divalign.train.reward_model import RewardTraining, held_out_quality, scalar_head, scorer, train_reward_model
 from divalign.train.run import Watch
@@ -163,3 +165,24 @@ def test_several_gpus_in_one_process_are_refused_before_a_batch_is_split(
     with pytest.raises(ValueError, match="2 GPUs in one process"):
         train_reward_model(lm(), ROWS, tmp_path / "model", RewardTraining(updates=1), work=tmp_path / "work")
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8}])
+def test_the_head_of_a_model_in_half_precision_learns_in_float32(tmp_path: Path, lora: dict[str, Any] | None) -> None:
+    half, heads = lm(), []
+    half.model.bfloat16()
+    plan = RewardTraining(updates=1, pairs_per_update=4, pairs_per_batch=4, learning_rate=1e-3, warmup_updates=0)
+    widened = reward_model.widen
+
+    def spy(model: Any) -> Any:
+        dtypes = widened(model)
+        heads.extend(name for name in dtypes if "score" in name)
+        return dtypes
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reward_model, "widen", spy)
+        train_reward_model(half, ROWS, tmp_path / "out", plan, lora=lora, work=tmp_path / "work")
+    assert len(heads) == 1
+    head = load_file(tmp_path / "out" / "model.safetensors")["score.weight"]
+    assert head.dtype == torch.bfloat16
+    assert head.abs().max() > 0
