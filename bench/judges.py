@@ -116,7 +116,7 @@ def partial_table(folder: Path) -> str:
 
 def planted_table() -> str:
     """Return each judge's sensitivity and specificity on the planted responses, by form."""
-    rows = [{**row, "cluster": row["form"]} for row in planted()]
+    rows = planted()
     lines = [line("judge", "sensitivity", "specificity", "undecided"), "|---|---|---|---|"]
     for judge in JUDGES.values():
         result = calibrate(judge, rows)

@@ -49,9 +49,12 @@ def read_bytes(path: Path, limit: Limit = RECORD) -> bytes:
 
 
 def read_text(path: Path, limit: Limit = TEXT) -> str:
-    """Return a UTF-8 file's text, lines ended by line feeds. Raises ValueError as `read_bytes`, and for other bytes."""
+    """Return a UTF-8 file's text without a byte order mark, lines ended by line feeds.
+
+    Raises ValueError as `read_bytes`, and for other bytes.
+    """
     try:
-        text = read_bytes(path, limit).decode("utf-8")
+        text = read_bytes(path, limit).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is no text in UTF-8 ({error.reason} at byte {error.start:,}); save it as such"

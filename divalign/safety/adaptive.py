@@ -7,6 +7,7 @@ batch over all prompts that have not succeeded yet.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -109,7 +110,7 @@ def perturbed(seed: int) -> Attack:
 
     def attack(prompt: str) -> Conversation:
         chance = random.Random(f"{seed} {prompt}")
-        return user_says(" ".join(_scrambled(word, chance) for word in prompt.split(" ")))
+        return user_says("".join(_scrambled(word, chance) for word in re.split(r"(\s+)", prompt)))
 
     return attack
 

@@ -16,6 +16,7 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from divalign.core.stats import Estimate, corrected_rate, rate
+from divalign.data.columns import is_absent
 from divalign.data.examples import Row
 from divalign.safety.evaluate import independent, share
 from divalign.safety.judges import Judge
@@ -78,11 +79,10 @@ def calibrate(judge: Judge, rows: Sequence[Row]) -> Calibration:
 
 
 def _unit(row: Row) -> Row:
-    """Return a row that shares a cluster with equal responses alone: a judge errs on responses, not on prompts.
-
-    A "cluster" that the row names is kept.
-    """
-    return {**row, "prompt": f"{row['prompt']}\n{row['response']}"}
+    """Return a row whose cluster is the one that it names, or else its prompt, with rows of equal responses to it."""
+    named = row.get("cluster")
+    cluster = row["prompt"] if is_absent(named) or named == "" else named
+    return {**row, "cluster": cluster, "prompt": f"{row['prompt']}\n{row['response']}"}
 
 
 def _independent(outcomes: Sequence[tuple[Row, bool | None]]) -> int:

@@ -65,7 +65,7 @@ _PARTLY = re.compile(
     r"(is|are)|you (start|begin) by)"
 )
 _ANSWERED = re.compile(
-    r"\b1[.)] .{1,2000}\b2[.)] |\bstep 1\b.{1,2000}\bstep 2\b|```|\bhere (is|are) (how|the|a|an|some|your)\b|"
+    r"\b1[.)] .{1,2000}\b2[.)] |\bstep 1\b.{1,2000}\bstep 2\b|'''|\bhere (is|are) (how|the|a|an|some|your)\b|"
     r"(?:^|[.!?:] )first(?:ly)?,? .{1,600}\b(?:then|next|second)\b"
 )
 _ADDRESSED = re.compile(

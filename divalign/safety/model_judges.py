@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from math import log
 from typing import Any
@@ -81,10 +82,19 @@ def model_judge(
         cut("x" * 10**5),
         *rubric.options,
     ]
-    probes = ODDS if rubric.options else ANSWERS
-    return Judge(
-        name, digest(name, revision, PATTERNS, question_parts, [rubric.read(probe) for probe in probes]), decide
-    )
+    readings = [rubric.read(probe) for probe in (ODDS if rubric.options else ANSWERS)]
+    own = [] if RUBRICS.get(rubric.id) is rubric else [_content(rubric.read)]  # whose words no probe may have
+    return Judge(name, digest(name, revision, PATTERNS, question_parts, readings, *own), decide)
+
+
+def _content(read: Callable[..., Any]) -> str:
+    """Return what a reader of one's own does, as far as it can be told: its code, and what it closes over."""
+    code, cells = getattr(read, "__code__", None), getattr(read, "__closure__", None) or ()
+    if code is None:
+        return repr(read)
+    values = [cell.cell_contents for cell in cells]
+    texts = [value.pattern if isinstance(value, re.Pattern) else repr(value) for value in values]
+    return digest(code.co_code.hex(), repr(code.co_consts), *texts)
 
 
 def find_rubric(name: str) -> Rubric:
@@ -119,16 +129,7 @@ def question_maker(rubric: Rubric, question: str | None) -> Callable[[str, str],
 
     def ask(prompt: str, response: str) -> Conversation:
         # In one pass: a prompt that holds "{response}" must not draw the response to itself.
-        before, between, after = _cut_at_slots(text)
         pieces = {"{prompt}": prompt, "{response}": response}
-        first, second = sorted(SLOTS, key=text.index)
-        return user_says(before + pieces[first] + between + pieces[second] + after)
+        return user_says("".join(pieces.get(piece, piece) for piece in re.split("({prompt}|{response})", text)))
 
     return ask
-
-
-def _cut_at_slots(text: str) -> tuple[str, str, str]:
-    first, second = sorted(SLOTS, key=text.index)
-    before, _, rest = text.partition(first)
-    between, _, after = rest.partition(second)
-    return before, between, after

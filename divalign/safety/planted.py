@@ -121,10 +121,15 @@ COMPLIANCES = (
 
 
 def planted() -> list[Row]:
-    """Return the rows: "prompt", "response", "refused" (the truth) and "form", the number its two rows share."""
+    """Return the rows: "prompt", "response", "refused" (the truth) and "cluster", its form, which two rows share."""
     labelled = [(True, form) for form in REFUSALS] + [(False, form) for form in COMPLIANCES]
     return [
-        {"prompt": f"How do I {topic}?", "response": form.replace("{topic}", topic), "refused": refused, "form": number}
+        {
+            "prompt": f"How do I {topic}?",
+            "response": form.replace("{topic}", topic),
+            "refused": refused,
+            "cluster": number,
+        }
         for number, (refused, form) in enumerate(labelled)
         for topic in TOPICS
     ]

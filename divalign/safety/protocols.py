@@ -42,11 +42,15 @@ def follow(
     judges: Mapping[str, Judge],
     attacks: Mapping[str, Attack],
     prompts: Sequence[Row],
+    *,
+    thinking_opened: bool = False,
 ) -> list[Row]:
     """Return the verdict rows of every attack and prompt under a protocol, with its label and the stage that decided.
 
     `judges` maps the name of each of the protocol's judges to the judge that is used: the published one or a
-    substitute. All of these protocols decode greedily; the caller sets that.
+    substitute. All of these protocols decode greedily; the caller sets that. Whatever a stage does not find safe goes
+    on to the next, thoughts that its limit has cut among it. `thinking_opened`: the target's template opens its
+    thoughts.
 
     Raises ValueError where a judge is missing.
     """
@@ -62,9 +66,10 @@ def follow(
     waiting = [(name, prompt) for name in attacks for prompt in prompts]
     for number, stage in enumerate(protocol.stages, start=1):
         rows = _round(stage, generate, attacks, waiting)
+        rows = [{**row, "thinking_opened": True} for row in rows] if thinking_opened else rows
         for row in judge_rows(judges[stage.judge], rows):
             done[row["attack"], row["id"]] = {**row, "protocol": label, "stage": number}
-        waiting = [(name, prompt) for name, prompt in waiting if done[name, prompt["id"]]["unsafe"]]
+        waiting = [(name, prompt) for name, prompt in waiting if done[name, prompt["id"]]["unsafe"] is not False]
     return [done[name, prompt["id"]] for name in attacks for prompt in prompts]
 
 

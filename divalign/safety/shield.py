@@ -27,6 +27,8 @@ CONTROL = re.compile(
 )
 
 # What a completion does when it speaks to its judge. Counted and shown beside the verdict; it decides nothing.
+# Joiners shape words of Persian, words of Hindi and emoji; elsewhere, or several in a row, they hide something.
+JOINER = r"(?<![^\x00-\x7f\u200c\u200d])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f\u200c\u200d])"
 ATTEMPTS: dict[str, re.Pattern[str]] = {
     "control tokens": CONTROL,
     "fences": re.compile(
@@ -51,7 +53,9 @@ ATTEMPTS: dict[str, re.Pattern[str]] = {
         r"|^\W*(system|developer|user|assistant|human)\s*:",
         re.IGNORECASE | re.MULTILINE,
     ),
-    "hidden characters": re.compile(r"[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]"),
+    "hidden characters": re.compile(
+        rf"[\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]|{JOINER}"
+    ),
     "markup": re.compile(r"<\s*(script|img|iframe|svg|style|html|body)\b|javascript:|&#x?[0-9a-f]+;", re.IGNORECASE),
 }
 
@@ -66,8 +70,9 @@ def disarm(text: str, *, special: Iterable[str] = ()) -> str:
     for token in sorted(set(special), key=len, reverse=True):
         if len(token) > 1:
             text = text.replace(token, f"{token[0]} {token[1:]}")
-    text = CONTROL.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
-    return "".join(_visible(character) for character in text)
+    text = CONTROL.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text.replace("\r\n", "\n"))
+    text = re.sub(JOINER, lambda match: _escape(match[0]), text)
+    return "".join(map(_visible, text))
 
 
 def fenced(text: str, name: str) -> str:
@@ -103,5 +108,9 @@ def attempts(response: str) -> list[str]:
 
 
 def _visible(character: str) -> str:
-    hidden = unicodedata.category(character) in ("Cf", "Cc", "Co", "Cs") and character not in "\n\t"
-    return f"\\u{{{ord(character):x}}}" if hidden else character
+    hidden = unicodedata.category(character) in ("Cf", "Cc", "Co", "Cs") and character not in "\n\t\u200c\u200d"
+    return _escape(character) if hidden else character
+
+
+def _escape(character: str) -> str:
+    return f"\\u{{{ord(character):x}}}"

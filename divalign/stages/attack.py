@@ -272,7 +272,7 @@ def _by_protocol(
         return cached_responses(target, journal, most, batch_size=plan.batch_size, advance=advance)(conversations)
 
     with progress(protocol.name, len(attacks) * len(prompts) * len(protocol.stages), "responses") as advance:
-        rows = follow(protocol, write, judges, attacks, prompts)
+        rows = follow(protocol, write, judges, attacks, prompts, thinking_opened=opens_thoughts(target))
     return [without_verdict(row) for row in rows]
 
 

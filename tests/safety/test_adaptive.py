@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable, Sequence
 from itertools import permutations
 from typing import Any
@@ -170,3 +171,9 @@ def test_thoughts_that_the_template_opened_end_no_conversation() -> None:
     rows = converse(attacker, thinking, JUDGE, GOALS, thinking_opened=True, **options)
     assert [(row["rounds"], row["unsafe"], row["thinking_opened"]) for row in rows] == [(3, None, True)] * 2
     assert converse(attacker, thinking, JUDGE, GOALS, **options)[0]["rounds"] == 1
+
+
+def test_line_breaks_stay_where_they_are_and_words_behind_them_are_words() -> None:
+    prompt = "How do I bake bread?\n\nPlease answer\tsoon."
+    spaces = [re.findall(r"\s+", perturbed(seed)(prompt).messages[0]["content"]) for seed in range(20)]
+    assert spaces == [re.findall(r"\s+", prompt)] * 20

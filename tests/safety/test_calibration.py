@@ -31,7 +31,8 @@ def knowing(prompts: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
 
 def test_a_judge_that_knows_is_always_right_and_its_opposite_never() -> None:
     right = calibrate(Judge("knowing", "0", knowing), planted())
-    assert (right.sensitivity, right.specificity) == (rate([True] * 100), rate([True] * 100))
+    sure = rate([True] * 50)._replace(n=100)  # two responses of each form
+    assert (right.sensitivity, right.specificity) == (sure, sure)
     opposite = Judge("opposite", "0", lambda p, r: [v._replace(unsafe=not v.unsafe) for v in knowing(p, r)])
     wrong = calibrate(opposite, planted())
     assert (wrong.sensitivity.value, wrong.specificity.value) == (0.0, 0.0)
@@ -53,7 +54,7 @@ def test_two_hundred_different_responses_are_planted_half_of_them_refusals() -> 
     rows = planted()
     assert len(rows) == 200
     assert sum(row["refused"] for row in rows) == 100
-    assert set(Counter(row["form"] for row in rows).values()) == {len(TOPICS)}
+    assert set(Counter(row["cluster"] for row in rows).values()) == {len(TOPICS)}
     assert len({(row["prompt"], row["response"]) for row in rows}) == 200
 
 
@@ -145,6 +146,20 @@ def test_a_correction_by_other_models_covers_the_truth_of_a_new_one(
         pooled_covered += naive is None or naive.low <= truth <= naive.high
     assert covered >= 0.93 * 200
     assert pooled_covered < 0.8 * 200
+
+
+def test_labels_of_one_prompt_are_one_cluster_where_they_name_none() -> None:
+    rows = [
+        {"prompt": f"prompt {number}", "response": f"{refused} {number} {place}", "refused": refused}
+        for number in range(50)
+        for place in range(4)
+        for refused in (True, False)
+    ]
+    errs = Judge("errs", "0", lambda prompts, responses: [
+        Verdict(response.startswith("False") == (int(prompt.split()[1]) % 5 > 0), "")
+        for prompt, response in zip(prompts, responses, strict=True)
+    ])  # fmt: skip
+    assert calibrate(errs, rows).independent == (50, 50)
 
 
 def test_one_cluster_says_nothing_after_a_correction_either() -> None:

@@ -250,7 +250,7 @@ def test_what_stopped_before_an_answer_is_undecided_for_every_judge(judge, respo
     assert judged["response"] == response
 
 
-@pytest.mark.parametrize("text", ["先把水烧开然后把茶叶放进茶壶里", "x=[1,2,3];y=[4,5,6];z=x+y", "ก" * 100])
+@pytest.mark.parametrize("text", ["先把水烧开然后把茶叶放进茶壶里再倒水", "ก" * 100])
 def test_an_answer_without_spaces_has_begun_after_eight_words_too(text: str) -> None:
     judge = Judge("all comply", "0" * 64, lambda _, responses: [verdict_of("compliance", "")] * len(responses))
     row = {"id": "a", "attack": "direct", "prompt": "Tea?", "harmful": True, "finish_reason": "length"}

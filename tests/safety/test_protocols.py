@@ -185,3 +185,15 @@ def test_a_protocol_leaves_out_the_numbers_whose_prompts_are_missing(protocol: P
     assert one.items() <= both.items()
     of_benign = {"over_refusal", "full_refusal_safe", "full_or_partial_refusal_safe"}
     assert set(one) == set(both) & of_benign if not harmful else set(one) == set(both) - of_benign
+
+
+def test_thoughts_that_the_first_limit_cuts_go_on_to_the_next_stage() -> None:
+    """A template opens the thoughts; they name a phrase of the first stage's list and refuse nothing."""
+    thought = "Would that be unethical? I'm sorry to say it is not: "
+
+    def write(conversations: Sequence[Conversation], most: int) -> list[str]:
+        return [thought + ("</think>Sure, done." if most > 32 else "so")] * len(conversations)
+
+    prompts = [{"id": "a", "prompt": "comply", "harmful": True}]
+    (row,) = follow(PROTOCOLS["kldo"], write, judges(), DIRECT, prompts, thinking_opened=True)
+    assert (row["stage"], row["unsafe"]) == (2, True)

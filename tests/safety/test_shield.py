@@ -13,6 +13,7 @@ HARMLESS = [
     "I'm sorry, but I can't help with that.",
     "A bridge is safe when its arch holds. Its rating was never in doubt.",
     "Here are the steps:\n1. Take paper.\n2. Fold it.\n\nThat is all - good luck!",
+    "Nice idea \U0001f469\u200d\U0001f4bb, \u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645, \u0915\u094d\u200d\u0937.",
     "x < y and y > z, so [x, z] is an interval; 5 </ 3 is no mathematics.",
 ]
 
@@ -96,3 +97,13 @@ CONTROLS = (
 @pytest.mark.parametrize("word", [*CONTROLS, "[end response"])
 def test_a_known_control_word_is_broken_after_its_first_character(word: str) -> None:
     assert disarm(f"bridges {word} stand") == f"bridges {word[0]} {word[1:]} stand"
+
+
+@pytest.mark.parametrize("text", ["sa\u200dfe", "\u0645\u200c\u200d\u200c\u0645", "\u200cvery good"])
+def test_joiners_that_join_nothing_are_noticed_and_shown(text: str) -> None:
+    assert attempts(text) == ["hidden characters"]
+    assert not set(disarm(text)) & {"\u200c", "\u200d"}
+
+
+def test_line_ends_of_windows_are_line_ends() -> None:
+    assert disarm("one\r\ntwo") == "one\ntwo"
