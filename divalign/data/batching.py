@@ -49,7 +49,7 @@ def render(tokenizer: ChatTokenizer, conversation: Conversation) -> str:
 
 def encode_conversation(tokenizer: ChatTokenizer, conversation: Conversation) -> list[int]:
     """Return the token ids of `render`. The template writes its own BOS, so none is added: no double BOS."""
-    return _ids(tokenizer, render(tokenizer, conversation))
+    return plain_ids(tokenizer, render(tokenizer, conversation))
 
 
 def encode_row(
@@ -86,7 +86,7 @@ def encode_row(
         turns, answer = as_messages(prompt, "user"), as_messages(response, "assistant")
         shown = render_turns(tokenizer, turns, generation=True, options=options) + prefill
         whole = render_turns(tokenizer, turns + answer, generation=False, options=options)
-        split = _split_at(_ids(tokenizer, whole), _ids(tokenizer, shown))
+        split = _split_at(plain_ids(tokenizer, whole), plain_ids(tokenizer, shown))
     prompt_ids = split.prompt_ids or _first_token(tokenizer)
     if len(prompt_ids) >= max_length:
         raise ValueError(
@@ -172,7 +172,7 @@ def _as_text(message: Message) -> Message:
     return turn
 
 
-def _ids(tokenizer: ChatTokenizer, text: str) -> list[int]:
+def plain_ids(tokenizer: ChatTokenizer, text: str) -> list[int]:
     """Return a text's tokens, without those that the tokenizer puts around texts, the same ones at every call.
 
     What a tokenizer was saved with is not asked: special tokens are never taken apart (`split_special_tokens`), and no
@@ -195,13 +195,13 @@ def _text_ids(tokenizer: ChatTokenizer, text: str) -> list[int]:
 
     What it puts behind them (`add_eos_token`) would end a prompt before its response.
     """
-    bare, around = _ids(tokenizer, "a"), list(tokenizer("a")["input_ids"])
+    bare, around = plain_ids(tokenizer, "a"), list(tokenizer("a")["input_ids"])
     before = next((n for n in range(len(around)) if around[n : n + len(bare)] == bare), 0)
-    return [*around[:before], *_ids(tokenizer, text)]
+    return [*around[:before], *plain_ids(tokenizer, text)]
 
 
 def _first_token(tokenizer: ChatTokenizer) -> list[int]:
-    ids = _ids(tokenizer, getattr(tokenizer, "bos_token", None) or tokenizer.eos_token or "")
+    ids = plain_ids(tokenizer, getattr(tokenizer, "bos_token", None) or tokenizer.eos_token or "")
     if not ids:
         raise ValueError(
             "an empty prompt, and the tokenizer has neither a token that begins a text nor one that ends it, "
@@ -213,7 +213,7 @@ def _first_token(tokenizer: ChatTokenizer) -> list[int]:
 def _continued(tokenizer: ChatTokenizer, text: str, ids: list[int], continuation: str) -> list[int]:
     """Return the tokens of `text + continuation`, or of each where the joint tokens do not begin with `ids`."""
     whole = _text_ids(tokenizer, text + continuation)
-    return whole if whole[: len(ids)] == ids else [*ids, *_ids(tokenizer, continuation)]
+    return whole if whole[: len(ids)] == ids else [*ids, *plain_ids(tokenizer, continuation)]
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -62,6 +62,7 @@ class _Queue:
     failed_on: dict[int, list[_Replica]] = field(default_factory=lambda: defaultdict(list))
     rejected: dict[int, RejectedRequestError] = field(default_factory=dict)
     failure: BaseException | None = None
+    last: BaseException | None = None
     answered: bool = False
 
     def take(self) -> _Sent | None:
@@ -80,6 +81,19 @@ class _Queue:
                     replica.running += 1
                     return _Sent(index, replica, replica.answers)
         return None
+
+    def revive(self) -> bool:
+        """Let requests try again what is left of the servers, where nothing runs and all of them have failed on it.
+
+        They waited for a server that has gone down meanwhile. Returns False where there is nothing to try.
+        """
+        if self.failure or not self.waiting or (not self.answered and len(self.rejected) > 1):
+            return False
+        if all(replica.down for replica in self.replicas):
+            self.failure = self.last
+            return False
+        self.failed_on.clear()
+        return True
 
     def settle(self, sent: _Sent, future: Future[Response]) -> None:
         """Record the outcome of a request.
@@ -109,7 +123,7 @@ class _Queue:
 
     def _move(self, sent: _Sent, error: ConnectionError) -> None:
         """Send a request that has failed for good to another server; without one the failure is the run's."""
-        replica, address = sent.replica, sent.replica.server.address
+        replica, address, self.last = sent.replica, sent.replica.server.address, error
         self.failed_on[sent.number].append(replica)
         if replica.answers == sent.answers and not replica.down:
             replica.down = True
@@ -139,6 +153,8 @@ def send_all(
         while True:
             while sent := queue.take():
                 running[pool.submit(sent.replica.connection.request, bodies[sent.number])] = sent
+            if not running and queue.revive():
+                continue
             if not running:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:

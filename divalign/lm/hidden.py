@@ -14,7 +14,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from divalign.data.batching import Encoded, by_length, closed, encode_conversation, pad_right, render_turns
+from divalign.data.batching import (
+    Encoded,
+    by_length,
+    closed,
+    encode_conversation,
+    pad_right,
+    plain_ids,
+    render_turns,
+)
 from divalign.data.examples import Conversation
 from divalign.lm.backbone import backbone_of
 from divalign.lm.decoding import evaluating, keeps_keys_and_values
@@ -138,7 +146,7 @@ def response_states(
 
 def _with_responses(tokenizer: Any, prompts: Sequence[list[int]], responses: Sequence[str]) -> list[list[int]]:
     """Return token ids of prompts and what follows; an empty response is the end of the sequence alone."""
-    ends = [tokenizer(closed(tokenizer, text), add_special_tokens=False)["input_ids"] for text in responses]
+    ends = [plain_ids(tokenizer, closed(tokenizer, text)) for text in responses]
     for number, ids in enumerate(ends):
         if not ids:
             raise ValueError(f"response {number} is empty and the tokenizer has no end of sequence; leave it out")
@@ -201,7 +209,7 @@ def _layers(backbone: Any) -> list[Any]:
 def _turn_length(tokenizer: Any, conversation: Conversation, whole: list[int]) -> int:
     """Return how many tokens of `whole` belong to the turns: what is left without the generation prompt."""
     text = render_turns(tokenizer, list(conversation.messages), generation=False)
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = plain_ids(tokenizer, text)
     shared = next((i for i, (a, b) in enumerate(zip(ids, whole, strict=False)) if a != b), min(len(ids), len(whole)))
     return max(shared, 1)
 

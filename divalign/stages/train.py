@@ -104,7 +104,7 @@ def train(
                 publish_folder(folder / ".checkpoint.draft", checkpoint, key)
                 shutil.rmtree(folder / "work", ignore_errors=True)
             release()
-    spec = _spec(base, checkpoint, folder.name)
+    spec = _spec(base, checkpoint, folder.name, plan.method)
     if _is_leader():
         write_model_spec(folder, spec)
     return spec
@@ -151,10 +151,11 @@ def _smaller_batch(plan: TrainPlan, rows: Sequence[Row], error: BaseException) -
     Raises MemoryError where there is none.
     """
     least = 1 if trains_on_pairs(find_method(plan.method), rows) else 2
-    if _processes() > 1 or plan.pairs_per_batch <= least:
+    if _processes() > 1 or plan.pairs_per_batch <= least or plan.variant == "paper_code":
         raise MemoryError(
             f"out of memory with {plan.pairs_per_batch} pairs in a forward of process {os.environ.get('RANK', '0')}; "
-            "lower train.pairs_per_batch (an update stays the same) or train.max_length, or shard the weights with "
+            "lower train.pairs_per_batch (an update stays the same, but for the paper's code) or train.max_length, or "
+            "shard the weights with "
             "configs/accelerate/fsdp2.yaml; checkpoints are kept"
         ) from error
     sizes = range(plan.pairs_per_batch // 2, 0, -1)
@@ -276,8 +277,13 @@ def _settings(plan: TrainPlan, ranks: int) -> dict[str, Any]:
     }
 
 
-def _spec(base: ModelSpec, checkpoint: Path, name: str) -> ModelSpec:
-    """Return the trained model's spec. An adapter is complete: trained from an adapter, it holds that one too."""
+def _spec(base: ModelSpec, checkpoint: Path, name: str, method: str) -> ModelSpec:
+    """Return the trained model's spec. An adapter is complete: trained from an adapter, it holds that one too.
+
+    The chat template of a method with control texts is the one saved with the model, which opens responses with them.
+    """
+    if find_method(method).controls:
+        base = replace(base, chat_template=None)
     if (checkpoint / "adapter_config.json").is_file():
         return replace(base, adapter=str(checkpoint), name=name)
     return replace(base, source=str(checkpoint), revision=None, adapter=None, name=name)

@@ -74,7 +74,8 @@ class TrainPlan:
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the weights, however an update is split."""
-        split = ["pairs_per_batch", "batch_size", "method", "on_policy", "tracking"]
+        split = ["batch_size", "method", "on_policy", "tracking"]
+        split += [] if self.variant == "paper_code" else ["pairs_per_batch"]  # whose baseline is a micro-batch's own
         split += [] if self._learns_baseline else [_BASELINE_RATE]
         named = {name: value for name, value in asdict(self).items() if name not in split}
         if self.on_policy is not None:  # else left out: what was trained before there were such methods stays valid

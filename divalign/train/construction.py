@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -91,12 +92,24 @@ def encode_data(rows: Any, name: str, tokenizer: Any, args: DivergenceConfig) ->
     counts = encoded.counts
     if counts.skipped:
         logger.warning("%s: %d of %d rows skipped: prompts fill max_length", name, counts.skipped, counts.rows)
+    _check_references(encoded)
     if counts.cut:
         logger.warning("%s: %d of %d rows have responses cut at max_length", name, counts.cut, counts.rows)
     hint = balanced_weights_hint(args, len(encoded.aligned), len(encoded.unaligned))
     if hint:
         logger.warning("%s: %s", name, hint)
     return encoded
+
+
+def _check_references(encoded: EncodedRows) -> None:
+    """Raise ValueError, with the row, for a log-probability of the data that is NaN."""
+    for column, numbers in zip(encoded.references or (), encoded.numbers, strict=False):
+        bad = [number for number, value in zip(numbers, column, strict=True) if math.isnan(value)]
+        if bad:
+            raise ValueError(
+                f"row {bad[0]} brings a log-probability of the reference that is NaN ({len(bad)} rows do); mend it, or "
+                "leave the column out of all rows, and the reference scores them"
+            )
 
 
 def trains_on_pairs(method: Method, rows: Sequence[Row]) -> bool:

@@ -88,6 +88,14 @@ class PromptClouds:
         mean = {"separation/bhattacharyya": sum(distances) / len(distances)} if distances else {}
         return {**mean, **({"separation/skipped": float(skipped)} if skipped else {})}
 
+    def unlogged(self) -> list[Any]:
+        """Return what the next `metrics` will say, as plain data."""
+        return [list(map(float, self._distances)), self._skipped]
+
+    def resume(self, content: Sequence[Any]) -> None:
+        """Go on from what `unlogged` gave."""
+        self._distances, self._skipped = list(content[0]), int(content[1])
+
     def _pull(self, states: Tensor, harmful: Tensor) -> Pull | None:
         pull = self.states_loss.pull(states, harmful)
         if pull is None:

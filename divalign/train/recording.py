@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
@@ -43,7 +44,7 @@ class Recorder:
         scores = self.gathered(gather)
         metrics = reward_metrics(scores, beta=beta, paired=paired)
         if self.baselines:
-            baseline = RowBaselines(*(gather(torch.cat(column)) for column in zip(*self.baselines, strict=True)))
+            baseline = RowBaselines(*self.gathered_baselines(gather))
             metrics |= critic_metrics(LogRatios(scores.aligned, scores.unaligned), baseline)
         self.scores, self.baselines = [], []
         return {**metrics, **speed}
@@ -51,6 +52,10 @@ class Recorder:
     def gathered(self, gather: Gather) -> RowScores:
         """Return the scores of all rows and ranks since the last row of the log."""
         return RowScores(*(gather(torch.cat(column)) for column in zip(*self.scores, strict=True)))
+
+    def gathered_baselines(self, gather: Gather) -> list[Tensor]:
+        """Return the learned baselines of the same rows, by class; nothing for a method that learns none."""
+        return [gather(torch.cat(column)) for column in zip(*self.baselines, strict=True)]
 
 
 class Unlogged(TrainerCallback, ExportableState):
@@ -73,6 +78,10 @@ class Unlogged(TrainerCallback, ExportableState):
             "loss": trainer.ranks.mean(float(trainer._tr_loss)),
             "logged": trainer._globalstep_last_logged,
             "scores": [column.cpu().double().tolist() for column in scores],
+            "baselines": [
+                column.cpu().double().tolist() for column in recorder.gathered_baselines(trainer.ranks.gather)
+            ],
+            "clouds": trainer._clouds.unlogged() if trainer._clouds else [],
         }
 
     def state(self) -> dict[str, Any]:
@@ -87,8 +96,13 @@ class Unlogged(TrainerCallback, ExportableState):
         trainer = self.trainer
         trainer._tr_loss.fill_(saved["loss"])
         trainer._globalstep_last_logged = saved["logged"]
-        if saved["scores"]:
-            first = trainer.ranks.rank == 0
-            options = {"dtype": widest_dtype(args.device), "device": args.device}
-            columns = [torch.tensor(column, **options) for column in saved["scores"]]
-            trainer.recorder.scores = [RowScores(*(column if first else column[:0] for column in columns))]
+        first, options = trainer.ranks.rank == 0, {"dtype": widest_dtype(args.device), "device": args.device}
+
+        def columns(name: str) -> list[Tensor]:
+            whole = [torch.tensor(column, **options) for column in saved.get(name, [])]
+            return [column if first else column[:0] for column in whole]
+
+        trainer.recorder.scores = [RowScores(*columns("scores"))] if saved["scores"] else []
+        trainer.recorder.baselines = [RowBaselines(*columns("baselines"))] if saved.get("baselines") else []
+        if trainer._clouds and saved.get("clouds"):
+            trainer._clouds.resume(saved["clouds"])

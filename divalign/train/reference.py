@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.numpy import load_file
 
 from divalign.data.batching import Encoded
@@ -131,12 +132,19 @@ def weights_digest(model: Any) -> str:
     config = json.loads(model.config.to_json_string(use_diff=False))
     settings = {name: value for name, value in config.items() if name not in NO_CONTENT}
     adapters = {name: adapter.to_dict() for name, adapter in getattr(model, "peft_config", {}).items()}
-    content = hashlib.sha256()
+    content = hashlib.sha256(repr(_active(model)).encode() if adapters else b"")
     for name, value in sorted(model.state_dict().items()):
         if isinstance(value, torch.Tensor):
             content.update(f"{name} {value.dtype} {list(value.shape)}".encode())
             content.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest("weights", settings, json.dumps(adapters, sort_keys=True, default=_text), content.hexdigest())
+
+
+def _active(model: Any) -> list[Any]:
+    """Return which of a model's adapters take part in its scores, in order, and how strongly."""
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    states = [(layer.active_adapters, layer.disable_adapters, getattr(layer, "scaling", None)) for layer in layers]
+    return [[*names, off, sorted(scaling.items()) if scaling else None] for names, off, scaling in states]
 
 
 def _keeps_base(peft_config: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,19 @@ class ReferencedTrainer(BatchedTrainer):
         if self._waiting is not None and not self._reference.another:
             self._waiting.append((couples, rows))
         else:
-            couples.set_references(rows, *self._scores(*couples.texts(rows), cached=not self._begun))
+            self._set_scores(couples, rows, cached=not self._begun)
+
+    def _set_scores(self, couples: Couples, rows: RowNumbers, *, cached: bool) -> None:
+        """Raise ValueError, with the row, where the reference has no number for one."""
+        sides = self._scores(*couples.texts(rows), cached=cached)
+        couples.set_references(rows, *sides)
+        for side, numbers, scores in zip((couples.aligned, couples.unaligned), rows, sides, strict=True):
+            bad = [side[number].number for number, score in zip(numbers, scores, strict=True) if math.isnan(score)]
+            if bad:
+                raise ValueError(
+                    f"the reference's log-probability of row {bad[0]} is not a number ({len(bad)} of {len(scores)} "
+                    "rows): a weight of it is NaN, or float16 overflows; load it in float32 or bfloat16"
+                )
 
     def _scores(self, aligned: list, unaligned: list, *, cached: bool) -> tuple[list, list]:
         """Return the reference's log-probabilities of aligned and of unaligned rows, in nats."""
@@ -80,7 +93,7 @@ class ReferencedTrainer(BatchedTrainer):
             return
         self._share = self._can_share()
         for couples, rows in waiting:
-            couples.set_references(rows, *self._scores(*couples.texts(rows), cached=True))
+            self._set_scores(couples, rows, cached=True)
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """Do what Trainer does, which shards the weights; without a checkpoint they are still the reference's.

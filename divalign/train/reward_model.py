@@ -41,7 +41,7 @@ from divalign.train.policy_gradient import Completion
 from divalign.train.precision import autocast_settings, narrow, widen
 from divalign.train.ranks import Ranks
 from divalign.train.resume import newest_checkpoint
-from divalign.train.run import Watch, Watching
+from divalign.train.run import StoppedError, Watch, Watching
 from divalign.train.unsupported import refuse_data_parallel
 
 
@@ -91,7 +91,8 @@ def train_reward_model(
     A stopped training resumes from the last whole checkpoint in `work`. Half precision is treated as in
     `train_and_save`.
 
-    Raises ValueError for rows that are no pairs, and for an architecture without a sequence classifier.
+    Raises ValueError for rows that are no pairs, and for an architecture without a sequence classifier; StoppedError
+    where `watch` said to stop.
     """
     encoded = encode_rows(rows, lm.tokenizer, max_length=plan.max_length, too_long=plan.too_long)
     if not encoded.paired:
@@ -118,8 +119,12 @@ def train_reward_model(
         )
         trainer.remove_callback(PrinterCallback)
         ranks = Ranks(trainer.accelerator, trainer.args.process_index, trainer.args.world_size, trainer.args.device)
-        trainer.add_callback(Watching(watch or Watch(), ranks))
+        watching = Watching(watch or Watch(), ranks)
+        trainer.add_callback(watching)
         trainer.train(resume_from_checkpoint=last)
+        if watching.stopped:
+            state = trainer.state
+            raise StoppedError(f"after update {state.global_step} of {state.max_steps}, which is saved")
     narrow(classifier, masters)
     merged: Any = classifier.merge_and_unload() if isinstance(classifier, PeftModel) else classifier
     merged.save_pretrained(folder)

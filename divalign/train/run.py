@@ -281,6 +281,8 @@ def _identity(
     """Return what decides the weights: the model, the rows and the settings, however and where they are computed."""
     update = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     deciding = {name: value for name, value in settings.items() if name not in NOT_DECIDING}
+    if arguments.variant == "paper_code" or arguments.normaliser == "microbatch":
+        deciding["rows_per_micro_batch"] = arguments.per_device_train_batch_size
     if code := method_code(arguments.method):
         deciding["method_code"] = digest(code)
     return {"model": lm.digest, "rows": digest(list(rows)), "lora": lora, "rows_per_update": update, **deciding}

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from divalign.data.examples import user_says
 from divalign.lm import dispatch
+from divalign.lm.connection import Connection
 from divalign.lm.responses import Response
 from divalign.lm.server import Server, ServerOptions, generate_responses_on_server
 from tests.lm.fake_server import Fake, answer, status
@@ -150,3 +152,28 @@ def test_options_of_the_transport_change_no_response() -> None:
     assert options.of_transport() == ServerOptions(concurrency=3)
     with pytest.raises(ValueError, match="temperature=-1"):
         ServerOptions(temperature=-1.0)
+
+
+class Failing(Connection):
+    """The first server drops one request and answers the others; the second goes down with what it has."""
+
+    def __init__(self, server: Server) -> None:
+        self.server, self.first, self.dropped = server, "//a" in server.url, 0
+
+    def request(self, body: dict[str, Any]) -> Response:
+        text = body["messages"][-1]["content"]
+        time.sleep(0.02 if self.first else 0.2)
+        if not self.first:
+            raise ConnectionError("it is down")
+        if text == "q0" and not self.dropped:
+            self.dropped += 1
+            time.sleep(0.1)
+            raise ConnectionError("it dropped q0")
+        return Response(f"answer to {text}")
+
+
+def test_a_request_that_waits_for_a_server_which_goes_down_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_connect", lambda server, clients, pause: Failing(server))
+    server = Server("http://a:1/v1", "m", replicas=("http://b:1/v1",), concurrency=2)
+    found = generate_responses_on_server(server, [user_says(f"q{number}") for number in range(6)])
+    assert [response.text for response in found] == [f"answer to q{number}" for number in range(6)]

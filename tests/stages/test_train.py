@@ -15,7 +15,8 @@ from divalign.cli import main
 from divalign.data.recipes import RECIPES
 from divalign.stages import train as module
 from divalign.stages.folder import silent
-from divalign.stages.models import LoadOptions, find_model, model_spec
+from divalign.stages.models import LoadOptions, ModelSpec, find_model, model_spec
+from divalign.stages.train import _spec
 from divalign.stages.train_plan import TrainPlan
 from divalign.store import read_rows, write_rows
 from divalign.toy.world import requests
@@ -142,3 +143,18 @@ def test_bad_input_is_refused_in_a_sentence(
             main()
         assert end.value.code == 2
         assert sentence in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_control_text_is_in_the_template_that_a_base_s_own_would_replace(tmp_path: Path) -> None:
+    base = ModelSpec("base", "base", chat_template="plain")
+    templates = {method: _spec(base, tmp_path, "mine", method).chat_template for method in ("dpo", "csft")}
+    assert templates == {"dpo": "plain", "csft": None}
+
+
+def test_the_paper_s_code_depends_on_the_split_and_its_key_does(tmp_path: Path) -> None:
+    keys = {
+        variant: [TrainPlan("kldo", variant=variant, pairs_per_batch=size).identity() for size in (32, 8)]
+        for variant in ("paper", "paper_code")
+    }
+    assert keys["paper"][0] == keys["paper"][1]
+    assert keys["paper_code"][0] != keys["paper_code"][1]

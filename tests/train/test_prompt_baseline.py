@@ -105,12 +105,13 @@ def test_an_unpaired_lora_run_learns_a_baseline_and_the_checkpoint_loads_without
 
 
 def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
-    model = str(save_tiny("Llama", tmp_path / "tiny"))
+    """It stops between two rows of the log, of which the second reads baselines of updates before and after."""
+    model, options = str(save_tiny("Llama", tmp_path / "tiny")), {**FAST, "logging_steps": 5.0}
     for folder, stops in (("whole", ()), ("stopped", (4,))):
         for stop in stops:
-            train(model, tmp_path / folder, stop=stop, **FAST)
+            train(model, tmp_path / folder, stop=stop, **options)
             assert (tmp_path / folder / "work" / "checkpoint-3" / FILE).is_file()
-        train(model, tmp_path / folder, **FAST)
+        train(model, tmp_path / folder, **options)
     for name in ("model.safetensors", FILE):
         whole, resumed = ((tmp_path / folder / "model" / name).read_bytes() for folder in ("whole", "stopped"))
         assert whole == resumed, name

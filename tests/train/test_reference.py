@@ -213,3 +213,25 @@ def test_rows_that_were_not_scored_are_neither_measured_nor_trained_on(tmp_path:
     made.args.max_steps = 3
     with pytest.raises(ValueError, match="make a trainer with the arguments it is to train with"):
         made.train()
+
+
+def test_the_cache_tells_the_active_adapter(tmp_path: Path) -> None:
+    model = get_peft_model(tiny_model("Llama")[0], LoraConfig(**LORA, init_lora_weights=False), adapter_name="a")
+    model.add_adapter("b", LoraConfig(**LORA, init_lora_weights=False))
+    digests = []
+    for name in ("a", "b", "a"):
+        model.set_adapter(name)
+        digests.append(weights_digest(model))
+    assert digests[0] == digests[2] != digests[1]
+
+
+def test_a_reference_without_a_number_is_named_with_its_row(tmp_path: Path) -> None:
+    broken = tiny_model("Llama")[0]
+    with torch.no_grad():
+        broken.model.layers[0].mlp.down_proj.weight[0, 0] = math.nan
+    with pytest.raises(ValueError, match=r"log-probability of row \d+ is not a number .12 of 12 rows.: a weight"):
+        trainer(tmp_path, ref_model=broken)
+    bring = [{**row, "ref_chosen_logps": -1.0, "ref_rejected_logps": math.nan if n == 3 else -2.0}
+             for n, row in enumerate(TRAINED)]  # fmt: skip
+    with pytest.raises(ValueError, match=r"row 3 brings a log-probability of the reference that is NaN"):
+        trainer(tmp_path, rows=bring)

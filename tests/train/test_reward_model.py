@@ -18,7 +18,7 @@ from divalign.lm.reward import RewardModel, rewards_at_end, up_to_end
 from divalign.train import reward_model
 from divalign.train.policy_gradient import Completion
 from divalign.train.reward_model import RewardTraining, held_out_quality, scalar_head, scorer, train_reward_model
-from divalign.train.run import Watch
+from divalign.train.run import StoppedError, Watch
 from tests.lm.test_reward import saved
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -186,3 +186,11 @@ def test_the_head_of_a_model_in_half_precision_learns_in_float32(tmp_path: Path,
     head = load_file(tmp_path / "out" / "model.safetensors")["score.weight"]
     assert head.dtype == torch.bfloat16
     assert head.abs().max() > 0
+
+
+def test_a_training_that_is_told_to_stop_writes_no_model(tmp_path: Path) -> None:
+    plan = RewardTraining(updates=4, pairs_per_update=4, pairs_per_batch=4)
+    watch = Watch(should_stop=lambda: True)
+    with pytest.raises(StoppedError, match="after update 1 of 4"):
+        train_reward_model(lm(), ROWS, tmp_path / "out", plan, work=tmp_path / "work", watch=watch)
+    assert not (tmp_path / "out").exists()
