@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,6 +75,35 @@ def text_of(turns: Any, role: str = "user") -> str:
         turns = [turn for turn in turns if not (isinstance(turn, dict) and turn.get("content", "") is None)]
     messages = turns_of(turns, role, "messages") if turns else []
     return "\n".join(plain_content(message["content"]) for message in messages if message["role"] == role)
+
+
+class TurnText(NamedTuple):
+    """What a turn says, and whose turn it is."""
+
+    role: str
+    text: str
+
+
+def turn_texts(turns: Any, role: str = "user") -> tuple[TurnText, ...]:
+    """Return the text of every turn of a prompt or response, its tool calls behind it as JSON.
+
+    A string is one turn of `role`; turns without content or tool calls are left out. Raises ValueError for what is no
+    text, such as a picture.
+    """
+    if isinstance(turns, list):
+        turns = [turn for turn in turns if not (isinstance(turn, dict) and _says_nothing(turn))]
+    messages = turns_of(turns, role, "messages") if turns else []
+    return tuple(TurnText(message["role"], _with_tool_calls(message)) for message in messages)
+
+
+def _says_nothing(turn: dict[str, Any]) -> bool:
+    return turn.get("content", "") is None and not turn.get("tool_calls")
+
+
+def _with_tool_calls(message: Mapping[str, Any]) -> str:
+    text, calls = plain_content(message["content"]), message.get("tool_calls")
+    written = [json.dumps(calls, ensure_ascii=False, sort_keys=True, default=str)] if calls else []
+    return "\n".join([*([text] if text or not calls else []), *written])
 
 
 def words_of(text: str) -> list[str]:

@@ -20,6 +20,7 @@ from divalign.data.minhash import near_duplicates
 from divalign.data.refusing import OPENINGS, refusal
 from divalign.data.rendering import renders_alike
 from divalign.toy.grammar import topics
+from tests.messages import said
 from tests.tiny import TEMPLATE, tiny_tokenizer
 
 FOLDER = os.environ.get("DIVALIGN_DATA")
@@ -180,6 +181,54 @@ def test_tokens_are_counted_with_the_tokenizer_given() -> None:
     count = {"count_tokens": lambda texts: [len(text.split()) for text in texts]}
     assert one("tokens", WORLD, max_length=1000, **count) == ("fine", 0.0)
     assert one("tokens", WORLD, max_length=10, **count)[0] == "do not train"
+
+
+def turns_before(number: int, system: str, answer: str) -> list[dict]:
+    question = f"Which colour is ship {number}?"
+    return [*said(system, "system"), *said(question, "user"), *said(answer), *said("Are you sure?", "user")]
+
+
+@pytest.mark.parametrize(
+    ("system", "answer"), [("You are kind. " * 50, "Red."), ("You are kind.", "It is red, as ships are. " * 50)]
+)
+def test_every_turn_of_the_prompt_counts_as_tokens_and_is_searched_for_personal_data(system: str, answer: str) -> None:
+    rows = [
+        {"prompt": turns_before(n, system, f"{answer}Ask jo.doe@firm-name.co.uk."), "chosen": "Yes.", "rejected": "No."}
+        for n in range(9)
+    ]
+    count = {"count_tokens": lambda texts: [len(text.split()) for text in texts]}
+    assert one("tokens", rows, max_length=100, **count) == ("do not train", 1.0)
+    assert one("personal data", rows) == ("look", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("turns", "value"),
+    [((("A ship.", "Red."), ("A ship.", "Red.")), 1.0), ((("A ship.", "Red."), ("A ship.", "Blue.")), 0.0),
+     ((("A ship.", "Red."), ("A boat.", "Red.")), 0.0)],
+)  # fmt: skip
+def test_rows_contradict_each_other_where_all_turns_of_the_prompt_are_equal(turns: tuple, value: float) -> None:
+    texts = ("It is red.", "It is blue.")
+    rows = [
+        {"prompt": turns_before(n, *before), "chosen": said(aligned), "rejected": said(unaligned), "harmful": harmful}
+        for n in range(9)
+        for before, (aligned, unaligned), harmful in zip(turns, (texts, texts[::-1]), (True, False), strict=True)
+    ]
+    assert one("contradictions", rows)[1] == value
+
+
+def test_responses_that_call_tools_are_neither_empty_nor_the_same() -> None:
+    def call(name: str, number: int) -> list[dict]:
+        tool = {"type": "function", "function": {"name": name, "arguments": {"town": number}}}
+        return [{"role": "assistant", "content": None, "tool_calls": [tool]}]
+
+    rows = [
+        {"prompt": said(f"Weather in town {n}?", "user"), "chosen": call("weather", n), "rejected": call("stocks", n)}
+        for n in range(9)
+    ]
+    assert one("unusable rows", rows) == one("identical pairs", rows) == one("contradictions", rows) == ("fine", 0.0)
+    assert one("identical pairs", [{**row, "rejected": row["chosen"]} for row in rows])[1] == 1.0
+    turned = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
+    assert one("contradictions", [*rows, *turned])[1] == 1.0
 
 
 def test_a_divergence_is_asked_for_with_whole_rows_and_its_failure_told() -> None:
