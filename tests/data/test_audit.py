@@ -177,6 +177,11 @@ def test_lengths_are_counted_where_no_spaces_are_written() -> None:
     assert one("lengths", rows) == ("do not train", 20.0)
 
 
+def test_responses_without_words_have_a_length_of_none_and_are_compared() -> None:
+    rows = [{"prompt": f"{n}", "chosen": "It is warm here.", "rejected": "...", "harmful": False} for n in range(30)]
+    assert one("lengths", rows) == ("look", 4.0)
+
+
 def test_tokens_are_counted_with_the_tokenizer_given() -> None:
     count = {"count_tokens": lambda texts: [len(text.split()) for text in texts]}
     assert one("tokens", WORLD, max_length=1000, **count) == ("fine", 0.0)
