@@ -114,14 +114,21 @@ def words_of(text: str) -> list[str]:
 
 
 def number_words(texts: Iterable[str], vocabulary: dict[str, int], *, longest: int | None = None) -> Words:
-    """Return the first `longest` words of each text as numbers, which new words are given in `vocabulary`."""
-    reach = None if longest is None else 16 * longest  # characters: words are shorter than that, and texts may be long
-    rows = [
-        [vocabulary.setdefault(word, len(vocabulary)) for word in words_of(text[:reach])[:longest]] for text in texts
-    ]
+    """Return the words of each text as numbers, which new words are given in `vocabulary`.
+
+    Of a text of more than `longest` words, the first and the last half of that many are read.
+    """
+    words = map(words_of, texts) if longest is None else (_both_ends(text, longest) for text in texts)
+    rows = [[vocabulary.setdefault(word, len(vocabulary)) for word in text] for text in words]
     starts = np.cumsum([0, *map(len, rows)])
     flat = np.fromiter((number for row in rows for number in row), dtype=np.int64, count=int(starts[-1]))
     return Words(flat, starts)
+
+
+def _both_ends(text: str, longest: int) -> list[str]:
+    reach, half = 16 * longest, longest // 2  # characters: words are shorter than 16, and texts may be long
+    words = words_of(text) if len(text) <= 2 * reach else [*words_of(text[:reach]), *words_of(text[-reach:])]
+    return words if len(words) <= longest else [*words[:half], *words[-half:]]
 
 
 def stem(word: str) -> str:

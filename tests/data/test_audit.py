@@ -362,6 +362,19 @@ def test_near_duplicates_are_those_of_the_slow_definition() -> None:
     assert (true > 0.88).sum() > 15
 
 
+def test_long_texts_are_duplicates_by_all_their_words() -> None:
+    draw = random.Random(0)
+
+    def words(count: int) -> str:
+        return " ".join(draw.choices([f"w{n}" for n in range(3000)], k=count))
+
+    start, end = words(300), words(300)
+    texts = [f"{start} {words(440)}" for _ in range(20)]
+    assert (near_duplicates(texts) == -1).all()
+    assert near_duplicates([*texts, texts[7] + " more"]).tolist() == [-1] * 20 + [7]
+    assert (near_duplicates([f"{start} {words(400)} {end}" for _ in range(5)]) == -1).all()
+
+
 def test_texts_without_words_and_short_ones_are_duplicates_of_their_equals_alone() -> None:
     assert near_duplicates(["", "", "a", "a b", "A", "a b", "!?"]).tolist() == [-1, -1, -1, -1, 2, 3, -1]
     assert near_duplicates([]).tolist() == []
