@@ -37,9 +37,10 @@ def near_duplicates(texts: Sequence[str], *, similarity: float = 0.8, seed: int 
         elder = first[bucket]
         later = np.flatnonzero((elder < np.arange(len(texts))) & (originals < 0))
         alike = (signatures[later] == signatures[elder[later]]).mean(axis=1) >= similarity
-        for text, original in zip(later[alike].tolist(), elder[later[alike]].tolist(), strict=True):
-            if _alike(texts[text], texts[original], similarity):
-                originals[text] = original
+        for repeat in map(int, later[alike]):
+            original = int(elder[repeat])
+            if _alike(texts[repeat], texts[original], similarity):
+                originals[repeat] = original
     return originals
 
 
