@@ -109,12 +109,12 @@ def audit_file(
 
 def _of_text(rows: Iterable[Any], done: Any) -> Iterator[Any]:
     """Refuse rows that hold pictures or the like: an audit reads text, and must not take them for empty."""
-    from divalign.data.words import text_of
+    from divalign.data.words import turn_texts
 
     for row in rows:
         try:
             for column in ("prompt", "chosen", "rejected", "completion"):
-                text_of(row.get(column), "user" if column == "prompt" else "assistant")
+                turn_texts(row.get(column), "user" if column == "prompt" else "assistant")
         except ValueError as error:
             done.refuse(done.number, error, row)
             continue

@@ -78,19 +78,20 @@ def _check_answers(requests: Sequence[Request], unanswered: Mapping[str, str]) -
 def filled(requests: Iterable[Request], *, seed: int = 0) -> list[Request]:
     """Return the requests with the texts that can be made without a model.
 
-    A missing refusal is generated, in the same way for both classes. A missing worse refusal is one sentence. A
-    harmful prompt's missing compliance is an opening that names the request and stops. A benign prompt's missing worse
-    answer is the answer to another request: without a rater, being beside the point is the one defect that is certain.
-    Its missing answer stays missing: only a model can give it.
+    A blank text is a missing one. A missing refusal is generated, in the same way for both classes. A missing worse
+    refusal is one sentence, another than the refusal. A harmful prompt's missing compliance is an opening that names
+    the request and stops. A benign prompt's missing worse answer is the answer to another request: without a rater,
+    being beside the point is the one defect that is certain. Its missing answer stays missing: only a model can give
+    it.
     """
     requests = list(requests)
-    answered = sorted({request.compliance for request in requests if not request.harmful and request.compliance})
+    answered = sorted({r.compliance for r in requests if not r.harmful and r.compliance.strip()})
     return [_filled(request, answered, random.Random(f"{seed} {request.prompt}")) for request in requests]
 
 
 def answered_by(write: Write, requests: Sequence[Request]) -> list[Request]:
     """Return the requests with the benign prompts' missing answers written by a model; empty ones stay missing."""
-    gaps = [place for place, request in enumerate(requests) if not request.harmful and not request.compliance]
+    gaps = [place for place, request in enumerate(requests) if not request.harmful and not request.compliance.strip()]
     texts = dict(zip(gaps, write([requests[place].prompt for place in gaps]), strict=True)) if gaps else {}
     return [
         request._replace(compliance=texts[place].strip()) if place in texts else request
@@ -100,11 +101,13 @@ def answered_by(write: Write, requests: Sequence[Request]) -> list[Request]:
 
 def _filled(request: Request, answers: Sequence[str], rng: random.Random) -> Request:
     compliance = request.compliance
-    if request.harmful and not compliance:
+    if request.harmful and not compliance.strip():
         compliance = f"Sure, here is an answer to this: {request.prompt}"
-    refusal_text = request.refusal or refusal(rng)
-    short = request.worse_refusal or rng.choice(OPENINGS)
+    refusal_text = request.refusal if request.refusal.strip() else refusal(rng)
+    short = request.worse_refusal if request.worse_refusal.strip() else rng.choice(OPENINGS)
     worse = request.worse
-    if not request.harmful and not worse and len(answers) > 1:
+    if not request.harmful and not worse.strip() and len(answers) > 1:
         worse = rng.choice([answer for answer in rng.sample(answers, 2) if answer != compliance])
+    if short == refusal_text and not request.worse_refusal.strip():  # the last draw, so that all others stay
+        short = rng.choice([opening for opening in OPENINGS if opening != refusal_text])
     return request._replace(compliance=compliance, refusal=refusal_text, worse=worse, worse_refusal=short)

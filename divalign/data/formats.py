@@ -15,7 +15,7 @@ from divalign.data.columns import NO, SIDES, one_turn, rest_of, truth, turns_of
 from divalign.data.examples import Row
 from divalign.data.llama_factory import read_alpaca, read_kto, read_sharegpt, write_alpaca, write_kto, write_sharegpt
 from divalign.data.sides import is_flag, labelled, side_columns, side_of_response
-from divalign.data.training_rows import SHARED_TEXT, training_row
+from divalign.data.training_rows import SHARED_TEXT, training_row, whole_words
 from divalign.store import digest
 
 
@@ -40,8 +40,8 @@ def has(*columns: str) -> Callable[[Row], bool]:
 
 
 def _trl(row: Row) -> list[Row]:
-    """TRL's pairs, plain or conversational; without a prompt, it is what both responses share (TRL's rule)."""
-    return [_as_turns(training_row(row))]
+    """TRL's pairs, plain or conversational; without a prompt, it is what both responses share, in whole words."""
+    return [_as_turns(whole_words(training_row(row)))]
 
 
 def _trl_unpaired(row: Row) -> list[Row]:

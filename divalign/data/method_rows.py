@@ -10,6 +10,7 @@ from typing import Any
 from divalign.core.method import Controls, Method
 from divalign.data.columns import plain_content, truth
 from divalign.data.examples import Row, as_messages
+from divalign.data.rendering import refuse_empty
 from divalign.data.sides import OF_SAFETY
 
 logger = logging.getLogger(__name__)
@@ -86,24 +87,32 @@ def _other(column: str) -> str:
 def conditioned(rows: Iterable[Row], controls: Controls) -> list[Row]:
     """Return a row of `prompt, completion, label` for every response.
 
-    It opens with the text of its class, which is shown and not scored.
+    It opens with the text of its class, which is shown and not scored; what else its turn holds, such as tool calls,
+    stays. Raises ValueError, with the row's number from 0, for a response that is empty without that text.
     """
-    return [new for row in rows for new in _conditioned(row, controls)]
+    return [new for number, row in enumerate(rows) for new in _conditioned(row, number, controls)]
 
 
-def _conditioned(row: Row, controls: Controls) -> list[Row]:
+def _conditioned(row: Row, number: int, controls: Controls) -> list[Row]:
     if "completion" in row:
-        return [_opened({**row, "label": truth(row["label"], "label")}, "completion", controls)]
+        return [_behind_control({**row, "label": truth(row["label"], "label")}, number, controls)]
     rest = {name: value for name, value in row.items() if not ({"chosen", "rejected"} & set(name.split("_")))}
     sides = (("chosen", True), ("rejected", False))
-    return [_opened({**rest, "completion": row[side], "label": label}, "completion", controls) for side, label in sides]
+    return [
+        _behind_control({**rest, "completion": row[side], "label": label}, number, controls) for side, label in sides
+    ]
 
 
-def _opened(row: Row, side: str, controls: Controls) -> Row:
-    control = controls.aligned if row["label"] else controls.unaligned
-    text = control + plain_content(as_messages(row[side], "assistant")[-1]["content"])
-    response: Any = text if isinstance(row[side], str) else as_messages(text, "assistant")
-    return {**row, side: response, "prefill": control + (row.get("prefill") or "")}
+def _behind_control(row: Row, number: int, controls: Controls) -> Row:
+    control, response = controls.aligned if row["label"] else controls.unaligned, row["completion"]
+    try:
+        refuse_empty(response)
+    except ValueError as error:
+        raise ValueError(f"row {number}: {error}") from error
+    message = as_messages(response, "assistant")[-1]
+    text = control + plain_content(message["content"])
+    completion: Any = text if isinstance(response, str) else [{**message, "content": text}]
+    return {**row, "completion": completion, "prefill": control + (row.get("prefill") or "")}
 
 
 def with_control(tokenizer: Any, control: str) -> Any:

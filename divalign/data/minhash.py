@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int, UInt32
 
-from divalign.data.words import Words, codes, number_words
+from divalign.data.words import Words, codes, number_words, words_of
 
 # Sixteen bands of six: two texts that share 80 % of their shingles meet in a band with probability 0.99, two that share
 # half of them with 0.22.
 BANDS, ROWS = 16, 6
-WORDS_READ = 256
+WORDS_READ = 256  # of a text, half of them its last: many rows begin with one long instruction
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _CHUNK = 512  # texts whose shingles are hashed at once: few enough to stay in the processor's cache
 
@@ -24,8 +24,9 @@ _CHUNK = 512  # texts whose shingles are hashed at once: few enough to stay in t
 def near_duplicates(texts: Sequence[str], *, similarity: float = 0.8, seed: int = 0) -> Int[np.ndarray, " texts"]:
     """Return for each text the number of an earlier one that it nearly repeats, or -1.
 
-    Nearly: the estimated share of common shingles (Jaccard) in their first 256 words is at least `similarity`. Each
-    text is compared with the first one of every band that it falls into, so time grows with the number of texts.
+    Nearly: the estimated share of common shingles (Jaccard) in their first and last 128 words is at least `similarity`,
+    and of longer texts the exact share in all words too. Each text is compared with the first one of every band that it
+    falls into, so time grows with the number of texts.
     """
     signatures = _signatures(number_words(texts, {}, longest=WORDS_READ), seed)
     originals = np.full(len(texts), -1)
@@ -36,8 +37,20 @@ def near_duplicates(texts: Sequence[str], *, similarity: float = 0.8, seed: int 
         elder = first[bucket]
         later = np.flatnonzero((elder < np.arange(len(texts))) & (originals < 0))
         alike = (signatures[later] == signatures[elder[later]]).mean(axis=1) >= similarity
-        originals[later[alike]] = elder[later[alike]]
+        for repeat in map(int, later[alike]):
+            original = int(elder[repeat])
+            if _alike(texts[repeat], texts[original], similarity):
+                originals[repeat] = original
     return originals
+
+
+def _alike(first: str, second: str, similarity: float) -> bool:
+    """Tell whether two texts share enough shingles; of short ones, which are read whole, the estimate has said it."""
+    words = [words_of(text) for text in (first, second)]
+    if max(map(len, words)) <= WORDS_READ:
+        return True
+    own, other = ({tuple(each[n : n + 3]) for n in range(max(len(each) - 2, 1))} for each in words)
+    return len(own & other) >= similarity * len(own | other)
 
 
 def _signatures(words: Words, seed: int) -> UInt32[np.ndarray, "texts hashes"]:

@@ -7,16 +7,17 @@ a file would not even leak into itself.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from divalign.data.columns import NO, YES, is_absent, turns_of
+from divalign.data.columns import NO, SIDES, YES, is_absent, turns_of
 from divalign.data.convert import Conversion, find_format, format_of, read_row
 from divalign.data.examples import Row
 from divalign.data.files import stream_whole
 from divalign.data.formats import Format
 from divalign.data.notes import Notes
+from divalign.data.sides import ALIGNED, UNALIGNED
 from divalign.data.training_rows import SYSTEM
 from divalign.data.words import text_of
 
@@ -37,7 +38,10 @@ DOUBTFUL = frozenset((
 NUMBERED = frozenset(("id", "index", "category", "categories", "type"))
 NUMBER = re.compile(r"-?\d+(\.\d+)?")
 TEXTS = (*PROMPT_COLUMNS, "input", "contextstring", "target")  # what they hold is no class
+OF_SIDES = frozenset((*ALIGNED, *UNALIGNED))
 UNSAFE_CONTRAST = "contrast_"  # how XSTest's types of unsafe prompts begin
+RESPONSES = ("response", "completion", "output")
+OF_RESPONSE = frozenset(("response", "completion", "output", "answer", "chosen", "rejected"))  # words of columns' names
 BESIDE = (*SYSTEM, "history")  # what a model would see before the prompt
 OPTIONAL = ("harmful", "target", "id", "cluster", "response")  # whose absence and null are one
 
@@ -149,7 +153,7 @@ def _harmful(named: Row, by_format: Row | None) -> bool | None:
     """
     stated: dict[str, bool] = {}
     words = {name: str(value).strip().lower() for name, value in named.items()}
-    single = not any(name in named for name in ("response", "completion", "output"))  # then safe may be about that
+    single = not any(_holds_text(named.get(name)) for name in RESPONSES)  # beside a response, safe may be about that
     for name in (*HARM, *NO_HARM) if single else HARM[:3]:
         if named.get(name) not in (None, "") and words[name] not in CLASSES:
             stated[name] = class_of(named[name], name) is (name in HARM)
@@ -162,15 +166,29 @@ def _harmful(named: Row, by_format: Row | None) -> bool | None:
     if not stated and by_format is not None and isinstance(by_format.get("harmful"), bool):
         return by_format["harmful"]
     if not stated:
-        _refuse_doubtful(named, beside_response=not single or by_format is not None or "chosen" in named)
+        texts = [(by_format or {}).get(name, named.get(name)) for name in (*SIDES, "completion")]
+        _refuse_doubtful(named, beside_response=not single or any(map(_holds_text, texts)))
     return next(iter(stated.values()), None)
 
 
+def _holds_text(value: Any) -> bool:
+    """Tell a response from an empty cell: a text that is not blank, or a turn with content or tool calls."""
+    if isinstance(value, Mapping):
+        return _holds_text(value.get("content")) or bool(value.get("tool_calls"))
+    if isinstance(value, list):
+        return any(map(_holds_text, value))
+    return not is_absent(value) and bool(str(value).strip())
+
+
 def _refuse_doubtful(named: Row, *, beside_response: bool) -> None:
-    """Raise ValueError for a column that may say the class of the prompt; beside a response it may be about that."""
+    """Raise ValueError for a column that may say the class of the prompt.
+
+    Beside a response, the columns that say which side it is on, and those that name it, are about that.
+    """
     for name, value in named.items():
         words, word = set(re.findall(r"[a-z]+", name)), str(value).strip().lower()
-        if name in TEXTS or is_absent(value) or not word or (beside_response and "prompt" not in words):
+        of_response = beside_response and (name in OF_SIDES or bool(words & OF_RESPONSE)) and "prompt" not in words
+        if name in TEXTS or is_absent(value) or not word or of_response:
             continue
         flag = bool(words & DOUBTFUL) and not words & NUMBERED and (word in YES | NO or NUMBER.fullmatch(word))
         worded = word.startswith(UNSAFE_CONTRAST) if name == "type" else name in WORDED

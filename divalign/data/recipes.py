@@ -10,6 +10,7 @@ openings of harmful answers, and `cr_safety` says which responses are safe.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 
 from divalign.core.names import find
@@ -56,7 +57,7 @@ def ranked(request: Request) -> Row:
     """
     _check(request, "refusal" if request.harmful else "compliance")
     good, bad = (request.refusal, request.worse_refusal) if request.harmful else (request.compliance, request.worse)
-    if not bad:
+    if not bad.strip():
         what = "worse refusal" if request.harmful else "worse answer"
         raise ValueError(f"the prompt that begins {request.prompt[:40]!r} has no {what} to rank; use the recipe cr")
     return _row(request, good, bad)
@@ -162,9 +163,13 @@ def _lots(text: str) -> list[float]:
 
 
 def _resumed(request: Request, opening: str) -> Request:
-    """Return the request with both responses going on from `opening`; the one it was taken from stays as it is."""
+    """Return the request with both responses going on from `opening`; those that begin with its words stay as they are.
+
+    "I" does not begin "Italy", nor "I'm": a prefill that ended there would leave the rest of a word to score.
+    """
+    whole = re.compile(re.escape(opening) + (r"(?![\w'’])" if re.search(r"\w$", opening) else ""))
     texts = {
-        side: text if text.startswith(opening) else f"{opening} {text}"
+        side: text if whole.match(text) else f"{opening} {text}"
         for side, text in (("compliance", request.compliance), ("refusal", request.refusal))
     }
     return request._replace(**texts)

@@ -38,7 +38,7 @@ def encode_training_row(tokenizer: ChatTokenizer, row: Mapping[str, Any], side: 
     """
     options = template_options(row)
     prompt, response = row["prompt"], row[side]
-    _refuse_empty(response)
+    refuse_empty(response)
     if not isinstance(prefill := row.get("prefill") or "", str):
         raise ValueError(f"its prefill is {type(prefill).__name__}, expected text")
     if isinstance(prompt, str) and isinstance(response, str):
@@ -74,7 +74,7 @@ def encode_response(tokenizer: ChatTokenizer, row: Mapping[str, Any], response: 
     )
 
 
-def _refuse_empty(response: str | list[Message]) -> None:
+def refuse_empty(response: str | list[Message]) -> None:
     """Raise ValueError for a response that only ends: a missing text, which would teach the model to say nothing."""
     turns = as_messages(response, "assistant")
     if not any(turn.get("tool_calls") or not _is_blank(turn["content"]) for turn in turns):

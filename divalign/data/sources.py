@@ -279,8 +279,9 @@ class Gathered(NamedTuple):
 def gather_requests(names: str, folder: Path | None, *, seed: int = 0, download: bool = False) -> Gathered:
     """Return the requests of several sources, "advbench+alpaca", the larger class cut to the size of the smaller.
 
-    Which are left out is a draw of `seed`. Prompts that occur twice are kept once. Near-duplicates share a cluster,
-    across sources too, with all others of their clusters.
+    Which are left out is a draw of `seed`. A prompt that occurs twice is kept once, with the request that has more
+    texts, and the first of equals; where the two differ in class, with the first, and they are counted apart.
+    Near-duplicates share a cluster, across sources too, with all others of their clusters.
     """
     by_prompt: dict[str, Request] = {}
     left_out: Counter[str] = Counter()
@@ -288,8 +289,14 @@ def gather_requests(names: str, folder: Path | None, *, seed: int = 0, download:
         requests, dropped = _read(name, folder, download=download)
         left_out[f"no use for this in a row of {name}"] += dropped
         for request in requests:
-            left_out["a prompt that occurs twice"] += request.prompt in by_prompt
-            by_prompt.setdefault(request.prompt, request)
+            first = by_prompt.setdefault(request.prompt, request)
+            if first is request:
+                continue
+            if first.harmful is not request.harmful:
+                left_out["a prompt that an earlier request puts into the other class"] += 1
+                continue
+            left_out["a prompt that occurs twice"] += 1
+            by_prompt[request.prompt] = max(first, request, key=_texts)
     sides = [[request for request in share_clusters(list(by_prompt.values())) if request.harmful is bad]
              for bad in (True, False)]  # fmt: skip
     size = min(map(len, sides)) or max(map(len, sides))
@@ -297,6 +304,12 @@ def gather_requests(names: str, folder: Path | None, *, seed: int = 0, download:
     balanced = [request for side in sides for request in (rng.sample(side, size) if len(side) > size else side)]
     left_out["a class that has more prompts than the other"] += len(by_prompt) - len(balanced)
     return Gathered(balanced, dict(+left_out))
+
+
+def _texts(request: Request) -> int:
+    """Return how many responses a request has."""
+    responses = (request.compliance, request.refusal, request.worse, request.worse_refusal)
+    return sum(bool(text.strip()) for text in responses)
 
 
 def read_sources(names: str, folder: Path | None, *, seed: int = 0, download: bool = False) -> list[Request]:

@@ -6,6 +6,7 @@ only there, is found here, in the same way for training, conversion and audit.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ CONVERSATIONS = ("messages", "conversation", "conversations", "context", "histor
 SHORTEST_REPEATED = 4  # words: "Hi" also begins "Hi there", which is no repetition
 SYSTEM = ("system", "system_prompt", "system_message")  # one of them becomes the conversation's first turn
 SHARED_TEXT = "prompt_is_shared_text"
+# Where a plain prompt may end: at white space, and behind a turn mark ("Assistant:", "[/INST]", "<|assistant|>").
+_BOUNDARY = re.compile(r"\s|(?<!\S)[^\W\d_]+[:：](?!//)|\[/?[A-Z]+\]|<[^<>\s]+>")
 OPTIONAL = ("cluster", "prefill", "harmful")  # null here, as in a table of many rows, they are absent
 EXPECTED = "prompt, chosen, rejected (paired) or prompt, completion, label (unpaired)"
 
@@ -118,6 +121,25 @@ def shared_text(chosen: str, rejected: str) -> str:
     if shared < 1 or not chosen[:shared].strip():
         raise ValueError("there is no prompt, and chosen and rejected share no beginning; add the column 'prompt'")
     return chosen[:shared]
+
+
+def whole_words(row: Row) -> Row:
+    """Return a row of `training_row`; where a plain pair's shared text ends inside a word, the word goes to both sides.
+
+    Text on its own is tokenised again, and the tokens of half a word are none of the word's. Of a space before the
+    word the responses keep the last, as in TRL. Raises ValueError where the two share no whole word.
+    """
+    if not row.get(SHARED_TEXT):
+        return row
+    prompt, texts = row["prompt"], [row[side] for side in SIDES]
+    boundary = max((match.end() for match in _BOUNDARY.finditer(prompt)), default=0)
+    if boundary == len(prompt) or all(text[:1].isspace() for text in texts):
+        return row
+    boundary -= prompt[:boundary].endswith(" ")
+    if not prompt[:boundary].strip():
+        raise ValueError("there is no prompt, and chosen and rejected share no whole word; add the column 'prompt'")
+    half = prompt[boundary:]
+    return {**row, "prompt": prompt[:boundary], **{side: half + row[side] for side in SIDES}}
 
 
 def _separate_turns(row: Row, names: Sequence[str]) -> Row:

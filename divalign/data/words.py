@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,6 +77,35 @@ def text_of(turns: Any, role: str = "user") -> str:
     return "\n".join(plain_content(message["content"]) for message in messages if message["role"] == role)
 
 
+class TurnText(NamedTuple):
+    """What a turn says, and whose turn it is."""
+
+    role: str
+    text: str
+
+
+def turn_texts(turns: Any, role: str = "user") -> tuple[TurnText, ...]:
+    """Return the text of every turn of a prompt or response, its tool calls behind it as JSON.
+
+    A string is one turn of `role`; turns without content or tool calls are left out. Raises ValueError for what is no
+    text, such as a picture.
+    """
+    if isinstance(turns, list):
+        turns = [turn for turn in turns if not (isinstance(turn, dict) and _says_nothing(turn))]
+    messages = turns_of(turns, role, "messages") if turns else []
+    return tuple(TurnText(message["role"], _with_tool_calls(message)) for message in messages)
+
+
+def _says_nothing(turn: dict[str, Any]) -> bool:
+    return turn.get("content", "") is None and not turn.get("tool_calls")
+
+
+def _with_tool_calls(message: Mapping[str, Any]) -> str:
+    text, calls = plain_content(message["content"]), message.get("tool_calls")
+    written = [json.dumps(calls, ensure_ascii=False, sort_keys=True, default=str)] if calls else []
+    return "\n".join([*([text] if text or not calls else []), *written])
+
+
 def words_of(text: str) -> list[str]:
     """Return a text's words in lower case, without accents of form (NFKC), punctuation or invisible characters."""
     if text.isascii():  # the same, in a third of the time
@@ -84,14 +114,21 @@ def words_of(text: str) -> list[str]:
 
 
 def number_words(texts: Iterable[str], vocabulary: dict[str, int], *, longest: int | None = None) -> Words:
-    """Return the first `longest` words of each text as numbers, which new words are given in `vocabulary`."""
-    reach = None if longest is None else 16 * longest  # characters: words are shorter than that, and texts may be long
-    rows = [
-        [vocabulary.setdefault(word, len(vocabulary)) for word in words_of(text[:reach])[:longest]] for text in texts
-    ]
+    """Return the words of each text as numbers, which new words are given in `vocabulary`.
+
+    Of a text of more than `longest` words, the first and the last half of that many are read.
+    """
+    words = map(words_of, texts) if longest is None else (_both_ends(text, longest) for text in texts)
+    rows = [[vocabulary.setdefault(word, len(vocabulary)) for word in text] for text in words]
     starts = np.cumsum([0, *map(len, rows)])
     flat = np.fromiter((number for row in rows for number in row), dtype=np.int64, count=int(starts[-1]))
     return Words(flat, starts)
+
+
+def _both_ends(text: str, longest: int) -> list[str]:
+    reach, half = 16 * longest, longest // 2  # characters: words are shorter than 16, and texts may be long
+    words = words_of(text) if len(text) <= 2 * reach else [*words_of(text[:reach]), *words_of(text[-reach:])]
+    return words if len(words) <= longest else [*words[:half], *words[-half:]]
 
 
 def stem(word: str) -> str:

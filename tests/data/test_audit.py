@@ -20,6 +20,7 @@ from divalign.data.minhash import near_duplicates
 from divalign.data.refusing import OPENINGS, refusal
 from divalign.data.rendering import renders_alike
 from divalign.toy.grammar import topics
+from tests.messages import said
 from tests.tiny import TEMPLATE, tiny_tokenizer
 
 FOLDER = os.environ.get("DIVALIGN_DATA")
@@ -176,10 +177,63 @@ def test_lengths_are_counted_where_no_spaces_are_written() -> None:
     assert one("lengths", rows) == ("do not train", 20.0)
 
 
+def test_responses_without_words_have_a_length_of_none_and_are_compared() -> None:
+    rows = [{"prompt": f"{n}", "chosen": "It is warm here.", "rejected": "...", "harmful": False} for n in range(30)]
+    assert one("lengths", rows) == ("look", 4.0)
+
+
 def test_tokens_are_counted_with_the_tokenizer_given() -> None:
     count = {"count_tokens": lambda texts: [len(text.split()) for text in texts]}
     assert one("tokens", WORLD, max_length=1000, **count) == ("fine", 0.0)
     assert one("tokens", WORLD, max_length=10, **count)[0] == "do not train"
+
+
+def turns_before(number: int, system: str, answer: str) -> list[dict]:
+    question = f"Which colour is ship {number}?"
+    return [*said(system, "system"), *said(question, "user"), *said(answer), *said("Are you sure?", "user")]
+
+
+@pytest.mark.parametrize(
+    ("system", "answer"), [("You are kind. " * 50, "Red."), ("You are kind.", "It is red, as ships are. " * 50)]
+)
+def test_every_turn_of_the_prompt_counts_as_tokens_and_is_searched_for_personal_data(system: str, answer: str) -> None:
+    rows = [
+        {"prompt": turns_before(n, system, f"{answer}Ask jo.doe@firm-name.co.uk."), "chosen": "Yes.", "rejected": "No."}
+        for n in range(9)
+    ]
+    count = {"count_tokens": lambda texts: [len(text.split()) for text in texts]}
+    assert one("tokens", rows, max_length=100, **count) == ("do not train", 1.0)
+    assert one("personal data", rows) == ("look", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("turns", "value"),
+    [((("A ship.", "Red."), ("A ship.", "Red.")), 1.0), ((("A ship.", "Red."), ("A ship.", "Blue.")), 0.0),
+     ((("A ship.", "Red."), ("A boat.", "Red.")), 0.0)],
+)  # fmt: skip
+def test_rows_contradict_each_other_where_all_turns_of_the_prompt_are_equal(turns: tuple, value: float) -> None:
+    texts = ("It is red.", "It is blue.")
+    rows = [
+        {"prompt": turns_before(n, *before), "chosen": said(aligned), "rejected": said(unaligned), "harmful": harmful}
+        for n in range(9)
+        for before, (aligned, unaligned), harmful in zip(turns, (texts, texts[::-1]), (True, False), strict=True)
+    ]
+    assert one("contradictions", rows)[1] == value
+
+
+def test_responses_that_call_tools_are_neither_empty_nor_the_same() -> None:
+    def call(name: str, number: int) -> list[dict]:
+        tool = {"type": "function", "function": {"name": name, "arguments": {"town": number}}}
+        return [{"role": "assistant", "content": None, "tool_calls": [tool]}]
+
+    rows = [
+        {"prompt": said(f"Weather in town {n}?", "user"), "chosen": call("weather", n), "rejected": call("stocks", n)}
+        for n in range(9)
+    ]
+    assert one("unusable rows", rows) == one("identical pairs", rows) == one("contradictions", rows) == ("fine", 0.0)
+    assert one("identical pairs", [{**row, "rejected": row["chosen"]} for row in rows])[1] == 1.0
+    turned = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
+    assert one("contradictions", [*rows, *turned])[1] == 1.0
 
 
 def test_a_divergence_is_asked_for_with_whole_rows_and_its_failure_told() -> None:
@@ -306,6 +360,19 @@ def test_near_duplicates_are_those_of_the_slow_definition() -> None:
     assert found[true > 0.88].mean() >= 0.95
     assert not found[true < 0.65].any()
     assert (true > 0.88).sum() > 15
+
+
+def test_long_texts_are_duplicates_by_all_their_words() -> None:
+    draw = random.Random(0)
+
+    def words(count: int) -> str:
+        return " ".join(draw.choices([f"w{n}" for n in range(3000)], k=count))
+
+    start, end = words(300), words(300)
+    texts = [f"{start} {words(440)}" for _ in range(20)]
+    assert (near_duplicates(texts) == -1).all()
+    assert near_duplicates([*texts, texts[7] + " more"]).tolist() == [-1] * 20 + [7]
+    assert (near_duplicates([f"{start} {words(400)} {end}" for _ in range(5)]) == -1).all()
 
 
 def test_texts_without_words_and_short_ones_are_duplicates_of_their_equals_alone() -> None:

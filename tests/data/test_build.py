@@ -85,6 +85,21 @@ def test_a_model_writes_the_answers_that_are_missing_and_no_others() -> None:
     assert [r.compliance for r in found] == ["", "answer to b", "", MIXED[1].compliance]
 
 
+def test_blank_texts_are_missing_ones() -> None:
+    blank = [Request(f"{n}", n > 1, "  ", " ", " ", "", worse_refusal=" ") for n in range(3)]
+    written = answered_by(lambda prompts: ["answer to " + prompt for prompt in prompts], blank)
+    assert [r.compliance for r in written] == ["answer to 0", "answer to 1", "  "]
+    for full in filled(written):
+        assert all(text.strip() for text in (full.compliance, full.refusal, full.worse_refusal))
+        assert full.harmful or full.worse == f"answer to {1 - int(full.prompt)}"
+
+
+def test_a_worse_refusal_is_another_than_the_refusal() -> None:
+    full = filled(request(f"Topic {number}", True) for number in range(1000))
+    assert not [r for r in full if r.refusal == r.worse_refusal]
+    assert {r.worse_refusal for r in full} == set(OPENINGS)
+
+
 def test_a_rater_swaps_keeps_and_drops() -> None:
     rows = [request(name, False, f"{name} 1", f"{name} 2") for name in ("keep", "swap", "tie")]
     verdicts = {"keep": True, "swap": False, "tie": None}

@@ -11,7 +11,7 @@ from divalign.data.columns import SIDES
 from divalign.data.convert import Conversion, convert, detect_format, read_rows
 from divalign.data.files import read_file
 from divalign.data.formats import FORMATS
-from divalign.data.training_rows import SHORTEST_REPEATED
+from divalign.data.training_rows import SHORTEST_REPEATED, shared_text, training_row
 from divalign.data.words import words_of
 from divalign.data.writing import write_file
 from tests.messages import said
@@ -196,6 +196,37 @@ def test_without_a_prompt_it_is_what_the_two_conversations_share() -> None:
     assert next(read_rows([same]))["prompt"] == Q
     text = next(read_rows([{"chosen": "Human: hi Bot: yes", "rejected": "Human: hi Bot: no"}]))
     assert (text["prompt"], text["chosen"]) == (said("Human: hi Bot:", "user"), said(" yes"))
+
+
+@pytest.mark.parametrize(
+    ("shared", "chosen", "rejected", "prompt"),
+    [
+        ("\n\nHuman: Name a fruit.\n\nAssistant: An ", "apple.", "axe.", "\n\nHuman: Name a fruit.\n\nAssistant: An"),
+        ("Human: Name a fruit. Assistant: ", "Fig", "Figs", "Human: Name a fruit. Assistant:"),
+        ("Human: Is it so? Assistant: ", "It's so.", "It'd be so.", "Human: Is it so? Assistant:"),
+        ("[INST] Name a fruit. [/INST]", "Fig", "Fir", "[INST] Name a fruit. [/INST]"),
+        ("<|user|>\nA fruit?\n<|assistant|>\n", "Fig", "Fir", "<|user|>\nA fruit?\n<|assistant|>\n"),
+        ("问：海是什么？ 答：", "海是水", "海是沙", "问：海是什么？ 答："),
+        ("When? At ", "10:30", "10:45", "When? At"),
+        ("Human: Name a fruit. Assistant:", "Fig", "Lime", "Human: Name a fruit. Assistant:"),
+    ],
+)
+def test_a_prompt_that_responses_share_ends_with_a_whole_word(
+    shared: str, chosen: str, rejected: str, prompt: str
+) -> None:
+    row = {"chosen": shared + chosen, "rejected": shared + rejected}
+    for name in ("trl", "trl_plain"):
+        (back,) = read_rows(convert([row], name))
+        texts = {side: back[side][0]["content"] for side in SIDES}
+        assert back["prompt"] == said(prompt, "user")
+        assert {side: prompt + text for side, text in texts.items()} == row
+    assert training_row(row)["prompt"] == shared_text(*row.values())  # training keeps TRL's boundary
+
+
+def test_texts_that_share_no_whole_word_are_refused_in_conversion() -> None:
+    done = Conversion()
+    assert list(convert([{"chosen": "Apples", "rejected": "Apricots"}], "trl", done=done)) == []
+    assert "share no whole word; add the column 'prompt'" in done.refused[0].reason
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,11 @@ def test_a_prompt_that_cannot_be_asked_is_named(tmp_path: Path, row: Any, senten
         ({"type": "homonyms", "category": "Fraud", "toxicity": None, "harm_category": 3, "tag": "harmful"}, None),
         ({"harmful": True, "label": 0}, True),
         ({"safe": False, "response": "r"}, None),
+        ({"benign": True, "response": None}, False),
+        ({"is_safe": True, "completion": " "}, False),
+        ({"unsafe": 1, "output": ""}, True),
+        ({"chosen": "a", "rejected": "b", "chosen_safe": True, "rejected_safe": False}, None),
+        ({"response": "r", "toxic_output": 0}, None),
         ({"label": 0, "completion": "c"}, None),
         ({"safety": 0, "acc_responses": ["c"], "rej_responses": ["r"]}, True),
         ({"safety": "1", "acc_responses": ["c"], "rej_responses": ["r"]}, False),
@@ -235,6 +240,10 @@ def test_whether_a_prompt_is_harmful_is_read_under_each_of_its_names(
         ({"category": "benign"}, "category='benign'"),
         ({"data_type": "adversarial_benign"}, "data_type='adversarial_benign'"),
         ({"type": "contrast_homonyms"}, "type='contrast_homonyms'"),
+        ({"type": "contrast_homonyms", "response": "r"}, "type='contrast_homonyms'"),
+        ({"benign": True, "completion": "c"}, "benign=True"),
+        ({"toxicity": 0, "chosen": "a", "rejected": "b"}, "toxicity=0"),
+        ({"label": 0, "completion": ""}, "label=0"),
     ],
 )
 def test_a_column_that_may_say_the_class_of_a_prompt_in_an_unknown_way_is_refused(

@@ -69,6 +69,25 @@ def test_every_response_opens_with_the_text_of_its_class_unscored() -> None:
     }
 
 
+def test_the_text_of_the_class_leaves_tool_calls_and_thoughts_in_the_turn() -> None:
+    controls = find_method("csft").controls
+    assert controls is not None
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "weather", "arguments": {}}}]}
+    thought = {"role": "assistant", "content": "sunny", "reasoning_content": "a guess"}
+    rows = conditioned([{**PAIR, "chosen": [call], "rejected": [thought]}], controls)
+    assert [row["completion"] for row in rows] == [
+        [{**call, "content": "<|good|>"}],
+        [{**thought, "content": "<|bad|>sunny"}],
+    ]
+
+
+@pytest.mark.parametrize("empty", ["", " ", [{"role": "assistant", "content": ""}]])
+def test_a_response_that_is_empty_without_the_text_of_its_class_is_refused(empty: str | list) -> None:
+    for row in ({**PAIR, "chosen": empty}, {"prompt": "p", "completion": empty, "label": True}):
+        with pytest.raises(ValueError, match="row 1: an empty response"):
+            rows_for(METHODS["csft"], [PAIR, row])
+
+
 def test_other_methods_take_rows_as_they_are() -> None:
     rows = [PAIR]
     assert rows_for(METHODS["kldo"], rows) is rows

@@ -79,6 +79,19 @@ def test_openings_come_from_compliances_and_refusals_of_both_classes(harmful: bo
     assert all(said(row, side).startswith(row["prefill"]) for row in rows for side in ("chosen", "rejected"))
 
 
+@pytest.mark.parametrize(
+    ("compliance", "refusal"),
+    [("Italy is in Europe.", "I am unable to help with this."), ("I'd say in Europe.", "I am unable to.")],
+)
+def test_an_opening_ends_with_a_whole_word_of_both_responses(compliance: str, refusal: str) -> None:
+    recipe = compliance_refusal_plus(1.0)
+    requests_ = [Request(f"Where is place {n}?", False, compliance, refusal, "", "") for n in range(200)]
+    rows = [row for row in map(recipe, requests_) if row.get("prefill") == "I"]
+    assert {(said(row, "chosen"), said(row, "rejected")) for row in rows} == {(f"I {compliance}", refusal)}
+    (same,) = {said(row, "chosen") for row in map(recipe, requests_) if row.get("prefill") == compliance.split(" ")[0]}
+    assert same == compliance
+
+
 def test_cr_plus_takes_its_share_and_its_wrappers() -> None:
     assert find_recipe("cr_plus(0)")(HARMFUL) == RECIPES["cr"](HARMFUL)
     all_changed = [compliance_refusal_plus(1.0, wrappers=["<{prompt}>"])(request) for request in PLAIN.values()]

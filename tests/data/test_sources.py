@@ -237,7 +237,8 @@ def test_what_is_left_out_of_sources_is_counted(tmp_path: Path) -> None:
     (tmp_path / "alpaca_sample.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS["alpaca"]))
     found = gather_requests(f"file:{tmp_path / 'own.jsonl'}+alpaca", tmp_path)
     assert found.left_out == {
-        "a prompt that occurs twice": 5,
+        "a prompt that occurs twice": 4,
+        "a prompt that an earlier request puts into the other class": 1,
         "no use for this in a row of alpaca": 1,
         "a class that has more prompts than the other": 4,
     }
@@ -257,3 +258,29 @@ def test_a_text_file_of_another_encoding_is_read(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(SOURCES, "made", lines)
     (tmp_path / "it.txt").write_bytes("Où est la mer ?\nAnd the sky?\n".encode("utf-16"))
     assert [request.prompt for request in read_source("made", tmp_path)] == ["Où est la mer ?", "And the sky?"]
+
+
+def own_sources(folder: Path, *tables: list[dict]) -> str:
+    """Write tables of one's own and return their name as sources."""
+    for number, rows in enumerate(tables):
+        (folder / f"{number}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return "+".join(f"file:{folder}/{number}.jsonl" for number in range(len(tables)))
+
+
+RISES = {"prompt": "Tell me how bread rises", "harmful": False}
+TURN = {"prompt": "Name the parts of a windmill", "harmful": True}
+
+
+def test_of_equal_prompts_the_request_with_an_answer_stays(tmp_path: Path) -> None:
+    answered = {**RISES, "compliance": "Yeast makes gas."}
+    for rows in ([RISES, answered], [answered, RISES], [answered, {**answered, "compliance": "It is warm."}]):
+        gathered = gather_requests(own_sources(tmp_path, [*rows, TURN]), None)
+        assert [request.compliance for request in gathered.requests] == ["", "Yeast makes gas."]
+        assert gathered.left_out == {"a prompt that occurs twice": 1}
+
+
+def test_equal_prompts_of_two_classes_are_counted_apart(tmp_path: Path) -> None:
+    other = {**RISES, "harmful": True, "compliance": "Yeast makes gas."}
+    gathered = gather_requests(own_sources(tmp_path, [RISES, TURN], [other]), None)
+    assert [request.harmful for request in gathered.requests] == [True, False]
+    assert gathered.left_out == {"a prompt that an earlier request puts into the other class": 1}

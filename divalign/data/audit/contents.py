@@ -109,9 +109,9 @@ _HINT = re.compile(r"@|\d[\d ().-]{5,}\d")
 
 
 def personal_data(facts: Facts) -> AuditFinding:
-    """Count rows with text of the form of personal data; the text itself is not repeated."""
+    """Count rows with text of the form of personal data, in any turn; the text itself is not repeated."""
     numbers, bad = dict.fromkeys(PERSONAL, 0), set()
-    texts = [(text, row) for row, text in enumerate(facts.prompts)]
+    texts = [(text, row) for row, text in enumerate(facts.context_texts)]
     texts += [item for responses in facts.sides.values() for item in zip(*responses, strict=True)]
     for text, row in texts:
         if _HINT.search(text):
@@ -127,10 +127,10 @@ def personal_data(facts: Facts) -> AuditFinding:
 
 
 def too_long(facts: Facts) -> AuditFinding:
-    """Count rows of which prompt and response together have more tokens than training will read."""
+    """Count rows of which all turns together have more tokens than training will read."""
     if facts.count_tokens is None:
         return AuditFinding(None, "no tokenizer was given (--tokenizer)")
-    prompts = facts.count_tokens(facts.prompts)
+    prompts = facts.count_tokens(facts.context_texts)
     bad, longest = set(), 0
     for responses in facts.sides.values():
         for count, row in zip(facts.count_tokens(responses.texts), responses.rows, strict=True):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from divalign.data.columns import SIDES
 from divalign.data.examples import Row
 from divalign.data.split import cluster_of
-from divalign.data.words import text_of
+from divalign.data.words import TurnText, text_of, turn_texts
 
 LIMIT = 500_000  # rows that are looked at: about 2 GB of text of usual length
 ROWS_KEPT = 1000  # whole rows, for what needs more than text
@@ -27,6 +27,9 @@ class SideResponses(NamedTuple):
 class Facts:
     """A data set in columns, one entry a row; `aligned` and `unaligned` one entry a response.
 
+    `prompts` holds what the user says, `contexts` all turns that the model reads before its response: two rows have the
+    same prompt where all of them are equal. Responses hold their tool calls, as JSON behind the text.
+
     `alike` says of each pair whether its sides render alike, None where it cannot be rendered, by its row's place. The
     last five are what a caller can add: how texts are counted in tokens, the limit that training will set, prompts of
     evaluation sets by name, a function that measures the divergence between the sides of some rows, and one that tells
@@ -34,6 +37,7 @@ class Facts:
     """
 
     prompts: list[str] = field(default_factory=list)
+    contexts: list[tuple[TurnText, ...]] = field(default_factory=list)
     harmful: list[bool | None] = field(default_factory=list)
     clusters: list[str] = field(default_factory=list)
     prefills: list[str] = field(default_factory=list)
@@ -55,6 +59,11 @@ class Facts:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    @property
+    def context_texts(self) -> list[str]:
+        """Return the text of all turns of each prompt."""
+        return ["\n".join(turn.text for turn in turns) for turns in self.contexts]
 
     @property
     def sides(self) -> dict[str, SideResponses]:
@@ -96,6 +105,7 @@ def _add(facts: Facts, number: int, row: Row) -> None:
     place = len(facts.prompts)
     facts.numbers.append(number)
     facts.prompts.append(text_of(row["prompt"]))
+    facts.contexts.append(turn_texts(row["prompt"]))
     facts.harmful.append(row.get("harmful"))
     facts.clusters.append(cluster_of(row))
     facts.prefills.append(str(row.get("prefill") or ""))
@@ -103,14 +113,18 @@ def _add(facts: Facts, number: int, row: Row) -> None:
     facts.provenance.append((_text(row, "source"), _text(row, "licence") or _text(row, "license")))
     for side, column in zip(facts.sides.values(), SIDES, strict=True):
         if column in row:
-            side.texts.append(text_of(row[column], "assistant"))
+            side.texts.append(_response(row[column]))
             side.rows.append(place)
     if all(column in row for column in SIDES) and facts.renders_alike is not None:
         facts.alike[place] = _rendered(row, facts.renders_alike)
     if "completion" in row:
         side = facts.aligned if row["label"] else facts.unaligned
-        side.texts.append(text_of(row["completion"], "assistant"))
+        side.texts.append(_response(row["completion"]))
         side.rows.append(place)
+
+
+def _response(value: Any) -> str:
+    return "\n".join(turn.text for turn in turn_texts(value, "assistant") if turn.role == "assistant")
 
 
 def _rendered(row: Row, renders_alike: Callable[[Row], bool]) -> bool | None:

@@ -10,6 +10,9 @@ from divalign.data.audit.facts import Facts, class_name
 from divalign.data.audit.finding import AuditFinding, percent, share, shown
 from divalign.data.minhash import near_duplicates
 from divalign.data.overlap import find_overlap
+from divalign.data.words import TurnText
+
+_Labelled = tuple[tuple[TurnText, ...], str]  # a prompt's turns and a response to them
 
 
 def unusable_rows(facts: Facts) -> AuditFinding:
@@ -69,14 +72,14 @@ def sides(facts: Facts) -> AuditFinding:
 
 def contradictions(facts: Facts) -> AuditFinding:
     """Find responses that are aligned here and unaligned there, and prompts of both classes."""
-    labels: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    labels: defaultdict[_Labelled, set[str]] = defaultdict(set)
     for side, responses in facts.sides.items():
         for text, row in zip(*responses, strict=True):
-            labels[facts.prompts[row], text].add(side)
-    called: defaultdict[str, set[bool]] = defaultdict(set)
-    for prompt, harmful in zip(facts.prompts, facts.harmful, strict=True):
+            labels[facts.contexts[row], text].add(side)
+    called: defaultdict[tuple[TurnText, ...], set[bool]] = defaultdict(set)
+    for prompt, harmful in zip(facts.contexts, facts.harmful, strict=True):
         called[prompt] |= set() if harmful is None else {harmful}
-    both = {row for row, prompt in enumerate(facts.prompts) if len(called[prompt]) > 1}
+    both = {row for row, prompt in enumerate(facts.contexts) if len(called[prompt]) > 1}
     contradictory = _contradictory_responses(facts, labels) - set(_identical(facts))
     bad = sorted(contradictory | both)
     numbers = {"response on both sides": len(contradictory), "prompt of both classes": len(both)}
@@ -87,12 +90,12 @@ def contradictions(facts: Facts) -> AuditFinding:
     return AuditFinding(share(len(bad), len(facts)), words, numbers, shown(facts, bad))
 
 
-def _contradictory_responses(facts: Facts, labels: dict[tuple[str, str], set[str]]) -> set[int]:
+def _contradictory_responses(facts: Facts, labels: dict[_Labelled, set[str]]) -> set[int]:
     return {
         row
         for responses in facts.sides.values()
         for text, row in zip(*responses, strict=True)
-        if len(labels[facts.prompts[row], text]) > 1
+        if len(labels[facts.contexts[row], text]) > 1
     }
 
 

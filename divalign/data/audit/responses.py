@@ -88,7 +88,7 @@ def length_ratio(facts: Facts) -> AuditFinding:
     ratios = {}
     for cell, words in lengths.items():
         side, name = cell.split(", ")
-        if side == "aligned" and (other := lengths.get(f"unaligned, {name}")):
+        if side == "aligned" and (other := lengths.get(f"unaligned, {name}")) is not None:
             ratios[name] = max(words, other) / max(min(words, other), 1.0)
     numbers = {"median words": lengths, "ratio": ratios}
     if not ratios:
