@@ -30,6 +30,11 @@ from divalign.store import jsonl
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 BATCH = 4096
 DAMAGED_PARQUET = (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError)  # all that pyarrow raises
+# Columns of known formats: where a JSON object holds text or turns under one of them, it is a row.
+TEXTS = frozenset((
+    "prompt", "chosen", "rejected", "completion", "response", "messages", "conversations", "instruction", "question",
+    "goal", "behavior", "forbidden_prompt", "preferred_output", "output_a", "acc_responses",
+))  # fmt: skip
 logger = logging.getLogger(__name__)
 
 
@@ -183,9 +188,15 @@ def _json(path: Path, notes: Notes) -> Iterator[Row]:
 
 
 def _items(content: Any, path: Path) -> list[Any]:
-    """Return an array's items, those of the one list of rows in an object, or the object, which is then a row."""
+    """Return an array's items, those of the one list of rows in an object, or the object, which is then a row.
+
+    An object with a text or turns in a column of a known format is a row, whatever lists (of tools, of documents) it
+    has beside.
+    """
     if not isinstance(content, dict):
         return content if isinstance(content, list) else [content]
+    if any(name.strip().lower() in TEXTS and _is_text(value) for name, value in content.items()):
+        return [content]
     lists = {name: value for name, value in content.items() if isinstance(value, list)}
     if lists.keys() == content.keys() and len(lists) == 1 and not any(lists.values()):
         return []
@@ -193,6 +204,10 @@ def _items(content: Any, path: Path) -> list[Any]:
     if len(rows) > 1:
         raise ValueError(f"{path} holds the lists {', '.join(rows)}; expected one: give each a file of its own")
     return next(iter(rows.values())) if rows and len(lists) == 1 else [content]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and bool(value) and not any(map(_is_row, value)))
 
 
 def _is_row(item: Any) -> bool:

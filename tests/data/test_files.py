@@ -114,6 +114,19 @@ def test_json_may_hold_an_array_an_object_around_one_or_lines(tmp_path: Path) ->
         assert read_file(path).rows[0] == {"a": 1}
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Weather?", "completion": "Sunny.", "tools": [{"type": "function", "function": {"name": "f"}}]},
+        {"prompt": "Weather?", "documents": [{"title": "t"}], "tools": [{"type": "function"}]},
+        {"messages": [{"role": "user", "content": "Hi"}], "documents": [{"title": "t", "text": "x"}]},
+    ],
+)
+def test_a_list_of_objects_beside_a_prompt_is_a_column_of_the_one_row(tmp_path: Path, row: dict) -> None:
+    (tmp_path / "row.json").write_text(json.dumps(row))
+    assert read_file(tmp_path / "row.json").rows == [row]
+
+
 def test_compressed_lines_are_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"a": 1}\n'))
