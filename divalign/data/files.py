@@ -35,6 +35,7 @@ TEXTS = frozenset((
     "prompt", "chosen", "rejected", "completion", "response", "messages", "conversations", "instruction", "question",
     "goal", "behavior", "forbidden_prompt", "preferred_output", "output_a", "acc_responses",
 ))  # fmt: skip
+BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
 logger = logging.getLogger(__name__)
 
 
@@ -279,6 +280,15 @@ def _parquet_rows(file: parquet.ParquetFile, path: Path, notes: Notes) -> Iterat
     with file:
         groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
         refuse_larger(sum(group.total_byte_size for group in groups), unpacked_limit(path), path)
+        names = file.schema_arrow.names
+        if len(set(names)) < len(names):
+            raise ValueError(f"{path} names a column twice: {', '.join(names)}; rename one of the two, or drop it")
+        for field in file.schema_arrow:
+            if _has_bytes(field.type):
+                raise ValueError(
+                    f"{path} has bytes in the column {field.name!r}, expected text or numbers; drop the column, or "
+                    "write it as text"
+                )
         schema = pa.schema([field.with_type(_as_text(field.type)) for field in file.schema_arrow])
         floats = [field.name for field in schema if "float" in str(field.type) or "double" in str(field.type)]
         for batch in file.iter_batches(batch_size=BATCH):
@@ -302,8 +312,24 @@ def _without_nan(value: Any, column: str, notes: Notes) -> Any:
 
 
 def _as_text(kind: pa.DataType) -> pa.DataType:
-    """Return text for what JSON has no numbers for: times and decimals."""
+    """Return the type with text for what JSON has no numbers for, times and decimals, inside lists and structs too."""
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_as_text(field.type)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(_as_text(kind.key_type), _as_text(kind.item_type))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(_as_text(kind.value_type)), kind.list_size)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        items = kind.value_field.with_type(_as_text(kind.value_type))
+        return pa.list_(items) if pa.types.is_list(kind) else pa.large_list(items)
     return pa.string() if pa.types.is_temporal(kind) or pa.types.is_decimal(kind) else kind
+
+
+def _has_bytes(kind: pa.DataType) -> bool:
+    """Tell a type of bytes, or one that has bytes inside, which neither JSON nor a model of text can hold."""
+    if pa.types.is_nested(kind):
+        return any(_has_bytes(kind.field(number).type) for number in range(kind.num_fields))
+    return any(test(kind) for test in BYTES)
 
 
 Reader = Callable[[Path, Notes], Iterator[Row]]

@@ -199,6 +199,28 @@ def test_times_in_parquet_become_text(tmp_path: Path) -> None:
     assert read_file(tmp_path / "rows.parquet").rows == [{"when": "2026-11-21", "a": 1}]
 
 
+def test_times_inside_messages_of_parquet_become_text(tmp_path: Path) -> None:
+    when = datetime.datetime(2026, 11, 21)
+    row = {"prompt": [{"role": "user", "content": "Hi", "time": when}], "days": [when.date()], "a": {"b": {"c": when}}}
+    parquet.write_table(pa.Table.from_pylist([row]), tmp_path / "rows.parquet")
+    first = read_file(tmp_path / "rows.parquet").rows[0]
+    assert first["prompt"] == [{"role": "user", "content": "Hi", "time": "2026-11-21 00:00:00.000000"}]
+    assert (first["days"], first["a"]) == (["2026-11-21"], {"b": {"c": "2026-11-21 00:00:00.000000"}})
+
+
+@pytest.mark.parametrize("value", [b"\x00\xff", [b"\x00"], {"bytes": b"\x00"}])
+def test_bytes_in_parquet_are_refused_with_their_column(tmp_path: Path, value: object) -> None:
+    parquet.write_table(pa.Table.from_pylist([{"prompt": "Hi", "image": value}]), tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match=r"rows\.parquet has bytes in the column 'image', expected text"):
+        read_file(tmp_path / "rows.parquet")
+
+
+def test_a_column_that_stands_twice_in_parquet_is_refused(tmp_path: Path) -> None:
+    parquet.write_table(pa.table([pa.array(["a"]), pa.array(["b"])], ["prompt", "prompt"]), tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match=r"rows\.parquet names a column twice: prompt, prompt"):
+        read_file(tmp_path / "rows.parquet")
+
+
 def test_rows_stream_before_the_file_is_read_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(f"{json.dumps({'a': n})}\n" for n in range(10_000)) + "torn")
