@@ -221,6 +221,23 @@ def test_a_column_that_stands_twice_in_parquet_is_refused(tmp_path: Path) -> Non
         read_file(tmp_path / "rows.parquet")
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        [{"type": "object", "properties": {}}],
+        ["x", 1],
+        [1, "x"],
+        [[1], "x"],
+        [2**70],
+    ],
+)
+def test_what_parquet_cannot_hold_is_named_with_its_column(tmp_path: Path, values: list) -> None:
+    path = tmp_path / "rows.parquet"
+    with pytest.raises(ValueError, match=r"Parquet cannot hold the column 'id' \(.+\); write JSON lines \(\.jsonl\)"):
+        write_file(path, [{"prompt": "Hi", "id": value} for value in values])
+    assert not path.exists()
+
+
 def test_rows_stream_before_the_file_is_read_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(f"{json.dumps({'a': n})}\n" for n in range(10_000)) + "torn")
