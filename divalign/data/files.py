@@ -140,7 +140,7 @@ def _json_lines(path: Path, notes: Notes) -> Iterator[Row]:
 
 def _text_lines(path: Path, notes: Notes) -> Iterator[Row]:
     """Yield the lines of a text file, as the sets of prompts that are kept so have them: one each."""
-    for number, line in enumerate(lines_of(path, notes.encodings), 1):
+    for number, line in enumerate(ended_anyhow(lines_of(path, notes.encodings)), 1):
         if line.strip():
             notes.line = number
             yield {"text": line.strip()}

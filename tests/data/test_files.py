@@ -238,6 +238,14 @@ def test_what_parquet_cannot_hold_is_named_with_its_column(tmp_path: Path, value
     assert not path.exists()
 
 
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\n"])
+def test_a_text_file_may_end_its_lines_in_any_way(tmp_path: Path, end: str) -> None:
+    (tmp_path / "prompts.txt").write_bytes(end.join(("first", "", "second", "third", "")).encode())
+    notes = Notes()
+    rows = [(notes.line, row["text"]) for row in stream_file(tmp_path / "prompts.txt", notes)]
+    assert rows == [(1, "first"), (3, "second"), (4, "third")]
+
+
 def test_rows_stream_before_the_file_is_read_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(f"{json.dumps({'a': n})}\n" for n in range(10_000)) + "torn")
