@@ -49,6 +49,11 @@ def is_absent(value: Any) -> bool:
     return value is None or (isinstance(value, float) and isnan(value))
 
 
+def cluster_name(value: Any) -> str:
+    """Return a cluster's name as text: 7 and 7.0 are one, as a table with gaps types whole numbers as floats."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
 def one_turn(messages: list[Message], role: str, where: str) -> str:
     """Return the text of messages that are one turn of `role`; raise ValueError where they are more or another's."""
     if [message["role"] for message in messages] != [role]:

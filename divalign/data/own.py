@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from divalign.data.columns import truth
+from divalign.data.columns import cluster_name, truth
 from divalign.data.examples import Request
 
 
@@ -28,8 +28,8 @@ def own(rows: list[dict[str, Any]]) -> list[Request]:
 def _text(row: dict[str, Any], name: str, number: int, *, gap: bool = False) -> str:
     """Return a row's text; where a `gap` is allowed, an absent one or None is empty. Clusters may be numbered."""
     text = row.get(name)
-    if name == "cluster" and isinstance(text, int):
-        return str(text)
+    if name == "cluster" and isinstance(text, (int, float)):
+        return cluster_name(text)
     if gap and text is None:
         return ""
     if not isinstance(text, str):

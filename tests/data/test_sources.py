@@ -143,8 +143,10 @@ def test_a_row_of_ones_own_that_is_no_text_is_named(tmp_path: Path, row: dict, s
 
 def test_gaps_and_numbered_clusters_of_ones_own_rows_are_understood(tmp_path: Path) -> None:
     path = tmp_path / "own.jsonl"
-    path.write_text('{"prompt": "p", "harmful": true, "compliance": null, "worse": "w", "cluster": 3}\n')
-    assert read_source(f"file:{path}", None) == [Request("p", True, "", "", "w", "3")]
+    for number in ("3", "3.0"):  # a table with gaps types whole numbers as floats
+        row = f'{{"prompt": "p", "harmful": true, "compliance": null, "worse": "w", "cluster": {number}}}'
+        path.write_text(f"{row}\n")
+        assert read_source(f"file:{path}", None) == [Request("p", True, "", "", "w", "3")]
 
 
 def own_module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
