@@ -224,6 +224,33 @@ def test_a_row_that_cannot_be_held_is_set_aside_with_the_reason(row: dict, name:
     assert json.loads(done.refused[0].text) == row
 
 
+SHAREGPT = SAMPLES["llamafactory_sharegpt"]
+WITH_SYSTEM = {
+    "sharegpt": {**SHAREGPT, "system": "s"},
+    "sharegpt, twice": {
+        **SHAREGPT,
+        "conversations": [{"from": "system", "value": "s"}, *SHAREGPT["conversations"]],
+        "system": "s",
+    },
+    "alpaca": {**SAMPLES["llamafactory_alpaca"], "system_prompt": "s"},
+    "kto": {"instruction": "q", "input": "", "output": "a", "kto_tag": True, "System": "s"},
+}
+
+
+@pytest.mark.parametrize("shape", WITH_SYSTEM)
+def test_a_system_column_of_llama_factory_is_one_system_turn(shape: str) -> None:
+    row = next(read_rows([WITH_SYSTEM[shape]]))
+    assert row["prompt"] == said("s", "system") + Q
+    assert not any(name.lower().startswith("system") for name in row)
+
+
+def test_a_system_column_that_denies_the_system_turn_is_refused() -> None:
+    done = Conversion()
+    assert list(convert([{**WITH_SYSTEM["sharegpt, twice"], "system": "t"}], "trl", done=done)) == []
+    assert "'system' is not the prompt's system turn" in done.refused[0].reason
+    assert next(read_rows([{**SHAREGPT, "system": None}]))["prompt"] == Q
+
+
 def test_an_unknown_format_names_the_nearest_and_unknown_columns_are_listed() -> None:
     with pytest.raises(ValueError, match="did you mean 'trl_plain'"):
         list(convert([], "trl_plane"))
