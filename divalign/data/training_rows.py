@@ -152,14 +152,14 @@ def _separate_turns(row: Row, names: Sequence[str]) -> Row:
 def _shared_turns(sides: Sequence[Sequence[Message]]) -> list[Message]:
     most = min(map(len, sides)) - 1
     first = sides[0]
-    shared = next((n for n in range(most) if any(not _same([first[n]], [side[n]]) for side in sides[1:])), most)
+    shared = next((n for n in range(most) if any(not same_turns([first[n]], [side[n]]) for side in sides[1:])), most)
     return list(first[:shared])
 
 
 def _after(prompt: Sequence[Message], turns: list[Message], *, own: bool) -> list[Message]:
     """Return the turns without the prompt before them; of a column of its `own`, the system turn may lack there."""
     for lead in (prompt, [message for message in prompt if message["role"] != "system"] if own else []):
-        if lead and len(turns) > len(lead) and _same(turns[: len(lead)], lead):
+        if lead and len(turns) > len(lead) and same_turns(turns[: len(lead)], lead):
             return turns[len(lead) :]
     return turns
 
@@ -168,10 +168,11 @@ def _repeats(lead: Sequence[Message], prompt: Sequence[Message]) -> bool:
     """Tell whether the turns before a response are the prompt, perhaps with a system turn that it lacks."""
     own = [message for message in lead if message["role"] != "system"]
     bare = [message for message in prompt if message["role"] != "system"]
-    return bool(lead) and (_same(lead, prompt) or (bool(bare) and bare == list(prompt) and _same(own, bare)))
+    return bool(lead) and (same_turns(lead, prompt) or (bool(bare) and bare == list(prompt) and same_turns(own, bare)))
 
 
-def _same(first: Sequence[Message], second: Sequence[Message]) -> bool:
+def same_turns(first: Sequence[Message], second: Sequence[Message]) -> bool:
+    """Tell whether two conversations say the same, however their messages are written down."""
     return [_content(message) for message in first] == [_content(message) for message in second]
 
 

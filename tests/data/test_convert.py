@@ -251,6 +251,27 @@ def test_a_system_column_that_denies_the_system_turn_is_refused() -> None:
     assert next(read_rows([{**SHAREGPT, "system": None}]))["prompt"] == Q
 
 
+@pytest.mark.parametrize("name", ["openai_messages", "openai_preference", "halos_pairwise"])
+def test_a_system_column_beside_turns_becomes_one_and_nothing_is_lost(name: str) -> None:
+    sample = {"messages": Q + said("a")} if name == "openai_messages" else SAMPLES[name]
+    done = Conversion()
+    rows = list(convert([{**sample, "system": "s"}], "trl_unpaired", done=done))
+    assert all(row["prompt"] == said("s", "system") + Q for row in rows)
+    assert (done.lost, done.refused) == ({}, [])
+
+
+def test_keys_of_messages_that_are_null_are_not_lost() -> None:
+    null = {"name": None, "tool_calls": None}
+    row = {"prompt": [{**Q[0], **null}], "chosen": [{**said("a")[0], **null}], "rejected": said("u")}
+    for name in ("trl_plain", "llamafactory_sharegpt", "trl_unpaired_plain"):
+        done = Conversion()
+        assert len(list(convert([row], name, done=done))) > 0
+        assert done.lost == {}
+    done = Conversion()
+    list(convert([{**row, "prompt": [{**Q[0], "name": "Ann"}]}], "trl_plain", done=done))
+    assert done.lost == {"prompt": 1}
+
+
 def test_an_unknown_format_names_the_nearest_and_unknown_columns_are_listed() -> None:
     with pytest.raises(ValueError, match="did you mean 'trl_plain'"):
         list(convert([], "trl_plane"))
