@@ -16,6 +16,7 @@ import pytest
 from divalign.data.examples import Request
 from divalign.data.fetch import File, fetched
 from divalign.data.sources import SOURCES, Source, find_source, gather_requests, read_source, read_sources
+from tests.messages import said
 
 ROWS = {
     "safealigner": [{"prompt": "p", "harmful_response": "yes", "safe_response": "no"}],
@@ -119,6 +120,48 @@ def test_a_torn_line_is_set_aside_and_said(tmp_path: Path, caplog: pytest.LogCap
     path.write_text('{"promt": "p", "harmful": true}\n')
     with pytest.raises(ValueError, match="lacks the column 'prompt'; is it 'promt'"):
         read_source(f"file:{path}", None)
+
+
+GAPS = {
+    "paper_cr": [
+        {"safety": 1, "prompt": "b", "acc_responses": [], "rej_responses": ["no"]},
+        {"safety": 0, "prompt": "none", "acc_responses": [], "rej_responses": []},
+        {"safety": None, "prompt": "none", "acc_responses": ["yes"], "rej_responses": ["no"]},
+        {"safety": "False", "prompt": "h", "acc_responses": "yes", "rej_responses": []},
+    ],
+    "ultrafeedback": [
+        {"prompt": "none", "chosen": [], "rejected": []},
+        {"prompt": "p", "chosen": said("good"), "rejected": said("bad")},
+    ],
+    "pku_saferlhf": [
+        {"prompt": prompt, "response_0": "a", "response_1": "b", "is_response_0_safe": first,
+         "is_response_1_safe": second, "better_response_id": better}
+        for prompt, first, second, better in
+        [("p", "False", "True", None), ("none", None, True, 0), ("none", True, True, None), ("q", "true", 1, "1")]
+    ],
+    "beavertails": [
+        {"prompt": "p", "response": "bad", "is_safe": "False"},
+        {"prompt": "p", "response": "good", "is_safe": "True"},
+        {"prompt": "none", "response": "unknown", "is_safe": None},
+        {"prompt": "none", "response": "good", "is_safe": True},
+    ],
+}  # fmt: skip
+WITHOUT_GAPS = {
+    "paper_cr": [("b", False, "", "no", ""), ("h", True, "yes", "", "")],
+    "ultrafeedback": [("p", False, "good", "", "bad")],
+    "pku_saferlhf": [("p", True, "a", "b", ""), ("q", False, "b", "", "a")],
+    "beavertails": [("p", True, "bad", "good", "")],
+}
+
+
+@pytest.mark.parametrize("name", GAPS)
+def test_a_row_of_a_set_that_says_too_little_is_left_out(name: str) -> None:
+    assert [request[:5] for request in SOURCES[name].load(GAPS[name])] == WITHOUT_GAPS[name]
+
+
+def test_a_response_that_is_neither_safe_nor_unsafe_is_named() -> None:
+    with pytest.raises(ValueError, match="the prompt 'How do ships float' .*'is_safe' holds 'maybe', expected true or"):
+        SOURCES["beavertails"].load([{"prompt": "How do ships float", "response": "a", "is_safe": "maybe"}])
 
 
 @pytest.mark.parametrize(
