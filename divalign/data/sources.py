@@ -21,7 +21,7 @@ from divalign.data.everyday import EVERYDAY
 from divalign.data.examples import Request
 from divalign.data.fetch import File, fetched
 from divalign.data.files import read_file, warn_of
-from divalign.data.own import own
+from divalign.data.own import read_own
 from divalign.data.prompts import class_of
 from divalign.data.split import share_clusters
 
@@ -265,8 +265,7 @@ def read_source(name: str, folder: Path | None, *, download: bool = False) -> li
 def _read(name: str, folder: Path | None, *, download: bool) -> tuple[list[Request], int]:
     """Return the requests of a source, and how many rows of its files gave none."""
     if name.startswith("file:"):
-        rows = _table(Path(name.removeprefix("file:")), ("prompt", "harmful"))
-        return _clustered("own", own(rows)), 0
+        return _clustered("own", read_own(Path(name.removeprefix("file:")))), 0
     source = find_source(name)
     if source.files and folder is None:
         raise ValueError(f"the source {name!r} needs its files: name the folder that holds {source.files[0].path}")

@@ -167,19 +167,22 @@ def test_a_response_that_is_neither_safe_nor_unsafe_is_named() -> None:
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
-        ({"prompt": None}, "row 2 has prompt=None, expected a text"),
-        ({"prompt": 5}, "row 2 has prompt=5, expected a text"),
-        ({"prompt": [{"role": "user", "content": "p"}]}, "row 2 has prompt=.*expected a text"),
-        ({"prompt": "p", "compliance": ["x", "y"]}, "row 2 has compliance=.*expected a text"),
-        ({"prompt": "p", "refusal": 3}, "row 2 has refusal=3, expected a text"),
-        ({"prompt": "p", "cluster": ["x"]}, "row 2 has cluster=.*expected a text"),
-        ({"prompt": "p", "harmful": "perhaps"}, "'perhaps', expected true or false"),
+        ({"prompt": None}, r"own\.jsonl, line 4: it has prompt=None, expected a text"),
+        ({"prompt": 5}, r"own\.jsonl, line 4: it has prompt=5, expected a text"),
+        ({"prompt": [{"role": "user", "content": "p"}]}, r"own\.jsonl, line 4: it has prompt=.*expected a text"),
+        ({"prompt": "p", "compliance": ["x", "y"]}, r"own\.jsonl, line 4: it has compliance=.*expected a text"),
+        ({"prompt": "p", "refusal": 3}, r"own\.jsonl, line 4: it has refusal=3, expected a text"),
+        ({"prompt": "p", "cluster": ["x"]}, r"own\.jsonl, line 4: it has cluster=.*expected a text"),
+        (
+            {"prompt": "p", "harmful": "perhaps"},
+            r"own\.jsonl, line 4: the column 'harmful' holds 'perhaps', expected true or false",
+        ),
     ],
 )
 def test_a_row_of_ones_own_that_is_no_text_is_named(tmp_path: Path, row: dict, sentence: str) -> None:
     rows = [{"prompt": "first", "harmful": True}, {"harmful": True, **row}]
     path = tmp_path / "own.jsonl"
-    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    path.write_text("\ntorn\n\n".join(json.dumps(row) for row in rows) + "\n\n")
     with pytest.raises(ValueError, match=sentence):
         read_source(f"file:{path}", None)
 
