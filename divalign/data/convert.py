@@ -10,11 +10,11 @@ from itertools import chain
 from typing import Any
 
 from divalign.core.names import find
-from divalign.data.columns import SIDES, nearest, truth
+from divalign.data.columns import NO, SIDES, YES, nearest, rest_of, truth
 from divalign.data.examples import Row
 from divalign.data.formats import FORMATS, Format
 from divalign.data.notes import Notes, Rejected
-from divalign.data.sides import check_pair, labelled
+from divalign.data.sides import check_pair, labelled, side_columns
 from divalign.data.training_rows import same_turns, training_row, with_system
 from divalign.store import digest
 
@@ -176,15 +176,18 @@ def _plain_truth(row: Row) -> Row:
 def _of_kind(rows: Iterator[Row], kind: str, done: Conversion) -> Iterator[Row]:
     if kind == "paired":
         return _paired(rows, done)
-    return _unpaired(rows) if kind == "unpaired" else _aligned(rows, done)
+    return _unpaired(rows, done) if kind == "unpaired" else _aligned(rows, done)
 
 
-def _unpaired(rows: Iterable[Row]) -> Iterator[Row]:
+def _unpaired(rows: Iterable[Row], done: Conversion) -> Iterator[Row]:
+    """Yield labelled responses, two for a pair, without the pair's flags, which would deny the label of one of them."""
     for row in rows:
         if "label" in row and "completion" in row:
             yield row
         else:
-            rest = {name: value for name, value in row.items() if name not in SIDES}
+            flags = side_columns(row)
+            done.lost.update(name for name, value in flags.items() if str(value).strip().lower() not in YES | NO)
+            rest = rest_of(row, *SIDES, *flags)
             yield from ({**rest, "completion": row[side], "label": side == "chosen"} for side in SIDES)
 
 

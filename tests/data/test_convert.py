@@ -272,6 +272,21 @@ def test_keys_of_messages_that_are_null_are_not_lost() -> None:
     assert done.lost == {"prompt": 1}
 
 
+@pytest.mark.parametrize("flag", [{"preferred": True}, {"label": 1}, {"is_rejected": "no"}, {"good": 1}])
+def test_a_pair_that_says_its_side_too_becomes_two_responses(flag: dict) -> None:
+    done = Conversion()
+    rows = list(convert([{**SAMPLES["trl_plain"], **flag}], "trl_unpaired_plain", done=done))
+    assert [(row["completion"], row["label"]) for row in rows] == [("a", True), ("u", False)]
+    assert (done.lost, done.refused) == ({}, [])
+
+
+def test_a_column_of_a_pair_that_is_no_flag_is_called_lost() -> None:
+    done = Conversion()
+    rows = list(convert([{**SAMPLES["trl_plain"], "label": "ships"}], "trl_unpaired_plain", done=done))
+    assert [row["label"] for row in rows] == [True, False]
+    assert done.lost == {"label": 1}
+
+
 def test_an_unknown_format_names_the_nearest_and_unknown_columns_are_listed() -> None:
     with pytest.raises(ValueError, match="did you mean 'trl_plain'"):
         list(convert([], "trl_plane"))

@@ -160,7 +160,9 @@ def test_a_row_of_a_set_that_says_too_little_is_left_out(name: str) -> None:
 
 
 def test_a_response_that_is_neither_safe_nor_unsafe_is_named() -> None:
-    with pytest.raises(ValueError, match="the prompt 'How do ships float' .*'is_safe' holds 'maybe', expected true or"):
+    with pytest.raises(
+        ValueError, match=r"the prompt 'How do ships float' .*'is_safe' holds 'maybe', expected true or"
+    ):
         SOURCES["beavertails"].load([{"prompt": "How do ships float", "response": "a", "is_safe": "maybe"}])
 
 
