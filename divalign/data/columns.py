@@ -49,6 +49,21 @@ def is_absent(value: Any) -> bool:
     return value is None or (isinstance(value, float) and isnan(value))
 
 
+def cluster_name(value: Any) -> str:
+    """Return a cluster's name as text: 7 and 7.0 are one, as a table with gaps types whole numbers as floats."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def truth_of(row: Mapping[str, Any], column: str) -> bool | None:
+    """Return a column as true or false, None where it is empty. Raises ValueError for others, with the row's prompt."""
+    if is_absent(row[column]) or row[column] == "":
+        return None
+    try:
+        return truth(row[column], column)
+    except ValueError as error:
+        raise ValueError(f"the row with the prompt {str(row['prompt'])[:60]!r} cannot be read: {error}") from error
+
+
 def one_turn(messages: list[Message], role: str, where: str) -> str:
     """Return the text of messages that are one turn of `role`; raise ValueError where they are more or another's."""
     if [message["role"] for message in messages] != [role]:

@@ -7,14 +7,15 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
 
 from divalign.core.names import find
-from divalign.data.columns import SIDES, nearest, truth
+from divalign.data.columns import NO, SIDES, YES, nearest, rest_of, truth
 from divalign.data.examples import Row
 from divalign.data.formats import FORMATS, Format
 from divalign.data.notes import Notes, Rejected
-from divalign.data.sides import check_pair, labelled
-from divalign.data.training_rows import training_row
+from divalign.data.sides import check_pair, labelled, side_columns
+from divalign.data.training_rows import same_turns, training_row, with_system
 from divalign.store import digest
 
 OPTIONAL = ("harmful", "cluster", "prefill")
@@ -123,7 +124,7 @@ def _first_fault(done: Conversion) -> str:
 def read_row(row: Row, form: Format) -> list[Row]:
     """Return our rows for one row of a format; raise ValueError for a row that it cannot read, whatever the fault."""
     try:
-        return [_agreed(_plain_truth(parsed)) for parsed in form.reads(row)]
+        return [_agreed(with_system(_plain_truth(parsed))) for parsed in form.reads(row)]
     except KeyError as error:
         raise ValueError(f"it lacks the column {error}") from error
     except (TypeError, AttributeError) as error:
@@ -151,13 +152,19 @@ def convert(
     for number, row in enumerate(_of_kind(read_rows(rows, source, done), to.kind, done), 1):
         try:
             written = to.writes(row, number)
-            back = _plain_truth(to.reads(written)[0])
+            back = with_system(_plain_truth(to.reads(written)[0]))
         except ValueError as error:
             done.refuse(done.number, error, row)
             continue
-        done.lost.update(name for name, value in row.items() if back.get(name) != value)
+        done.lost.update(name for name, value in row.items() if not _is_same(name, value, back.get(name)))
         done.written += 1
         yield written
+
+
+def _is_same(name: str, value: Any, other: Any) -> bool:
+    if name in ("prompt", "completion", *SIDES) and isinstance(value, list) and isinstance(other, list):
+        return same_turns(value, other)  # keys that are null here are absent there
+    return value == other
 
 
 def _plain_truth(row: Row) -> Row:
@@ -169,15 +176,18 @@ def _plain_truth(row: Row) -> Row:
 def _of_kind(rows: Iterator[Row], kind: str, done: Conversion) -> Iterator[Row]:
     if kind == "paired":
         return _paired(rows, done)
-    return _unpaired(rows) if kind == "unpaired" else _aligned(rows, done)
+    return _unpaired(rows, done) if kind == "unpaired" else _aligned(rows, done)
 
 
-def _unpaired(rows: Iterable[Row]) -> Iterator[Row]:
+def _unpaired(rows: Iterable[Row], done: Conversion) -> Iterator[Row]:
+    """Yield labelled responses, two for a pair, without the pair's flags, which would deny the label of one of them."""
     for row in rows:
         if "label" in row and "completion" in row:
             yield row
         else:
-            rest = {name: value for name, value in row.items() if name not in SIDES}
+            flags = side_columns(row)
+            done.lost.update(name for name, value in flags.items() if str(value).strip().lower() not in YES | NO)
+            rest = rest_of(row, *SIDES, *flags)
             yield from ({**rest, "completion": row[side], "label": side == "chosen"} for side in SIDES)
 
 

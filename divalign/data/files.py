@@ -30,6 +30,12 @@ from divalign.store import jsonl
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 BATCH = 4096
 DAMAGED_PARQUET = (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError)  # all that pyarrow raises
+# Columns of known formats: where a JSON object holds text or turns under one of them, it is a row.
+TEXTS = frozenset((
+    "prompt", "chosen", "rejected", "completion", "response", "messages", "conversations", "instruction", "question",
+    "goal", "behavior", "forbidden_prompt", "preferred_output", "output_a", "acc_responses",
+))  # fmt: skip
+BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
 logger = logging.getLogger(__name__)
 
 
@@ -134,7 +140,7 @@ def _json_lines(path: Path, notes: Notes) -> Iterator[Row]:
 
 def _text_lines(path: Path, notes: Notes) -> Iterator[Row]:
     """Yield the lines of a text file, as the sets of prompts that are kept so have them: one each."""
-    for number, line in enumerate(lines_of(path, notes.encodings), 1):
+    for number, line in enumerate(ended_anyhow(lines_of(path, notes.encodings)), 1):
         if line.strip():
             notes.line = number
             yield {"text": line.strip()}
@@ -183,9 +189,15 @@ def _json(path: Path, notes: Notes) -> Iterator[Row]:
 
 
 def _items(content: Any, path: Path) -> list[Any]:
-    """Return an array's items, those of the one list of rows in an object, or the object, which is then a row."""
+    """Return an array's items, those of the one list of rows in an object, or the object, which is then a row.
+
+    An object with a text or turns in a column of a known format is a row, whatever lists (of tools, of documents) it
+    has beside.
+    """
     if not isinstance(content, dict):
         return content if isinstance(content, list) else [content]
+    if any(name.strip().lower() in TEXTS and _is_text(value) for name, value in content.items()):
+        return [content]
     lists = {name: value for name, value in content.items() if isinstance(value, list)}
     if lists.keys() == content.keys() and len(lists) == 1 and not any(lists.values()):
         return []
@@ -193,6 +205,10 @@ def _items(content: Any, path: Path) -> list[Any]:
     if len(rows) > 1:
         raise ValueError(f"{path} holds the lists {', '.join(rows)}; expected one: give each a file of its own")
     return next(iter(rows.values())) if rows and len(lists) == 1 else [content]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and bool(value) and not any(map(_is_row, value)))
 
 
 def _is_row(item: Any) -> bool:
@@ -264,6 +280,15 @@ def _parquet_rows(file: parquet.ParquetFile, path: Path, notes: Notes) -> Iterat
     with file:
         groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
         refuse_larger(sum(group.total_byte_size for group in groups), unpacked_limit(path), path)
+        names = file.schema_arrow.names
+        if len(set(names)) < len(names):
+            raise ValueError(f"{path} names a column twice: {', '.join(names)}; rename one of the two, or drop it")
+        for field in file.schema_arrow:
+            if _has_bytes(field.type):
+                raise ValueError(
+                    f"{path} has bytes in the column {field.name!r}, expected text or numbers; drop the column, or "
+                    "write it as text"
+                )
         schema = pa.schema([field.with_type(_as_text(field.type)) for field in file.schema_arrow])
         floats = [field.name for field in schema if "float" in str(field.type) or "double" in str(field.type)]
         for batch in file.iter_batches(batch_size=BATCH):
@@ -287,8 +312,24 @@ def _without_nan(value: Any, column: str, notes: Notes) -> Any:
 
 
 def _as_text(kind: pa.DataType) -> pa.DataType:
-    """Return text for what JSON has no numbers for: times and decimals."""
+    """Return the type with text for what JSON has no numbers for, times and decimals, inside lists and structs too."""
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_as_text(field.type)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(_as_text(kind.key_type), _as_text(kind.item_type))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(_as_text(kind.value_type)), kind.list_size)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        items = kind.value_field.with_type(_as_text(kind.value_type))
+        return pa.list_(items) if pa.types.is_list(kind) else pa.large_list(items)
     return pa.string() if pa.types.is_temporal(kind) or pa.types.is_decimal(kind) else kind
+
+
+def _has_bytes(kind: pa.DataType) -> bool:
+    """Tell a type of bytes, or one that has bytes inside, which neither JSON nor a model of text can hold."""
+    if pa.types.is_nested(kind):
+        return any(_has_bytes(kind.field(number).type) for number in range(kind.num_fields))
+    return any(test(kind) for test in BYTES)
 
 
 Reader = Callable[[Path, Notes], Iterator[Row]]

@@ -10,14 +10,15 @@ from typing import Any
 from divalign.data.columns import SIDES, one_turn, rest_of, turns_of
 from divalign.data.examples import Message, Row, as_messages
 from divalign.data.sides import labelled
+from divalign.data.training_rows import with_system
 
-ALPACA = ("instruction", "input", "system", "history")
+ALPACA = ("instruction", "input", "history")
 SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt"}
 
 
 def _prompt(row: Row) -> list[Message]:
-    """Return system, history, and instruction with input, joined by a line break as LLaMA-Factory joins them."""
-    turns = _system(row)
+    """Return history, and instruction with input, joined by a line break as LLaMA-Factory joins them."""
+    turns: list[Message] = []
     history = row.get("history") or []
     if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
         raise ValueError(f"its history is {str(history)[:60]!r}, expected a list of pairs of question and answer")
@@ -44,7 +45,7 @@ def _write_prompt(messages: list[Message]) -> Row:
 
 def read_alpaca(row: Row) -> list[Row]:
     sides = {side: turns_of(row[side], "assistant", side) for side in SIDES}
-    return [{**rest_of(row, *ALPACA), "prompt": _prompt(row), **sides}]
+    return [with_system({**rest_of(row, *ALPACA), "prompt": _prompt(row), **sides})]
 
 
 def write_alpaca(row: Row, number: int) -> Row:
@@ -55,10 +56,11 @@ def write_alpaca(row: Row, number: int) -> Row:
 def read_kto(row: Row) -> list[Row]:
     if "conversations" in row:
         *prompt, answer = _from_sharegpt(row["conversations"])
-        rest = labelled(rest_of(row, "conversations", "system"))
-        return [{**rest, "prompt": [*_system(row), *prompt], "completion": _response(answer)}]
+        rest = labelled(rest_of(row, "conversations"))
+        return [with_system({**rest, "prompt": prompt, "completion": _response(answer)})]
     completion = turns_of(row["output"], "assistant", "output")
-    return [{**labelled(rest_of(row, *ALPACA, "output")), "prompt": _prompt(row), "completion": completion}]
+    rest = labelled(rest_of(row, *ALPACA, "output"))
+    return [with_system({**rest, "prompt": _prompt(row), "completion": completion})]
 
 
 def write_kto(row: Row, number: int) -> Row:
@@ -69,18 +71,14 @@ def write_kto(row: Row, number: int) -> Row:
 
 def read_sharegpt(row: Row) -> list[Row]:
     sides = {side: _from_sharegpt([row[side]]) for side in SIDES}
-    prompt = [*_system(row), *_from_sharegpt(row["conversations"])]
-    return [{**rest_of(row, "conversations", "system"), "prompt": prompt, **sides}]
+    prompt = _from_sharegpt(row["conversations"])
+    return [with_system({**rest_of(row, "conversations"), "prompt": prompt, **sides})]
 
 
 def write_sharegpt(row: Row, number: int) -> Row:
     sides = {side: as_messages(one_turn(row[side], "assistant", side), "assistant") for side in SIDES}
     turns = {side: _to_sharegpt(messages)[0] for side, messages in sides.items()}
     return {**rest_of(row, "prompt"), "conversations": _to_sharegpt(row["prompt"]), **turns}
-
-
-def _system(row: Row) -> list[Message]:
-    return as_messages(row["system"], "system") if row.get("system") else []
 
 
 def _response(message: Message) -> list[Message]:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from divalign.core.names import find
-from divalign.data.columns import check_columns
+from divalign.data.columns import check_columns, is_absent, truth_of
 from divalign.data.everyday import EVERYDAY
 from divalign.data.examples import Request
 from divalign.data.fetch import File, fetched
 from divalign.data.files import read_file, warn_of
-from divalign.data.own import own
+from divalign.data.own import read_own
 from divalign.data.prompts import class_of
 from divalign.data.split import share_clusters
 
@@ -100,28 +100,32 @@ def pku_saferlhf(rows: Rows) -> list[Request]:
     """Two responses a row, each safe or not. Source: Kim et al. 2025, arXiv 2505.20065, sec. 4: keep, swap, drop.
 
     A row with one unsafe response sets that against the safe one, whichever was preferred; a row with two is dropped; a
-    row with two safe ones ranks them, and its prompt counts as benign.
+    row with two safe ones ranks them, and its prompt counts as benign. A row that does not say it is left out.
     """
     requests = []
     for row in rows:
         texts = row["response_0"], row["response_1"]
-        safe = bool(row["is_response_0_safe"]), bool(row["is_response_1_safe"])
-        better = int(row["better_response_id"])
+        safe = truth_of(row, "is_response_0_safe"), truth_of(row, "is_response_1_safe")
+        if None in safe:
+            continue
         if all(safe):
-            requests.append(_benign(row["prompt"], texts[better], texts[1 - better]))
+            better = row["better_response_id"]
+            if not is_absent(better):
+                requests.append(_benign(row["prompt"], texts[int(better)], texts[1 - int(better)]))
         elif any(safe):
             requests.append(_harmful(row["prompt"], texts[safe.index(False)], texts[safe.index(True)]))
     return requests
 
 
 def beavertails(rows: Rows) -> list[Request]:
-    """One response a row, safe or not: a prompt with one of each is harmful, its first ones are taken."""
+    """One response a row, safe, unsafe or neither: a prompt with one of each is harmful, its first ones are taken."""
     requests = []
     for prompt, group in _by(rows, "prompt").items():
-        unsafe = [row["response"] for row in group if not row["is_safe"]]
-        safe = [row["response"] for row in group if row["is_safe"]]
-        if unsafe and safe:
-            requests.append(_harmful(prompt, unsafe[0], safe[0]))
+        sides = [(truth_of(row, "is_safe"), row["response"]) for row in group]
+        unsafe = [response for safe, response in sides if safe is False]
+        aligned = [response for safe, response in sides if safe]
+        if unsafe and aligned:
+            requests.append(_harmful(prompt, unsafe[0], aligned[0]))
     return requests
 
 
@@ -135,17 +139,25 @@ def hh_rlhf(rows: Rows) -> list[Request]:
 
 
 def ultrafeedback(rows: Rows) -> list[Request]:
-    return [_benign(row["prompt"], row["chosen"][-1]["content"], row["rejected"][-1]["content"]) for row in rows]
+    """Conversations in pairs; a row without turns on one side is left out."""
+    return [
+        _benign(row["prompt"], row["chosen"][-1]["content"], row["rejected"][-1]["content"])
+        for row in rows
+        if row["chosen"] and row["rejected"]
+    ]
 
 
 def paper_cr(rows: Rows) -> list[Request]:
-    """A set beside arXiv 2502.00657: `safety` 0 is harmful; `acc_responses` comply, `rej_responses` refuse."""
-    return [
-        Request(
-            row["prompt"], not int(row["safety"]), _first(row["acc_responses"]), _first(row["rej_responses"]), "", ""
-        )
-        for row in rows
-    ]
+    """A set beside arXiv 2502.00657: `safety` 0 is harmful; `acc_responses` comply, `rej_responses` refuse.
+
+    A row that has no response at all, or does not say whether it is safe, is left out.
+    """
+    requests = []
+    for row in rows:
+        safe, texts = truth_of(row, "safety"), (_first(row["acc_responses"]), _first(row["rej_responses"]))
+        if safe is not None and any(texts):
+            requests.append(Request(row["prompt"], not safe, *texts, "", ""))
+    return requests
 
 
 def paper_pref(rows: Rows) -> list[Request]:
@@ -253,8 +265,7 @@ def read_source(name: str, folder: Path | None, *, download: bool = False) -> li
 def _read(name: str, folder: Path | None, *, download: bool) -> tuple[list[Request], int]:
     """Return the requests of a source, and how many rows of its files gave none."""
     if name.startswith("file:"):
-        rows = _table(Path(name.removeprefix("file:")), ("prompt", "harmful"))
-        return _clustered("own", own(rows)), 0
+        return _clustered("own", read_own(Path(name.removeprefix("file:")))), 0
     source = find_source(name)
     if source.files and folder is None:
         raise ValueError(f"the source {name!r} needs its files: name the folder that holds {source.files[0].path}")
@@ -353,7 +364,8 @@ def _by(rows: Rows, column: str) -> dict[str, Rows]:
 
 
 def _first(texts: Any) -> str:
-    return texts if isinstance(texts, str) else texts[0]
+    """Return the first of some responses, or nothing where there is none."""
+    return texts if isinstance(texts, str) else next(iter(texts or ()), "")
 
 
 def _last_turn(dialogue: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from divalign.data.columns import cluster_name
 from divalign.data.examples import Request, Row
 from divalign.data.overlap import near_duplicate_clusters
 from divalign.data.prompts import prompt_of
@@ -26,7 +27,7 @@ SHARES: Mapping[str, float] = {"train": 0.8, "validation": 0.1, "test": 0.1}
 def cluster_of(row: Row) -> str:
     """Return what must stay on one side of a split: the row's cluster, or its prompt's words in order."""
     if row.get("cluster") not in (None, ""):
-        return f"cluster {row['cluster']}"
+        return f"cluster {cluster_name(row['cluster'])}"
     prompt = prompt_of(row, empty=True)
     words = sorted(stem(word) for word in words_of(prompt) if word not in ARTICLES)
     return " ".join(["prompt", *(words or [prompt])])

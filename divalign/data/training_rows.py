@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from divalign.data.columns import SIDES, nearest, plain_content, rest_of, turns_of
+from divalign.data.columns import SIDES, is_absent, nearest, plain_content, rest_of, turns_of
 from divalign.data.examples import Message, Row
 from divalign.data.sides import check_pair, is_flag, labelled, side_columns
 from divalign.data.words import words_of
@@ -33,7 +33,7 @@ def training_row(row: Mapping[str, Any]) -> Row:
     Pairs without `prompt` are split as TRL's `extract_prompt` splits them; a plain one is marked by the column
     `prompt_is_shared_text`, because its tokens are then those of prompt and response in one. A response's label may
     stand in any column of `sides`. `tools` and `chat_template_kwargs` may be JSON; a `system` column becomes the
-    conversation's first turn. Other columns pass through.
+    conversation's first turn, an empty one is dropped. Other columns pass through.
 
     Raises ValueError for a row that is none of TRL's, holds null, has a response of several turns, or says in one
     column what another denies.
@@ -56,7 +56,7 @@ def training_row(row: Mapping[str, Any]) -> Row:
         raise ValueError(f"it has the columns {', '.join(plain) or '(none)'}; expected {EXPECTED}")
     elif set(side_columns(plain)) != {"label"}:  # whether a plain label is one of two, its reader decides
         plain = labelled(plain)
-    return _with_system(separate_prompt(plain, SIDES if paired else ("completion",)))
+    return with_system(separate_prompt(plain, SIDES if paired else ("completion",)))
 
 
 def separate_prompt(row: Row, names: Sequence[str]) -> Row:
@@ -174,14 +174,14 @@ def _separate_turns(row: Row, names: Sequence[str]) -> Row:
 def _shared_turns(sides: Sequence[Sequence[Message]]) -> list[Message]:
     most = min(map(len, sides)) - 1
     first = sides[0]
-    shared = next((n for n in range(most) if any(not _same([first[n]], [side[n]]) for side in sides[1:])), most)
+    shared = next((n for n in range(most) if any(not same_turns([first[n]], [side[n]]) for side in sides[1:])), most)
     return list(first[:shared])
 
 
 def _after(prompt: Sequence[Message], turns: list[Message], *, own: bool) -> list[Message]:
     """Return the turns without the prompt before them; of a column of its `own`, the system turn may lack there."""
     for lead in (prompt, [message for message in prompt if message["role"] != "system"] if own else []):
-        if lead and len(turns) > len(lead) and _same(turns[: len(lead)], lead):
+        if lead and len(turns) > len(lead) and same_turns(turns[: len(lead)], lead):
             return turns[len(lead) :]
     return turns
 
@@ -190,10 +190,11 @@ def _repeats(lead: Sequence[Message], prompt: Sequence[Message]) -> bool:
     """Tell whether the turns before a response are the prompt, perhaps with a system turn that it lacks."""
     own = [message for message in lead if message["role"] != "system"]
     bare = [message for message in prompt if message["role"] != "system"]
-    return bool(lead) and (_same(lead, prompt) or (bool(bare) and bare == list(prompt) and _same(own, bare)))
+    return bool(lead) and (same_turns(lead, prompt) or (bool(bare) and bare == list(prompt) and same_turns(own, bare)))
 
 
-def _same(first: Sequence[Message], second: Sequence[Message]) -> bool:
+def same_turns(first: Sequence[Message], second: Sequence[Message]) -> bool:
+    """Tell whether two conversations say the same, however their messages are written down."""
     return [_content(message) for message in first] == [_content(message) for message in second]
 
 
@@ -212,20 +213,32 @@ def _text_or_parts(content: Any) -> Any:
         return content
 
 
-def _with_system(row: Row) -> Row:
-    """Put the text of a `system` column before a conversation; plain text has no place for it."""
-    column = next((name for name in SYSTEM if isinstance(row.get(name), str) and row[name].strip()), None)
-    if column is None:
+def with_system(row: Row) -> Row:
+    """Return the row with the text of its `system` column as the conversation's first turn, and without an empty one.
+
+    Raises ValueError where two system texts differ, and beside plain text, which has no place for one.
+    """
+    columns = {name: row[name] for name in row if str(name).strip().lower() in SYSTEM}
+    empty = [name for name, value in columns.items() if is_absent(value) or str(value).strip() in ("", "[]", "{}")]
+    columns = rest_of(columns, *empty)
+    for name, value in columns.items():
+        if isinstance(value, (list, Mapping)):
+            raise ValueError(f"its column {name!r} holds {type(value).__name__}, expected text; put it into the prompt")
+    texts = {name: value for name, value in columns.items() if isinstance(value, str)}
+    row = rest_of(row, *texts, *empty)
+    if not texts:
         return row
-    system = row[column]
+    if len(set(texts.values())) > 1:
+        raise ValueError(f"its columns {' and '.join(map(repr, texts))} hold two system texts; keep the right one")
+    column, system = next(iter(texts.items()))
     if isinstance(row["prompt"], str):
         raise ValueError("it has a system text beside plain text, which would not be seen; write the row as messages")
-    first = row["prompt"][0]
-    if first["role"] == "system":
-        if plain_content(first["content"]) != system:
+    turns = row["prompt"]
+    if turns and turns[0]["role"] == "system":
+        if plain_content(turns[0]["content"]) != system:
             raise ValueError(f"its column {column!r} is not the prompt's system turn; keep one of the two")
-        return rest_of(row, column)
-    return {**rest_of(row, column), "prompt": [Message(role="system", content=system), *row["prompt"]]}
+        return row
+    return {**row, "prompt": [Message(role="system", content=system), *turns]}
 
 
 def _refuse_renamed(row: Row, names: Sequence[str] = OTHER_PROMPTS) -> None:

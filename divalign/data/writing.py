@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from gzip import GzipFile
-from io import BufferedWriter, TextIOWrapper
+from io import BufferedWriter, BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ def write_file(path: Path, rows: Rows) -> int:
     """Write rows, as they come, to a file of the kind its name says; return how many.
 
     The path holds either the old file or all of the new one, compressed where its name ends in .gz. CSV holds lists and
-    mappings as JSON; Parquet has every row's columns, empty where a row lacks one. Raises ValueError for another kind.
+    mappings as JSON; Parquet has every row's columns, empty where a row lacks one. Raises ValueError for another kind,
+    and for a column that Parquet cannot hold.
     """
     writer = entry_for(WRITERS, path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,9 +88,21 @@ def _as_cell(value: Any) -> Any:
 
 def _write_parquet(file: Sink, rows: Rows) -> int:
     buffered = list(rows)
-    columns = _columns(buffered)  # pyarrow would take the first row's
-    parquet.write_table(pa.Table.from_pylist([{name: row.get(name) for name in columns} for row in buffered]), file)
+    columns = {name: _as_column(name, [row.get(name) for row in buffered]) for name in _columns(buffered)}
+    parquet.write_table(pa.table(columns), file)
     return len(buffered)
+
+
+def _as_column(name: str, values: Sequence[Any]) -> pa.Array:
+    """Return the values as a column of one type, which Parquet needs. Raises ValueError where there is none."""
+    try:
+        column = pa.array(values)
+        parquet.write_table(pa.table({name: column[:0]}), BytesIO())  # Arrow has types that Parquet lacks
+    except (pa.ArrowException, OverflowError) as error:
+        raise ValueError(
+            f"Parquet cannot hold the column {name!r} ({str(error).splitlines()[0]}); write JSON lines (.jsonl)"
+        ) from error
+    return column
 
 
 WRITERS: dict[str, Writer] = {

@@ -255,6 +255,69 @@ def test_a_row_that_cannot_be_held_is_set_aside_with_the_reason(row: dict, name:
     assert json.loads(done.refused[0].text) == row
 
 
+SHAREGPT = SAMPLES["llamafactory_sharegpt"]
+WITH_SYSTEM = {
+    "sharegpt": {**SHAREGPT, "system": "s"},
+    "sharegpt, twice": {
+        **SHAREGPT,
+        "conversations": [{"from": "system", "value": "s"}, *SHAREGPT["conversations"]],
+        "system": "s",
+    },
+    "alpaca": {**SAMPLES["llamafactory_alpaca"], "system_prompt": "s"},
+    "kto": {"instruction": "q", "input": "", "output": "a", "kto_tag": True, "System": "s"},
+}
+
+
+@pytest.mark.parametrize("shape", WITH_SYSTEM)
+def test_a_system_column_of_llama_factory_is_one_system_turn(shape: str) -> None:
+    row = next(read_rows([WITH_SYSTEM[shape]]))
+    assert row["prompt"] == said("s", "system") + Q
+    assert not any(name.lower().startswith("system") for name in row)
+
+
+def test_a_system_column_that_denies_the_system_turn_is_refused() -> None:
+    done = Conversion()
+    assert list(convert([{**WITH_SYSTEM["sharegpt, twice"], "system": "t"}], "trl", done=done)) == []
+    assert "'system' is not the prompt's system turn" in done.refused[0].reason
+    assert next(read_rows([{**SHAREGPT, "system": None}]))["prompt"] == Q
+
+
+@pytest.mark.parametrize("name", ["openai_messages", "openai_preference", "halos_pairwise"])
+def test_a_system_column_beside_turns_becomes_one_and_nothing_is_lost(name: str) -> None:
+    sample = {"messages": Q + said("a")} if name == "openai_messages" else SAMPLES[name]
+    done = Conversion()
+    rows = list(convert([{**sample, "system": "s"}], "trl_unpaired", done=done))
+    assert all(row["prompt"] == said("s", "system") + Q for row in rows)
+    assert (done.lost, done.refused) == ({}, [])
+
+
+def test_keys_of_messages_that_are_null_are_not_lost() -> None:
+    null = {"name": None, "tool_calls": None}
+    row = {"prompt": [{**Q[0], **null}], "chosen": [{**said("a")[0], **null}], "rejected": said("u")}
+    for name in ("trl_plain", "llamafactory_sharegpt", "trl_unpaired_plain"):
+        done = Conversion()
+        assert len(list(convert([row], name, done=done))) > 0
+        assert done.lost == {}
+    done = Conversion()
+    list(convert([{**row, "prompt": [{**Q[0], "name": "Ann"}]}], "trl_plain", done=done))
+    assert done.lost == {"prompt": 1}
+
+
+@pytest.mark.parametrize("flag", [{"preferred": True}, {"label": 1}, {"is_rejected": "no"}, {"good": 1}])
+def test_a_pair_that_says_its_side_too_becomes_two_responses(flag: dict) -> None:
+    done = Conversion()
+    rows = list(convert([{**SAMPLES["trl_plain"], **flag}], "trl_unpaired_plain", done=done))
+    assert [(row["completion"], row["label"]) for row in rows] == [("a", True), ("u", False)]
+    assert (done.lost, done.refused) == ({}, [])
+
+
+def test_a_column_of_a_pair_that_is_no_flag_is_called_lost() -> None:
+    done = Conversion()
+    rows = list(convert([{**SAMPLES["trl_plain"], "label": "ships"}], "trl_unpaired_plain", done=done))
+    assert [row["label"] for row in rows] == [True, False]
+    assert done.lost == {"label": 1}
+
+
 def test_an_unknown_format_names_the_nearest_and_unknown_columns_are_listed() -> None:
     with pytest.raises(ValueError, match="did you mean 'trl_plain'"):
         list(convert([], "trl_plane"))

@@ -114,6 +114,19 @@ def test_json_may_hold_an_array_an_object_around_one_or_lines(tmp_path: Path) ->
         assert read_file(path).rows[0] == {"a": 1}
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Weather?", "completion": "Sunny.", "tools": [{"type": "function", "function": {"name": "f"}}]},
+        {"prompt": "Weather?", "documents": [{"title": "t"}], "tools": [{"type": "function"}]},
+        {"messages": [{"role": "user", "content": "Hi"}], "documents": [{"title": "t", "text": "x"}]},
+    ],
+)
+def test_a_list_of_objects_beside_a_prompt_is_a_column_of_the_one_row(tmp_path: Path, row: dict) -> None:
+    (tmp_path / "row.json").write_text(json.dumps(row))
+    assert read_file(tmp_path / "row.json").rows == [row]
+
+
 def test_compressed_lines_are_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"a": 1}\n'))
@@ -184,6 +197,53 @@ def test_times_in_parquet_become_text(tmp_path: Path) -> None:
     table = pa.table({"when": pa.array([datetime.date(2026, 11, 21)]), "a": [1]})
     parquet.write_table(table, tmp_path / "rows.parquet")
     assert read_file(tmp_path / "rows.parquet").rows == [{"when": "2026-11-21", "a": 1}]
+
+
+def test_times_inside_messages_of_parquet_become_text(tmp_path: Path) -> None:
+    when = datetime.datetime(2026, 11, 21)
+    row = {"prompt": [{"role": "user", "content": "Hi", "time": when}], "days": [when.date()], "a": {"b": {"c": when}}}
+    parquet.write_table(pa.Table.from_pylist([row]), tmp_path / "rows.parquet")
+    first = read_file(tmp_path / "rows.parquet").rows[0]
+    assert first["prompt"] == [{"role": "user", "content": "Hi", "time": "2026-11-21 00:00:00.000000"}]
+    assert (first["days"], first["a"]) == (["2026-11-21"], {"b": {"c": "2026-11-21 00:00:00.000000"}})
+
+
+@pytest.mark.parametrize("value", [b"\x00\xff", [b"\x00"], {"bytes": b"\x00"}])
+def test_bytes_in_parquet_are_refused_with_their_column(tmp_path: Path, value: object) -> None:
+    parquet.write_table(pa.Table.from_pylist([{"prompt": "Hi", "image": value}]), tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match=r"rows\.parquet has bytes in the column 'image', expected text"):
+        read_file(tmp_path / "rows.parquet")
+
+
+def test_a_column_that_stands_twice_in_parquet_is_refused(tmp_path: Path) -> None:
+    parquet.write_table(pa.table([pa.array(["a"]), pa.array(["b"])], ["prompt", "prompt"]), tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match=r"rows\.parquet names a column twice: prompt, prompt"):
+        read_file(tmp_path / "rows.parquet")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [{"type": "object", "properties": {}}],
+        ["x", 1],
+        [1, "x"],
+        [[1], "x"],
+        [2**70],
+    ],
+)
+def test_what_parquet_cannot_hold_is_named_with_its_column(tmp_path: Path, values: list) -> None:
+    path = tmp_path / "rows.parquet"
+    with pytest.raises(ValueError, match=r"Parquet cannot hold the column 'id' \(.+\); write JSON lines \(\.jsonl\)"):
+        write_file(path, [{"prompt": "Hi", "id": value} for value in values])
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\n"])
+def test_a_text_file_may_end_its_lines_in_any_way(tmp_path: Path, end: str) -> None:
+    (tmp_path / "prompts.txt").write_bytes(end.join(("first", "", "second", "third", "")).encode())
+    notes = Notes()
+    rows = [(notes.line, row["text"]) for row in stream_file(tmp_path / "prompts.txt", notes)]
+    assert rows == [(1, "first"), (3, "second"), (4, "third")]
 
 
 def test_rows_stream_before_the_file_is_read_to_its_end(tmp_path: Path) -> None:

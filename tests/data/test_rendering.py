@@ -340,7 +340,27 @@ def test_turns_that_would_not_be_seen_or_not_be_answered_are_refused(changes: di
         training_row({name: value for name, value in row.items() if value is not None})
 
 
-@pytest.mark.parametrize("name", ["system", "system_prompt", "system_message"])
+@pytest.mark.parametrize(
+    ("columns", "fault"),
+    [
+        ({"system": "Be brief", "system_prompt": "Be long"}, "'system' and 'system_prompt' hold two system texts"),
+        ({"System": "Be brief", "system": "Be long"}, "'System' and 'system' hold two system texts"),
+        ({"system": [{"role": "system", "content": "Be brief"}]}, "'system' holds list, expected text"),
+    ],
+)
+def test_two_system_texts_and_one_that_is_no_text_are_refused(columns: dict, fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        training_row({"prompt": HI, "chosen": said("Good"), "rejected": said("Bad"), **columns})
+
+
+def test_a_system_text_that_stands_twice_is_one_turn_and_an_empty_one_is_none() -> None:
+    row = {"prompt": HI, "chosen": said("Good"), "rejected": said("Bad")}
+    twice = {**row, "system": "Be brief", "System_Prompt": "Be brief"}
+    assert training_row(twice) == {**row, "prompt": said("Be brief", "system") + HI}
+    assert training_row({**row, "system": " ", "system_prompt": None}) == row
+
+
+@pytest.mark.parametrize("name", ["system", "system_prompt", "system_message", "System"])
 def test_a_system_text_is_seen_under_each_of_its_names(name: str) -> None:
     row = {"prompt": HI, "chosen": said("Good"), "rejected": said("Bad"), name: "Be brief"}
     assert scored(row)[0] == "<s><system>Be brief<end><user>Hi<end><assistant>"

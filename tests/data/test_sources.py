@@ -16,6 +16,7 @@ import pytest
 from divalign.data.examples import Request
 from divalign.data.fetch import File, fetched
 from divalign.data.sources import SOURCES, Source, find_source, gather_requests, read_source, read_sources
+from tests.messages import said
 
 ROWS = {
     "safealigner": [{"prompt": "p", "harmful_response": "yes", "safe_response": "no"}],
@@ -121,30 +122,79 @@ def test_a_torn_line_is_set_aside_and_said(tmp_path: Path, caplog: pytest.LogCap
         read_source(f"file:{path}", None)
 
 
+GAPS = {
+    "paper_cr": [
+        {"safety": 1, "prompt": "b", "acc_responses": [], "rej_responses": ["no"]},
+        {"safety": 0, "prompt": "none", "acc_responses": [], "rej_responses": []},
+        {"safety": None, "prompt": "none", "acc_responses": ["yes"], "rej_responses": ["no"]},
+        {"safety": "False", "prompt": "h", "acc_responses": "yes", "rej_responses": []},
+    ],
+    "ultrafeedback": [
+        {"prompt": "none", "chosen": [], "rejected": []},
+        {"prompt": "p", "chosen": said("good"), "rejected": said("bad")},
+    ],
+    "pku_saferlhf": [
+        {"prompt": prompt, "response_0": "a", "response_1": "b", "is_response_0_safe": first,
+         "is_response_1_safe": second, "better_response_id": better}
+        for prompt, first, second, better in
+        [("p", "False", "True", None), ("none", None, True, 0), ("none", True, True, None), ("q", "true", 1, "1")]
+    ],
+    "beavertails": [
+        {"prompt": "p", "response": "bad", "is_safe": "False"},
+        {"prompt": "p", "response": "good", "is_safe": "True"},
+        {"prompt": "none", "response": "unknown", "is_safe": None},
+        {"prompt": "none", "response": "good", "is_safe": True},
+    ],
+}  # fmt: skip
+WITHOUT_GAPS = {
+    "paper_cr": [("b", False, "", "no", ""), ("h", True, "yes", "", "")],
+    "ultrafeedback": [("p", False, "good", "", "bad")],
+    "pku_saferlhf": [("p", True, "a", "b", ""), ("q", False, "b", "", "a")],
+    "beavertails": [("p", True, "bad", "good", "")],
+}
+
+
+@pytest.mark.parametrize("name", GAPS)
+def test_a_row_of_a_set_that_says_too_little_is_left_out(name: str) -> None:
+    assert [request[:5] for request in SOURCES[name].load(GAPS[name])] == WITHOUT_GAPS[name]
+
+
+def test_a_response_that_is_neither_safe_nor_unsafe_is_named() -> None:
+    with pytest.raises(
+        ValueError, match=r"the prompt 'How do ships float' .*'is_safe' holds 'maybe', expected true or"
+    ):
+        SOURCES["beavertails"].load([{"prompt": "How do ships float", "response": "a", "is_safe": "maybe"}])
+
+
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
-        ({"prompt": None}, "row 2 has prompt=None, expected a text"),
-        ({"prompt": 5}, "row 2 has prompt=5, expected a text"),
-        ({"prompt": [{"role": "user", "content": "p"}]}, "row 2 has prompt=.*expected a text"),
-        ({"prompt": "p", "compliance": ["x", "y"]}, "row 2 has compliance=.*expected a text"),
-        ({"prompt": "p", "refusal": 3}, "row 2 has refusal=3, expected a text"),
-        ({"prompt": "p", "cluster": ["x"]}, "row 2 has cluster=.*expected a text"),
-        ({"prompt": "p", "harmful": "perhaps"}, "'perhaps', expected true or false"),
+        ({"prompt": None}, r"own\.jsonl, line 4: it has prompt=None, expected a text"),
+        ({"prompt": 5}, r"own\.jsonl, line 4: it has prompt=5, expected a text"),
+        ({"prompt": [{"role": "user", "content": "p"}]}, r"own\.jsonl, line 4: it has prompt=.*expected a text"),
+        ({"prompt": "p", "compliance": ["x", "y"]}, r"own\.jsonl, line 4: it has compliance=.*expected a text"),
+        ({"prompt": "p", "refusal": 3}, r"own\.jsonl, line 4: it has refusal=3, expected a text"),
+        ({"prompt": "p", "cluster": ["x"]}, r"own\.jsonl, line 4: it has cluster=.*expected a text"),
+        (
+            {"prompt": "p", "harmful": "perhaps"},
+            r"own\.jsonl, line 4: the column 'harmful' holds 'perhaps', expected true or false",
+        ),
     ],
 )
 def test_a_row_of_ones_own_that_is_no_text_is_named(tmp_path: Path, row: dict, sentence: str) -> None:
     rows = [{"prompt": "first", "harmful": True}, {"harmful": True, **row}]
     path = tmp_path / "own.jsonl"
-    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    path.write_text("\ntorn\n\n".join(json.dumps(row) for row in rows) + "\n\n")
     with pytest.raises(ValueError, match=sentence):
         read_source(f"file:{path}", None)
 
 
 def test_gaps_and_numbered_clusters_of_ones_own_rows_are_understood(tmp_path: Path) -> None:
     path = tmp_path / "own.jsonl"
-    path.write_text('{"prompt": "p", "harmful": true, "compliance": null, "worse": "w", "cluster": 3}\n')
-    assert read_source(f"file:{path}", None) == [Request("p", True, "", "", "w", "3")]
+    for number in ("3", "3.0"):  # a table with gaps types whole numbers as floats
+        row = f'{{"prompt": "p", "harmful": true, "compliance": null, "worse": "w", "cluster": {number}}}'
+        path.write_text(f"{row}\n")
+        assert read_source(f"file:{path}", None) == [Request("p", True, "", "", "w", "3")]
 
 
 def own_module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

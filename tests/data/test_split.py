@@ -52,6 +52,11 @@ def test_prompts_of_the_same_words_are_one_cluster() -> None:
     assert cluster_of({"prompt": "?!"}) != cluster_of({"prompt": "!?"})
 
 
+def test_a_cluster_has_one_side_however_its_number_is_typed() -> None:
+    assert {cluster_of({"prompt": "p", "cluster": number}) for number in (7, 7.0, "7")} == {"cluster 7"}
+    assert cluster_of({"prompt": "p", "cluster": 7.5}) == "cluster 7.5"
+
+
 def test_another_seed_is_another_split_and_another_process_the_same() -> None:
     ours = [side_of(row) for row in ROWS[:50]]
     assert ours != [side_of(row, seed=1) for row in ROWS[:50]]
