@@ -154,26 +154,22 @@ def test_options_of_the_transport_change_no_response() -> None:
         ServerOptions(temperature=-1.0)
 
 
-class Failing(Connection):
+def test_a_request_that_waits_for_a_server_which_goes_down_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first server drops one request and answers the others; the second goes down with what it has."""
+    dropped: list[str] = []
 
-    def __init__(self, server: Server) -> None:
-        self.server, self.first, self.dropped = server, "//a" in server.url, 0
-
-    def request(self, body: dict[str, Any]) -> Response:
-        text = body["messages"][-1]["content"]
-        time.sleep(0.02 if self.first else 0.2)
-        if not self.first:
+    def request(connection: Connection, body: dict[str, Any]) -> Response:
+        text, first = body["messages"][-1]["content"], "//a" in connection.server.url
+        time.sleep(0.02 if first else 0.2)
+        if not first:
             raise ConnectionError("it is down")
-        if text == "q0" and not self.dropped:
-            self.dropped += 1
+        if text == "q0" and not dropped:
+            dropped.append(text)
             time.sleep(0.1)
             raise ConnectionError("it dropped q0")
         return Response(f"answer to {text}")
 
-
-def test_a_request_that_waits_for_a_server_which_goes_down_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "_connect", lambda server, clients, pause: Failing(server))
+    monkeypatch.setattr(Connection, "request", request)
     server = Server("http://a:1/v1", "m", replicas=("http://b:1/v1",), concurrency=2)
-    found = generate_responses_on_server(server, [user_says(f"q{number}") for number in range(6)])
-    assert [response.text for response in found] == [f"answer to q{number}" for number in range(6)]
+    responses = generate_responses_on_server(server, [user_says(f"q{number}") for number in range(6)])
+    assert [response.text for response in responses] == [f"answer to q{number}" for number in range(6)]
