@@ -5,6 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 
+def refuse_prefix(model: Any) -> None:
+    """Raise ValueError for an active adapter that puts states before the text, as scoring alone reads them."""
+    config = getattr(model, "active_peft_config", None)
+    if config is not None and config.is_prompt_learning and model.has_active_enabled_adapter:
+        raise ValueError(
+            f"{config.peft_type.value} puts states of its own before every text: responses can be scored with them, "
+            "and neither generated nor read for hidden states; use LORA"
+        )
+
+
 def backbone_of(model: Any) -> Any:
     """Return the module whose last hidden states the model's head reads; a model without a head is its own backbone.
 

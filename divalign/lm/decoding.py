@@ -23,6 +23,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from divalign.core.precision import in_widest
 from divalign.data.batching import pad_left
+from divalign.lm.backbone import refuse_prefix
 from divalign.lm.kv_cache import GrowingLayer, growing_cache
 from divalign.lm.memory import halved, out_of_memory, release
 from divalign.lm.prefix import Prefixes
@@ -242,8 +243,9 @@ def network(model: Any) -> Network:
     KV caches can be joined where a model's state is keys and values alone (a recurrent state cannot be padded on the
     left). Then every layer caches the whole past, sliding windows included, since their masks limit the attention.
 
-    Raises ValueError for a model without a cache.
+    Raises ValueError for a model without a cache, and for an adapter that puts states of its own into it.
     """
+    refuse_prefix(model)
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     accepts = frozenset(inspect.signature(inner.forward).parameters)
     if not accepts & {"past_key_values", "cache_params"}:

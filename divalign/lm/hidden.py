@@ -24,7 +24,7 @@ from divalign.data.batching import (
     render_turns,
 )
 from divalign.data.examples import Conversation
-from divalign.lm.backbone import backbone_of
+from divalign.lm.backbone import backbone_of, refuse_prefix
 from divalign.lm.decoding import evaluating, keeps_keys_and_values
 from divalign.lm.memory import halving
 from divalign.lm.prefix import Prefixes
@@ -52,6 +52,7 @@ def hidden_states(
 
     Batches halve when memory runs out. Raises ValueError where a state is not finite, with the prompt's index.
     """
+    refuse_prefix(model)
     prompts = [encode_conversation(tokenizer, conversation) for conversation in conversations]
     turns = [
         _turn_length(tokenizer, conversation, ids) for conversation, ids in zip(conversations, prompts, strict=True)
@@ -118,6 +119,7 @@ def response_states(
     What a frozen model makes of a response to its prompt: features for a divergence between two sets of responses.
     Raises ValueError where a state is not finite, with the row's index.
     """
+    refuse_prefix(model)
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     backbone = backbone_of(causal)
     lengths = [len(row.prompt_ids) + len(row.response_ids) for row in rows]

@@ -144,8 +144,8 @@ def write_model_spec(folder: Path, spec: ModelSpec) -> None:
     for field in ("source", "adapter"):
         path = content[field]
         if path is not None and Path(path).exists():
-            inside = Path(path).resolve().is_relative_to(folder.resolve())
-            content[field] = f"./{Path(path).relative_to(folder)}" if inside else str(Path(path).resolve())
+            place, home = Path(path).resolve(), folder.resolve()
+            content[field] = f"./{place.relative_to(home)}" if place.is_relative_to(home) else str(place)
     if content["source"] == str(ASSETS.resolve()):
         content["source"] = EMBEDDED
     path = folder / MODEL_FILE

@@ -25,6 +25,7 @@ from transformers import TrainerCallback
 from divalign.core.baselines import RowBaselines
 from divalign.core.method import Method
 from divalign.data.batching import Encoded
+from divalign.lm.backbone import refuse_prefix
 from divalign.lm.hidden import response_states
 from divalign.lm.layout import Layout, prompt_ends
 
@@ -92,6 +93,7 @@ def make_head(method: Method, model: Any, optimizers: tuple[Any, Any]) -> Prompt
     """Return the head of a method that has one. Raises ValueError where the user's optimizer would not train it."""
     if not method.prompt_baseline:
         return None
+    refuse_prefix(model)
     if optimizers[0] is not None:
         raise ValueError("a prompt baseline learns in the trainer's own optimizer; leave optimizers out")
     return PromptBaseline(model.config.get_text_config().hidden_size)

@@ -11,6 +11,7 @@ from peft import LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuni
 
 from divalign.data.batching import Encoded, encode_conversation, encode_row
 from divalign.data.examples import user_says
+from divalign.lm.generate import generate
 from divalign.lm.hidden import hidden_states, response_states
 from divalign.lm.load import PLAIN_TEMPLATE, load_lm, resolve
 from divalign.lm.score import attach, sequence_log_probs
@@ -291,3 +292,14 @@ def test_the_plain_template_begins_with_bos_where_the_tokenizer_begins_texts_wit
     assert tokenizer.decode(encoded.response_ids) == "hi</s>\n"
     plain = encode_row(tokenizer, asked, "hi", max_length=99)
     assert plain == encoded._replace(response_ids=encoded.response_ids[:-1])
+
+
+def test_an_adapter_with_states_before_the_text_is_scored_and_neither_read_nor_generated_with() -> None:
+    """Its states would be left out: hidden states were those of the bare model, responses not those scored."""
+    model, tokenizer = tiny_model("Llama")
+    adapted = get_peft_model(model, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)).eval()
+    for use in (hidden_states, generate):
+        with pytest.raises(ValueError, match="PREFIX_TUNING puts states of its own before every text"):
+            use(adapted, tokenizer, [user_says("Tea?")])
+        with adapted.disable_adapter():
+            use(adapted, tokenizer, [user_says("Tea?")])

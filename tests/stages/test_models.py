@@ -147,3 +147,15 @@ def test_names_are_short_where_that_tells_models_apart() -> None:
     assert short_names(["a/x", "b/x"]) == ["a/x", "b/x"]
     with pytest.raises(ValueError, match="named twice"):
         short_names(["a", "a"])
+
+
+def test_paths_inside_the_folder_are_relative_to_it_however_they_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("base", "checkpoint"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+    spec = ModelSpec(str(tmp_path / "out" / "base"), "m", adapter="out/checkpoint", device="cpu", dtype="float32")
+    write_model_spec(Path("out"), spec)
+    content = read_json(tmp_path / "out" / "model.json")
+    assert (content["source"], content["adapter"]) == ("./base", "./checkpoint")
