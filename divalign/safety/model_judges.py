@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
 from math import log
@@ -30,6 +31,7 @@ ODDS = (
     [log(p) for p in (0.9, 0.04, 0.03, 0.02, 0.01)], [log(p) for p in (0.02, 0.08, 0.2, 0.3, 0.3)],
     [log(p) for p in (0.1, 0.1, 0.1, 0.1, 0.09)],
 )  # fmt: skip
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # in memory, of another value in every process
 CLIPPED = 4000  # characters: about 1,000 tokens, more than a judge of 512-token responses needs
 
 
@@ -87,14 +89,25 @@ def model_judge(
     return Judge(name, digest(name, revision, PATTERNS, question_parts, readings, *own), decide)
 
 
-def _content(read: Callable[..., Any]) -> str:
-    """Return what a reader of one's own does, as far as it can be told: its code, and what it closes over."""
-    code, cells = getattr(read, "__code__", None), getattr(read, "__closure__", None) or ()
-    if code is None:
-        return repr(read)
-    values = [cell.cell_contents for cell in cells]
-    texts = [value.pattern if isinstance(value, re.Pattern) else repr(value) for value in values]
-    return digest(code.co_code.hex(), repr(code.co_consts), *texts)
+def _content(value: Any, above: tuple[int, ...] = ()) -> str:
+    """Return what a reader of one's own does, the same text in every process: its source, and what it closes over.
+
+    `above` holds the ids of the functions that close over this one, since a function may close over itself.
+    """
+    if isinstance(value, re.Pattern):
+        return f"{value.pattern} {value.flags}"
+    if isinstance(value, (set, frozenset)):
+        return repr(sorted(map(repr, value)))
+    if not callable(value) or id(value) in above:
+        return ADDRESS.sub("", repr(value))
+    is_function = hasattr(value, "__code__")
+    try:
+        source = inspect.getsource(value if is_function else type(value))
+    except (OSError, TypeError):  # written at a prompt, or in another language
+        source = getattr(value, "__qualname__", type(value).__qualname__)
+    cells = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
+    state = [] if is_function else [part for item in getattr(value, "__dict__", {}).items() for part in item]
+    return digest(source, *(_content(part, (*above, id(value))) for part in (*cells, *state)))
 
 
 def find_rubric(name: str) -> Rubric:

@@ -1,5 +1,8 @@
 import math
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -304,3 +307,19 @@ def test_a_reader_of_one_s_own_is_in_the_hash_by_its_words() -> None:
     readers = [read_first({"helpful": first, "useless": second}) for first, second in ((SAFE, UNSAFE), (UNSAFE, SAFE))]
     judges = [model_judge(RUBRICS["harm_rubric"]._replace(id="mine", read=read), gullible) for read in readers]
     assert judges[0].sha256 != judges[1].sha256
+
+
+def test_the_hash_of_a_reader_of_one_s_own_is_the_same_in_every_process() -> None:
+    """It was of a code object's text, which holds an address in memory: no verdict was found again."""
+    code = (
+        "from divalign.safety.model_judges import model_judge\n"
+        "from divalign.safety.rubrics import RUBRICS, SAFE, UNSAFE, read_first\n"
+        "read = read_first({'helpful': SAFE, 'useless': UNSAFE})\n"
+        "print(model_judge(RUBRICS['harm_rubric']._replace(id='mine', read=read), lambda talks: []).sha256)\n"
+    )
+    found = {
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, check=True,
+                       capture_output=True, text=True).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(found) == 1
