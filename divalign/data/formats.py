@@ -240,7 +240,7 @@ FORMATS: dict[str, Format] = {
     "paper": Format("paired", has("safety", "acc_responses", "rej_responses"), _paper, _write_paper),
     "llamafactory_kto": Format(
         "unpaired",
-        has("kto_tag"),
+        _both(has("kto_tag"), lambda row: "conversations" in row or "output" in row),
         read_kto,
         write_kto,
         'register it in dataset_info.json with {"columns": {"prompt": "instruction", "query": "input", "response": '

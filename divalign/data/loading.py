@@ -37,17 +37,26 @@ def load_training_rows(path: Path) -> list[Row]:
 def load_labelled(path: Path) -> list[Row]:
     """Return the rows of a file of labelled responses, with `refused` as true or false, however a table writes it.
 
-    Raises ValueError, with the file and the line, where a line is no row or does not say it.
+    Raises ValueError, with the file and the line, where a line is no row, holds no text under `prompt` or `response`,
+    or does not say whether it refused.
     """
     notes, rows = Notes(), []
     for row in stream_whole(path, notes):
-        if "refused" not in row:
-            raise ValueError(f"{path}, line {notes.line}: it lacks the column 'refused' (true where it refuses)")
         try:
-            rows.append({**row, "refused": truth(row["refused"], "refused")})
+            rows.append(_labelled_row(row))
         except ValueError as error:
             raise ValueError(f"{path}, line {notes.line}: {error}") from error
     return rows
+
+
+def _labelled_row(row: Row) -> Row:
+    for column in ("prompt", "response"):
+        if not isinstance(row.get(column), str):
+            held = f"holds {row[column]!r:.60}" if column in row else "is missing"
+            raise ValueError(f"the column {column!r} {held}, expected text")
+    if "refused" not in row:
+        raise ValueError("it lacks the column 'refused' (true where it refuses)")
+    return {**row, "refused": truth(row["refused"], "refused")}
 
 
 def as_training_rows(row: Mapping) -> list[Row]:

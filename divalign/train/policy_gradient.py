@@ -26,7 +26,6 @@ from torch import Tensor
 
 from divalign.core.advantages import importance_weights, leave_one_out, penalised_rewards, zero_variance
 from divalign.core.losses import Method
-from divalign.core.precision import in_widest
 from divalign.core.sampled_loss import sampled_loss
 from divalign.data.batching import Encoded
 from divalign.data.columns import plain_content
@@ -205,15 +204,10 @@ class SampledStep:
         rewards = batch.rewards.to(log_probs)
         advantages = leave_one_out(penalised_rewards(rewards, log_ratios.view_as(rewards), kl)).flatten()
         importance = importance_weights(log_probs, sampling)
-        self._log.append(
-            StepRecord(
-                batch.rewards,
-                in_widest(log_ratios.detach()),
-                in_widest(log_probs.detach()),
-                importance,
-                batch.samples,
-            )
-        )
+        lengths = torch.tensor([len(sample.tokens.response_ids) for sample in batch.samples])
+        ended = torch.tensor([sample.ended for sample in batch.samples])
+        columns = (batch.rewards, log_ratios, log_probs, importance, lengths, ended)
+        self._log.append(StepRecord(*(column.detach().cpu().double() for column in columns)))
         loss = sampled_loss(self.method, log_ratios, advantages, importance, beta=self._beta)
         return loss * len(batch.rewards) / self._mean_prompts
 
@@ -221,6 +215,14 @@ class SampledStep:
         """Return what the log says of the responses since the last call, under TRL's names; nothing without any."""
         records, self._log = self._log, []
         return sampled_metrics(records) if records else {}
+
+    def unlogged(self) -> list[list[Any]]:
+        """Return what `metrics` would speak of, as a checkpoint keeps it."""
+        return [[column.tolist() for column in record] for record in self._log]
+
+    def resume(self, unlogged: Sequence[Sequence[Any]]) -> None:
+        """Continue from what a checkpoint kept."""
+        self._log = [StepRecord(*(torch.tensor(column).double() for column in record)) for record in unlogged]
 
 
 def sampled_step(
@@ -240,13 +242,14 @@ def sampled_step(
 
 
 class StepRecord(NamedTuple):
-    """What is kept of a micro-batch for the log."""
+    """What is kept of a micro-batch for the log, in float64 on the CPU."""
 
     rewards: Float[Tensor, "p k"]
     log_ratios: Float[Tensor, " n"]
     log_probs: Float[Tensor, " n"]
     importance: Float[Tensor, " n"]
-    samples: list[Sample]
+    lengths: Float[Tensor, " n"]
+    ended: Float[Tensor, " n"]
 
 
 def sampled_metrics(records: Sequence[StepRecord]) -> dict[str, float]:
@@ -260,23 +263,22 @@ def sampled_metrics(records: Sequence[StepRecord]) -> dict[str, float]:
     rewards = torch.cat([record.rewards.flatten() for record in records])
     decided = rewards[~rewards.isnan()]
     equal = torch.cat([zero_variance(record.rewards) for record in records])
-    samples = [sample for record in records for sample in record.samples]
-    lengths = torch.tensor([float(len(sample.tokens.response_ids)) for sample in samples])
-    ended = torch.tensor([sample.ended for sample in samples])
-    weights = torch.cat([record.importance for record in records])
+    lengths, ended, weights = (
+        torch.cat([getattr(record, name) for record in records]) for name in ("lengths", "ended", "importance")
+    )
     tokens = float(lengths.sum())
-    terminated = lengths[ended]
+    terminated = lengths[ended > 0]
     return {
         "reward": decided.mean().item(),
         "reward_std": decided.std().item() if len(decided) > 1 else 0.0,
-        "frac_reward_zero_std": in_widest(equal).mean().item(),
+        "frac_reward_zero_std": equal.double().mean().item(),
         "reward_undecided": 1 - len(decided) / len(rewards),
         "kl": float(sum(record.log_ratios.sum() for record in records)) / tokens,
         "entropy": -float(sum(record.log_probs.sum() for record in records)) / tokens,
         "completions/mean_length": lengths.mean().item(),
         "completions/min_length": lengths.min().item(),
         "completions/max_length": lengths.max().item(),
-        "completions/clipped_ratio": 1 - in_widest(ended).mean().item(),
+        "completions/clipped_ratio": 1 - ended.mean().item(),
         "completions/mean_terminated_length": terminated.mean().item() if len(terminated) else 0.0,
         "sampling/importance_sampling_ratio/min": weights.min().item(),
         "sampling/importance_sampling_ratio/mean": weights.mean().item(),

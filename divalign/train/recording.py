@@ -82,6 +82,7 @@ class Unlogged(TrainerCallback, ExportableState):
                 column.cpu().double().tolist() for column in recorder.gathered_baselines(trainer.ranks.gather)
             ],
             "clouds": trainer._clouds.unlogged() if trainer._clouds else [],
+            "sampled": trainer._sampled.unlogged() if trainer._sampled else [],
         }
 
     def state(self) -> dict[str, Any]:
@@ -106,3 +107,5 @@ class Unlogged(TrainerCallback, ExportableState):
         trainer.recorder.baselines = [RowBaselines(*columns("baselines"))] if saved.get("baselines") else []
         if trainer._clouds and saved.get("clouds"):
             trainer._clouds.resume(saved["clouds"])
+        if trainer._sampled and saved.get("sampled"):
+            trainer._sampled.resume(saved["sampled"])

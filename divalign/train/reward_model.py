@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
@@ -58,22 +58,38 @@ class RewardTraining:
     seed: int = 0
     too_long: str = "refuse"
 
+    def __post_init__(self) -> None:
+        """Raise ValueError where the pairs of a forward do not divide those of an update."""
+        if self.pairs_per_update % self.pairs_per_batch:
+            raise ValueError(
+                f"pairs_per_update is {self.pairs_per_update}, which pairs_per_batch {self.pairs_per_batch} does not "
+                "divide; make it a multiple"
+            )
+
     def identity(self) -> dict[str, Any]:
         """Return what decides the weights, however an update is split."""
         return {name: value for name, value in asdict(self).items() if name != "pairs_per_batch"}
 
 
 class PairLoss(nn.Module):
-    """The Bradley-Terry loss as a module, which is what transformers' Trainer trains."""
+    """The rewards of pairs as a module, which is what transformers' Trainer trains."""
 
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
         self.classifier = classifier
 
     def forward(self, input_ids: Int[Tensor, "b t"], attention_mask: Int[Tensor, "b t"]) -> dict[str, Tensor]:
-        """Return the loss; the chosen rows stand above the rejected ones."""
+        """Return reward(chosen) - reward(rejected); the chosen rows stand above the rejected ones."""
         chosen, rejected = rewards_at_end(self.classifier, input_ids, attention_mask).chunk(2)
-        return {"loss": find_method("dpo").aligned_loss(chosen - rejected).mean()}
+        return {"margins": chosen - rejected}
+
+
+def pair_loss(
+    outputs: dict[str, Tensor], labels: Int[Tensor, " b"], num_items_in_batch: Tensor | int
+) -> Float[Tensor, ""]:
+    """Return a forward's part of the mean loss over the pairs of its update, which may be fewer at an epoch's end."""
+    loss = find_method("dpo").aligned_loss(outputs["margins"]).mean()
+    return loss * (len(labels) / num_items_in_batch)
 
 
 def train_reward_model(
@@ -116,6 +132,7 @@ def train_reward_model(
             args=arguments,
             train_dataset=_pairs(encoded, ends),  # type: ignore[arg-type]
             data_collator=lambda items: _collate(items, lm.tokenizer.pad_token_id),
+            compute_loss_func=pair_loss,
         )
         trainer.remove_callback(PrinterCallback)
         ranks = Ranks(trainer.accelerator, trainer.args.process_index, trainer.args.world_size, trainer.args.device)
@@ -190,7 +207,9 @@ def _pairs(encoded: EncodedRows, ends: Sequence[int]) -> list[dict[str, list[int
 
 def _collate(items: Sequence[dict[str, list[int]]], pad: int) -> dict[str, Tensor]:
     ids = [item[side] for side in ("chosen", "rejected") for item in items]
-    return {"input_ids": pad_right(ids, pad), "attention_mask": pad_right([[1] * len(row) for row in ids], 0)}
+    mask = pad_right([[1] * len(row) for row in ids], 0)
+    counted = torch.zeros(len(items), dtype=torch.long)  # what transformers counts the pairs of an update by
+    return {"input_ids": pad_right(ids, pad), "attention_mask": mask, "labels": counted}
 
 
 def _arguments(plan: RewardTraining, work: Path, **settings: Any) -> TrainingArguments:

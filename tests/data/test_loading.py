@@ -84,9 +84,16 @@ def test_a_labelled_response_says_in_any_way_of_a_table_whether_it_refused(tmp_p
         with pytest.raises(
             ValueError, match=r"l\.jsonl, line 2: the column 'refused' holds .*, expected true or false"
         ):
-            load_labelled(lines(tmp_path / "l.jsonl", rows[0], row))
+            load_labelled(lines(tmp_path / "l.jsonl", rows[0], {**rows[0], **row}))
     with pytest.raises(ValueError, match=r"l\.jsonl, line 1: it lacks the column 'refused'"):
         load_labelled(lines(tmp_path / "l.jsonl", {"prompt": "p", "response": "r"}))
+    for row, fault in (
+        ({"prompt": "p", "refused": True}, "'response' is missing"),
+        ({"prompt": "p", "response": None, "refused": True}, "'response' holds None"),
+        ({"prompt": ["p"], "response": "r", "refused": True}, r"'prompt' holds \['p'\]"),
+    ):
+        with pytest.raises(ValueError, match=rf"l\.jsonl, line 1: the column {fault}, expected text"):
+            load_labelled(lines(tmp_path / "l.jsonl", row))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32", "cp1252"])

@@ -17,7 +17,7 @@ from divalign.lm.generate import Sample
 from divalign.lm.load import LM
 from divalign.train.policy_gradient import Completion, Reward, Rollouts, SampledBatch
 from divalign.train.run import Watch, train_and_save
-from divalign.train.speed import Speed
+from divalign.train.speed import TIMES, Speed
 from tests.tiny import tiny_model
 
 PAIRS = [{"prompt": f"Say {i}: ", "chosen": f"yes {i}", "rejected": f"no {i}", "want": i % 2} for i in range(8)]
@@ -237,7 +237,7 @@ def test_a_stopped_training_draws_and_learns_what_an_uninterrupted_one_does(tmp_
     class Stop(Exception):
         pass
 
-    def train(name: str, stop: int | None = None) -> dict[str, Tensor]:
+    def train(name: str, stop: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
         model, tokenizer = tiny_model("Llama")
         done: list[int] = []
 
@@ -247,17 +247,21 @@ def test_a_stopped_training_draws_and_learns_what_an_uninterrupted_one_does(tmp_
                 raise Stop
 
         options: dict[str, Any] = {"work": tmp_path / f"{name}-work", "watch": Watch(advance=advance), "max_steps": 4}
-        train_and_save(
+        trained = train_and_save(
             LM(model, tokenizer, "tiny", "tiny"), PAIRS, tmp_path / name, method="on_policy:js", rollouts=rollouts(),
-            learning_rate=1e-2, per_device_train_batch_size=4, use_cpu=True, logging_steps=1.0, **options,
+            learning_rate=1e-2, per_device_train_batch_size=4, use_cpu=True, logging_steps=4.0, **options,
         )  # fmt: skip
-        return load_file(tmp_path / name / "model.safetensors")
+        (row,) = (row for row in trained.log if row["step"] == 4)
+        return load_file(tmp_path / name / "model.safetensors"), row
 
-    whole = train("whole")
+    whole, log = train("whole")
     with pytest.raises(Stop):
         train("stopped", stop=3)
-    resumed = train("stopped")
+    resumed, resumed_log = train("stopped")
     assert all(resumed[name].equal(value) for name, value in whole.items())
+    told = set(log) - {*TIMES, "train_runtime", "grad_norm"}
+    assert {"reward", "kl", "completions/mean_length", "sampling/importance_sampling_ratio/max"} <= told
+    assert {name: resumed_log[name] for name in told} == pytest.approx({name: log[name] for name in told})
 
 
 def test_what_has_no_effect_or_no_meaning_is_refused(tmp_path: Path) -> None:

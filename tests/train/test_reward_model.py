@@ -102,6 +102,24 @@ def test_a_stopped_training_goes_on_and_ends_with_the_same_weights(tmp_path: Pat
     assert scores[0] == scores[1]
 
 
+def test_how_an_update_is_split_changes_no_weight_also_at_the_end_of_an_epoch(tmp_path: Path) -> None:
+    """22 pairs give updates of 8, 8 and 6, of which forwards of 4 make 4 and 2."""
+    plan = RewardTraining(updates=3, pairs_per_update=8, pairs_per_batch=8, learning_rate=1e-2, warmup_updates=1)
+    weights = []
+    for size in (8, 4, 1):
+        folder = tmp_path / str(size)
+        train_reward_model(lm(), ROWS[:22], folder, replace(plan, pairs_per_batch=size), work=tmp_path / f"{size}-work")
+        weights.append(load_file(folder / "model.safetensors"))
+    for other in weights[1:]:
+        torch.testing.assert_close(other, weights[0], rtol=1e-3, atol=1e-5)
+
+
+def test_forwards_that_do_not_divide_an_update_are_refused() -> None:
+    for size in (3, 16):
+        with pytest.raises(ValueError, match=f"which pairs_per_batch {size} does not divide"):
+            RewardTraining(pairs_per_update=8, pairs_per_batch=size)
+
+
 def test_a_base_with_an_adapter_counts_with_it_and_rows_must_be_pairs(tmp_path: Path) -> None:
     one = lm()
     config = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
