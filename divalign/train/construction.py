@@ -17,7 +17,7 @@ from divalign.data.method_rows import refuse_unsafe_chosen, rows_for
 from divalign.lm.adapter_folder import SETTINGS, adapter_settings
 from divalign.lm.load import load_lm
 from divalign.train.arguments import DivergenceConfig
-from divalign.train.couples import EncodedRows, TooLongError, encode_rows
+from divalign.train.couples import ORIGIN, EncodedRows, TooLongError, encode_rows
 from divalign.train.precision import SAFE_RATE, half_weights
 from divalign.train.rows import PAIRED, as_rows, checked_rows
 from divalign.train.unsupported import TRAINER_ARGUMENTS, refuse_arguments
@@ -80,7 +80,7 @@ def encode_data(rows: Any, name: str, tokenizer: Any, args: DivergenceConfig) ->
     if method.safety_offset is None:
         refuse_unsafe_chosen(listed, method.name)
     if method.safety_offset is not None or method.controls:
-        listed = rows_for(method, checked_rows(listed))
+        listed = rows_for(method, [{**row, ORIGIN: number} for number, row in enumerate(checked_rows(listed))])
     try:
         encoded = encode_rows(listed, tokenizer, max_length=args.max_length, too_long=args.too_long)
     except TooLongError as error:

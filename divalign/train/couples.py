@@ -24,6 +24,7 @@ from divalign.train.rows import PAIRED, checked_rows
 
 # What a row carries for the time of encoding, under names that no column of a user has.
 REFERENCE, NUMBER, SIDE = "divalign.reference", "divalign.number", "divalign.side"
+ORIGIN = "divalign.origin"  # column: the number in the data set, of rows that a method arranged anew
 
 
 class Scored(NamedTuple):
@@ -202,7 +203,7 @@ def encode_rows(
     skipped = {row[NUMBER]: len(text.prompt_ids) for side in sides for row, text in side if _fills(text, limit)}
     if skipped and too_long == "refuse":
         raise TooLongError(
-            f"row {min(skipped)}: a prompt of {skipped[min(skipped)]} tokens leaves no room for a response within "
+            f"row {_named(checked[min(skipped)], min(skipped))}: a prompt of {skipped[min(skipped)]} tokens leaves no room for a response within "
             f"max_length {limit}; shorten it, leave the row out or raise max_length"
         )
     usable = [[(row, text) for row, text in side if row[NUMBER] not in skipped] for side in sides]
@@ -220,8 +221,8 @@ def encode_rows(
     references = None if any(value is None for side in columns for value in side) else (columns[0], columns[1])
     counts = RowCounts(len(checked), len(skipped), len(cut))
     named, classes = (clusters[0], clusters[1]), (harmful[0], harmful[1])
-    numbers = tuple([row[NUMBER] for row, _ in side] for side in usable)
-    sources = tuple([rest_of(row, REFERENCE, NUMBER, SIDE) for row, _ in side] for side in usable)
+    numbers = tuple([_named(row, row[NUMBER]) for row, _ in side] for side in usable)
+    sources = tuple([rest_of(row, REFERENCE, NUMBER, SIDE, ORIGIN) for row, _ in side] for side in usable)
     offsets = [float(row.get("offset") or 0.0) for row, _ in usable[0]]
     beside = (numbers, (sources[0], sources[1]), offsets)
     return EncodedRows(aligned, unaligned, named, classes, references, paired, counts, *beside)  # type: ignore[arg-type]
@@ -317,7 +318,11 @@ def _encode(row: dict[str, Any], tokenizer: Any) -> Encoded:
     try:
         return encode_training_row(tokenizer, row, row[SIDE], max_length=sys.maxsize)
     except ValueError as error:
-        raise ValueError(f"row {row[NUMBER]}, {row[SIDE]}: {error}") from error
+        raise ValueError(f"row {_named(row, row[NUMBER])}, {row[SIDE]}: {error}") from error
+
+
+def _named(row: dict[str, Any], number: int) -> int:
+    return row.get(ORIGIN, number)
 
 
 def _cluster(row: dict[str, Any]) -> str:

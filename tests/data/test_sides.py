@@ -51,6 +51,14 @@ def test_flags_of_a_single_response_make_no_pair_of_it(flags: dict) -> None:
     ]
 
 
+def test_a_kto_tag_beside_the_columns_of_trl_makes_no_row_of_llama_factory() -> None:
+    pair = {"prompt": "q", "chosen": "a", "rejected": "u", "kto_tag": True}
+    assert list(read_rows([pair])) == [{**pair, "prompt": Q, "chosen": A, "rejected": [{**A[0], "content": "u"}]}]
+    assert list(read_rows([{"prompt": "q", "completion": "a", "kto_tag": False}])) == [
+        {"prompt": Q, "completion": A, "label": False}
+    ]
+
+
 @pytest.mark.parametrize(
     ("more", "reason"),
     [

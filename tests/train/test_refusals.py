@@ -11,6 +11,7 @@ import pytest
 import transformers
 
 from divalign import DivergenceConfig, DivergenceTrainer
+from divalign.train.construction import encode_data
 from divalign.train.couples import RowCounts, encode_rows
 from divalign.train.rows import as_rows
 from divalign.train.unsupported import WITHOUT_EFFECT
@@ -152,6 +153,30 @@ def test_a_conversation_that_the_template_refuses_is_named_by_its_row() -> None:
     rows = [{"prompt": MESSAGE, "chosen": "a", "rejected": "b"}]
     with pytest.raises(ValueError, match=r"row 0, chosen: .*System role not supported"):
         encode_rows(rows, tokenizer, max_length=64)
+
+
+@pytest.mark.parametrize("method", ["csft", "safedpo"])
+def test_a_row_is_named_by_its_number_in_the_data_set_by_methods_that_arrange_rows_anew(
+    tmp_path: Path, method: str
+) -> None:
+    """safedpo leaves row 1 out, and csft makes two rows of each."""
+    rows: list[dict[str, Any]] = [
+        {"prompt": MESSAGE, "chosen": "a", "rejected": "b", "chosen_safe": number != 1, "rejected_safe": False}
+        for number in range(4)
+    ]
+    args = DivergenceConfig(
+        str(tmp_path), method=method, max_length=64, per_device_train_batch_size=4, report_to="none", use_cpu=True
+    )
+    tokenizer = tiny_tokenizer()
+    encoded = encode_data(rows, "train_dataset", tokenizer, args)
+    assert encoded.numbers[0] == ([0, 2, 3] if method == "safedpo" else [0, 1, 2, 3])
+    assert "divalign.origin" not in encoded.rows[0][0]
+    for change, sentence in (
+        ({"prompt": [{"role": "user", "content": "x" * 99}]}, "row 2: a prompt of .* leaves no room"),
+        ({"tools": [{"name": "f"}]}, "row 2, .*tools"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            encode_data([*rows[:2], {**rows[2], **change}], "train_dataset", tokenizer, args)
 
 
 def test_rows_that_are_too_long_are_skipped_and_counted_or_the_first_is_named(
