@@ -40,6 +40,7 @@ from divalign.train.policy_gradient import Rollouts
 from divalign.train.reward_model import RewardTraining
 from divalign.train.run import StoppedError, Trained, Watch, train_and_save
 from divalign.train.speed import TIMES
+from divalign.train.unsupported import refuse_processes
 
 logger = logging.getLogger(__name__)
 REWARD_SETTINGS = (
@@ -89,6 +90,8 @@ def train(
     at work in it; NotFiniteError where the loss is not finite; MemoryError where a single pair does not fit; Terminated
     once SIGTERM has come and a checkpoint is saved.
     """
+    if find_method(plan.method).on_policy:
+        refuse_processes(_processes(), f"{plan.method} samples")
     refuse_links(folder)
     checkpoint, metrics = folder / "checkpoint", folder / "metrics.jsonl"
     key, log_key = _keys(base, rows, plan, held_out)

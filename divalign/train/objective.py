@@ -11,8 +11,10 @@ Source: Iterative RPO, Pang et al. 2024, arXiv 2404.19733, eq. 1.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import TrainerCallback
@@ -21,26 +23,39 @@ from transformers.trainer_callback import ExportableState
 from divalign.core.losses import LogRatios, RowBaselines, find_method
 from divalign.core.method import Likelihood
 from divalign.core.paper_code import PAPER_CODE
+from divalign.core.precision import widest_dtype
 from divalign.train.accumulation import Step
 from divalign.train.arguments import DivergenceConfig
 from divalign.train.couples import epoch_of
+from divalign.train.ranks import Ranks
 
 
 class ReleasedAverage(TrainerCallback, ExportableState):
-    """The moving average of `variant: paper_code`, forgotten at the start of an epoch; it travels in the checkpoint."""
+    """The moving average of `variant: paper_code`, forgotten at the start of an epoch; it travels in the checkpoint.
+
+    Each process has its own, of its own micro-batches, as in the released code; a checkpoint holds all of them.
+    """
 
     def __init__(self) -> None:
         self.value: float | None = None
         self.epoch = 0
+        self._values: list[float | None] = []
+
+    def collect(self, ranks: Ranks) -> None:
+        """Gather the averages of all processes, which must all call this before a checkpoint is saved."""
+        own = torch.tensor([math.nan if self.value is None else self.value], device=ranks.device)
+        every = ranks.gather(own.to(widest_dtype(ranks.device))).tolist()
+        self._values = [None if math.isnan(value) else value for value in every]
 
     def state(self) -> dict[str, Any]:
-        return {"args": {}, "attributes": {"value": self.value, "epoch": self.epoch}}
+        return {"args": {}, "attributes": {"values": self._values, "epoch": self.epoch}}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Continue from the checkpoint's average, if training resumes from a checkpoint."""
         saved = state.stateful_callbacks.get(type(self).__name__)
-        attributes = saved["attributes"] if saved else {"value": None, "epoch": 0}
-        self.value, self.epoch = attributes["value"], attributes["epoch"]
+        attributes = saved["attributes"] if saved else {"values": [], "epoch": 0}
+        self.epoch, values = attributes["epoch"], attributes["values"]
+        self.value = values[args.process_index] if values else None
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         epoch = epoch_of(state)

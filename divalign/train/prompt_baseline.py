@@ -79,9 +79,9 @@ class HeadGradients(TrainerCallback):
         self.accelerator = accelerator
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        for parameter in self.head.parameters():
-            if args.world_size > 1 and parameter.grad is not None:
-                parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+        for parameter in self.head.parameters() if args.world_size > 1 else ():
+            own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad  # of a process without rows
+            parameter.grad = self.accelerator.reduce(own, reduction="mean")
         if args.max_grad_norm > 0:
             nn.utils.clip_grad_norm_(self.head.parameters(), args.max_grad_norm)
 

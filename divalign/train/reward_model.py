@@ -42,7 +42,7 @@ from divalign.train.precision import autocast_settings, narrow, widen
 from divalign.train.ranks import Ranks
 from divalign.train.resume import newest_checkpoint
 from divalign.train.run import StoppedError, Watch, Watching
-from divalign.train.unsupported import refuse_data_parallel
+from divalign.train.unsupported import refuse_data_parallel, refuse_processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +125,7 @@ def train_reward_model(
     identity = {"model": lm.digest, "rows": digest(list(rows)), "lora": lora, **precision, **plan.identity()}
     arguments = _arguments(plan, work, use_cpu=on_cpu, **precision)
     refuse_data_parallel(arguments)
+    refuse_processes(arguments.world_size, "a reward model is trained")
     with quietly():
         last = newest_checkpoint(work, identity)
         trainer = Trainer(

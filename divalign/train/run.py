@@ -283,6 +283,8 @@ def _identity(
     deciding = {name: value for name, value in settings.items() if name not in NOT_DECIDING}
     if arguments.variant == "paper_code" or arguments.normaliser == "microbatch":
         deciding["rows_per_micro_batch"] = arguments.per_device_train_batch_size
+    if arguments.variant == "paper_code" and arguments.world_size > 1:  # each process has an average of its own
+        deciding["processes"] = arguments.world_size
     if code := method_code(arguments.method):
         deciding["method_code"] = digest(code)
     return {"model": lm.digest, "rows": digest(list(rows)), "lora": lora, "rows_per_update": update, **deciding}

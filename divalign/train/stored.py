@@ -20,6 +20,8 @@ class StoredTrainer(Trainer):
     args: Any
     model: Any
     method: Any
+    objective: Any
+    ranks: Any
     _reference: Any
     _head: Any
     _tokenizer: Any
@@ -35,6 +37,8 @@ class StoredTrainer(Trainer):
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         self._unlogged.collect()
+        if self.objective.released:
+            self.objective.average.collect(self.ranks)
         super()._save_checkpoint(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

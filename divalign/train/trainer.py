@@ -18,7 +18,7 @@ from transformers import set_seed
 from transformers.trainer_utils import EvalPrediction
 
 from divalign.core.logprobs import log_ratio
-from divalign.core.losses import LogRatios
+from divalign.core.losses import LogRatios, RowBaselines
 from divalign.core.precision import widest_dtype
 from divalign.lm.score import attach, can_share
 from divalign.train.accumulation import Step, response_tokens, whole_ratios
@@ -46,7 +46,7 @@ from divalign.train.reference import adapt
 from divalign.train.rows import as_rows
 from divalign.train.running import RunningBaseline
 from divalign.train.sharding import is_sharding, keep_outputs
-from divalign.train.unsupported import refuse_data_parallel
+from divalign.train.unsupported import refuse_data_parallel, refuse_processes
 
 logger = logging.getLogger(__name__)
 BESIDE = (
@@ -166,8 +166,10 @@ class DivergenceTrainer(MeasuredTrainer):
             warn_of_rounding(self.model, self.args.learning_rate)
         if self.args.normaliser == "online" and self.args.world_size > 1:
             raise ValueError("normaliser 'online' works on one process; use 'exact', which gathers all ranks' rows")
-        if self._sampled and self.args.world_size > 1:
-            raise ValueError(f"{self.args.method} samples on one process; start it without accelerate or torchrun")
+        if self._sampled:
+            refuse_processes(self.args.world_size, f"{self.args.method} samples")
+        if self.args.dataloader_drop_last and self.args.world_size > 1:
+            raise ValueError("dataloader_drop_last has no effect on several processes, which fill every batch; leave it out")
         if self._sampled and not self._reference.lasts:
             raise ValueError("this adapter changes the base, so no reference is left to score samples; give ref_model")
         if self._head and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
@@ -293,8 +295,10 @@ class DivergenceTrainer(MeasuredTrainer):
             if self._clouds:
                 loss = loss + self._clouds.loss(outputs.prompt_states, inputs)
             check_finite(loss, "loss", [(ratios, inputs)], update=self.state.global_step + 1)
-        else:
-            loss, baseline = 0 * log_probs.sum(), None  # this process ran out of rows, and takes part for the others
+        else:  # this process ran out of rows, and takes part for the others
+            loss, baseline = 0 * log_probs.sum(), RowBaselines(*ratios[:2])
+            if self._clouds:
+                loss = loss + self._clouds.loss(outputs.prompt_states[:0], inputs)
         self.recorder.add(ratios, inputs, baseline if self._head else None)
         return (loss, ratios) if return_outputs else loss
 

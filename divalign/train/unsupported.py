@@ -123,6 +123,12 @@ def refuse_without_effect(arguments: Any) -> None:
             raise ValueError(f"{name} is {value!r}, which has no effect here: {remedy}")
 
 
+def refuse_processes(count: int, what: str) -> None:
+    """Raise ValueError for several processes where `what` is done on one."""
+    if count > 1:
+        raise ValueError(f"{what} on one process, and there are {count}; start it without accelerate or torchrun")
+
+
 def refuse_data_parallel(args: Any) -> None:
     """Raise ValueError for several GPUs in one process: nn.DataParallel splits batches whose rows belong together."""
     if args.n_gpu > 1:

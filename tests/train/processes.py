@@ -24,6 +24,8 @@ UPDATE = 8  # couples; the last update of an epoch of 11 has 3, so of four proce
 UNPAIRED = [{"prompt": f"Say {i}", "completion": f" {'no' * (1 + i % 4)} {i}", "label": i == 3} for i in range(12)]
 PAIRS = [{"prompt": f"Ask {i}", "chosen": " yes" * (1 + i % 3), "rejected": f" no {i}"} for i in range(11)]
 HELD_OUT = [{"prompt": f"Tell {i}", "chosen": " well" * (1 + i % 2), "rejected": f" not {i}"} for i in range(5)]
+# Two updates an epoch, of 32 and 16 pairs, one micro-batch a process: in the second half of the processes have none.
+MANY = [{**PAIRS[i % 11], "prompt": f"Ask {i}", "harmful": i % 2 == 0} for i in range(48)]
 
 
 def shard_on_cpus() -> None:
@@ -49,16 +51,21 @@ def _normalise_in_float64(model: Any) -> None:
             part.forward = forward
 
 
-def trainer(folder: Path, method: str, *, lora: bool, **options: Any) -> DivergenceTrainer:
-    """Return a trainer whose update is the gradient (plain descent), 8 couples an update on any number of processes."""
+def trainer(
+    folder: Path, method: str, *, lora: bool = False, many: bool = False, **options: Any
+) -> DivergenceTrainer:
+    """Return a trainer whose update is the gradient (plain descent), 8 couples an update on any number of processes.
+
+    `many` rows are of pairs in updates of 32.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    rows = PAIRS if method == "dpo" else UNPAIRED
-    couples = UPDATE // world // (2 if world == 2 else 1)  # two processes accumulate, four do not
+    rows, update = (MANY, 32) if many else (PAIRS if method == "dpo" else UNPAIRED, UPDATE)
+    couples = update // world // (2 if world == 2 and not many else 1)  # two processes accumulate, four do not
     settings: dict[str, Any] = {
         "optim": "sgd", "learning_rate": 0.5, "lr_scheduler_type": "constant", "max_grad_norm": 0.5, "max_steps": 4,
         "save_strategy": "no", "logging_steps": 1.0, "beta": 0.5, "sft_weight": 0.3, "gradient_checkpointing": False,
-        "per_device_train_batch_size": couples * (1 if rows is PAIRS else 2),
-        "gradient_accumulation_steps": UPDATE // couples // world, "per_device_eval_batch_size": 3,
+        "per_device_train_batch_size": couples * (2 if rows is UNPAIRED else 1),
+        "gradient_accumulation_steps": update // couples // world, "per_device_eval_batch_size": 3,
         **options,
     }  # fmt: skip
     args = DivergenceConfig(
@@ -80,7 +87,7 @@ def findings(made: DivergenceTrainer, folder: Path) -> dict[str, torch.Tensor]:
     made.save_model(str(folder))
     weights = whole_state(made.model)  # of a sharded model on the first process alone
     names = ("loss", "grad_norm", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "logps/chosen",
-             "nll/chosen", "divergence/ess")  # fmt: skip
+             "nll/chosen", "divergence/ess", "separation/bhattacharyya")  # fmt: skip
     rows = [dict(row) for row in made.state.log_history if "loss" in row]
     rows[0]["rewards/accuracies"] = 0.0  # every r is 0 then, but for a rounding that decides who wins
     if not made.is_world_process_zero():
@@ -90,7 +97,7 @@ def findings(made: DivergenceTrainer, folder: Path) -> dict[str, torch.Tensor]:
     return {
         "weights": torch.cat([weights[name].flatten().double() for name in sorted(weights)]),
         "saved": torch.cat([saved[name].flatten().double() for name in sorted(saved)]),
-        "log": torch.tensor([[float(row[name]) for name in names] for row in rows], dtype=torch.float64),
+        "log": torch.tensor([[float(row.get(name, 0.0)) for name in names] for row in rows], dtype=torch.float64),
         "held out": torch.tensor([metrics[name] for name in sorted(metrics)], dtype=torch.float64),
         "reference": torch.tensor([row.reference for side in sides for row in side], dtype=torch.float64),
     }
@@ -104,6 +111,28 @@ def train_all(folder: Path) -> dict[str, torch.Tensor]:
             made.train()
             entry = findings(made, folder / f"{method}-{kind}")
             found |= {f"{method}, {kind}: {name}": value for name, value in entry.items()}
+    return found
+
+
+def train_many(folder: Path, *, sharded: bool) -> dict[str, torch.Tensor]:
+    """Train where some processes have no row in an update: with a prompt baseline, and on clouds of hidden states."""
+    found = {}
+    for method in ("separate",) if sharded else ("separate", "kldo+prompt"):
+        made = trainer(folder / "out", method, many=True, save_strategy="steps", save_steps=2.0)
+        made.train()
+        found |= {f"{method}: {name}": value for name, value in findings(made, folder / method).items()}
+    return found
+
+
+def train_released(folder: Path) -> dict[str, torch.Tensor]:
+    """Train with the released code's average, which each process has for itself, whole and from a checkpoint."""
+    options = {"variant": "paper_code", "save_strategy": "steps", "save_steps": 2.0, "max_steps": 3, "sft_weight": 0.0}
+    found = {}
+    for name, checkpoint in (("whole", None), ("resumed", folder / "whole" / "checkpoint-2")):
+        made = trainer(folder / name, "kldo", many=True, max_grad_norm=0.0, per_device_train_batch_size=4, **options)
+        made.add_callback(Watching(Watch(), made.ranks))
+        made.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        found |= {f"released {name}: {key}": value for key, value in findings(made, folder / f"{name} saved").items()}
     return found
 
 
@@ -127,6 +156,8 @@ def main(folder: str, name: str, sharded: bool, resumed_from: str | None) -> Non
         shard_on_cpus()
     mine, found = Path(folder) / name, {}
     found |= train_all(mine)
+    found |= train_many(mine, sharded=sharded)
+    found |= {} if sharded else train_released(mine)
     for kind in ("full", "lora"):
         entry = train_from(mine / f"whole-{kind}", None, lora=kind == "lora")
         found |= {f"AdamW, {kind}: {key}": value for key, value in entry.items()}

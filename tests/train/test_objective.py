@@ -4,6 +4,7 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -119,10 +120,10 @@ def test_the_variant_trains_with_the_released_loss_and_its_average(tmp_path: Pat
 
 def test_the_released_average_survives_a_stop_and_not_an_epoch() -> None:
     class State:
-        epoch, stateful_callbacks = 0.5, {"ReleasedAverage": {"attributes": {"value": 3.0, "epoch": 0}}}
+        epoch, stateful_callbacks = 0.5, {"ReleasedAverage": {"attributes": {"values": [2.0, 3.0], "epoch": 0}}}
 
     average, state = ReleasedAverage(), State()
-    average.on_train_begin(None, state, None)
+    average.on_train_begin(SimpleNamespace(process_index=1), state, None)
     average.on_epoch_begin(None, state, None)
     assert average.value == 3.0
     state.epoch = 1.0

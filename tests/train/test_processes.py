@@ -110,11 +110,21 @@ def test_several_processes_find_what_one_finds(launched: Launched, name: str) ->
     assert single["kldo, full: log"][-1, 0] < single["kldo, full: log"][0, 0] - 0.01  # training moves the weights
     apart = {}
     for key, value in several.items():
+        if key.startswith("released"):
+            continue
         expected = single[key.replace(", resumed", "")]  # resumed or not, the same comes out
         apart[key] = float((value - expected).norm() / expected.norm())
     assert max(apart.values()) < EXACT, {key: value for key, value in apart.items() if not value < EXACT}
-    resumed = [key for key in several if "resumed" in key]
+    resumed = [key for key in apart if "resumed" in key]
     assert len(resumed) == (10 if LAUNCHES[name][2] else 0)
+
+
+@pytest.mark.parametrize("name", ["1", "2 ddp", pytest.param("4 ddp", marks=pytest.mark.long)])
+def test_the_released_average_of_each_process_survives_a_stop(launched: Launched, name: str) -> None:
+    found = launched(name)
+    for part in ("weights", "log"):
+        whole, resumed = (found[f"released {kind}: {part}"] for kind in ("whole", "resumed"))
+        assert (whole - resumed).norm() <= 1e-12 * whole.norm()
 
 
 def finished(command: list[str], *, cut: Path | None = None, env: dict[str, str] | None = None) -> tuple[int, str]:
