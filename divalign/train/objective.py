@@ -43,8 +43,8 @@ class ReleasedAverage(TrainerCallback, ExportableState):
 
     def collect(self, ranks: Ranks) -> None:
         """Gather the averages of all processes, which must all call this before a checkpoint is saved."""
-        own = torch.tensor([math.nan if self.value is None else self.value], device=ranks.device)
-        every = ranks.gather(own.to(widest_dtype(ranks.device))).tolist()
+        own = math.nan if self.value is None else self.value
+        every = ranks.gather(torch.tensor([own], device=ranks.device, dtype=widest_dtype(ranks.device))).tolist()
         self._values = [None if math.isnan(value) else value for value in every]
 
     def state(self) -> dict[str, Any]:

@@ -126,10 +126,11 @@ def train_many(folder: Path, *, sharded: bool) -> dict[str, torch.Tensor]:
 
 def train_released(folder: Path) -> dict[str, torch.Tensor]:
     """Train with the released code's average, which each process has for itself, whole and from a checkpoint."""
-    options = {"variant": "paper_code", "save_strategy": "steps", "save_steps": 2.0, "max_steps": 3, "sft_weight": 0.0}
+    options = {"save_strategy": "steps", "save_steps": 2.0, "max_steps": 3, "sft_weight": 0.0, "learning_rate": 1e-3}
+    options |= {"variant": "paper_code", "per_device_train_batch_size": 4, "max_grad_norm": 0.0}
     found = {}
     for name, checkpoint in (("whole", None), ("resumed", folder / "whole" / "checkpoint-2")):
-        made = trainer(folder / name, "kldo", many=True, max_grad_norm=0.0, per_device_train_batch_size=4, **options)
+        made = trainer(folder / name, "kldo", many=True, **options)
         made.add_callback(Watching(Watch(), made.ranks))
         made.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         found |= {f"released {name}: {key}": value for key, value in findings(made, folder / f"{name} saved").items()}
