@@ -52,8 +52,8 @@ def load_labelled(path: Path) -> list[Row]:
 def _labelled_row(row: Row) -> Row:
     for column in ("prompt", "response"):
         if not isinstance(row.get(column), str):
-            held = f"holds {row[column]!r:.60}" if column in row else "is missing"
-            raise ValueError(f"the column {column!r} {held}, expected text")
+            state = f"holds {row[column]!r:.60}" if column in row else "is missing"
+            raise ValueError(f"the column {column!r} {state}, expected text")
     if "refused" not in row:
         raise ValueError("it lacks the column 'refused' (true where it refuses)")
     return {**row, "refused": truth(row["refused"], "refused")}

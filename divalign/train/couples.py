@@ -202,9 +202,10 @@ def encode_rows(
     sides = _shared([[(row, _encode(row, tokenizer)) for row in side] for side in _sides(checked, paired=paired)])
     skipped = {row[NUMBER]: len(text.prompt_ids) for side in sides for row, text in side if _fills(text, limit)}
     if skipped and too_long == "refuse":
+        first = min(skipped)
         raise TooLongError(
-            f"row {_named(checked[min(skipped)], min(skipped))}: a prompt of {skipped[min(skipped)]} tokens leaves no room for a response within "
-            f"max_length {limit}; shorten it, leave the row out or raise max_length"
+            f"row {_named(checked[first], first)}: a prompt of {skipped[first]} tokens leaves no room for a response "
+            f"within max_length {limit}; shorten it, leave the row out or raise max_length"
         )
     usable = [[(row, text) for row, text in side if row[NUMBER] not in skipped] for side in sides]
     _check_classes(usable, len(checked), len(skipped), limit)

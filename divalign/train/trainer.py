@@ -169,7 +169,7 @@ class DivergenceTrainer(MeasuredTrainer):
         if self._sampled:
             refuse_processes(self.args.world_size, f"{self.args.method} samples")
         if self.args.dataloader_drop_last and self.args.world_size > 1:
-            raise ValueError("dataloader_drop_last has no effect on several processes, which fill every batch; leave it out")
+            raise ValueError("dataloader_drop_last has no effect on several processes, which fill every batch; drop it")
         if self._sampled and not self._reference.lasts:
             raise ValueError("this adapter changes the base, so no reference is left to score samples; give ref_model")
         if self._head and (self.is_fsdp_enabled or self.is_deepspeed_enabled):

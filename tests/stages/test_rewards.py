@@ -91,6 +91,16 @@ def test_a_configuration_says_how_responses_are_sampled_and_lambda_is_for_those_
     assert default == OnPolicyPlan()
 
 
+def test_several_processes_are_refused_before_a_reward_model_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    rows = [RECIPES["cr"](request) for request in requests("train", held_out=False)[:8]]
+    with pytest.raises(ValueError, match="rlhf samples on one process, and there are 2; start it without accelerate"):
+        module.train(model_spec("toy"), rows, TrainPlan("rlhf", updates=1), tmp_path / "model", progress=silent)
+    assert not (tmp_path / "model").exists()
+
+
 def test_rlhf_leaves_its_reward_model_its_figures_and_a_policy_and_is_done_once(tmp_path: Path) -> None:
     rows = [RECIPES["cr"](request) for request in requests("train", held_out=False)[::4]]
     plan = TrainPlan(

@@ -51,9 +51,7 @@ def _normalise_in_float64(model: Any) -> None:
             part.forward = forward
 
 
-def trainer(
-    folder: Path, method: str, *, lora: bool = False, many: bool = False, **options: Any
-) -> DivergenceTrainer:
+def trainer(folder: Path, method: str, *, lora: bool = False, many: bool = False, **options: Any) -> DivergenceTrainer:
     """Return a trainer whose update is the gradient (plain descent), 8 couples an update on any number of processes.
 
     `many` rows are of pairs in updates of 32.

@@ -14,7 +14,7 @@ from divalign import DivergenceConfig, DivergenceTrainer
 from divalign.train.construction import encode_data
 from divalign.train.couples import RowCounts, encode_rows
 from divalign.train.rows import as_rows
-from divalign.train.unsupported import WITHOUT_EFFECT
+from divalign.train.unsupported import WITHOUT_EFFECT, refuse_processes
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 from tests.train.test_drop_in import PAIRS, UNPAIRED, trainer
 
@@ -153,6 +153,17 @@ def test_a_conversation_that_the_template_refuses_is_named_by_its_row() -> None:
     rows = [{"prompt": MESSAGE, "chosen": "a", "rejected": "b"}]
     with pytest.raises(ValueError, match=r"row 0, chosen: .*System role not supported"):
         encode_rows(rows, tokenizer, max_length=64)
+
+
+def test_what_is_done_on_one_process_or_has_no_effect_on_several_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(tmp_path, PAIRS, dataloader_drop_last=True)
+    monkeypatch.setattr(DivergenceConfig, "world_size", 2)
+    with pytest.raises(ValueError, match="dataloader_drop_last has no effect on several processes"):
+        run._check_processes()
+    with pytest.raises(ValueError, match="a reward model is trained on one process, and there are 2"):
+        refuse_processes(2, "a reward model is trained")
 
 
 @pytest.mark.parametrize("method", ["csft", "safedpo"])
