@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import warnings
@@ -70,6 +71,7 @@ def main() -> None:
         typer.echo(START.format(version=__version__), nl=False)
         return
     try:
+        _check_launch(arguments)
         # A verb's typer.Exit comes back as its code, not as an exception.
         code = app(arguments, prog_name="divalign", standalone_mode=False)
     except Terminated as stop:
@@ -86,6 +88,19 @@ def main() -> None:
         _print("stopped", f"what is finished is kept, and the same command goes on from here: {command}")
     if code:
         sys.exit(code)
+
+
+def _check_launch(arguments: list[str]) -> None:
+    """Raise ValueError where a launcher (torchrun, accelerate) started several processes of a verb that takes one."""
+    verb, processes = arguments[0], os.environ.get("WORLD_SIZE", "")
+    of_one = verb != "train" and not verb.startswith("-") and "--help" not in arguments
+    if not of_one or not processes.isdecimal() or int(processes) < 2:
+        return
+    ray = f"; `divalign run --on ray --workers {processes}` trains on several" if verb == "run" else ""
+    raise ValueError(
+        f"launched as {processes} processes, and `divalign {verb}` works in one: only `divalign train` takes several. "
+        f"Call it without the launcher (WORLD_SIZE unset){ray}"
+    )
 
 
 def _print(word: str, sentence: str) -> None:

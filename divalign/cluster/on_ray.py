@@ -7,9 +7,10 @@ same path. Ray is the extra "ray", imported where it is used.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ from divalign.stages.train import is_trained, train
 from divalign.stages.train_plan import TrainPlan
 from divalign.study.sweep_runs import Execute, Outcome, RunTask, attempt, failed
 
+logger = logging.getLogger(__name__)
 RETRIES = 3  # of a task whose process died; an exception is a failure at once
 CLIENT_PORT = 10001  # Ray's own default
 
@@ -114,9 +116,11 @@ def _execute(address: str | None, tasks: Sequence[RunTask], progress: Progress) 
     outcomes: dict[int, Outcome] = {}
     with _cluster(address), progress("runs on ray", len(tasks), "runs") as advance:
         has_gpus = ray.cluster_resources().get("GPU", 0) > 0
+        resources = {task.run.name: _resources(task, has_gpus) for task in tasks}
+        _check_resources(ray, resources)
         remote = ray.remote(_attempt_there)
         running = {
-            remote.options(name=task.run.name, max_retries=RETRIES, **_resources(task, has_gpus)).remote(
+            remote.options(name=task.run.name, max_retries=RETRIES, **resources[task.run.name]).remote(
                 task._replace(out=task.out.absolute()), str(Path.cwd())
             ): number
             for number, task in enumerate(tasks)
@@ -141,6 +145,43 @@ def _resources(task: RunTask, has_gpus: bool) -> dict[str, float]:
     on_cpu = task.run.config.model.device == "cpu"
     default = 1.0 if has_gpus and not on_cpu else 0.0
     return {"num_cpus": resources.cpus, "num_gpus": default if resources.gpus is None else resources.gpus}
+
+
+def shortage(resources: Mapping[str, Mapping[str, float]], nodes: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return a sentence on the first run whose resources no node has, None where each run fits some node.
+
+    `resources` are Ray's options by a run's name, `nodes` what `ray.nodes()` returns.
+    """
+    there = [node["Resources"] for node in nodes if node["Alive"]]
+    sizes = [(size.get("CPU", 0.0), size.get("GPU", 0.0)) for size in there] or [(0.0, 0.0)]
+    for name, options in resources.items():
+        cpus, gpus = options["num_cpus"], options["num_gpus"]
+        if not any(size[0] >= cpus and size[1] >= gpus for size in sizes):
+            nearest = max(sizes, key=lambda size: (min(size[1], gpus), min(size[0], cpus), size))
+            return (
+                f"the run {name!r} asks for {cpus:g} CPUs and {gpus:g} GPUs, and the largest node of the Ray cluster "
+                f"for it has {nearest[0]:g} CPUs and {nearest[1]:g} GPUs; lower `resources` in the sweep's file, or "
+                "name a larger cluster"
+            )
+    return None
+
+
+def _check_resources(ray: Any, resources: Mapping[str, Mapping[str, float]]) -> None:
+    """Raise ValueError for a run that would wait for ever; warn where the cluster may still get a larger node."""
+    sentence = shortage(resources, ray.nodes())
+    if sentence and _is_own():
+        raise ValueError(sentence)
+    if sentence:
+        logger.warning("%s; it waits until the cluster has such a node", sentence)
+
+
+def _is_own() -> bool:
+    """Tell whether this process started the cluster, which then gets no further nodes.
+
+    Ray tells nobody; its own node is private, and without it the cluster counts as another's.
+    """
+    node = getattr(import_module("ray._private.worker"), "_global_node", None)
+    return bool(getattr(node, "head", False))
 
 
 def _outcome(ray: Any, reference: Any, task: RunTask) -> Outcome:

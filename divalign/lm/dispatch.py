@@ -1,8 +1,9 @@
 """Many requests over the servers of one model: a shared queue, and failover when a server stops answering.
 
 Each request goes to the server with the fewest requests under way. A request that has failed on a server, retries
-included, goes to another that it has not failed on. A server that has answered nothing since such a request was sent is
-down: it gets no more requests, in this call and for `REST` seconds after it, unless no other server is left.
+included, or that a server rejects or finds too long, goes to another where it has not been. A server that has answered
+nothing since a request was sent that failed is down: it gets no more requests in this call, and for `REST` seconds
+after it none but those that have no other server left.
 """
 
 from __future__ import annotations
@@ -22,117 +23,196 @@ from divalign.lm.responses import Response
 
 logger = logging.getLogger(__name__)
 REST = 300.0  # seconds for which a server that went down is left alone
+SEVERAL = 3  # requests that a server declines without answering any, before it is left alone
+# What another server of the model may answer. "blocked" is not among them: to ask until a server without that content
+# filter answers would measure the least filtered one.
+DECLINED = ("too_long", "unreadable")
 _went_down: dict[str, float] = {}  # by endpoint: when, for later calls of this process
 
 
 @dataclass
 class _Replica:
-    """One server, the requests under way at it, and how many it has answered."""
+    """One server, the requests under way at it, and what it has replied.
+
+    `rejections` are those of an unknown kind, `replies` all other responses, `answers` those with a text; `overruled`
+    counts requests that it declined and another server answered. A `resting` server gets none but the requests that
+    have no other server left.
+    """
 
     connection: Connection
+    resting: bool = False
     running: int = 0
+    rejections: int = 0
+    replies: int = 0
     answers: int = 0
+    overruled: int = 0
     down: bool = False
 
     @property
     def server(self) -> Server:
         return self.connection.server
 
-    @property
-    def free(self) -> bool:
-        return not self.down and self.running < self.server.concurrency
-
 
 class _Sent(NamedTuple):
-    """A request under way: its number, where it was sent, and that server's answers until then."""
+    """A request under way: its number, where it was sent, that server's replies until then, and where it was before."""
 
     number: int
     replica: _Replica
-    answers: int
+    replies: int
+    been: frozenset[str]
+
+
+class _Declined(NamedTuple):
+    """What a server said of a request that it declined; the error where the reason is unknown."""
+
+    replica: _Replica
+    response: Response
+    error: RejectedRequestError | None
 
 
 @dataclass
 class _Queue:
-    """What is still to be sent, and what became of the rest; if `named`, responses tell their server."""
+    """What is still to be sent, and what became of the rest; if `named`, responses tell their server.
+
+    Requests wait by the endpoints where they have been in vain. `rejected` are those that nobody answers and that are
+    no outcome yet, as the servers that rejected them have not replied to any other.
+    """
 
     replicas: list[_Replica]
-    waiting: deque[int]
+    waiting: dict[frozenset[str], deque[int]]
     add: Callable[[int, Response], None]
     named: bool
-    failed_on: dict[int, list[_Replica]] = field(default_factory=lambda: defaultdict(list))
+    declined: dict[int, list[_Declined]] = field(default_factory=lambda: defaultdict(list))
     rejected: dict[int, RejectedRequestError] = field(default_factory=dict)
     failure: BaseException | None = None
     last: BaseException | None = None
-    answered: bool = False
 
     def take(self) -> _Sent | None:
         """Return the next request with the server to send it to; None where nothing is to be sent now.
 
-        After a failure that stays, and after a second rejection before any answer, only the requests under way can
-        still save the run.
+        After a failure that stays, and after a second rejection by servers without a reply, only the requests under
+        way can still save the run.
         """
-        if self.failure or (not self.answered and len(self.rejected) > 1):
+        if self.failure or len(self.rejected) > 1:
             return None
-        free = sorted((replica for replica in self.replicas if replica.free), key=lambda replica: replica.running)
-        for index in self.waiting if free else ():
-            for replica in free:
-                if replica not in self.failed_on[index]:
-                    self.waiting.remove(index)
-                    replica.running += 1
-                    return _Sent(index, replica, replica.answers)
+        for been in sorted((been for been, numbers in self.waiting.items() if numbers), key=len, reverse=True):
+            left = self._left(been)
+            awake = [replica for replica in left if not replica.resting] or left
+            free = [replica for replica in awake if replica.running < replica.server.concurrency]
+            if free:
+                replica = min(free, key=lambda replica: replica.running)
+                replica.running += 1
+                return _Sent(self.waiting[been].popleft(), replica, replica.replies, been)
         return None
+
+    def _left(self, been: frozenset[str]) -> list[_Replica]:
+        return [replica for replica in self.replicas if not replica.down and replica.server.endpoint not in been]
 
     def revive(self) -> bool:
         """Let requests try again what is left of the servers, where nothing runs and all of them have failed on it.
 
         They waited for a server that has gone down meanwhile. Returns False where there is nothing to try.
         """
-        if self.failure or not self.waiting or (not self.answered and len(self.rejected) > 1):
+        if self.failure or len(self.rejected) > 1:
             return False
-        if all(replica.down for replica in self.replicas):
+        numbers = [number for waiting in self.waiting.values() for number in waiting]
+        again = deque(number for number in numbers if number not in self.declined)
+        self.waiting = {frozenset(): again}
+        for number in self.declined.keys() & {*numbers}:
+            self._conclude(number)
+        if again and all(replica.down for replica in self.replicas):
             self.failure = self.last
-            return False
-        self.failed_on.clear()
-        return True
+        return bool(again) and self.failure is None and len(self.rejected) < 2
 
     def settle(self, sent: _Sent, future: Future[Response]) -> None:
-        """Record the outcome of a request.
+        """Record the outcome of a request, or let it wait for another server.
 
-        A rejection of an unknown kind is recorded as one row's outcome once another request has been answered, since
-        the settings are then right.
+        A rejection of an unknown kind is recorded as one row's outcome once its server has replied to another request,
+        since the settings are then right.
         """
         sent.replica.running -= 1
         error = future.exception()
         if isinstance(error, RejectedRequestError):
-            self.rejected[sent.number] = error
+            self._decline(sent, Response("", "unreadable", error=str(error)), error)
         elif isinstance(error, ConnectionError):
             self._move(sent, error)
         elif error is not None:
             self.failure = self.failure or error
         else:
-            self._answer(sent, future.result())
-        if self.answered:
-            for index in list(self.rejected):
-                self.add(index, Response("", "unreadable", error=str(self.rejected.pop(index))))
+            self._reply(sent, future.result())
+        for number in list(self.rejected):
+            self._conclude(number)
 
-    def _answer(self, sent: _Sent, response: Response) -> None:
-        self.answered = True
-        sent.replica.answers += 1
-        _went_down.pop(sent.replica.server.endpoint, None)
-        self.add(sent.number, response._replace(server=sent.replica.server.address) if self.named else response)
+    def _reply(self, sent: _Sent, response: Response) -> None:
+        replica = sent.replica
+        replica.replies += 1
+        _went_down.pop(replica.server.endpoint, None)
+        if response.finish_reason in DECLINED:
+            self._decline(sent, response)
+            return
+        replica.resting = False
+        self._record(sent.number, replica, response)
+        declined = self.declined.pop(sent.number, [])
+        if response.answered:
+            replica.answers += 1
+            for other in declined:
+                _overrule(other)
+
+    def _record(self, number: int, replica: _Replica, response: Response) -> None:
+        self.add(number, response._replace(server=replica.server.address) if self.named else response)
+
+    def _decline(self, sent: _Sent, response: Response, error: RejectedRequestError | None = None) -> None:
+        """Send a request that a server declines to another; without one what the servers said is its outcome."""
+        replica = sent.replica
+        replica.rejections += error is not None
+        replica.resting |= replica.rejections >= SEVERAL and not replica.replies
+        self.declined[sent.number].append(_Declined(replica, response, error))
+        if not self._wait_for_another(sent):
+            self._conclude(sent.number)
+
+    def _conclude(self, number: int) -> None:
+        """Record what the servers said of a request that no server answers, a reason that is known before others."""
+        for replica, response, error in sorted(self.declined[number], key=lambda declined: declined.error is not None):
+            if error is None or replica.replies:
+                self.rejected.pop(number, None)
+                del self.declined[number]
+                self._record(number, replica, response)
+                return
+            self.rejected.setdefault(number, error)
 
     def _move(self, sent: _Sent, error: ConnectionError) -> None:
         """Send a request that has failed for good to another server; without one the failure is the run's."""
         replica, address, self.last = sent.replica, sent.replica.server.address, error
-        self.failed_on[sent.number].append(replica)
-        if replica.answers == sent.answers and not replica.down:
+        if replica.replies == sent.replies and not replica.down:
             replica.down = True
             _went_down[replica.server.endpoint] = time.monotonic()
             logger.warning("%s answers no more; its requests go to the other servers: %s", address, error)
-        if any(not other.down and other not in self.failed_on[sent.number] for other in self.replicas):
-            self.waiting.appendleft(sent.number)
+        if self._wait_for_another(sent):
+            return
+        if sent.number in self.declined:
+            self._conclude(sent.number)
         else:
             self.failure = self.failure or error
+
+    def _wait_for_another(self, sent: _Sent) -> bool:
+        """Let a request wait for a server where it has not been. Returns False where there is none."""
+        been = sent.been | {sent.replica.server.endpoint}
+        if not self._left(been):
+            return False
+        self.waiting.setdefault(been, deque()).append(sent.number)
+        return True
+
+
+def _overrule(declined: _Declined) -> None:
+    """Count a request that a server declined and another answered; leave alone a server that answers none."""
+    replica = declined.replica
+    replica.overruled += 1
+    if replica.overruled == SEVERAL and not replica.answers:
+        replica.resting = True
+        logger.warning(
+            "%s declined %d requests that other servers answered, and answered none; it now gets only requests that no "
+            "other server answers, so check its settings: %s", replica.server.address, SEVERAL, declined.response.error
+        )  # fmt: skip
 
 
 def send_all(
@@ -146,9 +226,9 @@ def send_all(
     Raises what `generate_responses_on_server` raises.
     """
     with ExitStack() as clients:
-        replicas = [_Replica(_connect(each, clients, pause)) for each in _in_use(server.each())]
+        replicas = [_Replica(_connect(each, clients, pause), _rests(each)) for each in server.each()]
         pool = clients.enter_context(ThreadPoolExecutor(server.concurrency * len(replicas)))
-        queue = _Queue(replicas, deque(bodies), add, named=bool(server.replicas))
+        queue = _Queue(replicas, {frozenset(): deque(bodies)}, add, named=bool(server.replicas))
         running: dict[Future[Response], _Sent] = {}
         while True:
             while sent := queue.take():
@@ -171,7 +251,6 @@ def _connect(server: Server, clients: ExitStack, pause: Callable[[float], None])
     return Connection(server, clients.enter_context(client), pause, set())
 
 
-def _in_use(servers: list[Server]) -> list[Server]:
-    """Return the servers that did not go down lately, or all where all did."""
-    now = time.monotonic()
-    return [s for s in servers if now - _went_down.get(s.endpoint, -REST) >= REST] or servers
+def _rests(server: Server) -> bool:
+    """Tell whether a server went down lately."""
+    return time.monotonic() - _went_down.get(server.endpoint, -REST) < REST

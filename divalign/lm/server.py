@@ -62,8 +62,8 @@ def generate_responses_on_server(
 ) -> list[Response]:
     """Return the served model's response to each conversation, in the order given.
 
-    Requests run `concurrency` at a time at each of the model's servers; what fails on one goes to another, see
-    `dispatch`. Retries after timeouts, broken or cut connections, HTTP 429 and 5xx and
+    Requests run `concurrency` at a time at each of the model's servers; what fails on one, or is declined by it,
+    goes to another, see `dispatch`. Retries after timeouts, broken or cut connections, HTTP 429 and 5xx and
     replies that are no JSON, up to `attempts` requests in all, after pauses that double from `first_pause` with jitter,
     or as long as Retry-After says (a minute at most). `on_response` gets each index and response as it comes, from this
     thread. `temperature` overrides the server's own.

@@ -77,6 +77,27 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
     assert (tmp_path / "file").read_text() == "kept"
 
 
+@pytest.mark.parametrize("verb", ["run", "sweep", "attack", "estimate"])
+def test_a_verb_of_one_process_that_is_launched_as_several_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert call(monkeypatch, verb, "--out", tmp_path / "out") == 2
+    sentence = " ".join(capsys.readouterr().err.split())
+    assert f"launched as 2 processes, and `divalign {verb}` works in one" in sentence
+    assert ("--on ray --workers 2" in sentence) == (verb == "run")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments", [("train", "no.yaml", "--out", "o"), ("run", "--help")])
+def test_training_and_help_take_several_processes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    call(monkeypatch, *arguments)
+    assert "works in one" not in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_stopped_verb_says_that_the_same_command_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

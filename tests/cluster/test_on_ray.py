@@ -14,7 +14,7 @@ import psutil
 import pytest
 import yaml
 
-from divalign.cluster.on_ray import RayTraining, ray_address, ray_executor
+from divalign.cluster.on_ray import RayTraining, ray_address, ray_executor, shortage
 from divalign.stages.folder import silent
 from divalign.stages.models import model_spec
 from divalign.stages.train import train
@@ -64,6 +64,44 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(ValueError, match=r"pip install 'divalign\[ray\]'"):
         ray_executor("ray")
+
+
+SMALL, GPU, LOST = (
+    {"Alive": alive, "Resources": {"CPU": cpus, "memory": 1e9, **gpus}}
+    for alive, cpus, gpus in ((True, 8.0, {}), (True, 4.0, {"GPU": 1.0}), (False, 99.0, {"GPU": 9.0}))
+)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "nearest"),
+    [(16, 0, "8 CPUs and 0 GPUs"), (8, 1, "4 CPUs and 1 GPUs"), (1, 2, "4 CPUs and 1 GPUs")],
+)
+def test_a_run_that_fits_no_node_is_named_with_what_the_largest_node_has(
+    cpus: float, gpus: float, nearest: str
+) -> None:
+    resources = {"fits": _resources(4, 1), "large": _resources(cpus, gpus), "larger": _resources(200, 0)}
+    sentence = shortage(resources, [SMALL, GPU, LOST])
+    assert sentence is not None
+    assert sentence.startswith(f"the run 'large' asks for {cpus} CPUs and {gpus} GPUs")
+    assert f"the largest node of the Ray cluster for it has {nearest}" in sentence
+    assert shortage({"none": _resources(1, 0)}, []) is not None
+
+
+def test_a_run_fits_where_one_node_has_what_it_asks_for() -> None:
+    assert shortage({"a": _resources(8, 0), "b": _resources(4, 1), "c": _resources(0.5, 0.1)}, [SMALL, GPU]) is None
+
+
+def _resources(cpus: float, gpus: float) -> dict[str, float]:
+    return {"num_cpus": float(cpus), "num_gpus": float(gpus)}
+
+
+@pytest.mark.ray
+def test_a_run_that_no_node_can_hold_is_refused_before_the_work(cluster: Any, tmp_path: Path) -> None:
+    large = {**yaml.safe_load(TWELVE), "resources": {"b": {"cpus": 64}}}
+    (tmp_path / "large.yaml").write_text(yaml.safe_dump(large))
+    with pytest.raises(ValueError, match=r"the run 'b-bco' asks for 64 CPUs and 0 GPUs.* has 2 CPUs and 0 GPUs"):
+        sweep(load_sweep(tmp_path / "large.yaml"), tmp_path / "out", execute=ray_executor("ray"))
+    assert not (tmp_path / "out" / "runs").exists()
 
 
 @pytest.mark.ray

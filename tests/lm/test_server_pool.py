@@ -18,6 +18,15 @@ from tests.lm.fake_server import Fake, answer, status
 
 CONVERSATIONS = [user_says(f"question {number}") for number in range(24)]
 TEXTS = [f"answer to question {number}" for number in range(24)]
+REJECTION = status(400, b'{"error": {"message": "template failed: undefined variable"}}')
+TOO_LONG = status(400, b'{"error": {"message": "This model\'s maximum context length is 16 tokens"}}')
+
+
+def slow_rejection(*request: Any) -> None:
+    time.sleep(0.02)
+    REJECTION(*request)
+
+
 # A server of its own process, so that it can be killed: it names itself in the response and answers slowly.
 PROCESS = """
 import json, sys, time
@@ -137,6 +146,98 @@ def test_a_server_that_lacks_the_model_is_an_error_and_no_outage(pair: list[Fake
     pair[1].script = {"all": [status(404, b'{"error": "no such model"}')] * 99}
     with pytest.raises(ValueError, match=f"{pair[1].url} rejected a request for tiny.*the model's name"):
         responses(pool(pair[0].url, pair[1].url))
+
+
+def test_a_server_that_rejects_what_the_other_answers_costs_no_row_and_is_named(pair: list[Fake], caplog: Any) -> None:
+    pair[1].script = {"all": [slow_rejection] * 99}
+    written = responses(pool(pair[0].url, pair[1].url))
+    assert [response.text for response in written] == TEXTS
+    assert f"{pair[1].url} declined 3 requests that other servers answered, and answered none" in caplog.text
+    assert len(pair[1].asked) < 12  # it gets no more than what no other server can answer
+
+
+def test_a_server_with_a_smaller_context_costs_no_row(pair: list[Fake]) -> None:
+    pair[1].script = {f"question {number}": [TOO_LONG] for number in range(0, 24, 2)}
+    written = responses(pool(pair[0].url, pair[1].url))
+    assert [response.text for response in written] == TEXTS
+    assert Counter(response.server for response in written)[pair[1].url] >= 1
+
+
+def test_a_row_that_every_server_declines_is_recorded_with_the_server_that_said_why(pair: list[Fake]) -> None:
+    for fake in pair:
+        fake.script = {"question 3": [TOO_LONG], "question 9": [REJECTION]}
+    pair[1].script["question 5"] = [TOO_LONG]
+    pair[0].script["question 5"] = [REJECTION]  # the reason that is known is the better one
+    written = responses(pool(pair[0].url, pair[1].url))
+    assert {n: r.finish_reason for n, r in enumerate(written) if not r.answered} == {
+        3: "too_long", 5: "too_long", 9: "unreadable",
+    }  # fmt: skip
+    assert written[5].server == pair[1].url
+    assert {written[3].server, written[9].server} <= {fake.url for fake in pair}
+    assert [sum(body["messages"][0]["content"] == "question 3" for body in fake.asked) for fake in pair] == [1, 1]
+
+
+def test_servers_that_reject_everything_end_the_run_after_a_few_requests(pair: list[Fake]) -> None:
+    for fake in pair:
+        fake.script = {"all": [slow_rejection] * 99}
+    with pytest.raises(ValueError, match="rejected a request for tiny: status 400"):
+        responses(pool(pair[0].url, pair[1].url))
+    assert sum(len(fake.asked) for fake in pair) < 12
+
+
+def test_a_rejection_by_a_server_that_answers_nothing_is_no_outcome_when_the_other_goes_down(pair: list[Fake]) -> None:
+    pair[0].script = {"all": [answer(), answer(), answer(), answer(), *[status(503)] * 99]}
+    pair[1].script = {"all": [slow_rejection] * 99}
+    reported: dict[int, Response] = {}
+    with pytest.raises(ValueError, match=f"{pair[1].url} rejected a request"):
+        responses(pool(*(fake.url for fake in pair)), on_response=reported.__setitem__)
+    assert len(reported) == 4
+    assert all(response.answered for response in reported.values())
+
+
+def test_a_row_declined_by_one_server_while_the_other_is_down_is_recorded(pair: list[Fake]) -> None:
+    pair[0].script = {"all": [status(503)] * 999}
+    pair[1].script = {"question 0": [TOO_LONG]}
+    written = responses(pool(pair[0].url, pair[1].url))
+    assert [response.finish_reason for response in written] == ["too_long", *["stop"] * 23]
+
+
+def test_a_server_that_rejects_faster_than_the_other_answers_does_not_get_every_request(pair: list[Fake]) -> None:
+    def slow_answer(*request: Any) -> None:
+        time.sleep(0.3)
+        answer()(*request)
+
+    pair[0].script, pair[1].script = {"all": [slow_answer] * 2}, {"all": [REJECTION] * 99}
+    assert [response.text for response in responses(pool(pair[0].url, pair[1].url))] == TEXTS
+    assert len(pair[1].asked) < 8
+
+
+def test_a_blocked_prompt_is_an_outcome_and_goes_to_no_other_server(pair: list[Fake]) -> None:
+    for fake in pair:
+        fake.script = {"question 0": [status(400, b'{"error": {"code": "content_filter"}}')]}
+    written = responses(pool(pair[0].url, pair[1].url))
+    assert written[0].finish_reason == "blocked"
+    assert sum(len(fake.asked) for fake in pair) == 24
+
+
+def test_a_server_at_rest_is_tried_where_the_others_go_down(pair: list[Fake]) -> None:
+    pair[0].script = {"all": [status(503)] * 99}
+    assert {response.server for response in responses(pool(pair[0].url, pair[1].url))} == {pair[1].url}
+    pair[0].script, pair[1].script = {}, {"all": [answer(), answer(), *[status(503)] * 999]}
+    written = responses(pool(pair[0].url, pair[1].url))
+    assert [response.text for response in written] == TEXTS
+    assert Counter(response.server for response in written)[pair[0].url] == 22
+
+
+def test_a_server_at_rest_gets_the_request_that_no_other_can_answer(pair: list[Fake]) -> None:
+    pair[0].script = {"all": [status(503)] * 99}
+    responses(pool(pair[0].url, pair[1].url))
+    pair[0].script, pair[1].script = {}, {"question 23": [status(503)] * 9}
+    pair[0].asked.clear()
+    written = responses(pool(pair[0].url, pair[1].url, concurrency=4))
+    assert [response.text for response in written] == TEXTS
+    assert written[23].server == pair[0].url
+    assert len(pair[0].asked) == 1
 
 
 def test_replicas_are_no_part_of_the_identity_and_a_bad_address_is_refused() -> None:
