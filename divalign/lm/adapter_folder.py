@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from divalign.limits import refuse_large_settings
+from divalign.lm.endpoint import refuse_server
 from divalign.store import read_json
 
 SETTINGS = "adapter_config.json"
@@ -17,7 +18,7 @@ RUNNING = ("megatron_config", "adapters")
 def adapter_settings(folder: Path) -> dict[str, Any]:
     """Return the settings of an adapter's folder.
 
-    Raises ValueError where they are missing or no object, and where they name code or other adapters to load.
+    Raises ValueError where they are missing or no object, and where they name code, other adapters or a server.
     """
     path = folder / SETTINGS
     if not path.is_file():
@@ -31,6 +32,10 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} sets {running[0]}, which makes peft load other code or files; merge the adapter first"
         )
+    for name in ("base_model_name_or_path", "revision"):
+        if not isinstance(settings.get(name), str | None):
+            raise ValueError(f"{path} gives {settings[name]!r:.200} as {name}, expected a text")
+    refuse_server(settings.get("base_model_name_or_path") or "", path)
     return settings
 
 

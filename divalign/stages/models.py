@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from divalign.data.examples import Conversation
 from divalign.limits import inside, read_text
 from divalign.lm.adapter_folder import SETTINGS, adapter_settings
+from divalign.lm.endpoint import SCHEMES, refuse_server
 from divalign.lm.generate import generate_responses
 from divalign.lm.gguf import is_gguf
 from divalign.lm.load import LM, PLAIN_TEMPLATE, Auto, Dtype, load_lm, resolve, tokenizer_place
@@ -62,7 +63,7 @@ class ModelSpec:
 
     @property
     def served(self) -> bool:
-        return self.source.startswith(("http://", "https://"))
+        return self.source.startswith(SCHEMES)
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,8 @@ def model_spec(spelling: str, options: LoadOptions | None = None) -> ModelSpec:
     """Return what a spelling stands for, with `options` laid over what the model's own folder says.
 
     Raises ValueError for an adapter that does not say what it was made for, a server without the name of its model, a
-    model of a run that is not trained yet, and one that needs remote code where `options` do not allow it: a folder
-    comes from anyone, and its word is nobody's consent.
+    model of a run that is not trained yet, a folder that names a server, and a model that needs remote code where
+    `options` do not allow it: a folder comes from anyone, and its word is nobody's consent.
     """
     spec, options = _spec(spelling), options or LoadOptions()
     if spec.trust_remote_code and not options.trust_remote_code:
@@ -199,6 +200,7 @@ def _saved_spec(folder: Path) -> ModelSpec:
     content = read_json(path)
     if not _is_spec(content):
         raise ValueError(f"{path} does not say how to load a model; train it again")
+    refuse_server(content["source"], path)
     for field in ("source", "adapter"):
         if isinstance(content.get(field), str) and content[field].startswith("./"):
             content[field] = str(inside(folder, content[field]))
@@ -209,7 +211,7 @@ def _saved_spec(folder: Path) -> ModelSpec:
 
 def _is_spec(content: Any) -> bool:
     """Tell whether a file's content has a source, and beside it nothing but a spec's fields, of their types."""
-    names = {field.name for field in fields(ModelSpec)} - {"name"}
+    names = {field.name for field in fields(ModelSpec)} - {"name", "server"}
     if not (isinstance(content, dict) and {"source"} <= set(content) <= names and isinstance(content["source"], str)):
         return False
     texts = {name: value for name, value in content.items() if name != "trust_remote_code"}
@@ -228,7 +230,7 @@ def _adapter_spec(folder: Path) -> ModelSpec:
     base = settings.get("base_model_name_or_path")
     if not base:
         raise ValueError(f"{folder} is an adapter that names no base model; merge it, and give the merged model")
-    return ModelSpec(str(base), folder.name, adapter=str(folder), revision=settings.get("revision"))
+    return ModelSpec(base, folder.name, adapter=str(folder), revision=settings.get("revision"))
 
 
 def _open_local(spec: ModelSpec) -> OpenModel:
