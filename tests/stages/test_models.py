@@ -66,7 +66,9 @@ def test_the_embedded_model_is_named_and_not_a_path(tmp_path: Path) -> None:
 
 
 def test_an_adapter_is_put_on_the_revision_that_it_names(tmp_path: Path) -> None:
-    write_json(tmp_path / "adapter_config.json", {"base_model_name_or_path": HUB_ID, "revision": "v1"})
+    write_json(
+        tmp_path / "adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": HUB_ID, "revision": "v1"}
+    )
     spec = model_spec(str(tmp_path))
     assert (spec.source, spec.adapter, spec.revision) == (HUB_ID, str(tmp_path), "v1")
     with pytest.raises(ValueError, match="merge it before adding another"):
@@ -131,7 +133,7 @@ def test_what_is_no_model_is_refused_in_a_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("run/models/later").mkdir(parents=True)
-    write_json(Path("adapter/adapter_config.json"), {})
+    write_json(Path("adapter/adapter_config.json"), {"peft_type": "LORA"})
     with pytest.raises(ValueError, match=sentence):
         find_model(spelling)
 
