@@ -45,8 +45,8 @@ def _check_kind(settings: dict[str, Any], path: Path) -> None:
     kind = settings.get("peft_type")
     if kind not in KINDS:
         raise ValueError(
-            f"{path} holds an adapter of the kind {kind!r:.200}, expected {', '.join(KINDS[:-1])} or {KINDS[-1]}; merge "
-            "the adapter into its base, and give the merged model"
+            f"{path} holds an adapter of the kind {kind!r:.200}, expected {', '.join(KINDS[:-1])} or {KINDS[-1]}; "
+            "merge the adapter into its base, and give the merged model"
         )
     running = [name for name in RUNNING if settings.get(name)]
     if running:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from divalign.data.examples import Conversation
-from divalign.limits import inside, read_text
+from divalign.limits import further_templates, inside, read_text
 from divalign.lm.adapter_folder import SETTINGS, adapter_settings
 from divalign.lm.endpoint import SCHEMES, refuse_server
 from divalign.lm.generate import generate_responses
@@ -300,7 +300,8 @@ def folder_key(folder: Path) -> str:
 
 
 def _files(folder: Path) -> Files:
-    return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.iterdir()))
+    paths = (*sorted(folder.iterdir()), *further_templates(folder))
+    return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
 
 
 @cache
