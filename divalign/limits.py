@@ -72,9 +72,14 @@ def refuse_larger(size: int, limit: Limit, where: object) -> None:
 
 def refuse_large_settings(folder: Path) -> None:
     """Raise ValueError where a file of a model's folder that is read into memory, not mapped, is over the limit."""
-    for path in folder.iterdir():
-        if path.suffix in (".json", ".jinja", ".txt", ".model") and path.is_file():
+    for path in (*folder.iterdir(), *further_templates(folder)):
+        if path.suffix in (".json", ".jinja", ".txt", ".model", ".spm", ".tiktoken") and path.is_file():
             refuse_larger(path.stat().st_size, TEXT if path.suffix == ".jinja" else SETTINGS, path)
+
+
+def further_templates(folder: Path) -> list[Path]:
+    """Return the chat templates that transformers reads from a folder within a model's."""
+    return sorted((folder / "additional_chat_templates").glob("*.jinja"))
 
 
 def unpacked_limit(path: Path) -> Limit:

@@ -85,7 +85,8 @@ def folder_digest(folder: Path) -> str:
     nothing.
     """
     files = sorted(path for path in folder.iterdir() if path.suffix in LOADED or path.name in VOCABULARIES)
-    return digest([(path.name, file_digest(path)) for path in files if path.is_file()])
+    files += limits.further_templates(folder)
+    return digest([(str(path.relative_to(folder)), file_digest(path)) for path in files if path.is_file()])
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -98,8 +98,9 @@ READ = ("config.json", "model.safetensors", "chat_template.jinja", "modeling_min
 READ_TOO = ("tokenizer.model", "spiece.model", "qwen.tiktoken", "source.spm", "bpe.codes", "dict.txt")
 
 
-@pytest.mark.parametrize("name", [*READ, *READ_TOO])
+@pytest.mark.parametrize("name", [*READ, *READ_TOO, "additional_chat_templates/tool_use.jinja"])
 def test_a_model_folder_is_another_one_when_what_is_loaded_of_it_changes(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     for file in ("config.json", "model.safetensors", name):
         (tmp_path / file).write_text("a")
     before = store.folder_digest(tmp_path)

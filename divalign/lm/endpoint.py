@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
+SCHEMES = ("http://", "https://")  # with which the spelling of a served model begins
 SECRET = re.compile(r"key|token|secret|passw|sig(nature)?$|auth|credential", re.IGNORECASE)
 
 
@@ -113,6 +115,18 @@ def served_model(spec: str) -> ServedModel | None:
     if not model:
         raise ValueError(f"{spec!r} names a server and no model; write {url}#NAME, with the name the server gives it")
     return ServedModel(url, model)
+
+
+def refuse_server(source: str, path: Path) -> None:
+    """Raise ValueError where a file of a model's folder names a server as the model: only a user may name one.
+
+    A folder comes from anyone, and a server gets the prompts and the user's API key.
+    """
+    if source.startswith(SCHEMES):
+        raise ValueError(
+            f"{path} names the server {source[:200]!r} as its model, which would get the prompts and the API key; a "
+            "server is named by you alone: give URL#NAME in place of the folder if you trust it"
+        )
 
 
 def _check_url(url: str) -> None:

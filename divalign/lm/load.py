@@ -7,13 +7,15 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from divalign.limits import read_text, refuse_large_settings
+from divalign.limits import read_text
 from divalign.lm.adapter_folder import check_adapter
 from divalign.lm.endpoint import served_model
 from divalign.lm.gguf import gguf_folder, is_gguf
 from divalign.lm.gguf_header import read_header
+from divalign.lm.model_folder import check_model
 from divalign.lm.quiet import quietly
 from divalign.store import digest, folder_digest
 
@@ -69,7 +71,7 @@ def load_lm(
     """
     device, dtype = resolve(device, dtype)
     options = {"trust_remote_code": trust_remote_code, "revision": revision}
-    place = _place(source, chat_template)
+    place = _place(source, chat_template, revision)
     if adapter is not None:
         check_adapter(adapter)
     try:
@@ -80,7 +82,7 @@ def load_lm(
             model = auto.from_pretrained(place, dtype=DTYPES[dtype], use_safetensors=True, **options, **extra)
             if adapter is not None:
                 model = PeftModel.from_pretrained(model, str(adapter))
-    except (ImportError, OSError, KeyError, TypeError, ValueError) as error:
+    except (ImportError, OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise ValueError(f"cannot load the model {source!r}: {str(error).splitlines()[0]}") from error
     _complete(tokenizer, source, chat_template)
     identity = digest(
@@ -137,11 +139,11 @@ def _computes_in_bfloat16(kind: str) -> bool:
     return kind == "cpu" and any(getattr(torch.cpu, test, bool)() for test in tests)
 
 
-def _place(source: str, chat_template: str | None) -> str:
+def _place(source: str, chat_template: str | None, revision: str | None) -> str:
     """Return what transformers loads: a folder or a hub id. A GGUF file is converted."""
     if not is_gguf(source):
         served_model(source)
-        _check_folder(source)
+        check_model(source, revision)
         return source
     if chat_template is None and not read_header(Path(source)).chat_template:
         raise ValueError(_no_template(source))
@@ -161,23 +163,6 @@ def check_device(device: str) -> None:
 def _weights_digest(source: str, model: Any) -> str:
     folder = Path(source)
     return folder_digest(folder) if folder.is_dir() else digest(source, getattr(model.config, "_commit_hash", None))
-
-
-def _check_folder(source: str) -> None:
-    """Tell apart, before transformers does it in a page of text, a missing folder and one without weights."""
-    folder = Path(source)
-    looks_local = source.startswith((".", "/", "~")) or folder.exists()
-    if looks_local and not folder.is_dir():
-        raise ValueError(
-            f"no model folder at {source!r}; give a folder with config.json and *.safetensors, or a hub id"
-        )
-    if looks_local and not any(folder.glob("*.safetensors")):
-        raise ValueError(
-            f"the model folder {source!r} holds no *.safetensors weights; save the model with save_pretrained "
-            "(pickled weights, *.bin or *.pt, are not read: they can run code)"
-        )
-    if looks_local:
-        refuse_large_settings(folder)
 
 
 def _complete(tokenizer: Any, source: str, chat_template: str | None) -> None:

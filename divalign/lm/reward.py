@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from divalign.data.batching import Encoded, by_length, encode_row, pad_right
 from divalign.data.examples import as_messages
 from divalign.lm.backbone import backbone_of
+from divalign.lm.model_folder import check_model
 
 ENDS = "reward_end_tokens"  # in config.json of a model trained here: what ends a response, where its reward is read
 
@@ -51,10 +53,11 @@ class RewardModel:
 
     def __init__(self, source: str, *, device: str = "cpu", max_length: int = 2048, batch_size: int = 16) -> None:
         try:
+            check_model(source)
             options = {"trust_remote_code": False}
             loaded = AutoModelForSequenceClassification.from_pretrained(source, use_safetensors=True, **options)
             self.tokenizer: Any = AutoTokenizer.from_pretrained(source, **options)
-        except OSError as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise ValueError(f"no reward model can be loaded from {source!r}: {error}") from error
         self.model: Any = loaded.to(device).eval()
         if self.model.config.num_labels != 1:

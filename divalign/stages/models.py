@@ -20,19 +20,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from divalign.data.examples import Conversation
-from divalign.limits import inside, read_text
+from divalign.limits import further_templates, inside, read_text
 from divalign.lm.adapter_folder import SETTINGS, adapter_settings
+from divalign.lm.endpoint import SCHEMES, refuse_server
 from divalign.lm.generate import generate_responses
 from divalign.lm.gguf import is_gguf
 from divalign.lm.load import LM, PLAIN_TEMPLATE, Auto, Dtype, load_lm, resolve, tokenizer_place
 from divalign.lm.responses import Response
 from divalign.lm.server import Server, ServerOptions, generate_responses_on_server, served_model
 from divalign.lm.shape import read_tokenizer
-from divalign.store import digest, file_digest, folder_digest, read_json, write_json
+from divalign.store import digest, file_digest, folder_digest, read_json, write_bytes, write_json
 from divalign.toy.world import ASSETS
 
 KEY_VARIABLE = "DIVALIGN_API_KEY"
 MODEL_FILE = "model.json"  # beside a model of a run: its spec
+TEMPLATE_FILE = "chat_template.jinja"  # beside it: the template that its user gave
 EMBEDDED = "toy"
 Files = tuple[tuple[str, int, int], ...]  # of a folder: names, sizes, times
 
@@ -62,7 +64,7 @@ class ModelSpec:
 
     @property
     def served(self) -> bool:
-        return self.source.startswith(("http://", "https://"))
+        return self.source.startswith(SCHEMES)
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,11 @@ def model_spec(spelling: str, options: LoadOptions | None = None) -> ModelSpec:
     """Return what a spelling stands for, with `options` laid over what the model's own folder says.
 
     Raises ValueError for an adapter that does not say what it was made for, a server without the name of its model, a
-    model of a run that is not trained yet, and one that needs remote code where `options` do not allow it: a folder
-    comes from anyone, and its word is nobody's consent.
+    model of a run that is not trained yet, a folder that names a server, and a model that needs remote code where
+    `options` do not allow it: a folder comes from anyone, and its word is nobody's consent.
     """
-    spec, options = _spec(spelling), options or LoadOptions()
+    options = options or LoadOptions()
+    spec = _spec(spelling, options.chat_template)
     if spec.trust_remote_code and not options.trust_remote_code:
         raise ValueError(
             f"{spelling} needs code from the repository {spec.source}, which loading it would run; read that code, "
@@ -138,7 +141,8 @@ def find_model(spelling: str, options: LoadOptions | None = None) -> OpenModel:
 def write_model_spec(folder: Path, spec: ModelSpec) -> None:
     """Leave model.json in a model's folder, so that the folder can be named as a model; untouched if it says the same.
 
-    Paths inside the folder are written relative to it: a run folder can be moved.
+    Paths inside the folder are written relative to it, and a chat template that is a file is copied into it: a run
+    folder can be moved.
     """
     content = {name: value for name, value in asdict(spec.resolved()).items() if name not in ("name", "server")}
     for field in ("source", "adapter"):
@@ -148,6 +152,7 @@ def write_model_spec(folder: Path, spec: ModelSpec) -> None:
             content[field] = f"./{place.relative_to(home)}" if place.is_relative_to(home) else str(place)
     if content["source"] == str(ASSETS.resolve()):
         content["source"] = EMBEDDED
+    content["chat_template"] = _copied_template(folder, spec.chat_template)
     path = folder / MODEL_FILE
     try:
         stored = read_json(path)
@@ -157,10 +162,20 @@ def write_model_spec(folder: Path, spec: ModelSpec) -> None:
         write_json(path, content)
 
 
+def _copied_template(folder: Path, template: str | None) -> str | None:
+    """Return how model.json names the template: as it is, or a copy of its file in the folder."""
+    if template is None or template == "plain" or not Path(template).is_file():
+        return template
+    copy, text = folder / TEMPLATE_FILE, read_text(Path(template))
+    if not copy.is_file() or read_text(copy) != text:
+        write_bytes(copy, text.encode())
+    return f"./{TEMPLATE_FILE}"
+
+
 def base_spec(spelling: str, **options: Any) -> ModelSpec:
     """Return the spec of a base model with a configuration's load options; None and "auto" leave the folder's own."""
     changes = {name: value for name, value in options.items() if value not in (None, "auto")}
-    return replace(_spec(spelling), **changes).resolved()
+    return replace(_spec(spelling, options.get("chat_template")), **changes).resolved()
 
 
 def short_names(names: Sequence[str]) -> list[str]:
@@ -174,7 +189,8 @@ def short_names(names: Sequence[str]) -> list[str]:
     return last if len(set(last)) == len(last) else list(names)
 
 
-def _spec(spelling: str) -> ModelSpec:
+def _spec(spelling: str, chat_template: str | None = None) -> ModelSpec:
+    """Return what a spelling stands for; `chat_template` is the user's, before which a folder's counts for nothing."""
     folder = Path(spelling)
     if spelling == EMBEDDED:
         return ModelSpec(str(ASSETS), EMBEDDED, dtype="float32", device="cpu")  # the same numbers on any machine
@@ -183,7 +199,7 @@ def _spec(spelling: str) -> ModelSpec:
     if is_gguf(spelling):
         return ModelSpec(spelling, folder.stem)
     if (folder / MODEL_FILE).is_file():
-        return _saved_spec(folder)
+        return _saved_spec(folder, chat_template)
     if (folder / "checkpoint" / "config.json").is_file() or folder.parent.name == "models":
         _refuse_unfinished(folder)
     if (folder / SETTINGS).is_file():
@@ -194,22 +210,41 @@ def _spec(spelling: str) -> ModelSpec:
     return ModelSpec(source, spelling, revision=revision or None)
 
 
-def _saved_spec(folder: Path) -> ModelSpec:
+def _saved_spec(folder: Path, chat_template: str | None) -> ModelSpec:
     path = folder / MODEL_FILE
     content = read_json(path)
     if not _is_spec(content):
         raise ValueError(f"{path} does not say how to load a model; train it again")
+    refuse_server(content["source"], path)
     for field in ("source", "adapter"):
         if isinstance(content.get(field), str) and content[field].startswith("./"):
             content[field] = str(inside(folder, content[field]))
     if content["source"] == EMBEDDED:
         content["source"] = str(ASSETS)
+    content["chat_template"] = chat_template or _template_inside(folder, content.get("chat_template"))
     return ModelSpec(**content, name=folder.name)
+
+
+def _template_inside(folder: Path, name: str | None) -> str | None:
+    """Return the template of a model.json with its path. Raises ValueError for a file that is not in the folder."""
+    if name is None or name == "plain":
+        return name
+    try:
+        path = inside(folder, name)
+    except ValueError:
+        path = None
+    if path is None or not path.is_file():
+        raise ValueError(
+            f"{folder / MODEL_FILE} names the chat template {name[:200]!r}, which is no file of the folder; its text "
+            "would stand in every prompt: if it is yours, give it with --chat-template (in a configuration "
+            "model.chat_template), or run the command that wrote the folder again, which copies it there"
+        )
+    return str(path)
 
 
 def _is_spec(content: Any) -> bool:
     """Tell whether a file's content has a source, and beside it nothing but a spec's fields, of their types."""
-    names = {field.name for field in fields(ModelSpec)} - {"name"}
+    names = {field.name for field in fields(ModelSpec)} - {"name", "server"}
     if not (isinstance(content, dict) and {"source"} <= set(content) <= names and isinstance(content["source"], str)):
         return False
     texts = {name: value for name, value in content.items() if name != "trust_remote_code"}
@@ -228,7 +263,7 @@ def _adapter_spec(folder: Path) -> ModelSpec:
     base = settings.get("base_model_name_or_path")
     if not base:
         raise ValueError(f"{folder} is an adapter that names no base model; merge it, and give the merged model")
-    return ModelSpec(str(base), folder.name, adapter=str(folder), revision=settings.get("revision"))
+    return ModelSpec(base, folder.name, adapter=str(folder), revision=settings.get("revision"))
 
 
 def _open_local(spec: ModelSpec) -> OpenModel:
@@ -298,7 +333,8 @@ def folder_key(folder: Path) -> str:
 
 
 def _files(folder: Path) -> Files:
-    return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.iterdir()))
+    paths = (*sorted(folder.iterdir()), *further_templates(folder))
+    return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
 
 
 @cache

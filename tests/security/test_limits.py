@@ -116,6 +116,14 @@ def test_a_vocabulary_without_end_is_not_loaded(tmp_path: Path, monkeypatch: pyt
         load_lm(str(folder))
 
 
+def test_a_chat_template_without_end_is_not_loaded_from_the_folder_of_further_ones(tmp_path: Path) -> None:
+    folder = save_tiny("Llama", tmp_path / "model")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "big.jinja").write_text("a" * (limits.TEXT.bytes + 1))
+    with pytest.raises(ValueError, match=r"big.jinja has .* a chat template or a question may have"):
+        load_lm(str(folder))
+
+
 def test_a_reply_without_end_is_not_read_to_its_end(fake: Fake, small: None) -> None:
     import httpx2
 

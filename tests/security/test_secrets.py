@@ -9,7 +9,7 @@ import pytest
 
 from divalign.cli import main
 from divalign.lm.server import Server
-from divalign.store import write_rows
+from divalign.store import write_json, write_rows
 from tests.lm.fake_server import Fake, answer, fake, status
 
 __all__ = ["fake"]  # a fixture
@@ -92,6 +92,23 @@ def test_a_key_in_a_url_is_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(ValueError, match="the server's url holds") as caught:
         Server(url, "m")
     assert KEY not in str(caught.value)
+
+
+FILES = {"model.json": "source", "adapter_config.json": "base_model_name_or_path"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_server_is_named_by_the_user_alone(
+    tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    """A folder comes from anyone: with a server's address in it, prompts and key would go to a stranger."""
+    kind = {"peft_type": "LORA"} if name == "adapter_config.json" else {}
+    write_json(tmp_path / "given" / name, {FILES[name]: f"{fake.url}#m", **kind})
+    write_rows(tmp_path / "p.jsonl", [{"prompt": "about bridges"}])
+    arguments = ("--prompts", str(tmp_path / "p.jsonl"), "--out", str(tmp_path / "out"))
+    assert call(monkeypatch, "attack", str(tmp_path / "given"), *arguments) == 2
+    assert f"{name} names the server" in capfd.readouterr().err.replace("\n", " ")
+    assert fake.headers == []
 
 
 def test_a_version_in_a_url_is_no_secret() -> None:

@@ -8,7 +8,16 @@ import huggingface_hub.constants
 import pytest
 
 from divalign.lm.load import PLAIN_TEMPLATE, load_lm, resolve
-from divalign.stages.models import LoadOptions, ModelSpec, find_model, model_spec, short_names, write_model_spec
+from divalign.stages.models import (
+    LoadOptions,
+    ModelSpec,
+    base_spec,
+    find_model,
+    model_spec,
+    open_model,
+    short_names,
+    write_model_spec,
+)
 from divalign.store import digest, folder_digest, read_json, write_json
 from divalign.toy.world import ASSETS
 from tests.tiny import begins_with_bos, save_tiny, tiny_tokenizer
@@ -66,7 +75,9 @@ def test_the_embedded_model_is_named_and_not_a_path(tmp_path: Path) -> None:
 
 
 def test_an_adapter_is_put_on_the_revision_that_it_names(tmp_path: Path) -> None:
-    write_json(tmp_path / "adapter_config.json", {"base_model_name_or_path": HUB_ID, "revision": "v1"})
+    write_json(
+        tmp_path / "adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": HUB_ID, "revision": "v1"}
+    )
     spec = model_spec(str(tmp_path))
     assert (spec.source, spec.adapter, spec.revision) == (HUB_ID, str(tmp_path), "v1")
     with pytest.raises(ValueError, match="merge it before adding another"):
@@ -131,7 +142,7 @@ def test_what_is_no_model_is_refused_in_a_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("run/models/later").mkdir(parents=True)
-    write_json(Path("adapter/adapter_config.json"), {})
+    write_json(Path("adapter/adapter_config.json"), {"peft_type": "LORA"})
     with pytest.raises(ValueError, match=sentence):
         find_model(spelling)
 
@@ -159,3 +170,39 @@ def test_paths_inside_the_folder_are_relative_to_it_however_they_are_given(
     write_model_spec(Path("out"), spec)
     content = read_json(tmp_path / "out" / "model.json")
     assert (content["source"], content["adapter"]) == ("./base", "./checkpoint")
+
+
+def test_a_chat_template_of_the_user_s_is_copied_beside_the_model(tmp_path: Path) -> None:
+    folder = save_tiny("Llama", tmp_path / "run" / "models" / "m" / "checkpoint")
+    template = tmp_path / "mine.jinja"
+    template.write_text("{% for message in messages %}{{ message.content }}{% endfor %}", encoding="utf-8")
+    spec = ModelSpec(str(folder), "m", dtype="float32", device="cpu", chat_template=str(template))
+    key = open_model(spec).key
+    write_model_spec(folder.parent, spec)
+    times = [path.stat().st_mtime_ns for path in sorted(folder.parent.iterdir())]
+    write_model_spec(folder.parent, spec)
+    assert [path.stat().st_mtime_ns for path in sorted(folder.parent.iterdir())] == times
+    assert read_json(folder.parent / "model.json")["chat_template"] == "./chat_template.jinja"
+    text = template.read_text(encoding="utf-8")
+    template.unlink()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    moved = find_model(str(tmp_path / "moved" / "models" / "m"))
+    assert (moved.key, moved.lm().tokenizer.chat_template) == (key, text)
+
+
+@pytest.mark.parametrize("name", ["{outside}", "../outside.jinja", "outside.jinja", "./link.jinja"])
+def test_a_folder_names_no_chat_template_of_the_reader_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Its text would stand in every prompt, of a server's too; who reads the folder may still name one."""
+    outside, given = tmp_path / "outside.jinja", tmp_path / "given"
+    outside.write_text("private")
+    monkeypatch.chdir(tmp_path)
+    write_json(given / "model.json", {"source": "toy", "chat_template": name.format(outside=outside)})
+    (given / "link.jinja").symlink_to(outside)
+    with pytest.raises(ValueError, match=r"model.json names the chat template .*give it with --chat-template"):
+        model_spec(str(given))
+    with pytest.raises(ValueError, match="names the chat template"):
+        base_spec(str(given), chat_template=None)
+    assert model_spec(str(given), LoadOptions(chat_template=str(outside))).chat_template == str(outside)
+    assert base_spec(str(given), chat_template="plain").chat_template == "plain"
