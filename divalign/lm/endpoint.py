@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
+from divalign.lm.api_key import valid_key
+
 SECRET = re.compile(r"key|token|secret|passw|sig(nature)?$|auth|credential", re.IGNORECASE)
 
 
@@ -48,10 +50,11 @@ class Server(ServerOptions):
     """A served model, and how to call it.
 
     `url` ends before "/chat/completions", as in "http://localhost:8000/v1"; `replicas` are the urls of further servers
-    of the same model, among which requests are shared. The key appears in no repr, log line or error.
+    of the same model, among which requests are shared. White space around the key is stripped. It appears in no repr,
+    log line or error.
 
-    Raises ValueError for a url that is no http(s) address or holds a password, for one that is named twice, and for
-    numbers out of range.
+    Raises ValueError for a url that is no http(s) address or holds a password, for one that is named twice, for a key
+    that no header can hold, and for numbers out of range.
     """
 
     url: str
@@ -61,6 +64,7 @@ class Server(ServerOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "api_key", valid_key(self.api_key))
         urls = (self.url, *self.replicas)
         for url in urls:
             _check_url(url)
