@@ -18,8 +18,8 @@ def valid_key(key: str | None) -> str | None:
     stripped = (key or "").strip()
     if bad := re.search(r"[^ -~]", stripped):
         raise ValueError(
-            f"the server's key holds U+{ord(bad[0]):04X} at character {bad.start() + 1}; expected printable ASCII: copy "
-            "the key again, by itself"
+            f"the server's key holds U+{ord(bad[0]):04X} at character {bad.start() + 1}; expected printable ASCII: "
+            "copy the key again, by itself"
         )
     return stripped or None
 

@@ -6,13 +6,14 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 from divalign.limits import REPLY, counted
 from divalign.lm import chat_completions as protocol
 from divalign.lm.api_key import without_key
+from divalign.lm.deadline import deadline
 from divalign.lm.endpoint import Server
 from divalign.lm.responses import Response
 
@@ -110,7 +111,7 @@ class Connection(NamedTuple):
     def send(self, body: dict[str, Any]) -> tuple[int, bytes, Any]:
         """Return the status, content and headers of one HTTP exchange.
 
-        A reply may take `timeout` seconds from its headers to its end, however it trickles in.
+        It may take `timeout` seconds from here to the end of the reply, however that trickles in.
         """
         import httpx2
 
@@ -119,8 +120,15 @@ class Connection(NamedTuple):
             headers["Authorization"] = f"Bearer {self.server.api_key}"
         try:
             content = json.dumps(body).encode()
-            with self.client.stream("POST", self.server.endpoint, content=content, headers=headers) as reply:
-                answer = b"".join(counted(self.parts(reply), REPLY, self.server.address))
+            with (
+                deadline(self.server.timeout) as extensions,
+                self.client.stream(
+                    "POST", self.server.endpoint, content=content, headers=headers, extensions=extensions
+                ) as reply,
+            ):
+                answer = b"".join(counted(reply.iter_bytes(), REPLY, self.server.address))
+        except (TimeoutError, httpx2.ReadTimeout, httpx2.WriteTimeout):
+            raise RetryableError(f"no complete reply {self.server.timeout:g} seconds after the request") from None
         except httpx2.LocalProtocolError:  # its text repeats the header that is at fault, and the key is one
             raise RetryableError("the request could not be written as HTTP") from None
         except httpx2.RequestError as error:  # refused, reset, timed out, cut short
@@ -131,14 +139,6 @@ class Connection(NamedTuple):
     def crossed_out(self, text: str) -> str:
         """Return text without the key, should the server repeat it: replies are written down."""
         return without_key(text, self.server.api_key)
-
-    def parts(self, reply: Any) -> Iterator[bytes]:
-        """Yield a reply's content as it comes."""
-        deadline = time.monotonic() + self.server.timeout
-        for part in reply.iter_bytes():
-            if time.monotonic() > deadline:
-                raise RetryableError(f"the reply was not complete {self.server.timeout:g} seconds after its headers")
-            yield part
 
     def outcome(self, status: int, content: bytes, headers: Any) -> Response | None:
         """Return what an error means for this row, None for a refused parameter; raise where it is not the row's."""

@@ -16,9 +16,9 @@ SECRET = re.compile(r"key|token|secret|passw|sig(nature)?$|auth|credential", re.
 class ServerOptions:
     """How a served model is called.
 
-    `temperature` None leaves it to the server. `timeout` is in seconds, for connecting, between two bytes, and for the
-    whole reply once it has begun; `concurrency` counts the requests under way at each server; `attempts` counts the
-    first request too; pauses double from `first_pause` seconds.
+    `temperature` None leaves it to the server. `timeout` is in seconds, for a request from connecting to the end of its
+    reply; `concurrency` counts the requests under way at each server; `attempts` counts the first request too; pauses
+    double from `first_pause` seconds.
 
     Raises ValueError for numbers out of range.
     """
