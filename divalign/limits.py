@@ -6,13 +6,16 @@ its limit here, and here alone. Weights have none: safetensors and GGUF files ar
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import NamedTuple
 
 MIB = 2**20
+NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # Windows has none, and no named pipes in folders
 
 
 class Limit(NamedTuple):
@@ -36,14 +39,38 @@ UNPACKED = Limit(1024 * MIB, "what a compressed file unpacks to", "unpack it, an
 RATIO = 100
 
 
+def open_to_read(path: Path) -> BufferedReader:
+    """Open a file to read. Raises ValueError for what is no regular file; a named pipe is not waited for."""
+    return os.fdopen(_regular(path, os.O_RDONLY), "rb")
+
+
+def open_to_append(path: Path) -> FileIO:
+    """Open a file, or make it, to append to without a buffer. Raises as `open_to_read`."""
+    return os.fdopen(_regular(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab", buffering=0)
+
+
+def _regular(path: Path, flags: int) -> int:
+    """Return the descriptor of a regular file: without O_NONBLOCK, opening a pipe waits for a process at its end."""
+    refusal = ValueError(f"{path} is no regular file; give a file")
+    try:
+        handle = os.open(path, flags | NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, or a pipe to append to that nobody reads
+            raise refusal from None
+        raise
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        raise IsADirectoryError(errno.EISDIR, "Is a directory", str(path)) if stat.S_ISDIR(mode) else refusal
+    return handle
+
+
 def read_bytes(path: Path, limit: Limit = RECORD) -> bytes:
     """Return a file's content. Raises ValueError for what is no regular file, and for one over the limit."""
-    with path.open("rb") as file:
-        state = os.fstat(file.fileno())
-        if not stat.S_ISREG(state.st_mode):
-            raise ValueError(f"{path} is no regular file; give a file")
-        refuse_larger(state.st_size, limit, path)
-        content = file.read(state.st_size + 1)  # a file that grows while it is read cannot be endless
+    with open_to_read(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        refuse_larger(size, limit, path)
+        content = file.read(size + 1)  # a file that grows while it is read cannot be endless
     refuse_larger(len(content), limit, path)
     return content
 
@@ -71,8 +98,12 @@ def refuse_larger(size: int, limit: Limit, where: object) -> None:
 
 
 def refuse_large_settings(folder: Path) -> None:
-    """Raise ValueError where a file of a model's folder that is read into memory, not mapped, is over the limit."""
+    """Raise ValueError where a file of a model's folder that is read into memory, not mapped, is over the limit.
+
+    And where another library, which opens the files, would wait for a named pipe or read a device.
+    """
     for path in folder.iterdir():
+        refuse_pipe(path)
         if path.suffix in (".json", ".jinja", ".txt", ".model") and path.is_file():
             refuse_larger(path.stat().st_size, TEXT if path.suffix == ".jinja" else SETTINGS, path)
 
@@ -99,10 +130,24 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
+def refuse_pipe(path: Path) -> None:
+    """Raise ValueError for a named pipe or a device: who opens a pipe waits, and a device can be endless."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # a link that leads nowhere, or what was deleted meanwhile
+        return
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        raise ValueError(f"{path} is a named pipe or a device, and no file; delete it")
+
+
 def refuse_links(folder: Path) -> None:
-    """Raise ValueError where a link in `folder` leads out of it: reading or writing there would touch other files."""
+    """Raise ValueError where a link in `folder` leads out of it: reading or writing there would touch other files.
+
+    And for a named pipe or a device in it.
+    """
     for place, folders, files in os.walk(folder):
         for name in (*folders, *files):
             path = Path(place, name)
+            refuse_pipe(path)
             if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
                 raise ValueError(f"{path} is a link that leads out of {folder}; delete it, or put a copy in its place")

@@ -74,7 +74,7 @@ def _compact(value: Any) -> str:
 
 def file_digest(path: Path) -> str:
     """Return the sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
+    with limits.open_to_read(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

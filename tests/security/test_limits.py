@@ -3,8 +3,10 @@
 import ast
 import gzip
 import json
+import os
 import re
 import struct
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,14 @@ from divalign import limits
 from divalign.config import load_config
 from divalign.data import files, lines
 from divalign.data.files import load_rows
+from divalign.data.writing import write_file
 from divalign.lm import connection
 from divalign.lm.connection import Connection
 from divalign.lm.gguf_header import read_header
 from divalign.lm.load import load_lm
-from divalign.store import read_json, read_rows
+from divalign.safety.journal import Journal
+from divalign.stages.folder import Clock
+from divalign.store import file_digest, intact, read_json, read_rows
 from tests.lm.fake_server import Fake, fake, patient, raw
 from tests.tiny import save_tiny
 
@@ -54,6 +59,59 @@ def test_a_file_of_the_limit_is_read_and_one_byte_more_is_not(tmp_path: Path) ->
 def test_what_is_no_regular_file_is_not_read() -> None:
     with pytest.raises(ValueError, match="is no regular file"):
         limits.read_bytes(Path("/dev/zero"))
+
+
+def test_a_link_to_a_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"a")
+    (tmp_path / "link").symlink_to("text")
+    assert limits.read_bytes(tmp_path / "link") == b"a"
+
+
+def with_stamp(path: Path) -> bool:
+    data = path.with_name(path.name.removesuffix(".stamp").removeprefix("."))
+    data.write_bytes(b"a")
+    return intact(data, "key")
+
+
+OPENERS: dict[str, tuple[str, Any, Any]] = {
+    "a file": ("a.json", limits.read_bytes, "a.json is no regular file; give a file"),
+    "a hash": ("a.json", file_digest, "a.json is no regular file"),
+    "a journal": ("judge.journal", Journal, "judge.journal is no regular file"),
+    "a stamp": (".a.jsonl.stamp", with_stamp, False),
+    "a clock": ("clock.json", lambda path: Clock(path).before, 0.0),
+    "a draft": (".a.jsonl.draft", lambda path: write_file(path.with_name("a.jsonl"), [{"a": 1}]), 1),
+    "a run folder": (
+        "c/optimizer.pt",
+        lambda path: limits.refuse_links(path.parent.parent),
+        "c/optimizer.pt is a named",
+    ),
+    "a model folder": ("config.json", lambda path: limits.refuse_large_settings(path.parent), "is a named"),
+    "a model's weights": ("a.safetensors", lambda path: limits.refuse_large_settings(path.parent), "is a named"),
+}
+
+
+@pytest.mark.parametrize("reader", [False, True], ids=["alone", "with a reader at its other end"])
+@pytest.mark.parametrize("name", OPENERS)
+def test_a_named_pipe_is_not_waited_for(name: str, reader: bool, tmp_path: Path) -> None:
+    file, read, outcome = OPENERS[name]
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    os.mkfifo(tmp_path / file)
+    end = os.open(tmp_path / file, os.O_RDONLY | os.O_NONBLOCK) if reader else None
+    outcomes: list[Any] = []
+
+    def go() -> None:
+        try:
+            outcomes.append(read(tmp_path / file))
+        except ValueError as error:
+            outcomes.append(str(error))
+
+    thread = threading.Thread(target=go, daemon=True)
+    thread.start()
+    thread.join(10)
+    if end is not None:
+        os.close(end)
+    assert outcomes, "still waiting"
+    assert outcomes == [outcome] if not isinstance(outcome, str) else outcome in outcomes[0]
 
 
 READERS: dict[str, tuple[Any, str, bytes]] = {
