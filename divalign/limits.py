@@ -1,4 +1,4 @@
-"""Limits on what is read: how large a file may be, and that its path stays in its folder.
+"""Limits on what is read: how large a file may be, how deep its JSON, and that its path stays in its folder.
 
 Model folders, run folders, data sets and replies of servers come from strangers. Whatever is in memory at once has
 its limit here, and here alone. Weights have none: safetensors and GGUF files are mapped, and their headers checked.
@@ -7,12 +7,13 @@ its limit here, and here alone. Weights have none: safetensors and GGUF files ar
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
 from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 MIB = 2**20
 NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # Windows has none, and no named pipes in folders
@@ -32,6 +33,7 @@ RECORD = Limit(512 * MIB, "a result file", "run the stage that writes it again")
 ROWS = Limit(4096 * MIB, "a file that is read whole", "write the rows as JSON lines in UTF-8, which are streamed")
 LINE = Limit(64 * MIB, "a line", "write one row a line")
 REPLY = Limit(64 * MIB, "a server's reply", "ask for fewer tokens, or another server")
+DEPTH = 100  # levels of lists and objects in JSON: what is read may be walked by recursion
 HEADER_TEXT = Limit(16 * MIB, "a text in a file's header", "fetch the file again")
 HEADER_ENTRIES = 2**24  # tensors, metadata entries, or entries of a list, in a file's header
 # Compressed text of this size or this many times its file's size is no text: gzip reaches 1000 with zeros alone.
@@ -87,6 +89,29 @@ def read_text(path: Path, limit: Limit = TEXT) -> str:
             f"{path} is no text in UTF-8 ({error.reason} at byte {error.start:,}); save it as such"
         ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def parse_json(text: str | bytes, where: object = "it") -> Any:
+    """Return what JSON holds. Raises ValueError for what is no JSON in UTF-8, and for more than `DEPTH` levels."""
+    if isinstance(text, bytes):
+        text = text.decode("utf-8-sig", "surrogatepass")
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        deep = True
+    else:  # the brackets, of which there are at least as many as levels, are counted faster
+        deep = text.count("[") + text.count("{") > DEPTH and _is_deep(value)
+    if deep:
+        raise ValueError(f"{where} is nested too deeply; expected {DEPTH} levels of lists and objects at most")
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(DEPTH):
+        parts = (part.values() if isinstance(part, dict) else part for part in level if isinstance(part, (dict, list)))
+        level = [part for inner in parts for part in inner if isinstance(part, (dict, list))]
+    return bool(level)
 
 
 def refuse_larger(size: int, limit: Limit, where: object) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from divalign.data.examples import Conversation
-from divalign.limits import ROWS, open_to_append, read_bytes
+from divalign.limits import ROWS, open_to_append, parse_json, read_bytes
 from divalign.store import digest
 
 Response = TypeVar("Response")
@@ -72,7 +72,7 @@ class Journal:
         if not line.strip():
             return
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             if entry["check"] != _check(entry["key"], entry["value"]):
                 raise ValueError("the line does not have its checksum")
             self._values[entry["key"]] = entry["value"]
