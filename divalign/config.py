@@ -183,7 +183,7 @@ class Served(Section):
         default=None, description="the judge's alone; 'server' for the server's own, greedy if null"
     )
     concurrency: Whole | None = Field(default=None, ge=1, description="requests under way at each server at a time")
-    timeout: Real | None = Field(default=None, gt=0, description="seconds for connecting and between two bytes")
+    timeout: Real | None = Field(default=None, gt=0, description="seconds for a request, to the end of its reply")
     retries: Whole | None = Field(default=None, ge=0, description="requests after one that failed")
 
 

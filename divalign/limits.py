@@ -1,4 +1,4 @@
-"""Limits on what is read: how large a file may be, and that its path stays in its folder.
+"""Limits on what is read: how large a file may be, how deep its JSON, and that its path stays in its folder.
 
 Model folders, run folders, data sets and replies of servers come from strangers. Whatever is in memory at once has
 its limit here, and here alone. Weights have none: safetensors and GGUF files are mapped, and their headers checked.
@@ -6,13 +6,17 @@ its limit here, and here alone. Weights have none: safetensors and GGUF files ar
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 MIB = 2**20
+NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # Windows has none, and no named pipes in folders
 
 
 class Limit(NamedTuple):
@@ -29,6 +33,7 @@ RECORD = Limit(512 * MIB, "a result file", "run the stage that writes it again")
 ROWS = Limit(4096 * MIB, "a file that is read whole", "write the rows as JSON lines in UTF-8, which are streamed")
 LINE = Limit(64 * MIB, "a line", "write one row a line")
 REPLY = Limit(64 * MIB, "a server's reply", "ask for fewer tokens, or another server")
+DEPTH = 100  # levels of lists and objects in JSON: what is read may be walked by recursion
 HEADER_TEXT = Limit(16 * MIB, "a text in a file's header", "fetch the file again")
 HEADER_ENTRIES = 2**24  # tensors, metadata entries, or entries of a list, in a file's header
 # Compressed text of this size or this many times its file's size is no text: gzip reaches 1000 with zeros alone.
@@ -36,14 +41,38 @@ UNPACKED = Limit(1024 * MIB, "what a compressed file unpacks to", "unpack it, an
 RATIO = 100
 
 
+def open_to_read(path: Path) -> BufferedReader:
+    """Open a file to read. Raises ValueError for what is no regular file; a named pipe is not waited for."""
+    return os.fdopen(_regular(path, os.O_RDONLY), "rb")
+
+
+def open_to_append(path: Path) -> FileIO:
+    """Open a file, or make it, to append to without a buffer. Raises as `open_to_read`."""
+    return os.fdopen(_regular(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab", buffering=0)
+
+
+def _regular(path: Path, flags: int) -> int:
+    """Return the descriptor of a regular file: without O_NONBLOCK, opening a pipe waits for a process at its end."""
+    refusal = ValueError(f"{path} is no regular file; give a file")
+    try:
+        handle = os.open(path, flags | NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, or a pipe to append to that nobody reads
+            raise refusal from None
+        raise
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        raise IsADirectoryError(errno.EISDIR, "Is a directory", str(path)) if stat.S_ISDIR(mode) else refusal
+    return handle
+
+
 def read_bytes(path: Path, limit: Limit = RECORD) -> bytes:
     """Return a file's content. Raises ValueError for what is no regular file, and for one over the limit."""
-    with path.open("rb") as file:
-        state = os.fstat(file.fileno())
-        if not stat.S_ISREG(state.st_mode):
-            raise ValueError(f"{path} is no regular file; give a file")
-        refuse_larger(state.st_size, limit, path)
-        content = file.read(state.st_size + 1)  # a file that grows while it is read cannot be endless
+    with open_to_read(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        refuse_larger(size, limit, path)
+        content = file.read(size + 1)  # a file that grows while it is read cannot be endless
     refuse_larger(len(content), limit, path)
     return content
 
@@ -62,6 +91,29 @@ def read_text(path: Path, limit: Limit = TEXT) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def parse_json(text: str | bytes, where: object = "it") -> Any:
+    """Return what JSON holds. Raises ValueError for what is no JSON in UTF-8, and for more than `DEPTH` levels."""
+    if isinstance(text, bytes):
+        text = text.decode("utf-8-sig", "surrogatepass")
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        deep = True
+    else:  # the brackets, of which there are at least as many as levels, are counted faster
+        deep = text.count("[") + text.count("{") > DEPTH and _is_deep(value)
+    if deep:
+        raise ValueError(f"{where} is nested too deeply; expected {DEPTH} levels of lists and objects at most")
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(DEPTH):
+        parts = (part.values() if isinstance(part, dict) else part for part in level if isinstance(part, (dict, list)))
+        level = [part for inner in parts for part in inner if isinstance(part, (dict, list))]
+    return bool(level)
+
+
 def refuse_larger(size: int, limit: Limit, where: object) -> None:
     """Raise ValueError where `size` is over the limit."""
     if size > limit.bytes:
@@ -71,8 +123,12 @@ def refuse_larger(size: int, limit: Limit, where: object) -> None:
 
 
 def refuse_large_settings(folder: Path) -> None:
-    """Raise ValueError where a file of a model's folder that is read into memory, not mapped, is over the limit."""
+    """Raise ValueError where a file of a model's folder that is read into memory, not mapped, is over the limit.
+
+    And where another library, which opens the files, would wait for a named pipe or read a device.
+    """
     for path in (*folder.iterdir(), *further_templates(folder)):
+        refuse_pipe(path)
         if path.suffix in (".json", ".jinja", ".txt", ".model", ".spm", ".tiktoken") and path.is_file():
             refuse_larger(path.stat().st_size, TEXT if path.suffix == ".jinja" else SETTINGS, path)
 
@@ -104,10 +160,24 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
+def refuse_pipe(path: Path) -> None:
+    """Raise ValueError for a named pipe or a device: who opens a pipe waits, and a device can be endless."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # a link that leads nowhere, or what was deleted meanwhile
+        return
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        raise ValueError(f"{path} is a named pipe or a device, and no file; delete it")
+
+
 def refuse_links(folder: Path) -> None:
-    """Raise ValueError where a link in `folder` leads out of it: reading or writing there would touch other files."""
+    """Raise ValueError where a link in `folder` leads out of it: reading or writing there would touch other files.
+
+    And for a named pipe or a device in it.
+    """
     for place, folders, files in os.walk(folder):
         for name in (*folders, *files):
             path = Path(place, name)
+            refuse_pipe(path)
             if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
                 raise ValueError(f"{path} is a link that leads out of {folder}; delete it, or put a copy in its place")

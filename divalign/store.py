@@ -74,7 +74,7 @@ def _compact(value: Any) -> str:
 
 def file_digest(path: Path) -> str:
     """Return the sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
+    with limits.open_to_read(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -125,10 +125,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Return what a JSON file holds. Raises ValueError for what is no JSON, and for more than `limits.RECORD`."""
-    try:
-        return json.loads(limits.read_text(path, limits.RECORD))
-    except RecursionError as error:
-        raise ValueError(f"{path} is nested too deeply") from error
+    return limits.parse_json(limits.read_text(path, limits.RECORD), path)
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -139,10 +136,8 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Return the rows of JSON lines. Raises ValueError for what is no JSON, and for a row without named columns."""
     # Split on "\n" alone: str.splitlines would also break at U+2028, which JSON strings may hold.
-    try:
-        rows = [json.loads(line) for line in limits.read_text(path, limits.ROWS).split("\n") if line.strip()]
-    except RecursionError as error:
-        raise ValueError(f"{path} is nested too deeply") from error
+    lines = limits.read_text(path, limits.ROWS).split("\n")
+    rows = [limits.parse_json(line, path) for line in lines if line.strip()]
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise ValueError(f"row {number} is a {type(row).__name__}, expected an object with named columns")

@@ -108,7 +108,7 @@ class Serving:
         int | None, typer.Option(help="Requests under way at each server at a time. Default: 16.", min=1)
     ] = None
     timeout: Annotated[
-        float | None, typer.Option(help="Seconds for connecting to a server and between two bytes. Default: 120.")
+        float | None, typer.Option(help="Seconds for a request, from connecting to the end of its reply. Default: 120.")
     ] = None
     retries: Annotated[
         int | None, typer.Option(help="Requests after one that failed, before the next server. Default: 5.", min=0)

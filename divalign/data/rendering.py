@@ -12,6 +12,7 @@ from divalign.data.batching import ChatTokenizer, Encoded, encode_row
 from divalign.data.columns import SIDES
 from divalign.data.examples import Message, as_messages
 from divalign.data.training_rows import SHARED_TEXT
+from divalign.limits import parse_json
 
 logger = logging.getLogger(__name__)
 PICTURES = ("images", "image", "videos", "video", "audios", "audio")
@@ -131,7 +132,7 @@ def warn_of_alike(aligned: Sequence[Encoded], unaligned: Sequence[Encoded]) -> i
 def _parsed(value: Any, name: str, kind: type) -> Any:
     if isinstance(value, str) and value.strip():
         try:
-            value = json.loads(value)
+            value = parse_json(value)
         except ValueError as error:
             raise ValueError(f"its {name} is no JSON ({error}); expected a {kind.__name__}") from error
     if value in (None, "", [], {}):

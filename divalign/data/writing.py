@@ -32,6 +32,7 @@ def write_file(path: Path, rows: Rows) -> int:
     writer = entry_for(WRITERS, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.draft")
+    draft.unlink(missing_ok=True)  # a kill may have left it, and a link or a pipe would be written to
     try:
         with _opened(draft, path) as file:
             count = writer(file, rows)
@@ -44,7 +45,7 @@ def write_file(path: Path, rows: Rows) -> int:
 @contextmanager
 def _opened(draft: Path, path: Path) -> Iterator[Sink]:
     """Open the draft of `path`: the same rows give the same bytes, so no time and no name go into an archive."""
-    with draft.open("wb") as raw:
+    with draft.open("xb") as raw:
         if path.suffix.lower() == ".gz":
             with GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
                 yield packed

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from divalign.data.examples import Conversation
+from divalign.limits import parse_json
 from divalign.lm.responses import FinishReason, Response, readable
 
 ErrorKind = Literal["retry", "quota", "parameter", "temperature", "blocked", "too_long", "server", "row"]
@@ -84,7 +85,7 @@ def read_completion(content: bytes, *, max_tokens: int | None = None) -> Respons
     NotACompletionError for anything else; see `error_in` for an error in the place of a completion.
     """
     try:
-        reply = json.loads(content)
+        reply = parse_json(content)
         choices = reply["choices"]
     except (ValueError, LookupError, TypeError):
         kind = "HTML" if content.lstrip()[:1] == b"<" else "something else"
@@ -109,7 +110,7 @@ def read_completion(content: bytes, *, max_tokens: int | None = None) -> Respons
 def error_in(content: bytes) -> tuple[int, bytes] | None:
     """Return the status and body of an error that came in a reply of status 200, as proxies send it; else None."""
     try:
-        reply = json.loads(content)
+        reply = parse_json(content)
         error = reply["error"]
         if not error or reply.get("choices"):
             return None
@@ -149,7 +150,7 @@ def refused_parameters(content: bytes) -> set[str]:
 def error_words(content: bytes) -> str:
     """Return what a server's error says: its messages, codes and locations, without the input that some repeat."""
     try:
-        reply = json.loads(content)
+        reply = parse_json(content)
     except ValueError:
         return " ".join(content[:2000].decode(errors="replace").split())
     return " ".join(" ".join(_leaves(reply)).split())

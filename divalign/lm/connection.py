@@ -6,12 +6,14 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 from divalign.limits import REPLY, counted
 from divalign.lm import chat_completions as protocol
+from divalign.lm.api_key import without_key
+from divalign.lm.deadline import deadline
 from divalign.lm.endpoint import Server
 from divalign.lm.responses import Response
 
@@ -19,8 +21,6 @@ from divalign.lm.responses import Response
 
 logger = logging.getLogger(__name__)
 LONGEST_PAUSE = 60.0  # seconds
-KEY = b"[api key]"  # what is written where a server repeats the key
-SHORTEST_KEY = 8  # characters; "EMPTY", which local servers take, is no secret, and "token" is a word
 UNUSABLE_ATTEMPTS = 3  # requests for a reply without choices or text, before that is recorded as the outcome
 
 
@@ -95,7 +95,9 @@ class Connection(NamedTuple):
                     response = protocol.read_completion(content, max_tokens=body.get("max_tokens"))
                 except protocol.NotACompletionError as error:
                     raise RetryableError(str(error)) from None
-                return response._replace(dropped=tuple(sorted(n for n in sent if protocol.OPTIONAL[n] is None)))
+                dropped = tuple(sorted(name for name in sent if protocol.OPTIONAL[name] is None))
+                text, reasoning = self.crossed_out(response.text), self.crossed_out(response.reasoning)
+                return response._replace(text=text, reasoning=reasoning, dropped=dropped)
             outcome = self.outcome(status, content, headers)
             if outcome is not None:
                 return outcome
@@ -109,7 +111,7 @@ class Connection(NamedTuple):
     def send(self, body: dict[str, Any]) -> tuple[int, bytes, Any]:
         """Return the status, content and headers of one HTTP exchange.
 
-        A reply may take `timeout` seconds from its headers to its end, however it trickles in.
+        It may take `timeout` seconds from here to the end of the reply, however that trickles in.
         """
         import httpx2
 
@@ -118,24 +120,25 @@ class Connection(NamedTuple):
             headers["Authorization"] = f"Bearer {self.server.api_key}"
         try:
             content = json.dumps(body).encode()
-            with self.client.stream("POST", self.server.endpoint, content=content, headers=headers) as reply:
-                answer = b"".join(counted(self.parts(reply), REPLY, self.server.address))
+            with (
+                deadline(self.server.timeout) as extensions,
+                self.client.stream(
+                    "POST", self.server.endpoint, content=content, headers=headers, extensions=extensions
+                ) as reply,
+            ):
+                answer = b"".join(counted(reply.iter_bytes(), REPLY, self.server.address))
+        except (TimeoutError, httpx2.ReadTimeout, httpx2.WriteTimeout):
+            raise RetryableError(f"no complete reply {self.server.timeout:g} seconds after the request") from None
+        except httpx2.LocalProtocolError:  # its text repeats the header that is at fault, and the key is one
+            raise RetryableError("the request could not be written as HTTP") from None
         except httpx2.RequestError as error:  # refused, reset, timed out, cut short
-            raise RetryableError(f"{type(error).__name__}: {error}") from None
-        return reply.status_code, self.without_key(answer), reply.headers
+            raise RetryableError(f"{type(error).__name__}: {self.crossed_out(str(error))}") from None
+        # Before anything is cut out of it, as a part of the key would not be recognized. Latin-1 keeps every byte.
+        return reply.status_code, self.crossed_out(answer.decode("latin-1")).encode("latin-1"), reply.headers
 
-    def without_key(self, content: bytes) -> bytes:
-        """Return a reply in which the key, should the server repeat it, is crossed out: replies are written down."""
-        key = self.server.api_key
-        return content.replace(key.encode(), KEY) if key and len(key) >= SHORTEST_KEY else content
-
-    def parts(self, reply: Any) -> Iterator[bytes]:
-        """Yield a reply's content as it comes."""
-        deadline = time.monotonic() + self.server.timeout
-        for part in reply.iter_bytes():
-            if time.monotonic() > deadline:
-                raise RetryableError(f"the reply was not complete {self.server.timeout:g} seconds after its headers")
-            yield part
+    def crossed_out(self, text: str) -> str:
+        """Return text without the key, should the server repeat it: replies are written down."""
+        return without_key(text, self.server.api_key)
 
     def outcome(self, status: int, content: bytes, headers: Any) -> Response | None:
         """Return what an error means for this row, None for a refused parameter; raise where it is not the row's."""
@@ -156,7 +159,7 @@ class Connection(NamedTuple):
         elif kind == "temperature":
             advice = "set the server's temperature to None to use its own, which is not greedy"
         elif 300 <= status < 400:
-            target = self.without_key((headers.get("Location") or "").encode()).decode()
+            target = self.crossed_out(headers.get("Location") or "")
             advice = f"it redirects to {target!r}: give the final url"
         raise (RejectedRequestError if kind == "row" else ValueError)(self.sentence(status, content, advice))
 

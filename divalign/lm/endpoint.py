@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
+from divalign.lm.api_key import valid_key
+
 SCHEMES = ("http://", "https://")  # with which the spelling of a served model begins
 SECRET = re.compile(r"key|token|secret|passw|sig(nature)?$|auth|credential", re.IGNORECASE)
 
@@ -16,9 +18,9 @@ SECRET = re.compile(r"key|token|secret|passw|sig(nature)?$|auth|credential", re.
 class ServerOptions:
     """How a served model is called.
 
-    `temperature` None leaves it to the server. `timeout` is in seconds, for connecting, between two bytes, and for the
-    whole reply once it has begun; `concurrency` counts the requests under way at each server; `attempts` counts the
-    first request too; pauses double from `first_pause` seconds.
+    `temperature` None leaves it to the server. `timeout` is in seconds, for a request from connecting to the end of its
+    reply; `concurrency` counts the requests under way at each server; `attempts` counts the first request too; pauses
+    double from `first_pause` seconds.
 
     Raises ValueError for numbers out of range.
     """
@@ -50,10 +52,11 @@ class Server(ServerOptions):
     """A served model, and how to call it.
 
     `url` ends before "/chat/completions", as in "http://localhost:8000/v1"; `replicas` are the urls of further servers
-    of the same model, among which requests are shared. The key appears in no repr, log line or error.
+    of the same model, among which requests are shared. White space around the key is stripped. It appears in no repr,
+    log line or error.
 
-    Raises ValueError for a url that is no http(s) address or holds a password, for one that is named twice, and for
-    numbers out of range.
+    Raises ValueError for a url that is no http(s) address or holds a password, for one that is named twice, for a key
+    that no header can hold, and for numbers out of range.
     """
 
     url: str
@@ -63,6 +66,7 @@ class Server(ServerOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "api_key", valid_key(self.api_key))
         urls = (self.url, *self.replicas)
         for url in urls:
             _check_url(url)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from divalign.data.examples import Conversation
-from divalign.limits import ROWS, read_bytes
+from divalign.limits import ROWS, open_to_append, parse_json, read_bytes
 from divalign.store import digest
 
 Response = TypeVar("Response")
@@ -32,10 +32,10 @@ class Journal:
         self.damaged = 0
         self._values: dict[str, Any] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = read_bytes(path, ROWS) if path.is_file() else b""
+        content = read_bytes(path, ROWS) if path.exists() else b""
         for line in content.split(b"\n"):
             self._take(line)
-        self._file = path.open("ab", buffering=0)
+        self._file = open_to_append(path)
         if content and not content.endswith(b"\n"):
             self._file.write(b"\n")  # so that the next line does not continue a torn one
 
@@ -72,7 +72,7 @@ class Journal:
         if not line.strip():
             return
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             if entry["check"] != _check(entry["key"], entry["value"]):
                 raise ValueError("the line does not have its checksum")
             self._values[entry["key"]] = entry["value"]

@@ -27,7 +27,7 @@ def server_options(
         system_prompt: a text, or its file, before every conversation.
         temperature: a number, or "server" for the server's own.
         concurrency: requests under way at each server.
-        timeout: seconds, for connecting and between two bytes.
+        timeout: seconds for a request, from connecting to the end of its reply.
         retries: requests after the first that failed.
 
     Raises ValueError for numbers out of range.

@@ -1,7 +1,13 @@
 """The client against a real HTTP server on the loopback that drops, delays, limits, truncates and answers with HTML."""
 
+import socket
+import threading
 import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +89,66 @@ def test_a_redirect_is_not_followed_so_the_key_stays_with_its_server(fake: Fake)
     with pytest.raises(ValueError, match=r"redirects to .*/elsewhere.*: give the final url"):
         generate_on_server(patient(fake, api_key="k"), CONVERSATIONS[:1])
     assert len(fake.asked) == 1
+
+
+def in_pieces(pieces: Callable[[], Iterable[tuple[bytes, float]]]) -> Reply:
+    """Write raw pieces of a reply, each with the seconds before the next."""
+
+    def reply(handler: BaseHTTPRequestHandler, _body: dict[str, Any]) -> None:
+        for piece, seconds in pieces():
+            handler.wfile.write(piece)
+            time.sleep(seconds)
+
+    return reply
+
+
+ENDLESS: dict[str, Reply] = {
+    "says that it goes on": in_pieces(lambda: repeat((b"HTTP/1.1 102 Processing\r\n\r\n", 0.02))),
+    "writes a header by letters": in_pieces(lambda: chain([(b"HTTP/1.1 200 OK\r\nX: ", 0)], repeat((b"a", 0.1)))),
+    "writes its reply by letters": in_pieces(lambda: chain([(b"HTTP/1.1 200 OK\r\n\r\n", 0)], repeat((b" ", 0.1)))),
+    "is silent": lambda _handler, _body: time.sleep(5.0),
+}
+
+
+@pytest.mark.parametrize("trouble", ENDLESS.values(), ids=ENDLESS)
+@pytest.mark.parametrize("served", [0, 1], ids=["at once", "on a connection that has served"])
+def test_a_reply_without_end_is_given_up_at_the_timeout(fake: Fake, trouble: Reply, served: int) -> None:
+    addresses = []
+
+    def well(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        handler.protocol_version, handler.close_connection = "HTTP/1.1", False
+        answer()(handler, body)
+        addresses.append(handler.client_address)
+
+    def badly(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        addresses.append(handler.client_address)
+        trouble(handler, body)
+
+    fake.script = {"all": [*[well] * served, badly]}
+    server, start = patient(fake, timeout=0.5, attempts=1, concurrency=1), time.monotonic()
+    with pytest.raises(ConnectionError, match=r"no complete reply 0\.5 seconds after the request"):
+        generate_on_server(server, CONVERSATIONS[: served + 1])
+    assert len(addresses) == served + 1
+    assert len(set(addresses)) == 1
+    assert time.monotonic() - start < 3.0
+
+
+def test_a_server_that_does_not_read_is_given_up_at_the_timeout() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+
+        def sip() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                while connection.recv(4096):
+                    time.sleep(0.01)
+
+        threading.Thread(target=sip, daemon=True).start()
+        server = Server(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", "m", timeout=0.5, attempts=1)
+        start = time.monotonic()
+        with pytest.raises(ConnectionError, match=r"no complete reply 0\.5 seconds after the request"):
+            generate_on_server(server, [user_says("a" * 2**24)])
+        assert time.monotonic() - start < 3.0
 
 
 def test_nobody_listening_is_an_error_that_names_the_url() -> None:

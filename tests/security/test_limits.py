@@ -3,8 +3,10 @@
 import ast
 import gzip
 import json
+import os
 import re
 import struct
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,18 @@ import pytest
 from divalign import limits
 from divalign.config import load_config
 from divalign.data import files, lines
+from divalign.data.examples import user_says
 from divalign.data.files import load_rows
+from divalign.data.writing import write_file
 from divalign.lm import connection
 from divalign.lm.connection import Connection
 from divalign.lm.gguf_header import read_header
 from divalign.lm.load import load_lm
-from divalign.store import read_json, read_rows
-from tests.lm.fake_server import Fake, fake, patient, raw
+from divalign.lm.server import generate_responses_on_server
+from divalign.safety.journal import Journal
+from divalign.stages.folder import Clock
+from divalign.store import file_digest, intact, read_json, read_rows
+from tests.lm.fake_server import Fake, answer, fake, patient, raw, status
 from tests.tiny import save_tiny
 
 __all__ = ["fake"]  # a fixture
@@ -56,6 +63,59 @@ def test_what_is_no_regular_file_is_not_read() -> None:
         limits.read_bytes(Path("/dev/zero"))
 
 
+def test_a_link_to_a_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"a")
+    (tmp_path / "link").symlink_to("text")
+    assert limits.read_bytes(tmp_path / "link") == b"a"
+
+
+def with_stamp(path: Path) -> bool:
+    data = path.with_name(path.name.removesuffix(".stamp").removeprefix("."))
+    data.write_bytes(b"a")
+    return intact(data, "key")
+
+
+OPENERS: dict[str, tuple[str, Any, Any]] = {
+    "a file": ("a.json", limits.read_bytes, "a.json is no regular file; give a file"),
+    "a hash": ("a.json", file_digest, "a.json is no regular file"),
+    "a journal": ("judge.journal", Journal, "judge.journal is no regular file"),
+    "a stamp": (".a.jsonl.stamp", with_stamp, False),
+    "a clock": ("clock.json", lambda path: Clock(path).before, 0.0),
+    "a draft": (".a.jsonl.draft", lambda path: write_file(path.with_name("a.jsonl"), [{"a": 1}]), 1),
+    "a run folder": (
+        "c/optimizer.pt",
+        lambda path: limits.refuse_links(path.parent.parent),
+        "c/optimizer.pt is a named",
+    ),
+    "a model folder": ("config.json", lambda path: limits.refuse_large_settings(path.parent), "is a named"),
+    "a model's weights": ("a.safetensors", lambda path: limits.refuse_large_settings(path.parent), "is a named"),
+}
+
+
+@pytest.mark.parametrize("reader", [False, True], ids=["alone", "with a reader at its other end"])
+@pytest.mark.parametrize("name", OPENERS)
+def test_a_named_pipe_is_not_waited_for(name: str, reader: bool, tmp_path: Path) -> None:
+    file, read, outcome = OPENERS[name]
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    os.mkfifo(tmp_path / file)
+    end = os.open(tmp_path / file, os.O_RDONLY | os.O_NONBLOCK) if reader else None
+    outcomes: list[Any] = []
+
+    def go() -> None:
+        try:
+            outcomes.append(read(tmp_path / file))
+        except ValueError as error:
+            outcomes.append(str(error))
+
+    thread = threading.Thread(target=go, daemon=True)
+    thread.start()
+    thread.join(10)
+    if end is not None:
+        os.close(end)
+    assert outcomes, "still waiting"
+    assert outcomes == [outcome] if not isinstance(outcome, str) else outcome in outcomes[0]
+
+
 READERS: dict[str, tuple[Any, str, bytes]] = {
     "a configuration": (load_config, "a.yaml", b"#" * (limits.TEXT.bytes + 1)),
     "a line": (load_rows, "a.jsonl", b'{"prompt": "' + b"a" * SMALL + b'"}'),
@@ -87,12 +147,56 @@ def test_a_parquet_file_that_says_it_unpacks_to_too_much_is_refused(tmp_path: Pa
         load_rows(tmp_path / "a.parquet")
 
 
-def test_records_and_rows_of_a_run_have_a_limit_and_a_depth(tmp_path: Path) -> None:
+def nested(depth: int) -> str:
+    return "[" * depth + "]" * depth
+
+
+DEEP = {"100,000, without an end": "[" * 100_000, "900": nested(900), "one over the limit": nested(limits.DEPTH + 1)}
+each_depth = pytest.mark.parametrize("deep", DEEP.values(), ids=DEEP)
+
+
+@each_depth
+def test_records_and_rows_of_a_run_have_a_limit_and_a_depth(tmp_path: Path, deep: str) -> None:
     path = tmp_path / "a.json"
-    path.write_text("[" * 100_000)
+    path.write_text(deep)
     for read in (read_json, read_rows):
-        with pytest.raises(ValueError, match="nested too deeply"):
+        with pytest.raises(ValueError, match=r"a\.json is nested too deeply"):
             read(path)
+    path.write_text(nested(limits.DEPTH))
+    assert json.dumps(read_json(path)) == nested(limits.DEPTH)
+
+
+@each_depth
+def test_a_line_of_a_journal_that_is_nested_too_deeply_is_as_good_as_absent(tmp_path: Path, deep: str) -> None:
+    with Journal(tmp_path / "a.journal") as journal:
+        journal.add("key", "value")
+    with (tmp_path / "a.journal").open("a") as file:
+        file.write(f'{deep}\n{{"key": "other", "value": {deep}, "check": "x"}}\n')
+    with Journal(tmp_path / "a.journal") as journal:
+        assert (journal["key"], len(journal), journal.damaged) == ("value", 1, 2)
+
+
+@pytest.mark.parametrize("code", [200, 400, 500])
+@each_depth
+def test_a_reply_that_is_nested_too_deeply_ends_in_a_sentence(fake: Fake, deep: str, code: int) -> None:
+    for text in (deep, f'{{"error": {deep}}}', f'{{"choices": [{{"message": {{"content": {deep}}}}}]}}'):
+        fake.script["all"] = [status(code, text.encode())] * 2
+        with pytest.raises((ValueError, ConnectionError), match=r"no chat completion|status") as caught:
+            generate_responses_on_server(patient(fake, attempts=1), [user_says("?")])
+        assert len(str(caught.value)) < SMALL
+
+
+def test_thoughts_within_thoughts_are_read_to_a_depth(fake: Fake) -> None:
+    for depth in (3, 300):
+        part: dict[str, Any] = {"type": "text", "text": "so"}
+        for _ in range(depth):
+            part = {"type": "thinking", "thinking": [part]}
+        fake.script["all"] = [answer(content=[part, "yes"])]
+        if depth == 3:
+            assert generate_responses_on_server(patient(fake), [user_says("?")])[0].reasoning == "so"
+        else:
+            with pytest.raises(ConnectionError, match="no chat completion"):
+                generate_responses_on_server(patient(fake, attempts=1), [user_says("?")])
 
 
 def test_the_header_of_a_gguf_file_holds_no_endless_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

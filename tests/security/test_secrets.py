@@ -2,18 +2,36 @@
 
 import json
 import logging
+import re
 import sys
+from collections.abc import Callable
+from html import unescape
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
 from divalign.cli import main
-from divalign.lm.server import Server
+from divalign.data.examples import user_says
+from divalign.lm import connection
+from divalign.lm.server import Server, generate_responses_on_server
 from divalign.store import write_json, write_rows
-from tests.lm.fake_server import Fake, answer, fake, status
+from tests.lm.fake_server import Fake, answer, fake, patient, status
 
 __all__ = ["fake"]  # a fixture
 KEY = "sk-1f7e-a-key-that-must-not-be-seen"
+SLASHED = "sk-1f7e/a+key=that&must-not-be-seen"
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "as it is": str,
+    "in JSON as PHP writes it": lambda key: key.replace("/", "\\/"),
+    "in JSON within JSON": lambda key: key.replace("/", r"\\\/"),
+    "in escapes of JSON": lambda key: "".join(f"\\u{ord(letter):04x}" for letter in key),
+    "in escapes of JSON, in part and capitals": lambda key: key.replace("/", "\\u002F"),
+    "in escapes of JSON within JSON": lambda key: "".join(f"\\\\u{ord(letter):04x}" for letter in key),
+    "in escapes of a URL": lambda key: key.replace("/", "%2F").replace("=", "%3d"),
+    "in escapes of HTML": lambda key: key.replace("&", "&amp;").replace("/", "&#x2F;").replace("+", "&#43;"),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -65,8 +83,6 @@ def test_a_server_that_repeats_the_key_in_an_error_does_not_bring_it_to_the_term
     code: int,
     headers: dict[str, str],
 ) -> None:
-    from divalign.lm import connection
-
     monkeypatch.setattr(connection, "LONGEST_PAUSE", 0.0)
     write_rows(tmp_path / "p.jsonl", [{"prompt": "about bridges"}])
     error = json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}"}}).encode()
@@ -77,6 +93,84 @@ def test_a_server_that_repeats_the_key_in_an_error_does_not_bring_it_to_the_term
     assert "failed" in written.err or "rejected" in written.err
     assert KEY not in written.err + written.out
     assert files_with_the_key(tmp_path) == []
+
+
+def plain(text: str) -> str:
+    """Return text without the escapes of JSON, URLs and HTML."""
+    letters = re.sub(r"u00([0-9a-fA-F]{2})", lambda match: chr(int(match[1], 16)), text.replace("\\", ""))
+    return unescape(unquote(letters))
+
+
+REPLIES: dict[str, tuple[int, str]] = {
+    "a response": (200, '{"choices": [{"message": {"content": "your key is KEY", "reasoning": "KEY"}}]}'),
+    "no choices": (200, '{"choices": [], "prompt_feedback": {"a": "%s KEY"}}' % ("a" * 170)),
+    "an unauthorized request": (401, '{"error": {"message": "Incorrect API key KEY"}}'),
+    "a blocked prompt": (400, '{"error": {"message": "%s KEY blocked by content_filter"}}' % ("a" * 190)),
+    "half a JSON": (200, '{"choices": [{"message": {"content": "your key KEY'),
+    "HTML": (503, "<html>no such key: KEY"),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS.values(), ids=SPELLINGS)
+@pytest.mark.parametrize("reply", REPLIES.values(), ids=REPLIES)
+def test_a_key_is_crossed_out_however_the_server_spells_it(
+    fake: Fake, caplog: pytest.LogCaptureFixture, reply: tuple[int, str], spelling: Callable[[str], str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    code, text = reply
+    fake.script["all"] = [status(code, text.replace("KEY", spelling(SLASHED)).encode())] * 9
+    server = patient(fake, api_key=SLASHED, attempts=1)
+    try:
+        written = str(generate_responses_on_server(server, [user_says("?")])[0])
+    except (ValueError, ConnectionError) as error:
+        written = str(error)
+    assert "[ap" in written or len(text) > 190  # that end is cut off
+    assert "1f7e" not in plain(written + caplog.text)
+
+
+def test_a_key_that_is_whole_only_after_its_parts_are_joined_is_crossed_out(fake: Fake) -> None:
+    parts = [{"type": "text", "text": text} for text in ("your key is ", SLASHED[:9], SLASHED[9:])]
+    fake.script["all"] = [answer(content=parts)]
+    response = generate_responses_on_server(patient(fake, api_key=SLASHED), [user_says("?")])[0]
+    assert response.text == "your key is [api key]"
+
+
+def test_a_key_from_a_file_is_sent_without_the_line_feed_at_its_end(fake: Fake) -> None:
+    generate_responses_on_server(patient(fake, api_key=f" {KEY}\r\n"), [user_says("?")])
+    assert fake.headers[0]["Authorization"] == f"Bearer {KEY}"
+    assert Server(fake.url, "m", api_key=" \n").api_key is None
+
+
+@pytest.mark.parametrize(("part", "name"), [("\n", r"U\+000A"), ("\0", r"U\+0000"), ("\u2019", r"U\+2019")])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_repeated(part: str, name: str) -> None:
+    with pytest.raises(ValueError, match=f"the server's key holds {name} at character 6; .* printable ASCII") as caught:
+        Server("http://host/v1", "m", api_key=f"sk-1f{part}7e-secret")
+    assert "sk-1f" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_an_error_of_the_http_library_is_not_repeated_with_the_header_it_names(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import httpx2
+
+    def fail(*_: object, **__: object) -> None:
+        raise httpx2.LocalProtocolError(f"Illegal header value b'Bearer {KEY[:-1]}'")
+
+    monkeypatch.setattr(httpx2.Client, "stream", fail)
+    with pytest.raises(ConnectionError, match="the request could not be written") as caught:
+        generate_responses_on_server(patient(fake, api_key=KEY, attempts=1), [user_says("?")])
+    assert "1f7e" not in str(caught.value)
+
+
+def test_a_status_line_that_repeats_the_key_is_not_shown(fake: Fake) -> None:
+    def reply(handler: Any, _body: Any) -> None:
+        handler.wfile.write(f"HTTP/1.1 {SLASHED}\r\n\r\n".encode())
+
+    fake.script["all"] = [reply]
+    with pytest.raises(ConnectionError, match="RemoteProtocolError") as caught:
+        generate_responses_on_server(patient(fake, api_key=SLASHED, attempts=1), [user_says("?")])
+    assert "1f7e" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
