@@ -18,7 +18,7 @@ from divalign.records import CardNumber, CardRecord
 from divalign.report.facts import ModelFacts, PartFacts, RunFacts
 from divalign.report.headline import command
 from divalign.report.quantities import ASR, OVER_REFUSAL, SEPARATION, Quantity, aligned_of, base_of
-from divalign.report.reading import read_run
+from divalign.report.reading import read_mapping, read_run
 from divalign.report.words import DATA, attack_words, missing, spelled
 
 FrontMatter = Callable[[CardRecord], str]
@@ -65,7 +65,7 @@ def _chosen(run: RunFacts, names: Sequence[str]) -> list[ModelFacts]:
 
 def _source(path: Path) -> str | None:
     """Return what the base was loaded from; of a local folder only its name, as a card is passed on."""
-    source = str(store.read_json(path).get("source") or "") if path.is_file() else ""
+    source = str(read_mapping(path).get("source") or "")
     return (source if HUB_ID.fullmatch(source) else Path(source).name) or None
 
 

@@ -11,10 +11,11 @@ import numpy as np
 from divalign import store
 from divalign.core.stats import Estimate
 from divalign.draw.numbers import Form, percent, share, significant
+from divalign.limits import refuse_links
 from divalign.records import SweepModel, SweepRecord, VerdictRecord, read_record
 from divalign.report import claims
 from divalign.report.claim_figures import claim_figures
-from divalign.report.reading import tokens_per_second
+from divalign.report.reading import read_number
 from divalign.report.study_tables import control_table, markdown, short_name, verdict_table
 from divalign.report.words import duration
 
@@ -109,10 +110,11 @@ def write_claims_page(sweep: Path, path: Path, power: Power) -> Path:
     """Write the page of a finished sweep to `path`, with figures and their numbers in figures/ beside it.
 
     `power` returns the chance of "supported" at a true correlation of the models' primary indicator. Raises ValueError
-    for a folder without sweep.json, and where the models allow no ranking or no pairs.
+    for a folder without sweep.json or with a link that leads out, and where the models allow no ranking or no pairs.
     """
     if not (sweep / "sweep.json").is_file():
         raise ValueError(f"{sweep} holds no sweep.json; run `divalign sweep` with --out {sweep} to its end first")
+    refuse_links(sweep)
     record = read_record(sweep / "sweep.json", SweepRecord)
     first = claims.own_divergences(record.models, sweep)
     second = claims.data_difference(record.models, claims.log_distance)
@@ -166,7 +168,7 @@ def _protocol(path: Path) -> str:
 def _seconds(sweep: Path) -> float:
     """Return the seconds of all runs and of what was measured beside them, from their clocks."""
     clocks = [sweep / "clock.json", *(sweep / "runs").glob("*/clock.json")]
-    return math.fsum(float(store.read_json(clock).get("seconds") or 0.0) for clock in clocks if clock.is_file())
+    return math.fsum(read_number(clock, "seconds") or 0.0 for clock in clocks)
 
 
 def _first(claim: claims.OwnDivergence, stem: str) -> str:
@@ -286,7 +288,7 @@ def _cost(record: SweepRecord, sweep: Path) -> str:
     """Return the seconds of training per 1,000 tokens by method."""
     seconds: dict[str, list[float]] = {}
     for model in claims.aligned_models(record.models):
-        speed = tokens_per_second((sweep / model.verdicts).with_name("training.json"))
+        speed = read_number((sweep / model.verdicts).with_name("training.json"), "tokens_per_second")
         if speed:
             seconds.setdefault(str(model.method), []).append(1000 / speed)
     means = [f"{method} {significant(float(np.mean(each)))} (n = {len(each)})" for method, each in seconds.items()]

@@ -13,7 +13,7 @@ from divalign.core.losses import METHODS, PROMPT, Method, built_in_method
 from divalign.core.stats import Estimate, clustered_mean
 from divalign.draw.numbers import Form, percent, significant
 from divalign.records import DivergenceFile, DivergenceRecord, ModelResult, Results, read_record
-from divalign.report.reading import tokens_per_second
+from divalign.report.reading import read_number, read_results
 from divalign.report.study_tables import markdown
 from divalign.report.words import attack_words, bounds, duration, missing
 
@@ -98,12 +98,12 @@ class MethodRow(NamedTuple):
 def write_methods_page(run: Path | None, path: Path) -> Path:
     """Write the page of a run folder, or without one what the methods are alone.
 
-    Raises ValueError for a folder without results, naming the file.
+    Raises ValueError for a folder without results, naming the file, and for one with a link that leads out of it.
     """
     if run is None:
         page = "\n".join([ALONE, WHAT, _what(()), WHEN])
     else:
-        results = read_record(run / "results.json", Results)
+        results = read_results(run)
         page = methods_page(results, rows_of(results, run), run)
     store.write_bytes(path, page.encode())
     return path
@@ -118,7 +118,7 @@ def rows_of(results: Results, run: Path) -> list[MethodRow]:
     rows = []
     for (method, data), models in groups.items():
         folders = [run / "models" / model.name for model in models]
-        seconds = [1000 / speed for folder in folders if (speed := tokens_per_second(folder / "training.json"))]
+        seconds = [1000 / speed for folder in folders if (speed := read_number(folder / "training.json", "tokens_per_second"))]
         paths = [folder / "divergence.json" for folder in folders]
         files = [read_record(path, DivergenceFile) for path in paths if path.is_file()]
         rows.append(MethodRow(method, data, models, seconds, files))
