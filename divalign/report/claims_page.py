@@ -17,7 +17,7 @@ from divalign.report import claims
 from divalign.report.claim_figures import claim_figures
 from divalign.report.markdown import Markdown, fill, line, plain, strong, table
 from divalign.report.reading import read_number
-from divalign.report.study_tables import control_table, short_name, verdict_table
+from divalign.report.study_tables import MISSING, control_table, short_name, verdict_table
 from divalign.report.words import duration
 
 PRIMARY = "D_B, held out"
@@ -157,7 +157,7 @@ def _head(
         data_p=_p(second.tested.p_value),
         data_answer=second.conclusion,
         verdict=Markdown(f"correlation {_correlation(primary)}"),
-        verdict_p="-" if primary.p_value is None else _p(primary.p_value),
+        verdict_p=MISSING if primary.p_value is None else _p(primary.p_value),
         verdict_answer=primary.conclusion,
     )
 
@@ -216,7 +216,7 @@ def _ranked_cells(claim: claims.OwnDivergence) -> dict[str, int]:
 
 def _rank(value: float, *, own: bool) -> str:
     if np.isnan(value):
-        return "-"
+        return MISSING
     return strong(f"{value:.2f}") if own else f"{value:.2f}"
 
 
@@ -227,7 +227,7 @@ def _second(record: SweepRecord, claim: claims.DataDifference, stem: str) -> str
         try:
             rows.append((name, *_compared(claims.data_difference(record.models, read), methods)))
         except ValueError:  # it is undecided for all models, or all but those of one method
-            rows.append((name, "undecided", *["-"] * (len(methods) + 2)))
+            rows.append((name, "undecided", *[MISSING] * (len(methods) + 2)))
     return fill(
         _SECOND,
         data=_interval(claim.tested.estimate),
@@ -243,7 +243,7 @@ def _compared(claim: claims.DataDifference, methods: Sequence[str]) -> tuple[str
     return (
         _interval(claim.tested.estimate),
         _p(claim.tested.p_value),
-        *(f"{claim.by_method[name]:+.2f}" if name in claim.by_method else "-" for name in methods),
+        *(f"{claim.by_method[name]:+.2f}" if name in claim.by_method else MISSING for name in methods),
         f"{sum(value > 0 for value in claim.differences)} of {len(claim.differences)}",
     )
 
@@ -308,7 +308,7 @@ def _cost(record: SweepRecord, sweep: Path) -> str:
 
 def _perplexity(model: SweepModel, sweep: Path) -> str:
     value = claims.perplexity(model, sweep)
-    return "-" if value is None else _interval(value, significant)
+    return MISSING if value is None else _interval(value, significant)
 
 
 def _interval(estimate: Estimate, form: Form = share) -> Markdown:

@@ -10,7 +10,7 @@ LINE_BREAK = re.compile(r"[^\S\xa0\u202f]+")  # and other white space, except sp
 # Control characters, lone surrogates, and what turns the direction of text.
 INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # An underscore within a word, as in D_B, marks nothing; some marks do at the start of a paragraph alone.
-MARK = re.compile(r"[\\`*{}\[\]<>|&~]|(?<![^\W_])_|_(?![^\W_])|^[#=]|^[-+](?=[ -])")
+MARK = re.compile(r"[\\`*{}\[\]<>|&~]|(?<![^\W_])_|_(?![^\W_])|^[#=]|^[-+](?=[ -]|$)|^\d(?=\d*[.)](?: |$))")
 
 
 class Markdown(str):
