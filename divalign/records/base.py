@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, ValidationError, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer, PlainValidator, ValidationError, WithJsonSchema
 
 from divalign.core.stats import Estimate
 from divalign.store import cached_json, read_json
@@ -36,6 +36,24 @@ EstimateField = Annotated[
     WithJsonSchema(ESTIMATE_SCHEMA),
 ]
 Rate = EstimateField
+
+
+def _folder_name(name: str) -> str:
+    if Path(name).name != name or name in ("", ".."):
+        raise ValueError(f"got the model name {name!r}, expected the plain name of a folder")
+    return name
+
+
+def _inner_path(path: str) -> str:
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or not parts.name or ".." in parts.parts:
+        raise ValueError(f"got the path {path!r}, expected one inside the folder of the file that names it")
+    return path
+
+
+# A record may come from strangers, and its readers join these to the folder that it lies in.
+FolderName = Annotated[str, AfterValidator(_folder_name)]
+InnerPath = Annotated[str, AfterValidator(_inner_path)]
 
 
 class Record(BaseModel):

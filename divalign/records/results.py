@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from divalign.records.base import EstimateField, Rate, Record
+from divalign.records.base import EstimateField, FolderName, Rate, Record
 
 SMALLEST_EFFECT = 0.3  # the smallest correlation that matters: less explains under 9 % of the variance
 
@@ -34,7 +34,7 @@ class PartResult(Record):
 class ModelResult(Record):
     """A model's entry of results.json; `method`, `data` and `seed` are None for the base."""
 
-    name: str
+    name: FolderName
     method: str | None
     data: str | None
     seed: int | None

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from divalign.records.base import EstimateField, Record
+from divalign.records.base import EstimateField, FolderName, Record
 
 
 class PromptCounts(Record):
@@ -125,5 +125,5 @@ class SeparationChanges(Record):
 
     schema_number: Literal[1] = Field(default=1, alias="schema")
     divalign: str
-    models: list[str]
+    models: list[FolderName]
     changes: list[SeparationChangeRecord]

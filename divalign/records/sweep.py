@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from divalign.records.base import EstimateField, Record
+from divalign.records.base import EstimateField, InnerPath, Record
 from divalign.records.results import ModelResult, VerdictRecord
 from divalign.records.separation import AttackSeparation
 
@@ -50,7 +50,7 @@ class SweepModel(ModelResult):
     under_attack: dict[str, AttackSeparation]
     benign_against_benign: BenignDistances
     draws: SeparationDraws
-    verdicts: str
+    verdicts: InnerPath
 
     def success_share(self, attack: str | None = None, *, no_refusal: bool = False) -> float | None:
         """Return the share of successes of one attack, or of all together; None where nothing was decided.

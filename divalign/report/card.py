@@ -17,8 +17,9 @@ from divalign.draw.numbers import Form, percent, significant
 from divalign.records import CardNumber, CardRecord
 from divalign.report.facts import ModelFacts, PartFacts, RunFacts
 from divalign.report.headline import command
+from divalign.report.markdown import code, line, plain, table
 from divalign.report.quantities import ASR, OVER_REFUSAL, SEPARATION, Quantity, aligned_of, base_of
-from divalign.report.reading import read_run
+from divalign.report.reading import read_mapping, read_run
 from divalign.report.words import DATA, attack_words, missing, spelled
 
 FrontMatter = Callable[[CardRecord], str]
@@ -65,7 +66,7 @@ def _chosen(run: RunFacts, names: Sequence[str]) -> list[ModelFacts]:
 
 def _source(path: Path) -> str | None:
     """Return what the base was loaded from; of a local folder only its name, as a card is passed on."""
-    source = str(store.read_json(path).get("source") or "") if path.is_file() else ""
+    source = str(read_mapping(path).get("source") or "")
     return (source if HUB_ID.fullmatch(source) else Path(source).name) or None
 
 
@@ -149,48 +150,50 @@ def _judge_limits(model: ModelFacts) -> Iterator[str]:
 def card_markdown(record: CardRecord) -> str:
     """Return the card's text, without front matter."""
     lines = [
-        f"# Safety evaluation of {_plain(record.model)}",
+        f"# Safety evaluation of {plain(record.model)}",
         "",
         _origin(record),
         "",
         "## What was measured",
         "",
-        "| number | value | base | prompts | direction |",
-        "|---|---|---|---|---|",
-        *(_row(number) for number in record.numbers),
-        "",
-        f"Values with 95 % confidence intervals. Judges: {', '.join(map(_plain, record.judges)) or 'not recorded'}.",
+        table(("number", "value", "base", "prompts", "direction"), map(_row, record.numbers)),
+        f"Values with 95 % confidence intervals. Judges: {', '.join(map(plain, record.judges)) or 'not recorded'}.",
         "",
         "## On what",
         "",
-        *(f"* `{_plain(name)}`, sha256 `{sha}`" for name, sha in record.files.items()),
+        *(f"* {code(name)}, sha256 {code(sha)}" for name, sha in record.files.items()),
         f"* {_overlap(record.overlap)}",
         "",
         "## Limits",
         "",
-        *(f"* {_plain(limit)}" for limit in record.limits),
+        *(f"* {plain(limit)}" for limit in record.limits),
         "",
         "## Reproduce",
         "",
-        f"    {record.reproduce}",
+        f"    {line(record.reproduce)}",
         "",
-        f"divalign {record.divalign}, configuration sha256 `{record.config_sha256}`.",
+        f"divalign {plain(record.divalign)}, configuration sha256 {code(record.config_sha256)}.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _origin(record: CardRecord) -> str:
-    start = f"Base model: {_plain(record.base or 'not recorded')}."
+    start = f"Base model: {plain(record.base or 'not recorded')}."
     if record.method is None:
         return f"{start} Not trained in this run."
     data = DATA.get(record.data or "", record.data or "unknown")
-    return f"{start} Trained with {_plain(record.method)} on {_plain(data)} data, seed {record.seed}."
+    return f"{start} Trained with {plain(record.method)} on {plain(data)} data, seed {record.seed}."
 
 
-def _row(number: CardNumber) -> str:
+def _row(number: CardNumber) -> Sequence[str]:
     form = percent if number.name.removeprefix("held_out.").startswith(RATES) else significant
-    cells = (f"`{_plain(number.name)}`", _value(number.estimate, form), _value(number.base, form))
-    return "| " + " | ".join((*cells, number.prompts, number.direction)) + " |"
+    return (
+        code(number.name),
+        _value(number.estimate, form),
+        _value(number.base, form),
+        number.prompts,
+        number.direction,
+    )
 
 
 def _value(estimate: Estimate | None, form: Form) -> str:
@@ -200,11 +203,5 @@ def _value(estimate: Estimate | None, form: Form) -> str:
 def _overlap(overlap: dict[str, int] | None) -> str:
     if overlap is None:
         return "Evaluation prompts in the training set: not counted."
-    counts = ", ".join(f"{count} {kind}" for kind, count in overlap.items() if kind != "n")
+    counts = ", ".join(f"{count} {plain(kind)}" for kind, count in overlap.items() if kind != "n")
     return f"Evaluation prompts in the training set, of {overlap.get('n', 0)}: {counts}."
-
-
-def _plain(text: str) -> str:
-    """Return text of one line that Markdown and HTML read as text."""
-    flat = re.sub(r"\s+", " ", text)
-    return re.sub(r"([\\`*_{}\[\]<>|])", lambda match: f"&#{ord(match[0])};", flat)

@@ -11,16 +11,19 @@ import numpy as np
 from divalign import store
 from divalign.core.stats import Estimate
 from divalign.draw.numbers import Form, percent, share, significant
+from divalign.limits import refuse_links
 from divalign.records import SweepModel, SweepRecord, VerdictRecord, read_record
 from divalign.report import claims
 from divalign.report.claim_figures import claim_figures
-from divalign.report.reading import tokens_per_second
-from divalign.report.study_tables import control_table, markdown, short_name, verdict_table
+from divalign.report.markdown import Markdown, fill, line, plain, strong, table
+from divalign.report.reading import read_number
+from divalign.report.study_tables import MISSING, control_table, short_name, verdict_table
 from divalign.report.words import duration
 
 PRIMARY = "D_B, held out"
 CAUSAL = ("separate", "separate(1)")
 STRONG = -0.7  # the correlation of which the power is stated beside the verdict's own -0.3
+NO_ARM = "no model was trained for separation."
 _BESIDE: dict[str, claims.Read] = {
     "log(1 + D_B), paper mode": claims.paper_log_distance,
     "probe AUC": claims.probe_auc,
@@ -109,10 +112,11 @@ def write_claims_page(sweep: Path, path: Path, power: Power) -> Path:
     """Write the page of a finished sweep to `path`, with figures and their numbers in figures/ beside it.
 
     `power` returns the chance of "supported" at a true correlation of the models' primary indicator. Raises ValueError
-    for a folder without sweep.json, and where the models allow no ranking or no pairs.
+    for a folder without sweep.json or with a link that leads out, and where the models allow no ranking or no pairs.
     """
     if not (sweep / "sweep.json").is_file():
         raise ValueError(f"{sweep} holds no sweep.json; run `divalign sweep` with --out {sweep} to its end first")
+    refuse_links(sweep)
     record = read_record(sweep / "sweep.json", SweepRecord)
     first = claims.own_divergences(record.models, sweep)
     second = claims.data_difference(record.models, claims.log_distance)
@@ -134,9 +138,10 @@ def _head(
     record: SweepRecord, sweep: Path, path: Path, first: claims.OwnDivergence, second: claims.DataDifference
 ) -> str:
     aligned, primary = claims.aligned_models(record.models), record.evidence[PRIMARY].verdict
-    return _HEAD.format(
-        folder=sweep,
-        path=path,
+    return fill(
+        _HEAD,
+        folder=_in_code(sweep),
+        path=_in_code(path),
         protocol=_protocol(path),
         base=", ".join(dict.fromkeys(Path(model.family).name for model in aligned)),
         version=record.divalign,
@@ -145,28 +150,33 @@ def _head(
         controls=len(record.models) - len(aligned),
         hours=duration(_seconds(sweep)),
         ranked=", ".join(f"{name} in {count}" for name, count in _ranked_cells(first).items() if count) + " cells",
-        rank=f"mean rank {_interval(first.test.mean)} of {len(first.methods)}",
+        rank=Markdown(f"mean rank {_interval(first.test.mean)} of {len(first.methods)}"),
         rank_p=_p(first.test.p_value),
         rank_answer=first.conclusion,
-        data=f"difference of log(1 + D_B) {_interval(second.tested.estimate)}",
+        data=Markdown(f"difference of log(1 + D_B) {_interval(second.tested.estimate)}"),
         data_p=_p(second.tested.p_value),
         data_answer=second.conclusion,
-        verdict=f"correlation {_correlation(primary)}",
-        verdict_p="-" if primary.p_value is None else _p(primary.p_value),
+        verdict=Markdown(f"correlation {_correlation(primary)}"),
+        verdict_p=MISSING if primary.p_value is None else _p(primary.p_value),
         verdict_answer=primary.conclusion,
     )
+
+
+def _in_code(path: Path) -> Markdown:
+    """Return a path of the command that stands in a code block."""
+    return Markdown(line(str(path)))
 
 
 def _protocol(path: Path) -> str:
     """Return the sentence on the page's protocol; nothing where none lies beside it."""
     protocol = path.with_name(f"{path.stem}-protocol.md")
-    return _PROTOCOL.format(protocol=protocol.name) if protocol.is_file() else ""
+    return fill(_PROTOCOL, protocol=Markdown(protocol.name)) if protocol.is_file() else ""
 
 
 def _seconds(sweep: Path) -> float:
     """Return the seconds of all runs and of what was measured beside them, from their clocks."""
     clocks = [sweep / "clock.json", *(sweep / "runs").glob("*/clock.json")]
-    return math.fsum(float(store.read_json(clock).get("seconds") or 0.0) for clock in clocks if clock.is_file())
+    return math.fsum(read_number(clock, "seconds") or 0.0 for clock in clocks)
 
 
 def _first(claim: claims.OwnDivergence, stem: str) -> str:
@@ -182,7 +192,8 @@ def _first(claim: claims.OwnDivergence, stem: str) -> str:
         else ""
     )
     raw = "none to rank" if claim.raw is None else f"{_interval(claim.raw.mean)}, p {_p(claim.raw.p_value)}"
-    return _FIRST.format(
+    return fill(
+        _FIRST,
         count=len(claim.methods),
         rank=_interval(claim.test.mean),
         chance=claim.test.chance,
@@ -191,9 +202,9 @@ def _first(claim: claims.OwnDivergence, stem: str) -> str:
         orders=f"{math.factorial(len(claim.methods)):,}",
         least=_p(1 / math.factorial(len(claim.methods))),
         left_out=left_out,
-        stem=stem,
-        table=markdown(("mean rank of", *(f"on {divergence}" for divergence in claim.own)), rows),
-        raw=raw,
+        stem=Markdown(stem),
+        table=table(("mean rank of", *(f"on {divergence}" for divergence in claim.own)), rows),
+        raw=Markdown(raw),
     )
 
 
@@ -205,8 +216,8 @@ def _ranked_cells(claim: claims.OwnDivergence) -> dict[str, int]:
 
 def _rank(value: float, *, own: bool) -> str:
     if np.isnan(value):
-        return "-"
-    return f"**{value:.2f}**" if own else f"{value:.2f}"
+        return MISSING
+    return strong(f"{value:.2f}") if own else f"{value:.2f}"
 
 
 def _second(record: SweepRecord, claim: claims.DataDifference, stem: str) -> str:
@@ -216,14 +227,15 @@ def _second(record: SweepRecord, claim: claims.DataDifference, stem: str) -> str
         try:
             rows.append((name, *_compared(claims.data_difference(record.models, read), methods)))
         except ValueError:  # it is undecided for all models, or all but those of one method
-            rows.append((name, "undecided", *["-"] * (len(methods) + 2)))
-    return _SECOND.format(
+            rows.append((name, "undecided", *[MISSING] * (len(methods) + 2)))
+    return fill(
+        _SECOND,
         data=_interval(claim.tested.estimate),
         pairs=len(claim.pairs),
         methods=len(methods),
         positive=sum(value > 0 for value in claim.differences),
-        stem=stem,
-        table=markdown(("CR minus preference", "mean", "p", *methods, "positive"), rows),
+        stem=Markdown(stem),
+        table=table(("CR minus preference", "mean", "p", *methods, "positive"), rows),
     )
 
 
@@ -231,7 +243,7 @@ def _compared(claim: claims.DataDifference, methods: Sequence[str]) -> tuple[str
     return (
         _interval(claim.tested.estimate),
         _p(claim.tested.p_value),
-        *(f"{claim.by_method[name]:+.2f}" if name in claim.by_method else "-" for name in methods),
+        *(f"{claim.by_method[name]:+.2f}" if name in claim.by_method else MISSING for name in methods),
         f"{sum(value > 0 for value in claim.differences)} of {len(claim.differences)}",
     )
 
@@ -240,15 +252,16 @@ def _third(record: SweepRecord, sweep: Path, stem: str, power: Power) -> str:
     aligned = claims.aligned_models(record.models)
     chance, verdict = power(aligned, STRONG), record.evidence[PRIMARY].verdict
     arms = claims.causal_arms(record.models, sweep, CAUSAL)
-    return _THIRD.format(
+    return fill(
+        _THIRD,
         words=verdict.words,
         strong=STRONG,
         power="no test possible" if chance is None else f"{chance:.2f}",
         attacks=", ".join(aligned[0].asr),
         indicators=len(record.verdicts),
-        stem=stem,
+        stem=Markdown(stem),
         table=verdict_table(record.verdicts),
-        causal="\n\n" + "\n".join(f"* {_arm(arm)}" for arm in arms) if arms else "no model was trained for separation.",
+        causal=Markdown("\n\n" + "\n".join(f"* {_arm(arm)}" for arm in arms)) if arms else NO_ARM,
     )
 
 
@@ -261,7 +274,7 @@ def _arm(arm: claims.CausalArm) -> str:
         False: "separation of that size is not shown to protect by itself",
     }[arm.protects]
     size = f"D_B {distance} (median of the aligned models {arm.median:.2f})"
-    return f"{arm.name}: {size}, attack success {change}: {says}."
+    return f"{plain(arm.name)}: {size}, attack success {change}: {says}."
 
 
 def _models(record: SweepRecord, sweep: Path) -> str:
@@ -278,15 +291,15 @@ def _models(record: SweepRecord, sweep: Path) -> str:
         for model in claims.aligned_models(record.models)
     ]
     heads = ("model", "D_B held out", "probe AUC", "ASR", "no refusal", "over-refusal", "perplexity")
-    table = markdown(heads, rows)
-    return _MODELS.format(controls=control_table(record.models), table=table, cost=_cost(record, sweep))
+    models = table(heads, rows)
+    return fill(_MODELS, controls=control_table(record.models), table=models, cost=_cost(record, sweep))
 
 
 def _cost(record: SweepRecord, sweep: Path) -> str:
     """Return the seconds of training per 1,000 tokens by method."""
     seconds: dict[str, list[float]] = {}
     for model in claims.aligned_models(record.models):
-        speed = tokens_per_second((sweep / model.verdicts).with_name("training.json"))
+        speed = read_number((sweep / model.verdicts).with_name("training.json"), "tokens_per_second")
         if speed:
             seconds.setdefault(str(model.method), []).append(1000 / speed)
     means = [f"{method} {significant(float(np.mean(each)))} (n = {len(each)})" for method, each in seconds.items()]
@@ -295,22 +308,22 @@ def _cost(record: SweepRecord, sweep: Path) -> str:
 
 def _perplexity(model: SweepModel, sweep: Path) -> str:
     value = claims.perplexity(model, sweep)
-    return "-" if value is None else _interval(value, significant)
+    return MISSING if value is None else _interval(value, significant)
 
 
-def _interval(estimate: Estimate, form: Form = share) -> str:
+def _interval(estimate: Estimate, form: Form = share) -> Markdown:
     if estimate.value is None:
-        return "undecided"
+        return Markdown("undecided")
     ends = "" if estimate.low is None or estimate.high is None else f" [{form(estimate.low)}, {form(estimate.high)}]"
-    return f"{form(estimate.value)}{ends}"
+    return Markdown(f"{form(estimate.value)}{ends}")
 
 
-def _correlation(verdict: VerdictRecord) -> str:
+def _correlation(verdict: VerdictRecord) -> Markdown:
     return _interval(Estimate(verdict.effect, verdict.low, verdict.high, verdict.n_models))
 
 
-def _p(value: float) -> str:
-    return "< .001" if value < 0.001 else f"{value:.3f}"
+def _p(value: float) -> Markdown:
+    return Markdown("< .001" if value < 0.001 else f"{value:.3f}")
 
 
 def _number(value: float | None) -> str:

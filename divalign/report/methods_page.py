@@ -13,8 +13,8 @@ from divalign.core.losses import METHODS, PROMPT, Method, built_in_method
 from divalign.core.stats import Estimate, clustered_mean
 from divalign.draw.numbers import Form, percent, significant
 from divalign.records import DivergenceFile, DivergenceRecord, ModelResult, Results, read_record
-from divalign.report.reading import tokens_per_second
-from divalign.report.study_tables import markdown
+from divalign.report.markdown import Markdown, code, fill, line, table
+from divalign.report.reading import read_number, read_results
 from divalign.report.words import attack_words, bounds, duration, missing
 
 DIVERGENCE = "js"  # the one in the tables: bounded, so that it has an interval on any data
@@ -98,12 +98,12 @@ class MethodRow(NamedTuple):
 def write_methods_page(run: Path | None, path: Path) -> Path:
     """Write the page of a run folder, or without one what the methods are alone.
 
-    Raises ValueError for a folder without results, naming the file.
+    Raises ValueError for a folder without results, naming the file, and for one with a link that leads out of it.
     """
     if run is None:
         page = "\n".join([ALONE, WHAT, _what(()), WHEN])
     else:
-        results = read_record(run / "results.json", Results)
+        results = read_results(run)
         page = methods_page(results, rows_of(results, run), run)
     store.write_bytes(path, page.encode())
     return path
@@ -118,7 +118,9 @@ def rows_of(results: Results, run: Path) -> list[MethodRow]:
     rows = []
     for (method, data), models in groups.items():
         folders = [run / "models" / model.name for model in models]
-        seconds = [1000 / speed for folder in folders if (speed := tokens_per_second(folder / "training.json"))]
+        seconds = [
+            1000 / speed for folder in folders if (speed := read_number(folder / "training.json", "tokens_per_second"))
+        ]
         paths = [folder / "divergence.json" for folder in folders]
         files = [read_record(path, DivergenceFile) for path in paths if path.is_file()]
         rows.append(MethodRow(method, data, models, seconds, files))
@@ -128,9 +130,10 @@ def rows_of(results: Results, run: Path) -> list[MethodRow]:
 def methods_page(results: Results, rows: Sequence[MethodRow], run: Path) -> str:
     """Return the page as Markdown."""
     seeds = len({model.seed for row in rows for model in row.models})
-    introduction = INTRODUCTION.format(
-        config=f"configs/{run.name}.yaml",
-        folder=f"runs/{run.name}",
+    introduction = fill(
+        INTRODUCTION,
+        config=Markdown(line(f"configs/{run.name}.yaml")),
+        folder=Markdown(line(f"runs/{run.name}")),
         version=results.divalign,
         sha=results.config_sha256[:12],
         duration=duration(results.seconds),
@@ -162,7 +165,7 @@ def over_seeds(estimates: Sequence[Estimate], least: float = 0.0, most: float | 
 
 def _what(rows: Sequence[MethodRow]) -> str:
     names = dict.fromkeys([*METHODS, *(row.method for row in rows)])
-    return markdown(
+    return table(
         ("method", "divergence", "bounded", "shift", "pairs", "forwards", "source"),
         [_description(name, built_in_method(name)) for name in names],
     )
@@ -170,10 +173,10 @@ def _what(rows: Sequence[MethodRow]) -> str:
 
 def _description(name: str, method: Method | None) -> Sequence[str]:
     if method is None:
-        return (f"`{name}`", "of its own: see its module", "", "", "", "", "")
+        return (code(name), "of its own: see its module", "", "", "", "", "")
     reads_r = not any(method.likelihood)
     return (
-        f"`{name}`",
+        code(name),
         method.estimates,
         _upper(method),
         method.shift_invariance if reads_r else "no r",
@@ -196,11 +199,11 @@ def _did(rows: Sequence[MethodRow]) -> str:
     shared = [name for name in attacks if all(name in model.asr for row in rows for model in row.models)]
     head = ("method", "data", "s per 1,000 tokens", "cost", "D_B", *(f"ASR {attack_words(name)}" for name in shared))
     base = {row.data: median(row.seconds) for row in rows if row.method == BASE_OF_COSTS and row.seconds}
-    return markdown(
+    return table(
         (*head, "over-refusal", DIVERGENCE, "gap"),
         [
             (
-                f"`{row.method}`",
+                code(row.method),
                 row.data,
                 significant(median(row.seconds)) if row.seconds else missing(None),
                 _relative(row, base),
@@ -228,7 +231,7 @@ def _with_and_without(rows: Sequence[MethodRow]) -> str:
     compared = [row for both in pairs if both[1] is not None for row in both if row is not None]
     cells = [
         (
-            f"`{row.method}`",
+            code(row.method),
             row.data,
             *_bound_and_gap([file.divergences for file in row.divergences]),
             *_bound_and_gap([file.with_baseline for file in row.divergences if file.with_baseline]),
@@ -239,7 +242,7 @@ def _with_and_without(rows: Sequence[MethodRow]) -> str:
         for row in compared
     ]
     head = ("method", "data", "js of r", "gap", "js of r + b", "gap", "D_B", "ASR direct", "over-refusal")
-    return markdown(head, cells) if cells else ""
+    return table(head, cells) if cells else ""
 
 
 class BoundCells(NamedTuple):

@@ -59,7 +59,7 @@ def read_run(folder: Path) -> RunFacts:
         folder=folder.resolve().name,
         base=_source(base / "model.json"),
         base_key=_text(base / "attack.json", "target_key"),
-        stages=_mapping(folder / "clock.json", "stages"),
+        stages=read_mapping(folder / "clock.json", "stages"),
         cost=_record(folder / "cost.json", CostRecord),
         audits=_audits(folder / "data"),
         versions=environment.versions if environment else {},
@@ -69,7 +69,7 @@ def read_run(folder: Path) -> RunFacts:
 
 def _text(path: Path, key: str) -> str:
     """Return a text of a JSON file, "" where there is none."""
-    return str(_read(path, store.read_json).get(key) or "") if path.is_file() else ""
+    return str(read_mapping(path).get(key) or "")
 
 
 def _source(path: Path) -> str:
@@ -100,7 +100,7 @@ def read_separation(folder: Path) -> SeparationRun:
         raise ValueError(f"{folder} holds no changes.json; name the folder that `divalign separate --out` wrote")
     refuse_links(folder)
     index = read_record(path, SeparationChanges)
-    records = [read_record(folder / _plain_name(name) / "separation.json", SeparationRecord) for name in index.models]
+    records = [read_record(folder / name / "separation.json", SeparationRecord) for name in index.models]
     first_parts = (next(iter(record.parts.values())) for record in records)
     parts = dict(zip(index.models, first_parts, strict=True))
     return SeparationRun(parts, index.changes)
@@ -115,9 +115,10 @@ def number(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def tokens_per_second(path: Path) -> float | None:
-    """Return the speed that a training.json holds, None where there is none."""
-    return number(store.read_json(path).get("tokens_per_second")) if path.is_file() else None
+def read_number(path: Path, field: str) -> float | None:
+    """Return a number of a JSON file, None where there is none, as `tokens_per_second` of a training.json."""
+    value = read_mapping(path).get(field)
+    return _read(path, lambda _: number(value))
 
 
 def run_facts(results: Results) -> RunFacts:
@@ -139,15 +140,9 @@ def run_facts(results: Results) -> RunFacts:
     )
 
 
-def _plain_name(name: str) -> str:
-    if Path(name).name != name or name == "..":
-        raise ValueError(f"got the model name {name!r}, expected the plain name of a folder")
-    return name
-
-
 def _model(entry: ModelResult) -> ModelFacts:
     return ModelFacts(
-        name=_plain_name(entry.name),
+        name=entry.name,
         title=entry.name,
         method=entry.method,
         data=entry.data,
@@ -173,7 +168,7 @@ def _with_files(model: ModelFacts, folder: Path) -> ModelFacts:
         searches=_optional(folder / "gcg.jsonl", _searches),
         layers=_first_part(_record(folder / "separation.json", SeparationRecord)),
         rates=_record(folder / "rates.json", RatesRecord),
-        training=_mapping(folder / "training.json"),
+        training=read_mapping(folder / "training.json"),
     )
 
 
@@ -191,7 +186,7 @@ def _first_part(record: SeparationRecord | None) -> SeparationPart | None:
     return next(iter(record.parts.values()), None) if record else None
 
 
-def _mapping(path: Path, field: str | None = None) -> Mapping[str, Any]:
+def read_mapping(path: Path, field: str | None = None) -> Mapping[str, Any]:
     """Return the object in a file, or in a field of it; nothing where either is missing."""
     content = _read(path, store.read_json) if path.is_file() else {}
     content = content.get(field, {}) if field and isinstance(content, dict) else content
@@ -202,7 +197,7 @@ def _mapping(path: Path, field: str | None = None) -> Mapping[str, Any]:
 
 def _audits(folder: Path) -> dict[str, Mapping[str, Any]]:
     """Return the audits of the training sets by the names of their files."""
-    audits = {path.name.removesuffix(AUDIT): _mapping(path) for path in sorted(folder.glob(f"*{AUDIT}"))}
+    audits = {path.name.removesuffix(AUDIT): read_mapping(path) for path in sorted(folder.glob(f"*{AUDIT}"))}
     for name, content in audits.items():
         if missing := {"verdict", "rows", "findings"} - content.keys():
             raise ValueError(f"{folder / name}{AUDIT} is no audit: it lacks {', '.join(sorted(missing))}")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from divalign.draw.chart import Chart, chart_svg
 from divalign.records import SMALLEST_EFFECT, SweepModel, SweepRecord, VerdictRecord
 from divalign.report import study_tables as tables
+from divalign.report.markdown import Markdown, fill, line, table
 from divalign.report.study_tables import short_name
 
 FLOOR = 0.01  # nats: where a distance of 0 is drawn on a logarithmic axis
@@ -122,19 +123,21 @@ def _introduction(record: SweepRecord, aligned: Sequence[SweepModel], command: s
     rows = [
         (name, ", ".join(f"{value} ({count})" for value, count in column.items())) for name, column in counts.items()
     ]
-    return _INTRODUCTION.format(
+    return fill(
+        _INTRODUCTION,
         aligned=len(aligned),
         controls=len(record.models) - len(aligned),
-        command=command,
+        command=Markdown(line(command)),
         version=record.divalign,
         sha=record.sweep_sha256[:12],
-        design=tables.markdown(("what", "values"), rows),
+        design=table(("what", "values"), rows),
     )
 
 
 def _verdict(record: SweepRecord, aligned: Sequence[SweepModel]) -> str:
     families = len({model.family for model in aligned})
-    return _VERDICT.format(
+    return fill(
+        _VERDICT,
         recipes=len({model.recipe for model in aligned}),
         families="one base model" if families == 1 else f"{families} base models",
         attacks=", ".join(aligned[0].asr) if aligned else "none",

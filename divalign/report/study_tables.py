@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from divalign.core.stats import Estimate
 from divalign.records import CorrelationRecord, EvidenceRecord, SweepModel, VerdictRecord
+from divalign.report.markdown import Markdown, plain, strong, table
 
-MISSING = "-"
+MISSING = Markdown("-")
 JOINT = {"direct": "D_B of direct prompts", "worst": "worst D_B under attack"}
 
 
-def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table; a | in a cell is escaped."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
-
-
-def verdict_table(verdicts: Mapping[str, VerdictRecord]) -> str:
+def verdict_table(verdicts: Mapping[str, VerdictRecord]) -> Markdown:
     """Return one row an indicator: correlation with its interval, t, p, power, conclusion."""
     rows = [
         (
@@ -26,23 +21,23 @@ def verdict_table(verdicts: Mapping[str, VerdictRecord]) -> str:
             _number(verdict.value, "+.2f"),
             _number(verdict.p_value),
             _number(verdict.power),
-            f"**{verdict.conclusion}**",
+            strong(verdict.conclusion),
         )
         for name, verdict in verdicts.items()
     ]
     left_out = max((verdict.left_out for verdict in verdicts.values()), default=0)
     note = f"\nLeft out: up to {left_out} models whose indicator or success rate is undecided.\n" if left_out else ""
-    return markdown(("indicator", "correlation", "t", "p", "power", "conclusion"), rows) + note
+    return Markdown(table(("indicator", "correlation", "t", "p", "power", "conclusion"), rows) + note)
 
 
-def grouped_verdicts(groups: Mapping[str, Mapping[str, VerdictRecord]]) -> str:
+def grouped_verdicts(groups: Mapping[str, Mapping[str, VerdictRecord]]) -> Markdown:
     """Return one row an indicator, one column a group of verdicts (an attack, a base model)."""
     indicators = dict.fromkeys(name for verdicts in groups.values() for name in verdicts)
     rows = [(name, *(_in_short(verdicts[name]) for verdicts in groups.values())) for name in indicators]
-    return markdown(("indicator", *groups), rows)
+    return table(("indicator", *groups), rows)
 
 
-def control_table(models: Sequence[SweepModel]) -> str:
+def control_table(models: Sequence[SweepModel]) -> Markdown:
     """Return one row a control; above the abliterated copies, the models that they are copies of."""
     originals = {(model.run, model.of) for model in models if model.control == "abliterated"}
     rows = []
@@ -55,7 +50,7 @@ def control_table(models: Sequence[SweepModel]) -> str:
     return _means_table("models", rows)
 
 
-def recipe_table(models: Sequence[SweepModel]) -> str:
+def recipe_table(models: Sequence[SweepModel]) -> Markdown:
     """Return one row a recipe."""
     groups: dict[str, list[SweepModel]] = {}
     for model in models:
@@ -63,7 +58,7 @@ def recipe_table(models: Sequence[SweepModel]) -> str:
     return _means_table("recipe", [(short_name(name), group) for name, group in groups.items()])
 
 
-def evidence_table(evidence: Mapping[str, EvidenceRecord]) -> str:
+def evidence_table(evidence: Mapping[str, EvidenceRecord]) -> Markdown:
     """Return one row an indicator: what stands beside its verdict."""
     covariates = dict.fromkeys(name for entry in evidence.values() for name in entry.adjusted)
     heads = ("indicator", "odds ratio", "Spearman", "pooled z", "on a held-out base")
@@ -79,13 +74,13 @@ def evidence_table(evidence: Mapping[str, EvidenceRecord]) -> str:
         )
         for name, entry in evidence.items()
     ]
-    return markdown((*heads, *(f"adjusted for {name}" for name in covariates), "placebos"), rows)
+    return table((*heads, *(f"adjusted for {name}" for name in covariates), "placebos"), rows)
 
 
 def joint_correlations(joint: Mapping[str, Estimate | None]) -> str:
     """Return the correlations with prompts resampled, as a list."""
     lines = [
-        f"* {JOINT.get(name, name)}: {'no number' if estimate is None else _interval(estimate)}"
+        f"* {plain(JOINT.get(name, name))}: {'no number' if estimate is None else _interval(estimate)}"
         for name, estimate in joint.items()
     ]
     return (
@@ -105,12 +100,12 @@ def _controls(models: Sequence[SweepModel]) -> list[str]:
     return ["base", *(name for name in names if name is not None)]
 
 
-def _means_table(first: str, groups: Sequence[tuple[str, Sequence[SweepModel]]]) -> str:
+def _means_table(first: str, groups: Sequence[tuple[str, Sequence[SweepModel]]]) -> Markdown:
     """Return means over each group's models; undecided numbers are left out of them."""
     attacks = next((list(model.asr) for _, group in groups for model in group), [])
     heads = (first, "D_B paper", "D_B held out", "probe AUC", "worst D_B", *(f"ASR {name}" for name in attacks))
     rows = [(name, *_means(group, attacks)) for name, group in groups]
-    return markdown((*heads, "no refusal", "over-refusal"), rows)
+    return table((*heads, "no refusal", "over-refusal"), rows)
 
 
 def _means(models: Sequence[SweepModel], attacks: Sequence[str]) -> list[str]:
@@ -131,28 +126,28 @@ def _mean(values: Sequence[float | None]) -> str:
     return f"{sum(numbers) / len(numbers):.2f}" if numbers else "undecided"
 
 
-def _correlation(verdict: VerdictRecord) -> str:
+def _correlation(verdict: VerdictRecord) -> Markdown:
     """Return a verdict's correlation and its interval."""
     if verdict.low is None or verdict.high is None:
         return MISSING
-    return f"{_number(verdict.effect, '+.2f')} [{verdict.low:+.2f}, {verdict.high:+.2f}]"
+    return Markdown(f"{_number(verdict.effect, '+.2f')} [{verdict.low:+.2f}, {verdict.high:+.2f}]")
 
 
-def _in_short(verdict: VerdictRecord) -> str:
+def _in_short(verdict: VerdictRecord) -> Markdown:
     if verdict.p_value is None:
-        return "no test possible"
-    return f"{_correlation(verdict)} (p {verdict.p_value:.3f}), {verdict.conclusion}"
+        return Markdown("no test possible")
+    return Markdown(f"{_correlation(verdict)} (p {verdict.p_value:.3f}), {plain(verdict.conclusion)}")
 
 
 def _number(value: float | None, form: str = ".3f") -> str:
     return MISSING if value is None else format(value, form)
 
 
-def _interval(estimate: Estimate) -> str:
+def _interval(estimate: Estimate) -> Markdown:
     if estimate.value is None:
         return MISSING
     interval = "" if estimate.low is None or estimate.high is None else f" [{estimate.low:.2f}, {estimate.high:.2f}]"
-    return f"{estimate.value:.2f}{interval}"
+    return Markdown(f"{estimate.value:.2f}{interval}")
 
 
 def _tested(correlation: CorrelationRecord | None) -> str:

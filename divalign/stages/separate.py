@@ -19,6 +19,7 @@ from divalign.core.directions import cosine, refusal_direction
 from divalign.core.separation import FEWEST_PROMPTS, separation_change
 from divalign.data.anchors import AnchorsInTraining, checked, read_anchors
 from divalign.data.examples import Row
+from divalign.limits import refuse_links
 from divalign.records import SeparationChangeRecord, SeparationChanges, SeparationRecord, cached_record
 from divalign.safety.attacks import edited_contents
 from divalign.stages.corpus import balanced
@@ -200,8 +201,9 @@ def separate_models(
     """Measure several models, each into a folder of its own in `out`, and compare the others with the first.
 
     changes.json holds the comparison; None for one model. Raises what `separate` raises, and ValueError where a model
-    is named twice.
+    is named twice and where a link in `out` leads out of it.
     """
+    refuse_links(out)
     names = short_names(spellings)
     models = [
         (name, out / name, find_model(spelling, options)._replace(name=name))

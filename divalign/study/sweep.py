@@ -2,8 +2,7 @@
 
 The folder of a sweep holds a run folder for each combination of settings, and for each model what a run does not
 measure: separation under attack, of benign topics from benign ones, and of a copy without its refusal direction.
-Finished work is found by its content hash, so a sweep that was stopped resumes, and one that was done in shards is
-gathered by the whole sweep.
+Finished work is found by its content hash: a sweep that was stopped resumes, and the whole sweep gathers its shards.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from divalign import __version__
-from divalign.limits import read_text
+from divalign.limits import read_text, refuse_links
 from divalign.lm.shape import model_shape
 from divalign.records import SweepRecord
 from divalign.sections import as_yaml
@@ -115,6 +114,7 @@ def _check_abliterated(plan: Sweep, runs: Sequence[PlannedRun]) -> None:
 
 
 def _claim(out: Path, plan: Sweep) -> None:
+    refuse_links(out)
     path, text = out / "sweep.yaml", as_yaml(plan)
     if not path.is_file():
         try:

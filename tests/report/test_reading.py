@@ -6,7 +6,7 @@ import pytest
 
 from divalign.core.stats import Estimate
 from divalign.report.quantities import upper_bounds
-from divalign.report.reading import number, read_run
+from divalign.report.reading import number, read_number, read_run
 from divalign.report.tables import divergence_table
 from divalign.store import write_json, write_rows
 from tests.report.runs import entries, facts, results, single, verdicts, write_results, write_run
@@ -116,6 +116,8 @@ def test_a_folder_without_readable_results_is_refused(tmp_path: Path, content: s
         ("metrics.jsonl", '{"loss": 0.1}\n'),
         ("metrics.jsonl", '{"step": null}\n'),
         ("verdicts.jsonl", '{"attack": "direct"}\n'),
+        ("model.json", "[]"),
+        ("attack.json", "[1]"),
     ],
 )
 def test_a_bad_file_of_a_model_is_named(tmp_path: Path, name: str, content: str) -> None:
@@ -124,6 +126,14 @@ def test_a_bad_file_of_a_model_is_named(tmp_path: Path, name: str, content: str)
     (tmp_path / "models" / "base" / name).write_text(content)
     with pytest.raises(ValueError, match=f"base/{name}"):
         read_run(tmp_path)
+
+
+def test_a_speed_that_is_no_number_is_refused_with_its_file(tmp_path: Path) -> None:
+    for content in ("[]", '{"tokens_per_second": "fast"}'):
+        (tmp_path / "training.json").write_text(content)
+        with pytest.raises(ValueError, match=r"training\.json .*expected"):
+            read_number(tmp_path / "training.json", "tokens_per_second")
+    assert read_number(tmp_path / "none.json", "tokens_per_second") is None
 
 
 def test_metrics_keep_numbers_and_drop_words(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from divalign.core.stats import Estimate
 from divalign.records import SweepModel, SweepRecord
 from divalign.report.study_page import study_page
-from divalign.report.study_tables import control_table, evidence_table, markdown, recipe_table, verdict_table
+from divalign.report.study_tables import control_table, evidence_table, recipe_table, verdict_table
 from divalign.study.sweep_verdict import weigh
 from tests.study.sweep_models import changed, simulated
 
@@ -107,7 +107,3 @@ def test_a_sweep_without_aligned_models_still_has_a_page() -> None:
     text = study_page(record([]), command="x")["study.md"]
     assert "0 aligned models and 0 controls" in text
     assert "(none)" in text
-
-
-def test_a_bar_in_a_cell_does_not_end_it() -> None:
-    assert markdown(("a",), [("x|y",)]).splitlines()[-1] == "| x\\|y |"

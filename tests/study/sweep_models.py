@@ -48,7 +48,7 @@ def simulated(seed: int, *, slope: float, attacked_only: bool = False) -> list[S
                 },
                 benign_against_benign=BenignDistances(bhattacharyya_paper=float(np.exp(noise)), bhattacharyya=1.0),
                 draws=SeparationDraws(direct=None, worst=None),
-                verdicts="",
+                verdicts="verdicts.jsonl",
             )
         )
     return models
