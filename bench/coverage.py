@@ -128,7 +128,7 @@ def divergences(scale: float) -> Iterator[Row]:
 
 
 def separations(scale: float) -> Iterator[Row]:
-    """Held-out distance and probe AUC of Gaussians, means apart over four of the axes: coverage of expectations."""
+    """Distance, probe AUC and silhouette of Gaussians, means apart over four axes: coverage of expectations."""
     for size, width, distance, draws in (
         (20, 16, 0.5, 200),
         (50, 16, 0.0, 200),
@@ -145,6 +145,7 @@ def separations(scale: float) -> Iterator[Row]:
         setting = f"{size} a class, width {width}, D = {distance:g}"
         yield from _own(f"held-out D_B, {setting}", held, HeldOut.bhattacharyya, 0.0 if distance == 0 else None)
         yield from _own(f"probe AUC, {setting}", held, HeldOut.probe_auc, 0.5 if distance == 0 else None)
+        yield from _own(f"silhouette, {setting}", held, HeldOut.silhouette, 0.0 if distance == 0 else None)
 
 
 def _held(size: int, width: int, distance: float, seed: int) -> HeldOut:

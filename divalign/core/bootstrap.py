@@ -8,6 +8,7 @@ and 100,000 rows cost no more than 4,096.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -72,14 +73,19 @@ def interval(strata: list[Sums], *, confidence: float, draws: int, seed: int, fl
     Source: Davison, Hinkley 1997, "Bootstrap methods and their application", section 5.2.1; clusters: section 3.8.
     """
     random = np.random.default_rng(seed)
-    strata = [_merge(sums, random) for sums in strata]
+    # In a unit that is a power of two, which rounds nothing: squares of sums from 1e154 on would overflow.
+    unit = 2.0 ** max(0, *(math.frexp(np.abs(sums[:, ::2]).max())[1] for sums in strata))
+    strata = [_merge(sums / np.array([unit, 1, unit, 1]), random) for sums in strata]
+    floor /= unit
     ones = [np.ones((1, len(sums))) for sums in strata]
     value, error = (float(part[0]) for part in _value_and_error(strata, ones, floor))
     values, errors = _draw(strata, draws, random, floor)
     pivots = (values - value) / errors
     tail = (1 - confidence) / 2
-    low, high, lower = np.quantile(pivots, [1 - tail, tail, confidence])
-    return BootstrapInterval(*(float(value - quantile * error) for quantile in (low, high, lower)))
+    quantiles = np.quantile(pivots, [1 - tail, tail, confidence])
+    ends = [float(value - quantile * error) * unit for quantile in quantiles]
+    nowhere = (-math.inf, math.inf, -math.inf)  # an end that is no number excludes nothing
+    return BootstrapInterval(*(far if math.isnan(end) else end for end, far in zip(ends, nowhere, strict=True)))
 
 
 def _merge(sums: Sums, random: np.random.Generator) -> Sums:
@@ -112,12 +118,12 @@ def _value_and_error(strata: list[Sums], counts: list[np.ndarray], floor: float)
     totals = np.sum([count @ sums for count, sums in zip(counts, strata, strict=True)], axis=0)
     n, m = totals[:, 1], totals[:, 3]
     direction = np.stack([1 / n, -totals[:, 0] / n**2, -1 / m, totals[:, 2] / m**2], axis=1)
-    variance = np.full(len(totals), floor**2)
+    variance = np.full(len(totals), floor**2)  # rounding may take it below that again
     for count, sums in zip(counts, strata, strict=True):
         moments = (count @ (sums[:, :, None] * sums[:, None, :]).reshape(len(sums), 16)).reshape(-1, 4, 4)
         size = len(sums)
         variance += np.einsum("bi,bij,bj->b", direction, moments, direction) * size / max(size - 1, 1)
-    return difference(totals), np.sqrt(variance)
+    return difference(totals), np.maximum(np.sqrt(np.maximum(variance, 0)), floor)
 
 
 def bootstrap_weights(

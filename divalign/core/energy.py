@@ -34,7 +34,7 @@ def silhouette(
     """Mean silhouette of the two classes, one value per column of weights; from -1 to 1, larger is more apart.
 
     (b - a) / max(a, b) for each prompt, a its mean distance to its own class without itself, b to the other class;
-    nan where a column of weights lacks a class.
+    0 for a prompt that is all of its class, nan where a column of weights lacks a class.
     Source: Rousseeuw 1987, J. Comput. Appl. Math. 20, p. 55.
     """
     total = np.zeros(weights.shape[1])
@@ -42,9 +42,10 @@ def silhouette(
         mine = harmful == label
         own, other = weights[mine], weights[~mine]
         empty = other.sum(axis=0) == 0
-        inside = distances[np.ix_(mine, mine)] @ own / np.maximum(own.sum(axis=0) - own, 1)
+        others = own.sum(axis=0) - own
+        inside = distances[np.ix_(mine, mine)] @ own / np.maximum(others, 1)
         outside = distances[np.ix_(mine, ~mine)] @ other / np.where(empty, np.nan, other.sum(axis=0))
         larger = np.maximum(inside, outside)
-        each = np.divide(outside - inside, larger, out=np.zeros_like(larger), where=~(larger <= 0))
+        each = np.divide(outside - inside, larger, out=np.zeros_like(larger), where=~((larger <= 0) | (others == 0)))
         total += np.where(empty, np.nan, (own * each).sum(axis=0))
     return total / np.maximum(weights.sum(axis=0), 1)

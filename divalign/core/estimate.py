@@ -226,7 +226,7 @@ def _bounded(
 ) -> Evaluation:
     assert row.upper is not None
     # A critic that is 0 everywhere has a bound of 0 up to rounding, and an interval of that width: not above 0.
-    low, high, lower = (min(max(end, 0.0), row.upper) if abs(end) > _ROUNDING else 0.0 for end in ends)
+    low, high, lower = (0.0 if abs(end) <= _ROUNDING else min(max(end, 0.0), row.upper) for end in ends)
     estimate = Estimate(max(bound, 0.0), low, high, count)
     flags = frozenset({"saturated"} if saturated else ())
     return Evaluation(row.name, bound, estimate, lower, effective, row.upper, flags)

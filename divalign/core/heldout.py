@@ -70,15 +70,12 @@ class HeldOut:
         return value + FITS_VARY * (mean_of_classes(self.gains, self.pooled.harmful, weights) - value)
 
     def silhouette(self, weights: Float[np.ndarray, "n draws"]) -> Float[np.ndarray, " draws"]:
-        """Euclidean silhouette among the tested prompts on each fold's chosen axes, averaged over prompts."""
-        total, count = np.zeros((2, weights.shape[1]))
-        for axes, dimension in zip(self.folds, self.dimensions, strict=True):
-            points, mine = axes.points[axes.tested, :dimension], weights[axes.tested]
-            value = silhouette(distances(points @ points.T), self.pooled.harmful[axes.tested], mine)
-            finite = np.isfinite(value)  # a small fold may lack a class in some draws
-            total += np.where(finite, value * mine.sum(axis=0), 0)
-            count += np.where(finite, mine.sum(axis=0), 0)
-        return total / count
+        """Euclidean silhouette of all prompts in the whole space; it fits nothing.
+
+        On the axes that each fold chose, 2 to 16 of them, its interval covered .30 to .81, for the choice changes from
+        sample to sample more than the prompts do. In the whole space it covers .93 to .96.
+        """
+        return silhouette(distances(self.pooled.gram), self.pooled.harmful, weights)
 
     def probe_auc(self, weights: Float[np.ndarray, "n draws"]) -> Float[np.ndarray, " draws"]:
         """Draws vary as much as the probe with its fit, not only as the tested prompts: see `with_fits`."""

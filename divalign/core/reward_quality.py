@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq
+from scipy.special import expit
 
 from divalign.core.estimate import evaluate_critic
-from divalign.core.stats import Estimate, clustered_mean, clustered_rate
+from divalign.core.stats import Estimate, clustered_rate, mean_of_rows
 
 BINS = 10
 FEWEST = 10  # prompts, below which there is no interval
@@ -24,12 +25,12 @@ FEWEST = 10  # prompts, below which there is no interval
 class PairQuality(NamedTuple):
     """Figures of a reward model on held-out pairs, the clusters being prompts.
 
-    `loss`: Bradley-Terry, nats. `js`: ln 2 minus it, a lower bound of JS(P x Q, Q x P), and 0 where the loss is above
-    ln 2; its interval is that of `core.estimate`, None below ten prompts. `accuracy`: share of pairs in
-    the right order, ties being half. `calibration_error`: how far sigmoid(|margin|), the model's confidence in its own
-    order, is from the share that is right, a mean over ten bins of confidence by their pairs. `calibration_slope`: what
-    margins should be multiplied by: below 1 they are too sure, above 1 not sure enough; None where every pair is in the
-    right order (no finite factor is best) or none is told apart.
+    Every pair counts alike. `loss`: Bradley-Terry, nats. `js`: ln 2 minus it, a lower bound of JS(P x Q, Q x P), and 0
+    where the loss is above ln 2; its interval is that of `core.estimate`, None below ten prompts. `accuracy`: share of
+    pairs in the right order, ties being half. `calibration_error`: how far sigmoid(|margin|), the model's confidence in
+    its own order, is from the share that is right, a mean over ten bins of confidence by their pairs.
+    `calibration_slope`: what margins should be multiplied by: below 1 they are too sure, above 1 not sure enough; None
+    where every pair is in the right order (no finite factor is best) or none is told apart.
     """
 
     loss: Estimate
@@ -43,7 +44,7 @@ def pair_quality(margins: Float[np.ndarray, " n"], clusters: Sequence[Hashable])
     """Return the figures of these margins. Raises ValueError for none, for unequal lengths, and for one not finite."""
     if not np.isfinite(margins).all():
         raise ValueError("a margin is not finite; the reward model diverged: lower the learning rate")
-    loss = clustered_mean(np.logaddexp(0, -margins), clusters)
+    loss = mean_of_rows(np.logaddexp(0, -margins), clusters)
     return PairQuality(
         loss if loss.low is None else loss._replace(low=max(0.0, loss.low)),
         _product_js(margins, clusters),
@@ -57,7 +58,7 @@ def _product_js(margins: Float[np.ndarray, " n"], clusters: Sequence[Hashable]) 
     """Return what the margins prove of JS(P x Q, Q x P): half of the estimate of 2 JS with the margin as log-ratio."""
     count = len(set(clusters))
     if count < FEWEST:
-        value = math.log(2) - float(clustered_mean(np.logaddexp(0, -margins), clusters).value or 0.0)
+        value = math.log(2) - float(np.logaddexp(0, -margins).mean())
         return Estimate(max(0.0, value), None, None, count)
     twice = evaluate_critic(margins, -margins, "js", (clusters, clusters)).estimate
     value, low, high = (None if end is None else end / 2 for end in (twice.value, twice.low, twice.high))
@@ -83,8 +84,14 @@ def calibration_slope(margins: Float[np.ndarray, " n"]) -> float | None:
     """Return the s that minimises mean -log sigmoid(s margin), at least 0; None where no finite one does."""
     if not (margins < 0).any() or not (margins > 0).any():
         return None
-    scale = 20 / np.abs(margins).max()  # beyond it sigmoid is 0 or 1
-    best = minimize_scalar(
-        lambda s: float(np.logaddexp(0, -s * margins).mean()), bounds=(0, 10 * scale), method="bounded"
-    )
-    return float(best.x)
+
+    def rise(s: float | int) -> float:
+        """The derivative of the mean loss by s, which only ever rises."""
+        return -float((margins * expit(-s * margins)).mean())
+
+    if rise(0) >= 0:
+        return 0.0
+    most = 1 / float(np.abs(margins).max())
+    while rise(most) < 0:  # margins of the wrong sign make it positive in the end
+        most *= 2
+    return float(brentq(rise, 0, most, xtol=1e-12 * most))

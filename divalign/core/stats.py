@@ -100,17 +100,41 @@ def clustered_mean(values: Numbers, clusters: Sequence[Hashable], *, confidence:
     No interval for a single cluster, and where all agree: no spread is no proof that there is none. `n` counts
     clusters. Raises ValueError for no values or unequal lengths.
     """
+    means = np.array([np.mean(group) for group in _by_cluster(values, clusters)])
+    return _students(float(means.mean()), means, confidence)
+
+
+def mean_of_rows(values: Numbers, clusters: Sequence[Hashable], *, confidence: float = 0.95) -> Estimate:
+    """Mean of all values, a cluster counting as much as it has of them; otherwise as `clustered_mean`.
+
+    Student's interval of the delete-one-cluster jackknife's pseudo-values, which are the clusters' means where all
+    clusters are of one size.
+    Source: Miller 1974, "The jackknife - a review", Biometrika 61.
+    """
+    groups = _by_cluster(values, clusters)
+    totals, counts = (np.array([float(measure(group)) for group in groups]) for measure in (np.sum, len))
+    mean, n = float(totals.sum() / counts.sum()), len(groups)
+    if n < 2:
+        return Estimate(mean, None, None, n)
+    without = (totals.sum() - totals) / (counts.sum() - counts)
+    return _students(mean, n * mean - (n - 1) * without, confidence)
+
+
+def _by_cluster(values: Numbers, clusters: Sequence[Hashable]) -> list[list[float]]:
     if len(values) != len(clusters) or not len(values):
         raise ValueError(f"got {len(values)} values and {len(clusters)} clusters; expected one cluster for each value")
     groups: dict[Hashable, list[float]] = {}
     for value, cluster in zip(values, clusters, strict=True):
         groups.setdefault(cluster, []).append(float(value))
-    means = np.array([np.mean(group) for group in groups.values()])
-    mean, n = float(means.mean()), len(means)
-    if n < 2 or np.ptp(means) <= ROUNDING * abs(mean):
-        return Estimate(mean, None, None, n)
-    half = float(student.ppf((1 + confidence) / 2, n - 1) * means.std(ddof=1) / np.sqrt(n))
-    return Estimate(mean, mean - half, mean + half, n)
+    return list(groups.values())
+
+
+def _students(value: float, by_cluster: Float[np.ndarray, " n"], confidence: float) -> Estimate:
+    n = len(by_cluster)
+    if n < 2 or np.ptp(by_cluster) <= ROUNDING * abs(value):
+        return Estimate(value, None, None, n)
+    half = float(student.ppf((1 + confidence) / 2, n - 1) * by_cluster.std(ddof=1) / np.sqrt(n))
+    return Estimate(value, value - half, value + half, n)
 
 
 def corrected_rate(

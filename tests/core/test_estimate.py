@@ -244,3 +244,39 @@ def test_any_names_will_do_for_prompts_and_1_is_not_the_text_1() -> None:
 def test_a_monte_carlo_kl_is_never_shown_outside_its_interval() -> None:
     value, low, high, _ = policy_kl(np.linspace(-1.1, -0.9, 30), np.linspace(-0.7, -0.8, 30))
     assert (value, low, high) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("name", ["hellinger", "alpha(0.5)", "alpha(0.9)", "alpha(0.1)"])
+@pytest.mark.parametrize("stray", [300.0, 720.0, 2000.0])
+def test_one_far_row_leaves_everything_possible_and_never_makes_zero_certain(name: str, stray: float) -> None:
+    # The square of its penalty overflows: the ends were NaN, and shown as 0.
+    aligned, unaligned = gaussian(60, shift=4.0)
+    unaligned[0] = stray
+    found = evaluate_critic(aligned, unaligned, name)
+    assert found.bound < -100
+    assert found.estimate[:3] == (0.0, 0.0, found.ceiling)
+    assert found.lower == 0.0
+
+
+def test_an_end_that_is_no_number_is_no_end() -> None:
+    sums = [np.array([[np.inf, 1.0, 0.0, 1.0], [0.0, 1.0, 0.0, 1.0]])]
+    with np.errstate(invalid="ignore"):
+        found = interval(sums, confidence=0.95, draws=10, seed=0, floor=0.1)
+    assert (found.low, found.high, found.lower) == (-math.inf, math.inf, -math.inf)
+
+
+def test_the_interval_has_the_units_of_its_values() -> None:
+    sums = cluster_sums(gaussian(50), None)
+    large = [part * np.array([1e200, 1, 1e200, 1]) for part in sums]
+    found, scaled = (
+        interval(part, confidence=0.95, draws=50, seed=0, floor=floor) for part, floor in ((sums, 0.01), (large, 1e198))
+    )
+    assert np.array(scaled) / 1e200 == pytest.approx(np.array(found))
+
+
+def test_rows_of_one_large_value_have_a_spread_of_at_least_the_floor() -> None:
+    # The second moments of equal rows cancel up to rounding, which made a variance negative and its root NaN.
+    sums = cluster_sums((np.full(60, 1e12 / 7), np.full(60, 1e12 / 3)), None)
+    with np.errstate(all="raise"):
+        found = interval(sums, confidence=0.95, draws=50, seed=0, floor=0.1)
+    assert np.isfinite(found).all()

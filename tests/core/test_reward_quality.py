@@ -65,6 +65,32 @@ def test_the_best_reward_reaches_the_divergence_of_swapped_pairs() -> None:
     assert quality.js.value == pytest.approx(float(exact))
 
 
+@pytest.mark.parametrize("prompts", [9, 10, 12])
+def test_the_complement_of_the_loss_is_the_bound_however_many_pairs_a_prompt_has(prompts: int) -> None:
+    # The loss was a mean over prompts and the bound one over pairs, from ten prompts on: .20 for .40 here.
+    random = np.random.default_rng(0)
+    sizes = [20, *[4] * (prompts - 1)]
+    margins = np.concatenate([random.normal(-0.2 if size == 20 else 2, 0.3, size) for size in sizes])
+    quality = pair_quality(margins, np.repeat(np.arange(prompts), sizes).tolist())
+    assert quality.loss.value == pytest.approx(METHODS["dpo"].aligned_loss(torch.tensor(margins)).mean().item())
+    assert quality.js.value == pytest.approx(math.log(2) - quality.loss.value)  # type: ignore[operator]
+    assert (quality.js.low is None) == (prompts < 10)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e3, 1e6])
+def test_the_slope_has_the_units_of_one_over_the_margins(scale: float) -> None:
+    margins = np.random.default_rng(0).normal(1, 2, 500)
+    assert calibration_slope(scale * margins) == pytest.approx(calibration_slope(margins) / scale)  # type: ignore[operator]
+
+
+def test_one_far_margin_does_not_hide_the_slope_of_the_others() -> None:
+    margins = np.random.default_rng(0).normal(0.3, 0.3, 500)
+    alone = calibration_slope(margins)
+    assert alone is not None
+    assert calibration_slope(np.append(margins, 300.0)) == pytest.approx(alone, rel=1e-9)
+    assert calibration_slope(-margins) == 0.0
+
+
 @pytest.mark.parametrize("scale", [0.25, 1.0, 4.0])
 def test_the_slope_is_what_margins_must_be_multiplied_by(scale: float) -> None:
     assert calibration_slope(drawn(20_000, scale)) == pytest.approx(1 / scale, rel=0.06)

@@ -135,6 +135,16 @@ def test_silhouette_is_sklearns(seed: int) -> None:
     assert silhouette(distances, labels, once(labels))[0] == pytest.approx(silhouette_score(points, labels))
 
 
+def test_a_class_of_one_point_has_silhouette_zero_as_sklearns() -> None:
+    points, labels = np.array([[0.0, 0], [1, 0], [0, 1], [3, 3]]), np.arange(4) == 3
+    distances = cdist(points, points)
+    expected = silhouette_score(points, labels)
+    assert silhouette(distances, labels, once(labels))[0] == pytest.approx(expected)
+    # A sample that draws one prompt five times holds no other point of that class either.
+    again = np.where(labels, 5.0, 1.0)[:, None]
+    assert silhouette(distances, labels, again)[0] == pytest.approx(4 * expected / 8)
+
+
 def test_energy_is_scipys_distance_without_its_bias() -> None:
     generator, labels = labelled(0)
     values = generator.normal(size=40) + labels
