@@ -11,8 +11,9 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -100,17 +101,31 @@ def write_bytes(path: Path, content: bytes) -> None:
             stream.write(content)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    draft = _draft_of(path)
     try:
-        with os.fdopen(handle, "wb") as file:
+        # "x" replaces no file and follows no link; the umask, not mkstemp's 0600, says who may read a run folder.
+        with draft.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # noqa: PTH101  mkstemp's 0600 would hide a shared run folder from colleagues
-        os.replace(name, path)  # noqa: PTH105  the one call that is atomic
+        draft.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise
+
+
+def _draft_of(path: Path) -> Path:
+    """Return a place beside `path` for the file that is to take its place."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+
+
+def apply_umask(path: Path) -> None:
+    """Give a file that another library wrote the permissions of a new one; the kernel alone knows the umask."""
+    draft = _draft_of(path)
+    with draft.open("xb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+    draft.unlink()
+    path.chmod(stat.S_IMODE(mode))
 
 
 def disk_is_full(error: BaseException) -> bool:

@@ -15,6 +15,21 @@ import pytest
 from divalign import store
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o027, 0o640), (0o022, 0o644), (0o002, 0o664)])
+def test_a_file_has_the_permissions_that_the_umask_leaves(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        store.write_json(tmp_path / "new.json", {})
+        (tmp_path / "fetched").touch(mode=0o600)
+        store.apply_umask(tmp_path / "fetched")
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+        "new.json": mode,
+        "fetched": mode,
+    }
+
+
 def test_equal_content_has_one_digest_whatever_the_order_of_its_keys() -> None:
     assert store.digest({"a": 1, "b": [2]}) == store.digest({"b": [2], "a": 1}) != store.digest({"a": 1, "b": [3]})
 

@@ -32,6 +32,7 @@ from divalign.cli import (
 )
 from divalign.cli.app import DEBUG, START, app, print_line
 from divalign.cli.errors import BAD_INPUT, ending
+from divalign.cli.visible import protect_terminal, visible, write_traceback
 from divalign.stages.termination import EXIT_CODE, Terminated, handle_sigterm
 
 VERBS = (
@@ -65,6 +66,7 @@ def main() -> None:
     resumes.
     """
     handle_sigterm()
+    protect_terminal()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # for its callers, not for users
     arguments = [word for word in sys.argv[1:] if word != DEBUG]  # before the verb or behind it
     if not arguments:
@@ -79,6 +81,7 @@ def main() -> None:
         sys.exit(EXIT_CODE)
     except Exception as error:
         if len(arguments) < len(sys.argv) - 1:
+            sys.excepthook = write_traceback  # not before, as typer sets its own
             raise
         code, sentence = ending(error)
         if sentence:  # without a verb the help has said it
@@ -104,4 +107,4 @@ def _check_launch(arguments: list[str]) -> None:
 
 
 def _print(word: str, sentence: str) -> None:
-    print_line(Text.assemble((f"{word}:", "bold red"), f" {sentence}"))
+    print_line(Text.assemble((f"{word}:", "bold red"), f" {visible(sentence)}"))

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from divalign.cli.lines import progress_lines
 from divalign.cli.show import fitted
+from divalign.cli.visible import VisibleConsole, visible
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="The verbs: `divalign VERB --help` says what each takes. Exit 0 done, 1 the run failed, 2 bad input.",
 )
-console = Console(stderr=True, markup=False)  # file names and errors may hold brackets
+console = VisibleConsole(stderr=True, markup=False)  # file names and errors may hold brackets
 DEBUG = "--debug"
 START = """\
 divalign {version}: align a language model, and measure what alignment did.
@@ -213,8 +214,8 @@ def to_folder(path: Path | None) -> Path | None:
 
 def printed() -> Console:
     """Return the console of results: stdout, and wide where nobody watches, so that no name is cut."""
-    plain = Console()
-    return plain if plain.is_terminal else Console(width=160)
+    plain = VisibleConsole()
+    return plain if plain.is_terminal else VisibleConsole(width=160)
 
 
 def print_line(text: str | Text) -> None:
@@ -241,7 +242,7 @@ def progress_bar(stage: str, total: int, unit: str) -> Iterator[Callable[[int], 
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(stage, total=total, unit=unit, rate="")
+        task = progress.add_task(visible(stage), total=total, unit=unit, rate="")
 
         def advance(done: int) -> None:
             progress.advance(task, done)
@@ -262,4 +263,4 @@ def progress_of(*, quiet: bool) -> Any:
 
 def _write_line(text: str) -> None:
     """Write one line with the time of day to stderr, at once and unwrapped."""
-    typer.echo(f"{time.strftime('%H:%M:%S')} {text}", err=True)
+    typer.echo(f"{time.strftime('%H:%M:%S')} {visible(text)}", err=True)

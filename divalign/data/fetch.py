@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from divalign.store import file_digest, jsonl
+from divalign.store import apply_umask, file_digest, jsonl
 
 TIMEOUT = 60.0  # seconds
 
@@ -71,7 +71,7 @@ def _download(file: File, path: Path) -> Path:
         if "hash" not in str(error):
             raise
         raise ValueError(f"what {file.url} gives is not the version this source was written for ({error})") from error
-    path.chmod(0o644)  # pooch leaves it to its owner alone, and folders of sets are shared
+    apply_umask(path)  # pooch leaves it to its owner alone, and folders of sets may be shared
     return path
 
 

@@ -251,10 +251,14 @@ def served(tmp_path: Path) -> Iterator[str]:
 
 def test_a_download_lands_in_the_folder_and_is_checked(tmp_path: Path, served: str) -> None:
     file = File("set/it.txt", f"{served}/it.txt")
-    place = fetched(file, tmp_path / "new", download=True)
+    before = os.umask(0o027)
+    try:
+        place = fetched(file, tmp_path / "new", download=True)
+    finally:
+        os.umask(before)
     assert place == tmp_path / "new" / "set" / "it.txt"
     assert place.read_text() == "hello\n"
-    assert place.stat().st_mode & 0o777 == 0o644
+    assert place.stat().st_mode & 0o777 == 0o640
     assert fetched(file, tmp_path / "new" / "set") == place
     with pytest.raises(ValueError, match="allow the download"):
         fetched(file, tmp_path / "other")

@@ -3,6 +3,7 @@
 import json
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -101,7 +102,7 @@ def hostile_record(models: list[SweepModel], folder: Path) -> SweepRecord:
     primary = study.evidence["D_B, held out"]
     changes = {"verdict": primary.verdict.model_copy(update=words), "adjusted": {EVIL: primary.verdict}}
     groups = {"verdicts": verdicts, "by_attack": {EVIL: verdicts}, "joint": {EVIL: None}}
-    fields = dict(study) | groups | {"evidence": {"D_B, held out": primary.model_copy(update=changes)}}
+    fields: dict[str, Any] = dict(study) | groups | {"evidence": {"D_B, held out": primary.model_copy(update=changes)}}
     everyone = [hostile(model) for model in (*models, arm, changed(arm, method="separate", data=None))]
     return SweepRecord(divalign=EVIL, sweep_sha256="<img src=x>", seconds=1.0, models=everyone, **fields)
 
