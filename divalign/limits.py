@@ -97,14 +97,14 @@ def parse_json(text: str | bytes, where: object = "it") -> Any:
     """Return what JSON holds. Raises ValueError for what is no JSON in UTF-8, and for more than `DEPTH` levels."""
     if isinstance(text, bytes):
         text = text.decode("utf-8-sig", "surrogatepass")
+    refusal = ValueError(f"{where} is nested too deeply; expected {DEPTH} levels of lists and objects at most")
     try:
         value = json.loads(text)
     except RecursionError:
-        deep = True
-    else:  # the brackets, of which there are at least as many as levels, are counted faster
-        deep = text.count("[") + text.count("{") > DEPTH and _is_deep(value)
-    if deep:
-        raise ValueError(f"{where} is nested too deeply; expected {DEPTH} levels of lists and objects at most")
+        raise refusal from None
+    # The brackets, of which there are at least as many as levels, are counted faster.
+    if text.count("[") + text.count("{") > DEPTH and _is_deep(value):
+        raise refusal
     return value
 
 
