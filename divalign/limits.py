@@ -32,7 +32,9 @@ SETTINGS = Limit(256 * MIB, "a model folder's configuration, vocabulary or templ
 RECORD = Limit(512 * MIB, "a result file", "run the stage that writes it again")
 ROWS = Limit(4096 * MIB, "a file that is read whole", "write the rows as JSON lines in UTF-8, which are streamed")
 LINE = Limit(64 * MIB, "a line", "write one row a line")
-REPLY = Limit(64 * MIB, "a server's reply", "ask for fewer tokens, or another server")
+# A completion of 2**18 tokens, each of four letters written as \uXXXX, has 6 MiB. No request asks for logprobs. Empty
+# lists take 25 times their text once they are parsed, and each of `concurrency` requests may get such a reply.
+REPLY = Limit(8 * MIB, "a server's reply", "ask for fewer tokens, or another server")
 DEPTH = 100  # levels of lists and objects in JSON: what is read may be walked by recursion
 HEADER_TEXT = Limit(16 * MIB, "a text in a file's header", "fetch the file again")
 HEADER_ENTRIES = 2**24  # tensors, metadata entries, or entries of a list, in a file's header
@@ -95,14 +97,14 @@ def parse_json(text: str | bytes, where: object = "it") -> Any:
     """Return what JSON holds. Raises ValueError for what is no JSON in UTF-8, and for more than `DEPTH` levels."""
     if isinstance(text, bytes):
         text = text.decode("utf-8-sig", "surrogatepass")
+    refusal = ValueError(f"{where} is nested too deeply; expected {DEPTH} levels of lists and objects at most")
     try:
         value = json.loads(text)
     except RecursionError:
-        deep = True
-    else:  # the brackets, of which there are at least as many as levels, are counted faster
-        deep = text.count("[") + text.count("{") > DEPTH and _is_deep(value)
-    if deep:
-        raise ValueError(f"{where} is nested too deeply; expected {DEPTH} levels of lists and objects at most")
+        raise refusal from None
+    # The brackets, of which there are at least as many as levels, are counted faster.
+    if text.count("[") + text.count("{") > DEPTH and _is_deep(value):
+        raise refusal
     return value
 
 

@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from html import escape
 
-CROSSED_OUT = "[api key]"
+REPLACEMENT = "[api key]"
 SHORTEST = 8  # characters; "EMPTY", which local servers take, is no secret, and "token" is a word
 
 
@@ -24,9 +24,13 @@ def valid_key(key: str | None) -> str | None:
     return stripped or None
 
 
+def is_secret(key: str | None) -> bool:
+    return key is not None and len(key) >= SHORTEST
+
+
 def without_key(text: str, key: str | None) -> str:
     """Return text in which the key is crossed out, however JSON (also within JSON), a URL or HTML would spell it."""
-    return _spellings(key).sub(CROSSED_OUT, text) if key and len(key) >= SHORTEST else text
+    return _spellings(key).sub(REPLACEMENT, text) if key is not None and is_secret(key) else text
 
 
 @lru_cache(maxsize=8)

@@ -96,7 +96,7 @@ class Connection(NamedTuple):
                 except protocol.NotACompletionError as error:
                     raise RetryableError(str(error)) from None
                 dropped = tuple(sorted(name for name in sent if protocol.OPTIONAL[name] is None))
-                text, reasoning = self.crossed_out(response.text), self.crossed_out(response.reasoning)
+                text, reasoning = self.redact(response.text), self.redact(response.reasoning)
                 return response._replace(text=text, reasoning=reasoning, dropped=dropped)
             outcome = self.outcome(status, content, headers)
             if outcome is not None:
@@ -132,11 +132,11 @@ class Connection(NamedTuple):
         except httpx2.LocalProtocolError:  # its text repeats the header that is at fault, and the key is one
             raise RetryableError("the request could not be written as HTTP") from None
         except httpx2.RequestError as error:  # refused, reset, timed out, cut short
-            raise RetryableError(f"{type(error).__name__}: {self.crossed_out(str(error))}") from None
+            raise RetryableError(f"{type(error).__name__}: {self.redact(str(error))}") from None
         # Before anything is cut out of it, as a part of the key would not be recognized. Latin-1 keeps every byte.
-        return reply.status_code, self.crossed_out(answer.decode("latin-1")).encode("latin-1"), reply.headers
+        return reply.status_code, self.redact(answer.decode("latin-1")).encode("latin-1"), reply.headers
 
-    def crossed_out(self, text: str) -> str:
+    def redact(self, text: str) -> str:
         """Return text without the key, should the server repeat it: replies are written down."""
         return without_key(text, self.server.api_key)
 
@@ -159,7 +159,7 @@ class Connection(NamedTuple):
         elif kind == "temperature":
             advice = "set the server's temperature to None to use its own, which is not greedy"
         elif 300 <= status < 400:
-            target = self.crossed_out(headers.get("Location") or "")
+            target = self.redact(headers.get("Location") or "")
             advice = f"it redirects to {target!r}: give the final url"
         raise (RejectedRequestError if kind == "row" else ValueError)(self.sentence(status, content, advice))
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NamedTuple
 
 from divalign.lm.connection import Connection, RejectedRequestError
@@ -246,9 +247,17 @@ def send_all(
 def _connect(server: Server, clients: ExitStack, pause: Callable[[float], None]) -> Connection:
     import httpx2
 
+    if server.exposes_key:
+        warn_of_plain_http(server.address)
     limits = httpx2.Limits(max_connections=server.concurrency, max_keepalive_connections=server.concurrency)
     client = httpx2.Client(timeout=server.timeout, limits=limits, follow_redirects=False)
     return Connection(server, clients.enter_context(client), pause, set())
+
+
+@cache
+def warn_of_plain_http(address: str) -> None:
+    """Warn, once for each server, that its key can be read on the way."""
+    logger.warning("the key travels unencrypted to %s; use https, or a tunnel to this machine", address)
 
 
 def _rests(server: Server) -> bool:

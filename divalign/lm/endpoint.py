@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
-from divalign.lm.api_key import valid_key
+from divalign.lm.api_key import is_secret, valid_key
 
 SCHEMES = ("http://", "https://")  # with which the spelling of a served model begins
-SECRET = re.compile(r"key|token|secret|passw|sig(nature)?$|auth|credential", re.IGNORECASE)
+# Names in a url's query that hold no secret. Of other names nobody can tell, and a url is part of records.
+QUERY = ("api-version", "api_version", "version", "v", "alt", "beta", "deployment", "model", "project", "region")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,7 @@ class Server(ServerOptions):
     of the same model, among which requests are shared. White space around the key is stripped. It appears in no repr,
     log line or error.
 
-    Raises ValueError for a url that is no http(s) address or holds a password, for one that is named twice, for a key
+    Raises ValueError for a url that is no http(s) address or may hold a secret, for one that is named twice, for a key
     that no header can hold, and for numbers out of range.
     """
 
@@ -90,6 +92,12 @@ class Server(ServerOptions):
         """The address requests go to; a query of the url (Azure's api-version) stays behind the path."""
         parts = urlsplit(self.url)
         return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/chat/completions"))
+
+    @property
+    def exposes_key(self) -> bool:
+        """Whether the key, unless it is as short as the placeholders of local servers, leaves this machine in plain."""
+        parts = urlsplit(self.url)
+        return parts.scheme == "http" and is_secret(self.api_key) and not _is_loopback(parts.hostname or "")
 
     @property
     def address(self) -> str:
@@ -133,21 +141,30 @@ def refuse_server(source: str, path: Path) -> None:
         )
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
 def _check_url(url: str) -> None:
-    """Raise ValueError for a url that is not one; its user name, password and key are not repeated."""
+    """Raise ValueError for a url that is not one, or holds what may be secret, which is not repeated."""
     try:
         parts = urlsplit(url)
-        named = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if SECRET.search(name)]
+        names = [part.partition("=")[0] for part in re.split("[&;]", parts.query) if part]
+        unknown = bool(parts.fragment) or any(unquote(name).lower() not in QUERY for name in names)
         secret, valid = parts.username is not None, parts.scheme in ("http", "https") and bool(parts.hostname)
         _ = parts.port
     except ValueError:
-        secret, valid, named = "@" in url, False, []
+        secret, valid, unknown = "@" in url, False, False
     if secret:
         raise ValueError("the server's url holds a user name or password; leave it out and give the key as api_key")
-    if named:
+    if unknown:
         raise ValueError(
-            f"the server's url holds {named[0]!r}, and urls are written into records; give the key as api_key, or on "
-            "the command line in the environment variable DIVALIGN_API_KEY"
+            f"the server's url holds more than its address and one of {', '.join(QUERY)}, and urls are written into "
+            "records; leave it out, and give a key as api_key, or on the command line in the environment variable "
+            "DIVALIGN_API_KEY"
         )
     if not valid:
         raise ValueError(f"the server's url is {url!r}; expected something like http://localhost:8000/v1")

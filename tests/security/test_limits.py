@@ -147,6 +147,18 @@ def test_a_parquet_file_that_says_it_unpacks_to_too_much_is_refused(tmp_path: Pa
         load_rows(tmp_path / "a.parquet")
 
 
+def test_a_reply_of_many_small_values_is_refused_unparsed(fake: Fake) -> None:
+    fake.script["all"] = [raw(b'{"x": [' + b"[]," * (3 * limits.MIB) + b"[]]}")]  # 0.2 GB of memory once parsed
+    with pytest.raises(ValueError, match="a server's reply may have"):
+        generate_responses_on_server(patient(fake, attempts=1), [user_says("?")])
+
+
+def test_the_longest_completion_is_read(fake: Fake) -> None:
+    text = "\u0436" * 4 * 2**18  # tokens of four letters each, which JSON may escape
+    fake.script["all"] = [raw(json.dumps({"choices": [{"message": {"content": text}}]}).encode())]
+    assert generate_responses_on_server(patient(fake, api_key="a-secret-key"), [user_says("?")])[0].text == text
+
+
 def nested(depth: int) -> str:
     return "[" * depth + "]" * depth
 

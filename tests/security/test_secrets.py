@@ -14,7 +14,9 @@ import pytest
 
 from divalign.cli import main
 from divalign.data.examples import user_says
-from divalign.lm import connection
+from divalign.lm import connection, dispatch
+from divalign.lm.connection import Connection
+from divalign.lm.responses import Response
 from divalign.lm.server import Server, generate_responses_on_server
 from divalign.store import write_json, write_rows
 from tests.lm.fake_server import Fake, answer, fake, patient, status
@@ -180,6 +182,11 @@ def test_a_status_line_that_repeats_the_key_is_not_shown(fake: Fake) -> None:
         f"http://host/v1?api-key={KEY}",
         f"http://host/v1?sig={KEY}",
         f"http://h/?Token={KEY}",
+        *(f"http://host/v1?{name}={KEY}" for name in ("pwd", "pass", "code", "sas", "session", "x-sig", "a", "")),
+        f"http://host/v1?{KEY}",
+        f"http://host/v1?api-version=2026-01-01;pwd={KEY}",
+        f"http://host/v1?api-version=2026-01-01&pwd={KEY}",
+        f"http://host/v1#{KEY}",
     ],
 )
 def test_a_key_in_a_url_is_refused_and_not_repeated(url: str) -> None:
@@ -205,8 +212,37 @@ def test_a_server_is_named_by_the_user_alone(
     assert fake.headers == []
 
 
-def test_a_version_in_a_url_is_no_secret() -> None:
-    assert Server("https://host/openai?api-version=2026-01-01", "m").endpoint.endswith("api-version=2026-01-01")
+@pytest.mark.parametrize(
+    "query", ["api-version=2026-01-01", "API-Version=1&alt=json&beta=true", "api%2Dversion=1", "&"]
+)
+def test_a_version_in_a_url_is_no_secret(query: str) -> None:
+    assert Server(f"https://host/openai?{query}", "m").endpoint.endswith(f"/chat/completions?{query}")
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "warned"),
+    [
+        ("http://gpu-box:8000/v1", KEY, True),
+        ("http://10.0.0.1:8000/v1", KEY, True),
+        ("http://localhost.example/v1", KEY, True),
+        ("https://gpu-box/v1", KEY, False),
+        ("http://localhost:8000/v1", KEY, False),
+        ("http://127.8.0.1:8000/v1", KEY, False),
+        ("http://[::1]:8000/v1", KEY, False),
+        ("http://gpu-box:8000/v1", "EMPTY", False),
+        ("http://gpu-box:8000/v1", None, False),
+    ],
+)
+def test_a_key_that_travels_unencrypted_is_warned_of_once(
+    url: str, key: str | None, warned: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Connection, "request", lambda *_: Response("yes"))
+    dispatch.warn_of_plain_http.cache_clear()
+    for _ in range(2):
+        generate_responses_on_server(Server(url, "m", api_key=key), [user_says("?")])
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * warned
+    assert KEY not in caplog.text
+    assert not warned or "travels unencrypted" in caplog.text
 
 
 def test_the_key_of_a_server_is_in_no_repr_and_no_record() -> None:
