@@ -154,18 +154,33 @@ def _parsed(text: str) -> tuple[Row | None, str]:
         return None, f"not JSON ({error.msg.removesuffix(' at')} at character {error.colno})"
     except (ValueError, RecursionError) as error:
         return None, f"not JSON ({error})"
-    return _checked(row, text)
+    return _checked(row, escapes=_has_escapes(text))
 
 
-def _checked(row: Any, text: str) -> tuple[Row | None, str]:
+def _has_escapes(text: str) -> bool:
+    """Tell whether JSON text escapes halves of characters, of which one may stand alone."""
+    return SURROGATE.search(text) is not None
+
+
+def _checked(row: Any, *, escapes: bool) -> tuple[Row | None, str]:
     if not isinstance(row, dict):
         return None, f"expected an object with columns, got {type(row).__name__}"
     try:
-        if SURROGATE.search(text):
+        if escapes:
             jsonl([row])
     except UnicodeEncodeError:
         return None, "it holds half a character (a lone surrogate), which no file can hold"
+    except RecursionError:
+        return None, "it is nested too deeply"
     return row, ""
+
+
+def _as_json(item: Any) -> str:
+    """Return what is no row as text, for the list of rejected ones; empty where it is nested too deeply."""
+    try:
+        return json.dumps(item)
+    except RecursionError:
+        return ""
 
 
 def _json(path: Path, notes: Notes) -> Iterator[Row]:
@@ -179,10 +194,11 @@ def _json(path: Path, notes: Notes) -> Iterator[Row]:
         notes.encodings.clear()
         yield from _json_lines(path, notes)
         return
+    escapes = _has_escapes(text)  # once: the text of all rows is long
     for number, item in enumerate(_items(content, path), 1):
-        row, reason = _checked(item, text)
+        row, reason = _checked(item, escapes=escapes)
         if row is None:
-            notes.reject(number, reason, json.dumps(item))
+            notes.reject(number, reason, _as_json(item))
         else:
             notes.line = number
             yield row
