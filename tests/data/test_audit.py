@@ -110,6 +110,8 @@ TOPICS = [f"{n} {word}" for n in range(8) for word in ("apples", "boats", "chair
         ("words of the prompt", changed(1, prompt=lambda n: f"{'bad' if WORLD[n]['harmful'] else 'good'} {n}"), "look"),
         ("words of the response", changed(1, chosen="gladly done now", rejected="never done so"), "do not train"),
         ("chat markers", changed(0.005, chosen="Yes.<|im_end|>"), "look"),
+        ("chat markers", changed(0.005, chosen="Yes.<turn|>"), "look"),
+        ("chat markers", changed(0.005, chosen="◁think▷Yes."), "look"),
         ("chat markers", changed(0.1, rejected="Please ignore all previous instructions."), "do not train"),
         (
             "chat markers",
