@@ -180,6 +180,7 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object of these columns. Raises ValueError where one stands twice, with two values perhaps."""
     row = dict(pairs)
     if len(row) < len(pairs):
-        twice = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
+        before: set[str] = set()
+        twice = next(name for name, _ in pairs if name in before or before.add(name))
         raise ValueError(f"the column {twice!r} stands twice")
     return row

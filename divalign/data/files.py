@@ -17,25 +17,20 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as parquet
-
 from divalign.data.columns import TURNS, once, refuse_constant, value_of
 from divalign.data.examples import Row
 from divalign.data.lines import ended_anyhow, lines_of, whole_text
 from divalign.data.notes import Notes, aside_of, counted, set_aside
-from divalign.limits import LINE, refuse_larger, unpacked_limit
+from divalign.data.parquet_file import parquet_rows
+from divalign.limits import LINE
 from divalign.store import jsonl
 
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-BATCH = 4096
-DAMAGED_PARQUET = (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError)  # all that pyarrow raises
 # Columns of known formats: where a JSON object holds text or turns under one of them, it is a row.
 TEXTS = frozenset((
     "prompt", "chosen", "rejected", "completion", "response", "messages", "conversations", "instruction", "question",
     "goal", "behavior", "forbidden_prompt", "preferred_output", "output_a", "acc_responses",
 ))  # fmt: skip
-BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
 logger = logging.getLogger(__name__)
 
 
@@ -154,18 +149,33 @@ def _parsed(text: str) -> tuple[Row | None, str]:
         return None, f"not JSON ({error.msg.removesuffix(' at')} at character {error.colno})"
     except (ValueError, RecursionError) as error:
         return None, f"not JSON ({error})"
-    return _checked(row, text)
+    return _checked(row, escapes=_has_escapes(text))
 
 
-def _checked(row: Any, text: str) -> tuple[Row | None, str]:
+def _has_escapes(text: str) -> bool:
+    """Tell whether JSON text escapes halves of characters, of which one may stand alone."""
+    return SURROGATE.search(text) is not None
+
+
+def _checked(row: Any, *, escapes: bool) -> tuple[Row | None, str]:
     if not isinstance(row, dict):
         return None, f"expected an object with columns, got {type(row).__name__}"
     try:
-        if SURROGATE.search(text):
+        if escapes:
             jsonl([row])
     except UnicodeEncodeError:
         return None, "it holds half a character (a lone surrogate), which no file can hold"
+    except RecursionError:
+        return None, "it is nested too deeply"
     return row, ""
+
+
+def _as_json(item: Any) -> str:
+    """Return what is no row as text, for the list of rejected ones; empty where it is nested too deeply."""
+    try:
+        return json.dumps(item)
+    except RecursionError:
+        return ""
 
 
 def _json(path: Path, notes: Notes) -> Iterator[Row]:
@@ -179,10 +189,11 @@ def _json(path: Path, notes: Notes) -> Iterator[Row]:
         notes.encodings.clear()
         yield from _json_lines(path, notes)
         return
+    escapes = _has_escapes(text)  # once: the text of all rows is long
     for number, item in enumerate(_items(content, path), 1):
-        row, reason = _checked(item, text)
+        row, reason = _checked(item, escapes=escapes)
         if row is None:
-            notes.reject(number, reason, json.dumps(item))
+            notes.reject(number, reason, _as_json(item))
         else:
             notes.line = number
             yield row
@@ -264,74 +275,6 @@ def _records(path: Path, notes: Notes, delimiter: str) -> Iterator[list[str]]:
             yield cells
 
 
-def _parquet(path: Path, notes: Notes) -> Iterator[Row]:
-    try:
-        file = parquet.ParquetFile(path)
-    except DAMAGED_PARQUET as error:
-        raise ValueError(f"{path} is no Parquet file: {error}") from error
-    try:
-        yield from _parquet_rows(file, path, notes)
-    except DAMAGED_PARQUET as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} is a damaged Parquet file after {counted(notes.rows, 'row')}: {reason}") from error
-
-
-def _parquet_rows(file: parquet.ParquetFile, path: Path, notes: Notes) -> Iterator[Row]:
-    with file:
-        groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
-        refuse_larger(sum(group.total_byte_size for group in groups), unpacked_limit(path), path)
-        names = file.schema_arrow.names
-        if len(set(names)) < len(names):
-            raise ValueError(f"{path} names a column twice: {', '.join(names)}; rename one of the two, or drop it")
-        for field in file.schema_arrow:
-            if _has_bytes(field.type):
-                raise ValueError(
-                    f"{path} has bytes in the column {field.name!r}, expected text or numbers; drop the column, or "
-                    "write it as text"
-                )
-        schema = pa.schema([field.with_type(_as_text(field.type)) for field in file.schema_arrow])
-        floats = [field.name for field in schema if "float" in str(field.type) or "double" in str(field.type)]
-        for batch in file.iter_batches(batch_size=BATCH):
-            for row in batch.cast(schema).to_pylist():
-                notes.line += 1
-                for name in floats:
-                    row[name] = _without_nan(row[name], name, notes)
-                yield row
-
-
-def _without_nan(value: Any, column: str, notes: Notes) -> Any:
-    """Return a value with null for NaN, which is how data frames write a missing number and JSON cannot."""
-    if isinstance(value, float) and value != value:
-        notes.missing[column] += 1
-        return None
-    if isinstance(value, list):
-        return [_without_nan(item, column, notes) for item in value]
-    if isinstance(value, dict):
-        return {name: _without_nan(item, column, notes) for name, item in value.items()}
-    return value
-
-
-def _as_text(kind: pa.DataType) -> pa.DataType:
-    """Return the type with text for what JSON has no numbers for, times and decimals, inside lists and structs too."""
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_as_text(field.type)) for field in kind])
-    if pa.types.is_map(kind):
-        return pa.map_(_as_text(kind.key_type), _as_text(kind.item_type))
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(kind.value_field.with_type(_as_text(kind.value_type)), kind.list_size)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        items = kind.value_field.with_type(_as_text(kind.value_type))
-        return pa.list_(items) if pa.types.is_list(kind) else pa.large_list(items)
-    return pa.string() if pa.types.is_temporal(kind) or pa.types.is_decimal(kind) else kind
-
-
-def _has_bytes(kind: pa.DataType) -> bool:
-    """Tell a type of bytes, or one that has bytes inside, which neither JSON nor a model of text can hold."""
-    if pa.types.is_nested(kind):
-        return any(_has_bytes(kind.field(number).type) for number in range(kind.num_fields))
-    return any(test(kind) for test in BYTES)
-
-
 Reader = Callable[[Path, Notes], Iterator[Row]]
 READERS: dict[str, Reader] = {
     ".jsonl": _json_lines,
@@ -340,5 +283,5 @@ READERS: dict[str, Reader] = {
     ".csv": _separated(","),
     ".tsv": _separated("\t"),
     ".txt": _text_lines,
-    ".parquet": _parquet,
+    ".parquet": parquet_rows,
 }

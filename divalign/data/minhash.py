@@ -7,6 +7,7 @@ Datasets, sec. 3.4.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Int, UInt32
@@ -37,20 +38,36 @@ def near_duplicates(texts: Sequence[str], *, similarity: float = 0.8, seed: int 
         elder = first[bucket]
         later = np.flatnonzero((elder < np.arange(len(texts))) & (originals < 0))
         alike = (signatures[later] == signatures[elder[later]]).mean(axis=1) >= similarity
-        for repeat in map(int, later[alike]):
+        repeats = later[alike]
+        cut = WholeTexts()
+        for repeat in map(int, repeats[np.argsort(elder[repeats], kind="stable")]):  # those of one original in a row
             original = int(elder[repeat])
-            if _alike(texts[repeat], texts[original], similarity):
+            if cut.alike(texts[original], texts[repeat], similarity):
                 originals[repeat] = original
     return originals
 
 
-def _alike(first: str, second: str, similarity: float) -> bool:
-    """Tell whether two texts share enough shingles; of short ones, which are read whole, the estimate has said it."""
-    words = [words_of(text) for text in (first, second)]
-    if max(map(len, words)) <= WORDS_READ:
-        return True
-    own, other = ({tuple(each[n : n + 3]) for n in range(max(len(each) - 2, 1))} for each in words)
-    return len(own & other) >= similarity * len(own | other)
+class WholeTexts:
+    """Texts as all their words and shingles, of which the last two that were read are remembered.
+
+    Many short texts may be compared with one long one, which is cut into words once.
+    """
+
+    def __init__(self) -> None:
+        self.words = lru_cache(maxsize=2)(words_of)
+        self.shingles = lru_cache(maxsize=2)(self._shingles)
+
+    def _shingles(self, text: str) -> set[tuple[str, ...]]:
+        words = self.words(text)
+        return {tuple(words[n : n + 3]) for n in range(max(len(words) - 2, 1))}
+
+    def alike(self, first: str, second: str, similarity: float) -> bool:
+        """Tell whether they share enough shingles; of short texts, which are read whole, the estimate has said it."""
+        if max(len(self.words(text)) for text in (first, second)) <= WORDS_READ:
+            return True
+        own, other = self.shingles(first), self.shingles(second)
+        common = len(own & other)
+        return common >= similarity * (len(own) + len(other) - common)
 
 
 def _signatures(words: Words, seed: int) -> UInt32[np.ndarray, "texts hashes"]:

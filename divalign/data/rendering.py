@@ -130,16 +130,19 @@ def warn_of_alike(aligned: Sequence[Encoded], unaligned: Sequence[Encoded]) -> i
 
 
 def _parsed(value: Any, name: str, kind: type) -> Any:
-    if isinstance(value, str) and value.strip():
-        try:
+    try:
+        if isinstance(value, str) and value.strip():
             value = parse_json(value)
-        except ValueError as error:
-            raise ValueError(f"its {name} is no JSON ({error}); expected a {kind.__name__}") from error
+        plain = _without_null(value)
+    except RecursionError as error:
+        raise ValueError(f"its {name} is nested too deeply; flatten it, or leave the row out") from error
+    except ValueError as error:
+        raise ValueError(f"its {name} is no JSON ({error}); expected a {kind.__name__}") from error
     if value in (None, "", [], {}):
         return None
     if not isinstance(value, kind):
         raise ValueError(f"its {name} is a {type(value).__name__}, expected a {kind.__name__}")
-    return _without_null(value)
+    return plain
 
 
 def _without_null(value: Any) -> Any:

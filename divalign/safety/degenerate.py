@@ -17,7 +17,8 @@ SIGNS = 0.8  # share of characters besides spaces that are neither letters nor d
 GLUED = re.compile(r"[a-z]{2,}I ?(?:would|am|will|can|have|do|wish)\b|[a-z]{3,}I\b(?!\w)")
 FEW = 8  # words in Latin letters under which nothing is said about them
 _CODE = re.compile(
-    r"```|^\s*(def |import |class |#include|for \(|function |<\w+[ >]|\{|SELECT )|[;{}]\s*$|\w+\([^)]*\)", re.MULTILINE
+    r"```|^[^\S\n]*+(def |import |class |#include|for \(|function |<\w+[ >]|\{|SELECT )|[;{}]\s*$|\w+\([^)]*\)",
+    re.MULTILINE,
 )
 
 
@@ -80,22 +81,24 @@ def _loops(words: Sequence[str]) -> bool:
     four or more twice; or whether hardly any sequence of three words is new.
     """
     n = len(words)
+    digits = _runs([word.isdigit() for word in words])
     for size in range(1, min(40, n // 2) + 1):
         times = 5 if size == 1 else 3 if size < 4 else 2
-        place = 0
-        while place + size * times <= n:
-            end = place + size
-            while end + size <= n and words[end : end + size] == words[place : place + size]:
-                end += size
-            if (end - place) // size >= times and end - place >= LOOPED * n and not _counts(words[place:end]):
+        equal = _runs([word == later for word, later in zip(words, words[size:], strict=False)])
+        for place in range(n - size * times + 1):
+            length = size * (1 + equal[place] // size)
+            if length >= size * times and length >= LOOPED * n and digits[place] < length:  # no list of numbers
                 return True
-            place += 1
     triples = list(zip(words, words[1:], words[2:], strict=False))
     return n >= 40 and len(set(triples)) < VARIETY * len(triples)
 
 
-def _counts(words: Sequence[str]) -> bool:
-    return all(word.isdigit() for word in words)
+def _runs(flags: Sequence[bool]) -> list[int]:
+    """Return for each place how many flags in a row are true from there on."""
+    runs = [0] * (len(flags) + 1)
+    for place in reversed(range(len(flags))):
+        runs[place] = runs[place + 1] + 1 if flags[place] else 0
+    return runs
 
 
 def _mostly_no_words(words: Sequence[str]) -> bool:

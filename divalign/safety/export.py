@@ -37,14 +37,14 @@ def redacted(rows: Sequence[Row], *, show_completions: bool = False) -> list[Row
 def to_csv(rows: Sequence[Row], *, show_completions: bool = False) -> str:
     """Return the rows as CSV (RFC 4180), one column per key in order of first appearance; None is an empty cell.
 
-    A cell that a spreadsheet would run as a formula gets an apostrophe in front.
+    A cell that a spreadsheet would run as a formula gets an apostrophe in front, the name of a column as well.
     """
     columns = list(dict.fromkeys(key for row in rows for key in row))
     out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\r\n")
-    writer.writeheader()
+    writer = csv.writer(out, lineterminator="\r\n")
+    writer.writerow(map(_cell, columns))
     for row in redacted(rows, show_completions=show_completions):
-        writer.writerow({key: _cell(value) for key, value in row.items()})
+        writer.writerow(_cell(row.get(column, "")) for column in columns)
     return out.getvalue()
 
 

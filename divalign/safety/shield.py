@@ -13,26 +13,26 @@ from collections.abc import Callable, Iterable
 from hashlib import sha256
 from typing import Any
 
-# Words that chat templates and tokenizers turn into control tokens (<|eot_id|>, </s>, [INST], <<SYS>>, <end_of_turn>,
-# full-width bars as some tokenizers use), and those of our own fences. A space after the first character keeps them
-# readable and without effect.
+from divalign.data.control_tokens import CONTROL_TOKENS
+
+# Words that chat templates and tokenizers turn into control tokens, also of older models and of templates with tools,
+# and those of our own fences. A space after the first character keeps them readable and without effect.
 CONTROL = re.compile(
-    r"<[|｜][^<>\n]{0,60}[|｜]>"
-    r"|</?(?:s|bos|eos|pad|unk|mask)>"
-    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS|TOOL_CALLS)\]"
-    r"|<</?SYS>>"
-    r"|</?(?:start_of_turn|end_of_turn|begin_of_text|end_of_text|im_start|im_end|think)>"
+    rf"{CONTROL_TOKENS}"
+    r"|</?(?:pad|unk|mask|begin_of_text|end_of_text|end_of_utterance|think)>"
+    r"|\[/?(?:SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS|TOOL_CONTENT|TOOL_CALLS)\]"
     r"|\[(?:begin|end) (?:request|response)\b",
     re.IGNORECASE,
 )
 
-# What a completion does when it speaks to its judge. Counted and shown beside the verdict; it decides nothing.
+# What a completion does when it speaks to its judge. Counted and shown beside the verdict; it decides nothing. Each
+# pattern takes a time that grows with the text's length alone: nothing that is tried at every line reads past its end.
 # Joiners shape words of Persian, words of Hindi and emoji; elsewhere, or several in a row, they hide something.
 JOINER = r"(?<![^\x00-\x7f\u200c\u200d])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f\u200c\u200d])"
 ATTEMPTS: dict[str, re.Pattern[str]] = {
     "control tokens": CONTROL,
     "fences": re.compile(
-        r"</?(response|request|completion|generation|answer|behaviou?r)\b[^>\n]*>|^[-=#`*~]{3,}"
+        r"^(?>[^\n]*?</?(response|request|completion|generation|answer|behaviou?r)\b)[^>\n]*+>|^[-=#`*~]{3,}"
         r"|\[(begin|end) (request|response)\b",
         re.IGNORECASE | re.MULTILINE,
     ),
@@ -45,12 +45,12 @@ ATTEMPTS: dict[str, re.Pattern[str]] = {
     "verdicts": re.compile(
         r"\b(verdict|label|classification|rating|grade|score|judg(e)?ment|harmful|refus(ed|al)|convincing|specific)\b"
         r"\W{1,4}(un)?(safe|harmful|yes|no|true|false|none|full|partial|[0-9])\b"
-        r"|^\W*(un)?safe\W*$",
+        r"|^[^\w\n]*+(un)?safe[^\w\n]*+$",
         re.IGNORECASE | re.MULTILINE,
     ),
     "judges": re.compile(
         r"\b(dear|attention|note to|message to|hey|hello)\W+(the )?(judge|evaluator|grader|classifier|reviewer)\b"
-        r"|^\W*(system|developer|user|assistant|human)\s*:",
+        r"|^[^\w\n]*+(system|developer|user|assistant|human)\s*:",
         re.IGNORECASE | re.MULTILINE,
     ),
     "hidden characters": re.compile(

@@ -39,18 +39,22 @@ def answer_of(response: str, *, opened: bool = False) -> str | None:
         if begin.match(response.lstrip()):
             close = end.search(response)
             return None if close is None else response[close.end() :]
-    before, rest, depth, thought = "", response, opened, opened
-    while True:
+    parts, place, depth, thought = [], 0, opened, opened
+    begin, close = _OPEN.search(response), _CLOSE.search(response)
+    while True:  # one pass: a mark is looked for again only once it has been passed
+        if begin and begin.start() < place:
+            begin = _OPEN.search(response, place)
+        if close and close.start() < place:
+            close = _CLOSE.search(response, place)
         if depth:
-            close = _CLOSE.search(rest)
             if close is None:
                 return None
-            rest, depth = rest[close.end() :], False
-            continue
-        begin, close = _OPEN.search(rest), _CLOSE.search(rest)
-        if close and (begin is None or close.start() < begin.start()):  # the template opened it
-            before, rest, thought = "", rest[close.end() :], True
+            place, depth = close.end(), False
+        elif close and (begin is None or close.start() < begin.start()):  # the template opened it
+            parts, place, thought = [], close.end(), True
         elif begin:
-            before, rest, depth, thought = before + rest[: begin.start()], rest[begin.end() :], True, True
+            parts.append(response[place : begin.start()])
+            place, depth, thought = begin.end(), True, True
         else:
-            return _AROUND.sub("", before + rest) if thought else before + rest
+            answer = "".join([*parts, response[place:]])
+            return _AROUND.sub("", answer) if thought else answer

@@ -3,17 +3,21 @@
 import datetime
 import gzip
 import json
+import re
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
+from divalign.data import files
 from divalign.data.columns import check_columns
 from divalign.data.files import read_file, stream_file
 from divalign.data.notes import Notes, aside_of
 from divalign.data.writing import write_file
 from divalign.store import read_rows
+from tests.cost import cpu_seconds
 
 ROWS = [
     {"prompt": "Où est le café?", "chosen": "Là-bas.", "harmful": False},
@@ -175,6 +179,55 @@ def test_a_table_may_end_its_lines_in_any_way(tmp_path: Path, end: str, encoding
 def test_a_prompt_that_is_a_piece_of_code_stays_text_in_a_table(tmp_path: Path, text: str) -> None:
     write_file(tmp_path / "rows.csv", [{"prompt": text, "chosen": "a"}])
     assert read_file(tmp_path / "rows.csv").rows == [{"prompt": text, "chosen": "a"}]
+
+
+class Searches:
+    """A pattern that counts the characters that are searched with it."""
+
+    def __init__(self, pattern: re.Pattern[str]) -> None:
+        self.pattern, self.characters = pattern, 0
+
+    def search(self, text: str) -> re.Match[str] | None:
+        self.characters += len(text)
+        return self.pattern.search(text)
+
+
+def test_the_text_of_a_json_array_is_searched_once_whatever_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, searches = tmp_path / "rows.json", Searches(files.SURROGATE)
+    path.write_text(json.dumps([{"a": number} for number in range(100)]))
+    monkeypatch.setattr(files, "SURROGATE", searches)
+    assert len(read_file(path).rows) == 100
+    assert searches.characters <= path.stat().st_size
+
+
+def test_half_a_character_in_a_json_array_rejects_its_row_alone(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text('[{"a": "\\ud83d\\ude00"}, {"a": "\\ud83d"}, {"a": "b"}]')
+    reading = read_file(path)
+    assert reading.rows == [{"a": "\U0001f600"}, {"a": "b"}]
+    assert [line.line for line in reading.notes.rejected] == [2]
+
+
+def test_a_column_that_stands_twice_among_many_is_named_in_little_time(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    columns = ",".join(f'"k{number}": 1' for number in range(16_000))
+    path.write_text(f'{{"a": 1}}\n{{{columns}, "k15000": 2, "k7": 2}}\n')
+    assert cpu_seconds(read_file, path) < 2  # 0.03 s; comparing each with all before took 12 s
+    assert read_file(path).notes.rejected[0].reason == "not JSON (the column 'k15000' stands twice)"
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".json"])
+def test_a_row_that_is_nested_too_deeply_to_be_checked_is_rejected(tmp_path: Path, kind: str) -> None:
+    """JSON is read some levels deeper than it is written, and half a character shows in writing alone."""
+    path = tmp_path / f"rows{kind}"
+    for depth in range(600, 1000):
+        row = '{"a": "\\ud83d\\ude00", "b": ' + "[" * depth + "]" * depth + "}"
+        path.write_text(f'{{"a": 1}}\n{row}\n' if kind == ".jsonl" else f'[{{"a": 1}}, {row}]')
+        with suppress(ValueError):  # an array that cannot be read is refused whole
+            reading = read_file(path)
+            assert len(reading.rows) + len(reading.notes.rejected) == 2
 
 
 def test_lines_of_two_bytes_a_letter_are_counted(tmp_path: Path) -> None:

@@ -28,6 +28,13 @@ DROPS_THOUGHTS = (
 )
 
 
+def nested(depth: int) -> list:
+    value: list = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 def scored(row: dict, side: str = "chosen", tokenizer: Any = None) -> tuple[str, str]:
     """Return the prompt's and the response's tokens as text."""
     tokenizer = tokenizer or tiny_tokenizer()
@@ -185,6 +192,8 @@ def test_a_rows_own_template_arguments_are_rendered_as_trl_renders_them() -> Non
         ({"chat_template_kwargs": {"tokenize": True}}, "holds 'tokenize', which is not a row's to decide"),
         ({"chat_template_kwargs": "{"}, "its chat_template_kwargs is no JSON"),
         ({"tools": {"a": 1}}, "its tools is a dict, expected a list"),
+        ({"tools": nested(2000)}, "its tools is .*nested too deeply"),
+        ({"tools": "[" * 100_000}, "its tools is .*nested too deeply"),
         ({"images": ["x.png"]}, "it holds images, which a model of text cannot see"),
         ({"chosen": [{**said("Good")[0], "reasoning_content": "hm"}]}, "does not read 'reasoning_content'"),
         ({"prompt": [{"role": "user", "content": [{"type": "image"}]}]}, "a message holds image; expected text"),

@@ -48,6 +48,14 @@ def test_a_csv_is_read_back_and_runs_no_formula() -> None:
     assert not [cell for cell in cells if cell.startswith(FORMULA)]
 
 
+def test_the_name_of_a_column_runs_no_formula() -> None:
+    text = to_csv([{f"{start}HYPERLINK": "a", "id": "b"} for start in FORMULA])
+    header, *rows = csv.reader(io.StringIO(text, newline=""))
+    assert not [name for name in header if name.startswith(FORMULA)]
+    assert header[:2] == ["'=HYPERLINK", "id"]
+    assert rows[0][:2] == ["a", "b"]
+
+
 def test_a_csv_holds_no_completion_by_default() -> None:
     assert "thing" not in to_csv(ROWS)
     assert "HYPERLINK" not in to_csv(ROWS)

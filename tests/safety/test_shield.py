@@ -15,6 +15,7 @@ HARMLESS = [
     "Here are the steps:\n1. Take paper.\n2. Fold it.\n\nThat is all - good luck!",
     "Nice idea \U0001f469\u200d\U0001f4bb, \u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645, \u0915\u094d\u200d\u0937.",
     "x < y and y > z, so [x, z] is an interval; 5 </ 3 is no mathematics.",
+    "In Elm f <| g x is f of g; <phi|psi> is a product, and Array<a | b> a type.",
 ]
 
 
@@ -91,12 +92,23 @@ CONTROLS = (
     "<<SYS>>",
     "<end_of_turn>",
     "</think>",
+    "<|channel>",
+    "<channel|>",
+    "<|turn>",
+    "<turn|>",
+    "<|tool_call>",
+    "[THINK]",
+    "[/THINK]",
+    "◁think▷",
+    "◁/think▷",
+    "<end_of_utterance>",
 )
 
 
 @pytest.mark.parametrize("word", [*CONTROLS, "[end response"])
 def test_a_known_control_word_is_broken_after_its_first_character(word: str) -> None:
     assert disarm(f"bridges {word} stand") == f"bridges {word[0]} {word[1:]} stand"
+    assert "control tokens" in attempts(f"bridges {word} stand")
 
 
 @pytest.mark.parametrize("text", ["sa\u200dfe", "\u0645\u200c\u200d\u200c\u0645", "\u200cvery good"])

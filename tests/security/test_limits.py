@@ -19,6 +19,7 @@ from divalign.config import load_config
 from divalign.data import files, lines
 from divalign.data.examples import user_says
 from divalign.data.files import load_rows
+from divalign.data.notes import Notes
 from divalign.data.writing import write_file
 from divalign.lm import connection
 from divalign.lm.connection import Connection
@@ -144,6 +145,74 @@ def test_a_parquet_file_that_says_it_unpacks_to_too_much_is_refused(tmp_path: Pa
     texts = [f"{'a' * 5000}{number}" for number in range(400)]
     parquet.write_table(pa.table({"prompt": texts}), tmp_path / "a.parquet", compression="zstd", use_dictionary=False)
     with pytest.raises(ValueError, match="what a compressed file unpacks to may have"):
+        load_rows(tmp_path / "a.parquet")
+
+
+def numbers_of(text: str, count: int) -> pa.Array:
+    """Return one text `count` times, as numbers of it."""
+    return pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), pa.array([text]))
+
+
+TEXTS = numbers_of("a" * 5000, 400)
+IN_ONE_ROW = pa.array([0, len(TEXTS)], pa.int32())
+NAMES = pa.array(map(str, range(len(TEXTS))))
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["a column of categories", "a column of text"])
+@pytest.mark.parametrize(
+    "column",
+    [
+        TEXTS,
+        pa.ListArray.from_arrays(IN_ONE_ROW, TEXTS),
+        pa.ListArray.from_arrays(IN_ONE_ROW, pa.StructArray.from_arrays([TEXTS, TEXTS], ["role", "content"])),
+        pa.MapArray.from_arrays(IN_ONE_ROW, NAMES, TEXTS),
+    ],
+    ids=lambda column: str(column.type)[:6],
+)
+def test_a_parquet_file_whose_one_text_stands_for_many_is_refused_before_they_are_made(
+    tmp_path: Path, column: pa.Array, stored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "UNPACKED", limits.UNPACKED._replace(bytes=1_000_000))
+    parquet.write_table(pa.table({"prompt": column}), tmp_path / "a.parquet", compression="zstd", store_schema=stored)
+    notes = Notes()
+    with pytest.raises(ValueError, match="what a compressed file unpacks to may have"):
+        next(files.stream_whole(tmp_path / "a.parquet", notes))
+
+
+def test_rows_of_a_parquet_file_are_counted_where_one_text_is_made_from_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "UNPACKED", limits.UNPACKED._replace(bytes=1_000_000))
+    parquet.write_table(
+        pa.table({"prompt": ["a" * 5000] * 400}),
+        tmp_path / "a.parquet",
+        use_dictionary=False,
+        column_encoding="DELTA_BYTE_ARRAY",
+        compression="zstd",
+    )
+    notes = Notes()
+    with pytest.raises(ValueError, match="what a compressed file unpacks to may have"):
+        list(files.stream_whole(tmp_path / "a.parquet", notes))
+    assert 100 < notes.rows < 250
+
+
+def test_a_parquet_file_of_few_bytes_and_endless_nothing_is_refused(tmp_path: Path, small: None) -> None:
+    nothing = pa.ListArray.from_arrays(pa.array([0, 10**5], pa.int32()), pa.nulls(10**5, pa.int8()))
+    parquet.write_table(pa.table({"prompt": nothing}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="has 800,000 bytes or more"):
+        load_rows(tmp_path / "a.parquet")
+
+
+def test_an_honest_parquet_file_of_several_row_groups_is_read(tmp_path: Path) -> None:
+    row = {"prompt": "a", "chosen": [{"role": "assistant", "content": "b"}], "tags": ["c", None], "none": None}
+    parquet.write_table(pa.Table.from_pylist([row] * 20), tmp_path / "a.parquet", row_group_size=7)
+    assert load_rows(tmp_path / "a.parquet") == [row] * 20
+
+
+def test_two_columns_at_one_path_are_refused(tmp_path: Path) -> None:
+    columns = {"a.b": TEXTS, "a": pa.StructArray.from_arrays([TEXTS], ["b"])}
+    parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"two columns of text or numbers at the path 'a\.b'"):
         load_rows(tmp_path / "a.parquet")
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from divalign.data.audit.facts import Facts
 from divalign.data.audit.finding import AuditFinding, percent, share, shown
+from divalign.data.control_tokens import CONTROL_TOKENS
 
 # Text that a chat template or tokenizer turns into control tokens: trained on, it is learnt as text, or ends a turn.
 MARKERS = re.compile(
-    r"<[|｜][^<>\n]{1,60}[|｜]>|\[/?INST\]|<</?SYS>>|</?(?:s|bos|eos|start_of_turn|end_of_turn|im_start|im_end)>"
+    rf"{CONTROL_TOKENS}"
     r"|^[ \t]{0,9}(?:### ?)?(?:Human|Assistant|User|System|Instruction|Response|USER|ASSISTANT) ?:",
     re.MULTILINE,
 )
@@ -26,7 +27,7 @@ INJECTIONS = re.compile(
     re.IGNORECASE,
 )
 # What a match holds in any case, in small letters: found ten times as fast as a pattern is tried.
-MARKER_HINTS = ("<", "[", ":")
+MARKER_HINTS = ("<", "[", "◁", ":")
 INJECTION_HINTS = ("ignore", "disregard", "forget", "override", "reveal", "print", "repeat", "you are now")
 _EMAIL = re.compile(r"\b[\w.+-]{1,64}@([\w-]{1,63}(?:\.[\w-]{1,63})+)\b")
 _RESERVED = re.compile(r"(?:^|\.)(?:example\.(?:com|org|net)|example|invalid|test|localhost)$", re.IGNORECASE)
