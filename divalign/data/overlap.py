@@ -8,7 +8,7 @@ describes the limits.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,13 +17,13 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from divalign.core.stats import Estimate, rate
+from divalign.data.containment import BASE, SHORTEST_CONTAINED, Prompts, Stream, powers
 from divalign.data.words import ARTICLES, Words, codes, number_words, rarity, restrict, stem, sums, text_of
 
 # A changed word is a paraphrase while it is at most this much of the rarest word that stays. On prompts of the
 # embedded world and of eight public sets, replaced request and function words lie below it (98 % of them or more), and
 # replaced topics above it (95 % or more).
 LIGHT = 0.8
-SHORTEST_CONTAINED = 4  # words: shorter prompts are found in any long text
 
 
 class Leak(NamedTuple):
@@ -116,50 +116,25 @@ def normalised(train: Side, evaluation: Side) -> Matches:
 
 def _sequence_codes(side: Side) -> UInt64[np.ndarray, " texts"]:
     places = np.arange(len(side.words.ids)) - side.words.starts[side.words.owners]
-    return sums(side.codes * _powers(_BASE, places), side.words.starts)
-
-
-_BASE = np.uint64(0x9E3779B97F4A7C15)
-
-
-def _powers(base: np.uint64, exponents: Int[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
-    steps = np.full(int(exponents.max(initial=0)) + 1, base, dtype=np.uint64)
-    steps[0] = 1
-    return np.multiply.accumulate(steps)[exponents]
+    return sums(side.codes * powers(BASE, places), side.words.starts)
 
 
 def contained(train: Side, evaluation: Side) -> Matches:
-    """Match by rolling codes: the words of every window of a prompt's length that begins with its first word."""
+    """Match each prompt with the first text that all its words stand in, in a row."""
+    stream, theirs = Stream(train.codes, train.words.starts), Stream(evaluation.codes, evaluation.words.starts)
+    prompts = Prompts(theirs)
+    beginnings = prompts.beginning(stream)
+    places = np.full(len(prompts.first), len(train.codes))
+    np.minimum.at(places, beginnings.numbers, beginnings.places)
+    for number in np.argsort(-prompts.lengths, kind="stable"):  # where a prompt begins, those it begins with do too
+        if prompts.shorter[number] >= 0:
+            places[prompts.shorter[number]] = min(places[prompts.shorter[number]], places[number])
+    owners = np.append(stream.owners, -1)[places]
+    members = np.flatnonzero(theirs.lengths >= SHORTEST_CONTAINED)
+    equal = _lookup(theirs.codes(theirs.starts[members], theirs.lengths[members]), prompts.codes)
     matches = np.full(len(evaluation.texts), -1)
-    for members, prompt_codes, windows, owners in _windows(train, evaluation):
-        hits = _lookup(prompt_codes, windows)
-        matches[members[hits >= 0]] = owners[hits[hits >= 0]]
+    matches[members] = owners[equal]
     return matches
-
-
-class Windows(NamedTuple):
-    """Evaluation prompts of one length with the codes of their words, and the windows of that length with theirs."""
-
-    members: Int[np.ndarray, " members"]
-    prompt_codes: UInt64[np.ndarray, " members"]
-    windows: UInt64[np.ndarray, " windows"]
-    owners: Int[np.ndarray, " windows"]
-
-
-def _windows(train: Side, evaluation: Side) -> Iterator[Windows]:
-    prompt_codes, words, owners = _sequence_codes(evaluation), train.words, train.words.owners
-    terms = train.codes * _powers(_BASE, np.arange(len(words.ids)))
-    running = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(terms, dtype=np.uint64)])
-    for length in np.unique(evaluation.words.lengths[evaluation.words.lengths >= SHORTEST_CONTAINED]):
-        members = np.flatnonzero(evaluation.words.lengths == length)
-        places = np.flatnonzero(np.isin(words.ids, evaluation.words.ids[evaluation.words.starts[members]]))
-        places = places[places + length <= words.starts[owners[places] + 1]]
-        windows = (running[places + length] - running[places]) * _powers(_inverse(_BASE), places)
-        yield Windows(members, prompt_codes[members], windows, owners[places])
-
-
-def _inverse(base: np.uint64) -> np.uint64:
-    return np.uint64(pow(int(base), -1, 2**64))
 
 
 class Variants(NamedTuple):
@@ -233,7 +208,7 @@ def near_duplicate_clusters(texts: Sequence[Any]) -> Int[np.ndarray, " texts"]:
     first: dict[str, int] = {}
     edges = [_equal(np.array([first.setdefault(text, number) for number, text in enumerate(side.texts)], dtype=int))]
     edges.append(_equal(_sequence_codes(side), side.words.lengths > 0))
-    edges += [_inside(part) for part in _windows(side, side)]
+    edges.append(_inside(side))
     edges.append(_one_word_apart(side))
     left, right = np.concatenate(edges, axis=1) if count else np.zeros((2, 0), dtype=int)
     graph = coo_array((np.ones(len(left)), (left, right)), shape=(count, count))
@@ -250,9 +225,14 @@ def _equal(codes_of_texts: np.ndarray, counted: Bool[np.ndarray, " texts"] | Non
     return edges if counted is None else edges[:, counted]
 
 
-def _inside(part: Windows) -> Edges:
-    hits = _lookup(part.windows, part.prompt_codes)
-    return np.stack([part.owners[hits >= 0], part.members[hits[hits >= 0]]])
+def _inside(side: Side) -> Edges:
+    """Join each text with the longest prompt that begins at each of its words, and that with the next shorter one."""
+    stream = Stream(side.codes, side.words.starts)
+    prompts = Prompts(stream)
+    places, numbers = prompts.beginning(stream)
+    nested = prompts.shorter >= 0
+    inside = np.stack([stream.owners[places], prompts.first[numbers]])
+    return np.concatenate([inside, np.stack([prompts.first, prompts.first[prompts.shorter]])[:, nested]], axis=1)
 
 
 def _one_word_apart(side: Side) -> Edges:

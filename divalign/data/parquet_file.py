@@ -105,8 +105,8 @@ def _text_bytes(array: Any) -> int:
     """Return the bytes of an array once each number of a text is that text."""
     kind = array.type
     if pa.types.is_dictionary(kind):
-        lengths = compute.binary_length(array.dictionary)
-        return compute.sum(lengths.cast(pa.int64()).take(array.indices)).as_py() or 0
+        lengths = compute.call_function("binary_length", [array.dictionary])
+        return lengths.cast(pa.int64()).take(array.indices).sum().as_py() or 0
     if pa.types.is_struct(kind):
         return sum(map(_text_bytes, array.flatten()))
     if pa.types.is_map(kind):

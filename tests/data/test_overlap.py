@@ -3,15 +3,17 @@
 import os
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from divalign.data.overlap import KINDS, find_overlap
+from divalign.data.overlap import KINDS, _sides, contained, find_overlap, near_duplicate_clusters
 from divalign.data.words import words_of
 from divalign.toy.world import requests
+from tests.cost import cpu_seconds
 from tests.data.planted import (
     Change,
     other_topics,
@@ -130,6 +132,36 @@ def test_a_template_shared_by_all_does_not_cost_all_pairs() -> None:
     overlap = find_overlap(train, [f"Define {n} for my cousin, please" for n in range(40_000, 60_000)])
     assert time.perf_counter() - start < 10
     assert overlap.leaks == ()
+
+
+@pytest.mark.parametrize("count", [near_duplicate_clusters, lambda texts: find_overlap(texts, texts)])
+def test_many_lengths_of_prompts_do_not_cost_a_search_each(count: Callable) -> None:
+    texts = [" ".join(["a"] * length) for length in range(4, 1004)]
+    assert cpu_seconds(count, texts) < 4  # 0.2 s; a search of all words for each length took 35 s
+
+
+few_words = st.lists(st.lists(st.sampled_from("abc"), max_size=14).map(" ".join), max_size=8)
+
+
+@given(few_words, few_words, st.integers(0, 3))
+@settings(derandomize=True, max_examples=200, deadline=None)
+def test_a_contained_prompt_is_what_comparing_all_windows_says(train: list[str], others: list[str], cut: int) -> None:
+    evaluation = [*others, *(text[2 * cut :] for text in train)]
+    slow = [
+        next((n for n, text in enumerate(train) if len(prompt.split()) >= 4 and f" {prompt} " in f" {text} "), -1)
+        for prompt in evaluation
+    ]
+    assert contained(*_sides(train, evaluation)).tolist() == slow
+
+
+@given(few_words)
+@settings(derandomize=True, max_examples=200, deadline=None)
+def test_a_text_and_all_that_it_contains_share_a_cluster(texts: list[str]) -> None:
+    clusters = near_duplicate_clusters(texts)
+    for whole, its_cluster in zip(texts, clusters, strict=True):
+        for part, other_cluster in zip(texts, clusters, strict=True):
+            if len(part.split()) >= 4 and f" {part} " in f" {whole} ":
+                assert other_cluster == its_cluster
 
 
 def test_kinds_are_looked_for_from_the_narrowest_to_the_widest() -> None:
