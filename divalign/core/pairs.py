@@ -207,7 +207,11 @@ hinge = Method(
     unaligned_loss=None,
     # The best margins are +-1 for all pairs of a prompt, which are no differences of one reward a response.
     optimum=Optimum(
-        divergence=tv, compared=swapped_pairs, reached=False, statement="1 - min hinge <= TV(P x Q, Q x P)"
+        divergence=tv,
+        compared=swapped_pairs,
+        reached=False,
+        statement="1 - min hinge <= TV(P x Q, Q x P)",
+        lines=((0, 0), (-1, 1)),
     ),
 )
 
