@@ -108,7 +108,7 @@ def many_bhattacharyya(
     usable = np.all([sign > 0 for sign, _ in determinants], axis=0)
     average = np.where(usable[:, None, None], average, np.eye(points.shape[1]))
     squares = (difference * np.linalg.solve(average, difference[..., None])[..., 0]).sum(axis=1)
-    (_, middle), (_, left), (_, right) = determinants
+    middle, left, right = (np.where(usable, value, 0) for _, value in determinants)  # log 0 is -inf
     return np.where(usable, squares / 8 + (middle - (left + right) / 2) / 2, np.nan)
 
 

@@ -25,7 +25,7 @@ from divalign.core.precision import in_widest
 AXES = 2  # the paper's plane
 FEWEST = 4  # prompts of each class behind a covariance in the plane
 _LEAST = 1e-12  # of the mean covariance's trace: what is left of a class without spread
-_FLAT = 1e-9  # an axis of which so small a share of the largest is left is rounding
+_FLAT = 1e-9  # so small a share is rounding: of the largest axis, or of the squared distance of the means
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,16 +66,18 @@ def cloud_distance(
 
     Equal to `bhattacharyya(fit(benign @ axes), fit(harmful @ axes))` of `core.bhattacharyya`, with gradients by the
     states. 0 for equal Gaussians. A class whose states have become one point, which training for distance leads to,
-    keeps a trace of spread (`_LEAST`), so that the distance stays finite.
+    keeps a trace of spread (`_LEAST`), so that the distance stays finite, also where both have.
     """
     points = states @ axes
     (first, first_covariance), (second, second_covariance) = (
         (side.mean(dim=0), shrunk_covariance(side)) for side in (points[~harmful], points[harmful])
     )
     average = (first_covariance + second_covariance) / 2
-    least = _LEAST * average.detach().trace() * torch.eye(len(average), dtype=average.dtype, device=average.device)
+    difference = first - second
+    spread = torch.maximum(average.trace(), _FLAT * difference.square().sum()).detach()
+    least = _LEAST * spread * torch.eye(len(average), dtype=average.dtype, device=average.device)
     first_covariance, second_covariance = first_covariance + least, second_covariance + least
-    average, difference = average + least, first - second
+    average = average + least
     squares = difference @ torch.linalg.solve(average, difference)
     middle, left, right = (
         torch.linalg.slogdet(covariance).logabsdet for covariance in (average, first_covariance, second_covariance)

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from divalign.core.names import find
+from divalign.core.names import find, in_full
 
 Formula = Callable[[Tensor], Tensor]
 _ROUNDING = 1e-6  # how far a row of probabilities may be from 1: float32 softmax over 100,000 entries stays within it
@@ -247,8 +247,8 @@ def alpha(a: float | int) -> Divergence:
     if a in (0.0, 1.0):
         return kl if a else reverse_kl
     return Divergence(
-        name=f"alpha({a:g})",
-        value=f"Cressie-Read divergence of order {a:g}",
+        name=f"alpha({in_full(a)})",
+        value=f"Cressie-Read divergence of order {in_full(a)}",
         generator=lambda t: (torch.expm1(a * t.log()) / a - (t - 1)) / (a - 1),
         score_formula=lambda r: torch.expm1((a - 1) * r) / (a - 1),
         penalty_formula=lambda r: torch.expm1(a * r) / a,

@@ -42,10 +42,12 @@ def silhouette(
         mine = harmful == label
         own, other = weights[mine], weights[~mine]
         empty = other.sum(axis=0) == 0
-        others = own.sum(axis=0) - own
-        inside = distances[np.ix_(mine, mine)] @ own / np.maximum(others, 1)
+        companions = own.sum(axis=0) - own
+        inside = distances[np.ix_(mine, mine)] @ own / np.maximum(companions, 1)
         outside = distances[np.ix_(mine, ~mine)] @ other / np.where(empty, np.nan, other.sum(axis=0))
         larger = np.maximum(inside, outside)
-        each = np.divide(outside - inside, larger, out=np.zeros_like(larger), where=~((larger <= 0) | (others == 0)))
+        each = np.divide(
+            outside - inside, larger, out=np.zeros_like(larger), where=~((larger <= 0) | (companions == 0))
+        )
         total += np.where(empty, np.nan, (own * each).sum(axis=0))
     return total / np.maximum(weights.sum(axis=0), 1)

@@ -62,9 +62,10 @@ class HeldOut:
     def bhattacharyya(self, weights: Float[np.ndarray, "n draws"]) -> Float[np.ndarray, " draws"]:
         """The held-out gain: what Gaussians fitted on four fifths of the prompts show on the others, in nats.
 
-        Its expectation is at most the distance of the two populations: the fit's errors and the choice of axes cost
-        something, and less with more prompts (table in docs/separation.md). May fall below zero: that is the noise of
-        an estimate on prompts that were not fitted on. Draws spread out by `FITS_VARY`, as the fits vary too.
+        For states like Gaussians its expectation is at most the distance of the two populations: the fit's errors and
+        the choice of axes cost something, and less with more prompts; heavy tails may add a fifth (docs/separation.md).
+        May fall below zero: that is the noise of an estimate on prompts that were not fitted on. Draws spread out by
+        `FITS_VARY`, as the fits vary too.
         """
         value = mean_of_classes(self.gains, self.pooled.harmful, np.ones((len(weights), 1)))
         return value + FITS_VARY * (mean_of_classes(self.gains, self.pooled.harmful, weights) - value)

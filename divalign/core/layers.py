@@ -21,7 +21,7 @@ class BestLayerSeparation(NamedTuple):
 
     Each fold is measured at the layer in `choices` that the other four chose, so `separation` includes the cost of
     selection where the folds disagree. `stability` is the share of folds that choose `layer`: at .2 to .4 no layer
-    stands out. Energy and silhouette, which fit nothing, are those of `layer` on all prompts. `by_layer` is the held-out
+    stands out. Energy and silhouette fit nothing and are those of `layer` on all prompts. `by_layer` is the held-out
     Bhattacharyya distance of each layer in `layers` on all prompts, for a map; its maximum is biased upwards by the
     selection.
     """

@@ -35,7 +35,7 @@ from divalign.core.baselines import (
 from divalign.core.cloud_distance import StatesLoss
 from divalign.core.divergences import DIVERGENCES, Divergence, built_in, find_divergence, hellinger, js, kl, tv
 from divalign.core.method import PROMPT, Controls, Likelihood, Method, divergence_method, with_prompt_baseline
-from divalign.core.names import find, source_of
+from divalign.core.names import find, in_full, source_of
 from divalign.core.optimum import Optimum, against_mixture
 from divalign.core.pairs import PAIR_FAMILIES, PAIRS, bregman_pairs, dpo, ipo
 
@@ -56,7 +56,7 @@ def rdro(share: float | int = 0.5) -> Method:
     if not 0 < share < 1:
         raise ValueError(f"share is {share}; expected the share of aligned rows, above 0 and below 1")
     return Method(
-        name=f"rdro({share:g})",
+        name=f"rdro({in_full(share)})",
         estimates=f"2 JS(P, {share:g} P + {1 - share:g} Q)",
         source="arXiv 2604.04410",
         aligned_loss=lambda r: -logsigmoid(r) - share * logsigmoid(-r),
@@ -87,7 +87,7 @@ def separate(harmful_weight: float | int = 0.0) -> Method:
     if not 0 <= harmful_weight <= 1:
         raise ValueError(f"harmful_weight is {harmful_weight}; expected 0 (benign prompts alone) to 1 (all prompts)")
     return Method(
-        name=f"separate({harmful_weight:g})" if harmful_weight else "separate",
+        name=f"separate({in_full(harmful_weight)})" if harmful_weight else "separate",
         estimates="no divergence of responses: it moves the hidden states of prompts",
         source="ES2, arXiv 2603.20206, the idea",
         aligned_loss=lambda r: r.square() / 4,

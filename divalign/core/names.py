@@ -39,6 +39,12 @@ def find(
     raise ValueError(_unknown(name, kind, [*table, *(f"{family}(NUMBER)" for family in families or {})]))
 
 
+def in_full(parameter: float | int) -> str:
+    """Return a member's parameter as its name has it: 0.3, and all digits of a number that six do not determine."""
+    short = f"{parameter:g}"
+    return short if float(short) == parameter else repr(float(parameter))
+
+
 def _number(text: str, name: str) -> float:
     try:
         return float(text)

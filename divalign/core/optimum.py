@@ -52,6 +52,8 @@ class Optimum:
 
     `reached` is False where it is only an upper bound: the best critic is then none that the method can represent.
     `statement` is the identity in the published loss's own constants; empty for the generic one.
+    `lines`, of a loss of margins that is piecewise linear, are the (slope, intercept) of those that it is the maximum
+    of: no Newton step finds its least value, a linear program does. Empty for a smooth loss.
     `critic_baseline` and `policy_baseline` name the baseline under which the identity is examined, for a free critic
     and for a normalised policy: none, the method's own, the best constant, or the best function of the prompt.
     """
@@ -61,6 +63,7 @@ class Optimum:
     factor: float | int = 1
     reached: bool = True
     statement: str = ""
+    lines: tuple[tuple[float | int, float | int], ...] = ()
     critic_baseline: Literal["zero", "own"] = "zero"
     policy_baseline: Literal["zero", "own", "constant", "prompt"] = "zero"
 

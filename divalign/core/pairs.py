@@ -16,6 +16,7 @@ from torch.nn.functional import logsigmoid, relu
 
 from divalign.core.divergences import Divergence, alpha, hellinger, js, lecam, tv
 from divalign.core.method import Method
+from divalign.core.names import in_full
 from divalign.core.optimum import Optimum, noisy_pairs, swapped_pairs
 
 
@@ -28,7 +29,7 @@ def dpo(label_smoothing: float | int = 0.0) -> Method:
     """
     _check_noise("label_smoothing", label_smoothing)
     return Method(
-        name=f"dpo({label_smoothing:g})" if label_smoothing else "dpo",
+        name=f"dpo({in_full(label_smoothing)})" if label_smoothing else "dpo",
         estimates="JS(P x Q, Q x P) given the prompt" + (", labels flipped so often" if label_smoothing else ""),
         source="Rafailov et al. 2023, eq. 7",
         aligned_loss=lambda m: -(1 - label_smoothing) * logsigmoid(m) - label_smoothing * logsigmoid(-m),
@@ -49,10 +50,13 @@ def ipo(target: float | int = 0.5) -> Method:
     The published loss is (margin / beta - 1 / (2 beta))^2 in log-ratios without beta: beta^2 times it is this one with
     target 1/2, for every beta. Whole responses, where TRL divides by length. 1/4 minus the loss bounds an eighth of
     the triangular discrimination of (P x Q, Q x P), and reaches it only if that critic is a difference.
+    Raises ValueError unless 0 < target < infinity.
     Source: Azar et al. 2023, eq. 17.
     """
+    if not 0 < target < math.inf:  # NaN fails here too
+        raise ValueError(f"target is {target}; expected a finite margin above 0, such as 0.5")
     return Method(
-        name="ipo" if target == 0.5 else f"ipo({target:g})",
+        name="ipo" if target == 0.5 else f"ipo({in_full(target)})",
         estimates="triangular discrimination of (P x Q, Q x P) given the prompt, times target^2 / 2",
         source="Azar et al. 2023, eq. 17",
         aligned_loss=lambda margin: (margin - target).square(),
@@ -98,7 +102,7 @@ def bpo(scaling: float | int = 0.2) -> Method:
     whole = bregman_pairs(divergence)
     return replace(
         whole,
-        name="bpo" if scaling == 0.2 else f"bpo({scaling:g})",
+        name="bpo" if scaling == 0.2 else f"bpo({in_full(scaling)})",
         estimates=f"a quarter of the Cressie-Read divergence of order {1 + scaling:g} of (P x Q, Q x P)",
         source="BPO, arXiv 2505.19601, SBA; formula from a third party's port",
         aligned_loss=lambda margin: whole.aligned_loss(margin) / 4,
@@ -116,7 +120,7 @@ def robust(noise: float | int = 0.1) -> Method:
     """
     _check_noise("noise", noise)
     return Method(
-        name=f"robust({noise:g})",
+        name=f"robust({in_full(noise)})",
         estimates="JS(P x Q, Q x P) of the clean pairs, where labels are flipped so often",
         source="Chowdhury et al. 2024, arXiv 2403.00409 (recalled); TRL's robust",
         aligned_loss=lambda m: (noise * logsigmoid(-m) - (1 - noise) * logsigmoid(m)) / (1 - 2 * noise),
@@ -140,7 +144,7 @@ def exo(noise: float | int = 1e-3) -> Method:
         return won.exp() * (won - likely) + lost.exp() * (lost - unlikely)
 
     return Method(
-        name=f"exo({noise:g})",
+        name=f"exo({in_full(noise)})",
         estimates="log cosh(log((1 - noise) / noise) (p - q) / (2 (p + q))), p and q of the pair and the pair swapped",
         source="Ji et al. 2024, arXiv 2402.00856, eq. 16 (recalled); TRL's exo_pair",
         aligned_loss=loss,
@@ -154,12 +158,14 @@ def cal_dpo(target: float | int = 0.5) -> Method:
     The squares tie r to a scale, which a function of the margin leaves open: the best rewards of a clear pair are
     +-m/2 with m/2 = target + sigmoid(-m). The published loss is in log-ratios without beta, with the target
     1 / (2 beta); here that is beta = 1 and cal_dpo(1 / (2 beta)). With beta inside r the squares are the published
-    ones times beta^2.
+    ones times beta^2. Raises ValueError unless 0 <= target < infinity.
     Source: Xiao et al. 2024, arXiv 2412.14516.
     """
+    if not 0 <= target < math.inf:
+        raise ValueError(f"target is {target}; expected a finite reward of at least 0, such as 0.5")
     return replace(
         dpo(),
-        name="cal_dpo" if target == 0.5 else f"cal_dpo({target:g})",
+        name="cal_dpo" if target == 0.5 else f"cal_dpo({in_full(target)})",
         estimates="no divergence: the squares hold r near +- target",
         source="Xiao et al. 2024, arXiv 2412.14516; beta inside r",
         pair_term=lambda aligned, unaligned: ((aligned - target).square() + (unaligned + target).square()) / 2,
@@ -173,11 +179,14 @@ def safedpo(offset: float | int = 10.0) -> Method:
     The rows say which responses are safe (`chosen_safe`, `rejected_safe`). A pair is kept if the chosen one is safe,
     swapped if the rejected one alone is, left out if none is; then the loss is
     -log sigmoid(margin - offset [rejected unsafe]). `offset` is in nats of r.
+    Raises ValueError unless 0 <= offset < infinity.
     Source: arXiv 2505.20065, with their offset 10 (Delta) at beta 0.1; read in a third party's port.
     """
+    if not 0 <= offset < math.inf:
+        raise ValueError(f"offset is {offset}; expected finite nats of at least 0, such as 10")
     return replace(
         dpo(),
-        name="safedpo" if offset == 10 else f"safedpo({offset:g})",
+        name="safedpo" if offset == 10 else f"safedpo({in_full(offset)})",
         estimates="JS(P x Q, Q x P) of the pairs sorted by safety, at an offset of 0",
         source="SafeDPO, arXiv 2505.20065; read in a third party's port",
         safety_offset=offset,
@@ -198,7 +207,11 @@ hinge = Method(
     unaligned_loss=None,
     # The best margins are +-1 for all pairs of a prompt, which are no differences of one reward a response.
     optimum=Optimum(
-        divergence=tv, compared=swapped_pairs, reached=False, statement="1 - min hinge <= TV(P x Q, Q x P)"
+        divergence=tv,
+        compared=swapped_pairs,
+        reached=False,
+        statement="1 - min hinge <= TV(P x Q, Q x P)",
+        lines=((0, 0), (-1, 1)),
     ),
 )
 

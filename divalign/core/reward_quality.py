@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 from scipy.special import expit
 
 from divalign.core.estimate import evaluate_critic
@@ -94,4 +94,4 @@ def calibration_slope(margins: Float[np.ndarray, " n"]) -> float | None:
     most = 1 / float(np.abs(margins).max())
     while rise(most) < 0:  # margins of the wrong sign make it positive in the end
         most *= 2
-    return float(brentq(rise, 0, most, xtol=1e-12 * most))
+    return float(root_scalar(rise, bracket=(0, most), method="brentq", xtol=1e-12 * most).root)

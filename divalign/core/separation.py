@@ -65,8 +65,9 @@ def separation(
     distance and Euclidean silhouette of the points the plane was fitted on. Its intervals redraw prompts within that
     plane, so they leave out the plane's own error. "heldout" scores each prompt by a fit (axes, scales, Ledoit-Wolf
     covariances, linear probe) that has not seen it, in five folds; the number of axes is chosen on a further fold.
-    Its Bhattacharyya distance is the held-out gain of Gaussians in the chosen axes, in expectation at most the distance
-    of the whole space; its intervals and the probe's are of their own expectation, for fits on so many prompts.
+    Its Bhattacharyya distance is the held-out gain of Gaussians in the chosen axes, in expectation at most that of the
+    whole space for states like Gaussians. Its intervals and the probe's are of their own expectation, for fits on so
+    many prompts; energy and silhouette fit nothing, and are those of all prompts in the whole space.
 
     `groups` (one list per class) keeps prompts that belong together, such as topic pairs, in one fold and redraws
     them together. `lexical` is the AUC that the prompts' words alone reach. Flags:

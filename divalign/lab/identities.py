@@ -78,8 +78,9 @@ def free_critic(worlds: Worlds, methods: Methods = METHODS) -> LabSection:
         "free-critic",
         "Losses are divergences, for a free critic",
         "The loss is minimised over r, any function of prompt and response. The target is the divergence by "
-        "enumeration. IPO alone is a bound: its best critic of a pair, half of (PQ - QP)/(PQ + QP), is no difference "
-        "of two rewards.",
+        "enumeration. IPO and hinge are bounds: their best critics of a pair, half of (PQ - QP)/(PQ + QP) and the sign "
+        "of PQ - QP, are no differences of two rewards. The least loss of hinge, which is piecewise linear, is that of "
+        "a linear program.",
         tuple(_identity(name, method, minima[name]) for name, method in methods.items()),
         Chart(
             "divergence by enumeration, nats",

@@ -52,9 +52,10 @@ def alignment_consistency(
         "weak to strong. Order: reached is the worst inversion, how far (nats of r) a response lies below one of the "
         "same prompt with less R. Some h: r against the best c(x) + g(R), by isotonic regression in turn with the "
         "constants; reached is the worst distance left, in nats. h = R^(1/beta): total variation from that policy. "
-        "Losses of margins and all losses with a prompt baseline pass; without it the normaliser pulls according to "
-        "the reference, not on R alone, and responses of one prompt even change places. ipo keeps the order with no "
-        "common h. kto and fdo:tv with a prompt baseline have a limit and no best policy. (For nca, rdro: R is dP/dM.)",
+        "dpo, exponential_pair, bpo and all losses with a prompt baseline pass; without it the normaliser pulls "
+        "according to the reference, not on R alone, and responses of one prompt even change places. ipo and hinge "
+        "keep the order with no common h; of the many policies of least hinge loss one is judged. kto and fdo:tv with "
+        "a prompt baseline have a limit and no best policy. (For nca, rdro: R is dP/dM.)",
         (
             *_judged("order: r ranks by R", _inversion, alone, worlds, beta),
             *_judged("some h: pi_ref h(R) / Z", _from_any_tilt, alone | attained, worlds, beta),

@@ -3,6 +3,7 @@
 Three things can be free: the critic r (any number for every prompt and response), the policy behind
 r = beta log(pi / pi_ref) (then E_ref[e^(r / beta) | x] = 1 for every prompt), and the baseline. The solver is Newton's
 with the eigenvalues of the Hessian made positive and damped; a world that would rise keeps its place and damps more.
+A piecewise linear loss, whose Hessian is 0, is minimised by a linear program.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.optimize import linprog
 from torch import Tensor
 from torch.func import grad_and_value, hessian, vmap
 
 from divalign.core.baselines import LogRatios, RowBaselines
 from divalign.core.baselines import critic as baseline_free
 from divalign.core.losses import Method
-from divalign.lab.worlds import Worlds, paired_rows, pointwise_rows
+from divalign.lab.worlds import Distributions, Worlds, paired_rows, pointwise_rows
 
 Objective = Callable[..., Tensor]
 _ENOUGH = 1e-15  # predicted decrease, in nats, below which a world counts as solved
@@ -47,17 +50,51 @@ class Solution(NamedTuple):
 def solve(worlds: Worlds, method: Method, setting: Setting, *, steps: int = 100) -> Solution:
     """Return the minimum of the method's loss in every world, starting from the reference itself (r = 0).
 
+    A piecewise linear loss of margins has many best critics; the one returned is a linear program's.
     A policy whose baseline moves with it (kldo, bco, kto) has several local minima: there the best of eight starts is
     returned, so that a gap to the divergence is at most what is reported.
     """
     objective, prompts = _objective(method, setting, worlds), worlds.aligned.shape[1]
-    starts = _starts(worlds, several=setting.critic == "policy" and setting.baseline in ("own", "constant"))
     data = (worlds.reference.log(), *(paired_rows(worlds) if method.paired else pointwise_rows(worlds)))
-    repeated = tuple(part.expand(len(starts), *part.shape).flatten(0, 1) for part in data)
-    parameters, losses = newton(objective, starts.flatten(0, 1), repeated, steps=steps)
-    parameters, losses = (part.unflatten(0, starts.shape[:2]) for part in (parameters, losses))
-    best = parameters[losses.argmin(0), torch.arange(starts.shape[1])]
-    return Solution(losses.amin(0), _critic(best, worlds.reference.log(), setting), best[:, -prompts:])
+    if method.optimum and method.optimum.lines:
+        best = _with_baselines(_piecewise_linear(worlds, method.optimum.lines))
+        losses = vmap(objective)(best, *data)
+    else:
+        starts = _starts(worlds, several=setting.critic == "policy" and setting.baseline in ("own", "constant"))
+        repeated = tuple(part.expand(len(starts), *part.shape).flatten(0, 1) for part in data)
+        newton_ends = newton(objective, starts.flatten(0, 1), repeated, steps=steps)
+        parameters, ends = (part.unflatten(0, starts.shape[:2]) for part in newton_ends)
+        best, losses = parameters[ends.argmin(0), torch.arange(starts.shape[1])], ends.amin(0)
+    return Solution(losses, _critic(best, worlds.reference.log(), setting), best[:, -prompts:])
+
+
+def _with_baselines(critic: Distributions) -> Float[Tensor, "w k"]:
+    """The parameters of a critic, followed by a zero baseline for every prompt."""
+    return torch.cat([critic.flatten(1), torch.zeros_like(critic[:, :, 0])], dim=1)
+
+
+def _piecewise_linear(worlds: Worlds, lines: tuple[tuple[float | int, float | int], ...]) -> Distributions:
+    """The critic of least mean loss over pairs, prompt by prompt; a margin's loss is the maximum of the lines.
+
+    One more variable a pair, its loss, is at least each line of its margin. Losses of margins leave the constant of a
+    prompt free, so a policy can have the same margins.
+    """
+    count, responses = worlds.aligned.shape[2], range(worlds.aligned.shape[2])
+    pairs = [(first, second) for first in responses for second in responses]
+    identity = np.eye(count)
+    margins = np.stack([identity[first] - identity[second] for first, second in pairs])
+    above = np.concatenate([np.hstack([slope * margins, -np.eye(len(pairs))]) for slope, _ in lines])
+    limits = np.repeat([-float(intercept) for _, intercept in lines], len(pairs))
+
+    def best(aligned: np.ndarray, unaligned: np.ndarray) -> np.ndarray:
+        cost = np.concatenate([np.zeros(count), np.outer(aligned, unaligned).ravel()])
+        result = linprog(cost, A_ub=above, b_ub=limits, bounds=(None, None))
+        if not result.success:
+            raise ValueError(f"the least loss of the lines {lines} was not found: {result.message}")
+        return result.x[:count]
+
+    prompts = zip(worlds.aligned.flatten(0, 1).numpy(), worlds.unaligned.flatten(0, 1).numpy(), strict=True)
+    return torch.from_numpy(np.stack([best(*prompt) for prompt in prompts])).view_as(worlds.aligned)
 
 
 def _starts(worlds: Worlds, *, several: bool) -> Float[Tensor, "s w k"]:
@@ -74,7 +111,7 @@ def _starts(worlds: Worlds, *, several: bool) -> Float[Tensor, "s w k"]:
             5 * log_ratio.sign(),
             *(log_ratio + each for each in noise),
         ]
-    return torch.stack([torch.cat([critic.flatten(1), torch.zeros_like(critic[:, :, 0])], dim=1) for critic in critics])
+    return torch.stack([_with_baselines(critic) for critic in critics])
 
 
 def newton(

@@ -59,6 +59,18 @@ def test_a_class_that_has_become_one_point_is_far_and_not_infinitely_far(side: b
     assert pull.gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", range(4))
+def test_two_classes_that_have_become_points_are_not_infinitely_far_either(seed: int, dtype: torch.dtype) -> None:
+    # Their mean covariance is 0, and so was its floor: torch refused to solve with it.
+    points = torch.randn(2, 16, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    harmful = torch.arange(12) >= 6
+    pull = METHODS["separate"].states_loss.pull(points[harmful.long()], harmful)
+    assert 1e9 < pull.distance < np.inf
+    assert pull.gradient.isfinite().all()
+    assert float(pull.gradient.float().abs().max()) > 0
+
+
 @pytest.mark.parametrize("apart", [0.0, 2.0])
 def test_the_gradient_is_the_finite_difference(apart: float) -> None:
     states, harmful = draw(2, apart=apart, width=6)

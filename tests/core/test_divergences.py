@@ -320,6 +320,7 @@ def test_what_is_no_sample_is_refused(aligned: list, message: str) -> None:
 def test_names_find_rows_members_and_ones_own() -> None:
     assert find_divergence("js") is DIVERGENCES["js"]
     assert find_divergence("alpha(0.3)").name == "alpha(0.3)"
+    assert alpha(1.0000001).name == "alpha(1.0000001)"  # at six digits it named kl
     assert find_divergence("alpha(1)") is DIVERGENCES["kl"]
     assert find_divergence("divalign.core.divergences:lecam") is DIVERGENCES["lecam"]
     assert all(name == row.name for name, row in DIVERGENCES.items())

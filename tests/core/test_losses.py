@@ -12,7 +12,7 @@ from scipy.special import expit, logsumexp
 from torch import Tensor
 
 from divalign.core.baselines import LogRatios, RowBaselines, log_mean_exp
-from divalign.core.divergences import DIVERGENCES
+from divalign.core.divergences import DIVERGENCES, find_divergence
 from divalign.core.losses import METHODS, Method, dpo, find_method
 from divalign.core.pairs import PAIRS
 from divalign.lab.worlds import Worlds, draw_worlds, paired_rows, pointwise_rows
@@ -425,6 +425,16 @@ def test_names_find_methods_members_and_ones_own() -> None:
     torch.testing.assert_close(hdo.loss(draw()), same.loss(draw()))
 
 
+@pytest.mark.parametrize("parameter", ["0.1234567891", "1e-09", "0.25"])
+@pytest.mark.parametrize(
+    "family", ["alpha", "bpo", "cal_dpo", "dpo", "exo", "fdo:alpha", "ipo", "rdro", "robust", "safedpo", "separate"]
+)
+def test_a_members_name_has_its_parameter_to_the_last_digit(family: str, parameter: str) -> None:
+    name = f"{family}({parameter})"
+    found = (find_divergence if family == "alpha" else find_method)(name).name
+    assert found == name
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -432,6 +442,11 @@ def test_names_find_methods_members_and_ones_own() -> None:
         ("fdo:jss", "did you mean 'js'"),
         ("rdro(1)", "above 0 and below 1"),
         ("dpo(0.5)", "at least 0 and below 1/2"),
+        *((f"ipo({value})", f"target is {value}; expected") for value in ("nan", "inf")),
+        *((f"cal_dpo({value})", f"target is {value}; expected") for value in ("nan", "inf")),
+        ("ipo(0.0)", "target is 0.0; expected a finite margin above 0"),
+        ("cal_dpo(-1.0)", "target is -1.0; expected a finite reward of at least 0"),
+        *((f"safedpo({value})", f"offset is {value}; expected") for value in ("nan", "inf", "-5.0")),
         ("math:pi", "expected a Method"),
     ],
 )

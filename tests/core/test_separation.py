@@ -51,6 +51,13 @@ def test_paper_mode_leaves_out_what_the_paper_does_not_measure() -> None:
     assert measured.flags == {"in sample"}
 
 
+def test_four_prompts_a_class_have_a_value_and_no_interval_and_warn_of_nothing() -> None:
+    with np.errstate(all="raise"):
+        measured = separation(*two_clouds(0, n=4), mode="paper").bhattacharyya
+    assert measured.value is not None
+    assert (measured.low, measured.high) == (None, None)
+
+
 def test_the_plane_is_sklearns_up_to_a_fixed_sign() -> None:
     for n in (60, 250):  # small clouds by a dense solver, large ones by Lanczos
         safe, harmful = two_clouds(0, n=n)
