@@ -36,6 +36,8 @@ def _write_prompt(messages: list[Message]) -> Row:
     roles = [message["role"] for message in turns]
     if roles != ["user", "assistant"] * (len(turns) // 2) + ["user"]:
         raise ValueError(f"the prompt's turns are {', '.join(roles)}; this format wants user and assistant in turn")
+    if turns is not messages and not str(messages[0]["content"]).strip():
+        raise ValueError("its system turn is blank, which this format reads as none; drop the turn")
     texts = [message["content"] for message in turns]
     columns: Row = {"instruction": texts[-1], "input": ""}
     columns |= {"system": messages[0]["content"]} if turns is not messages else {}

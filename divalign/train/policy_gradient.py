@@ -222,7 +222,7 @@ class SampledStep:
 
     def resume(self, unlogged: Sequence[Sequence[Any]]) -> None:
         """Continue from what a checkpoint kept."""
-        self._log = [StepRecord(*(torch.tensor(column).double() for column in record)) for record in unlogged]
+        self._log = [StepRecord(*(torch.tensor(column, dtype=torch.float64) for column in record)) for record in unlogged]
 
 
 def sampled_step(
@@ -271,7 +271,7 @@ def sampled_metrics(records: Sequence[StepRecord]) -> dict[str, float]:
     return {
         "reward": decided.mean().item(),
         "reward_std": decided.std().item() if len(decided) > 1 else 0.0,
-        "frac_reward_zero_std": equal.double().mean().item(),
+        "frac_reward_zero_std": equal.cpu().double().mean().item(),
         "reward_undecided": 1 - len(decided) / len(rewards),
         "kl": float(sum(record.log_ratios.sum() for record in records)) / tokens,
         "entropy": -float(sum(record.log_probs.sum() for record in records)) / tokens,

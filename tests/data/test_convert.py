@@ -22,7 +22,7 @@ TEXT = st.text(min_size=1, max_size=30)
 @st.composite
 def pairs(draw: st.DrawFn, *, turns: bool = True) -> dict:
     """Return a row of ours: perhaps a system turn, perhaps earlier turns, perhaps our own columns and others."""
-    prompt = said(draw(TEXT), "system") if turns and draw(st.booleans()) else []
+    prompt = said(draw(TEXT.filter(str.strip)), "system") if turns and draw(st.booleans()) else []
     for _ in range(draw(st.integers(0, 2)) if turns else 0):
         prompt += said(draw(TEXT), "user") + said(draw(TEXT))
     row = {"prompt": prompt + said(draw(TEXT), "user"), "chosen": said(draw(TEXT)), "rejected": said(draw(TEXT))}
@@ -273,6 +273,13 @@ def test_a_system_column_of_llama_factory_is_one_system_turn(shape: str) -> None
     row = next(read_rows([WITH_SYSTEM[shape]]))
     assert row["prompt"] == said("s", "system") + Q
     assert not any(name.lower().startswith("system") for name in row)
+
+
+def test_a_blank_system_turn_is_refused_where_a_format_would_lose_it() -> None:
+    done = Conversion()
+    row = {"prompt": said(" ", "system") + Q, "chosen": said("a"), "rejected": said("u")}
+    assert list(convert([row], "llamafactory_alpaca", done=done)) == []
+    assert "its system turn is blank" in done.refused[0].reason
 
 
 def test_a_system_column_that_denies_the_system_turn_is_refused() -> None:
