@@ -222,7 +222,8 @@ class SampledStep:
 
     def resume(self, unlogged: Sequence[Sequence[Any]]) -> None:
         """Continue from what a checkpoint kept."""
-        self._log = [StepRecord(*(torch.tensor(column, dtype=torch.float64) for column in record)) for record in unlogged]
+        exact = {"dtype": torch.float64}
+        self._log = [StepRecord(*(torch.tensor(column, **exact) for column in record)) for record in unlogged]
 
 
 def sampled_step(
