@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from divalign.lm.load import LM, PLAIN_TEMPLATE, Auto, Dtype, load_lm, resolve, 
 from divalign.lm.responses import Response
 from divalign.lm.server import Server, ServerOptions, generate_responses_on_server, served_model
 from divalign.lm.shape import read_tokenizer
-from divalign.store import digest, file_digest, folder_digest, read_json, write_json
+from divalign.store import digest, file_digest, file_name, folder_digest, read_json, write_json
 from divalign.toy.world import ASSETS
 
 KEY_VARIABLE = "DIVALIGN_API_KEY"
@@ -164,14 +165,29 @@ def base_spec(spelling: str, **options: Any) -> ModelSpec:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Return each name's last part where that tells them apart, else the names as they are.
+    """Return a plain name of a folder for each: as many of its last parts, joined by "_", as tell it from the others.
 
-    Raises ValueError where a model is named twice.
+    A number is added where no parts do. Raises ValueError where a model is named twice, or has no part that is a name.
     """
     if len(set(names)) < len(names):
         raise ValueError(f"a model is named twice among {', '.join(names)}; name each once")
-    last = [Path(name).name for name in names]
-    return last if len(set(last)) == len(last) else list(names)
+    endings = [_endings(name) for name in names]
+    short: list[str] = []
+    for place, mine in enumerate(endings):
+        others = {ending.lower() for other in (*endings[:place], *endings[place + 1 :]) for ending in other}
+        label = next((ending for ending in mine if ending.lower() not in others), mine[0])
+        numbered = chain([label], (f"{label}_{number}" for number in count(2)))
+        short.append(next(each for each in numbered if each.lower() not in {name.lower() for name in short}))
+    return short
+
+
+def _endings(name: str) -> list[str]:
+    """Return what the last part, the last two parts and so on make as the name of a folder."""
+    path = Path(name) if Path(name).name.strip(".") else Path(name).resolve()
+    parts = [file_name(part) for part in path.parts if part.strip("./\\")]
+    if not parts:
+        raise ValueError(f"{name!r} gives a model no name; name the model's folder")
+    return ["_".join(parts[-size:]) for size in range(1, len(parts) + 1)]
 
 
 def _spec(spelling: str) -> ModelSpec:

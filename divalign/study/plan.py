@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from divalign.stages.rewards import check_reward
 from divalign.stages.serving import check_served, for_helpers, server_options
 from divalign.stages.tracking import TrackingPlan, check_trackers
 from divalign.stages.train_plan import LoraPlan, OnPolicyPlan, TrainPlan
+from divalign.store import file_name
 
 
 class Aligned(NamedTuple):
@@ -224,11 +224,6 @@ def check_names(config: Config) -> None:
             find_recipe(recipe)
             for method in methods:
                 find_method(method)
-
-
-def file_name(text: str) -> str:
-    """Return `text` with an underscore for every sign that a file's name had better not have."""
-    return re.sub(r"[^\w.,()-]", "_", text)
 
 
 def training_rows(requests: Sequence[Request], recipe: str) -> list[Row]:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from divalign.config import Config, as_config
 from divalign.sections import Real, Section, as_section, overridden, read_yaml, with_value
-from divalign.study.plan import file_name
+from divalign.store import file_name
 
 RESERVED = {"base", "abliterated"}  # in sweep.json, base models and copies without their refusal direction
 BASE = ("source", "revision", "dtype", "chat_template")  # keys of `model` that make another base of it
