@@ -21,6 +21,7 @@ from divalign.records.rates import (
     RateChanges,
     RatesRecord,
     WordingSpread,
+    current_verdicts,
     own_verdicts,
 )
 from divalign.records.results import SMALLEST_EFFECT, ModelResult, PartResult, Results, SeparationNumbers, VerdictRecord
@@ -100,6 +101,7 @@ __all__ = [
     "VerdictRecord",
     "WordingSpread",
     "cached_record",
+    "current_verdicts",
     "own_verdicts",
     "read_record",
 ]

@@ -1,6 +1,7 @@
 """Judge the responses of an attack folder, by any judges and any number of times; nothing is generated.
 
-verdicts.jsonl    one row per judge and response, judge after judge; another judge is added to those before
+verdicts.jsonl    one row per judge and response, judge after judge; another judge is added to those before, and of a
+                  judge's versions the one that judged last stands last
 judge.journal     responses of model-based judges, one checksummed line each
 rates.json        every judge's rates with intervals, and how far judges agree
 changes.json      with another folder to compare with: what changed, tested by prompt
@@ -175,7 +176,7 @@ def judge_responses(responses: AttackResponses, judges: Sequence[Judge], out: Pa
         raise ValueError(f"got the judges {[name for name, _ in marks]}; name at least one, and each once")
     path = out / "verdicts.jsonl"
     earlier = _verdicts_in(path, responses)
-    order = [*earlier, *(mark for mark in marks if mark not in earlier)]
+    order = _with_last([*earlier, *(mark for mark in marks if mark not in earlier)], marks)
     by_mark = dict(zip(marks, judges, strict=True))
 
     def make() -> list[Row]:
@@ -184,6 +185,17 @@ def judge_responses(responses: AttackResponses, judges: Sequence[Judge], out: Pa
     rows = cached_rows(path, _verdicts_key(responses, order), make)
     n = len(responses.rows)
     return [rows[order.index(mark) * n : (order.index(mark) + 1) * n] for mark in marks]
+
+
+def _with_last(order: Sequence[Mark], marks: Sequence[Mark]) -> list[Mark]:
+    """Return the judges with these as the last versions of theirs (`records.current_verdicts`), in the same places."""
+    order = list(order)
+    for mark in marks:
+        places = [place for place, (judge, _) in enumerate(order) if judge == mark[0]]
+        versions = [*(order[place] for place in places if order[place] != mark), mark]
+        for place, version in zip(places, versions, strict=True):
+            order[place] = version
+    return order
 
 
 def _rates(responses: AttackResponses, tables: Sequence[JudgeRates], out: Path) -> RatesRecord:

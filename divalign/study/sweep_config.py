@@ -59,7 +59,8 @@ class PlannedRun(NamedTuple):
     """One run: its folder's name, the control it is or None, the grid's steps in words, its configuration.
 
     An axis that says which base model is trained is not among the words, as its steps make families of models and not
-    other recipes, nor is one of seeds alone: a recipe's seeds are averaged. `resources` are those of its last step that has any, else those of all runs.
+    other recipes, nor is one of seeds alone: a recipe's seeds are averaged. `resources` are those of its last
+    step that has any, else those of all runs.
     """
 
     name: str
