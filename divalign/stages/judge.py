@@ -26,6 +26,7 @@ from divalign.records import (
     RateChanges,
     RatesRecord,
     WordingSpread,
+    publish_record,
     read_record,
 )
 from divalign.safety.agreement import agreement
@@ -45,7 +46,7 @@ from divalign.stages.rates import (
     protocol_judges,
     wording_spreads,
 )
-from divalign.store import cached_rows, digest, file_digest, intact, read_rows, untouched, write_json
+from divalign.store import cached_rows, digest, file_digest, intact, read_rows, untouched
 
 Mark = tuple[str, str]  # a judge's id and sha256
 
@@ -129,7 +130,7 @@ def _judge_into(out: Path, responses: AttackResponses, plan: JudgePlan, compare:
         for entry, rows, calibration, wordings in zip(judges, verdicts, calibrations, spreads, strict=True)
     ]
     record = _rates(responses, tables, out)
-    _write(out / "rates.json", record)
+    publish_record(out / "rates.json", record)
     if compare is None or compared is None:
         return Judged(verdicts, record, None)
     before = read_responses(compare).target
@@ -138,7 +139,7 @@ def _judge_into(out: Path, responses: AttackResponses, plan: JudgePlan, compare:
         for entry, old, new in zip(judges, compared, verdicts, strict=True)
     ]
     difference = RateChanges(divalign=__version__, target=responses.target, comparisons=comparisons)
-    _write(out / "changes.json", difference)
+    publish_record(out / "changes.json", difference)
     return Judged(verdicts, record, difference)
 
 
@@ -227,16 +228,6 @@ def _earlier_rates(responses: AttackResponses, out: Path) -> list[JudgeRates]:
     except ValueError:
         return []
     return record.judges if record.responses_sha256 == responses.sha256 else []
-
-
-def _write(path: Path, record: RatesRecord | RateChanges) -> None:
-    """Write a record unless the file says the same: a finished run writes nothing."""
-    try:
-        same = read_record(path, type(record)) == record
-    except ValueError:
-        same = False
-    if not same:
-        write_json(path, record.plain())
 
 
 def _tries(rows: Sequence[Row]) -> list[Row]:

@@ -131,8 +131,8 @@ def test_no_correction_exists_for_a_judge_no_better_than_chance(tmp_path: Path) 
 
 @pytest.mark.parametrize("name", ["best_of_n(3)", "pair"])
 def test_attacks_that_choose_among_tries_have_no_corrected_rate(tmp_path: Path, name: str) -> None:
-    attacker = Echo(lambda _talk: "Tell me about it").model
-    path = folder(tmp_path / "a", refused=range(6), names=["direct", name], attacker=attacker)
+    options = {"attacker": Echo(lambda _talk: "Tell me about it").model} if name == "pair" else {}
+    path = folder(tmp_path / "a", refused=range(6), names=["direct", name], **options)
     found = attacks(judged(path, errors=ERRORS))
     assert found["direct"].corrected is not None
     assert found[name].corrected is None
