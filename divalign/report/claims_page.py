@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 
@@ -31,7 +32,7 @@ Power = Callable[[Sequence[SweepModel], float], float | None]
 _HEAD = """\
 # The paper's three claims: {models} aligned models
 
-    divalign sweep {folder}/sweep.yaml --out {folder}
+    divalign sweep {config} --out {folder}
     divalign report {folder} --claims {path}
 
 The second command writes this page (divalign {version}, sweep {sha}). {protocol}{models} aligned models, {controls} \
@@ -135,8 +136,9 @@ def _head(
 ) -> str:
     aligned, primary = claims.aligned_models(record.models), record.evidence[PRIMARY].verdict
     return _HEAD.format(
-        folder=sweep,
-        path=path,
+        config=quote(f"{sweep}/sweep.yaml"),
+        folder=quote(str(sweep)),
+        path=quote(str(path)),
         protocol=_protocol(path),
         base=", ".join(dict.fromkeys(Path(model.family).name for model in aligned)),
         version=record.divalign,

@@ -174,8 +174,8 @@ def short_names(names: Sequence[str]) -> list[str]:
     endings = [_endings(name) for name in names]
     short: list[str] = []
     for place, mine in enumerate(endings):
-        others = {ending.lower() for other in (*endings[:place], *endings[place + 1 :]) for ending in other}
-        label = next((ending for ending in mine if ending.lower() not in others), mine[0])
+        ambiguous = {ending.lower() for other in (*endings[:place], *endings[place + 1 :]) for ending in other}
+        label = next((ending for ending in mine if ending.lower() not in ambiguous), mine[0])
         numbered = chain([label], (f"{label}_{number}" for number in count(2)))
         short.append(next(each for each in numbered if each.lower() not in {name.lower() for name in short}))
     return short

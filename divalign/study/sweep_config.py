@@ -98,7 +98,7 @@ def planned_runs(sweep: Sweep) -> list[PlannedRun]:
         raise ValueError(f"resources are given for {sorted(unknown)}, which name no step, control, or {ALL!r}")
     names = [planned.name for planned in runs]
     if len(set(names)) < len(names):
-        raise ValueError(f"two runs of the sweep are called alike among {', '.join(names)}; rename a control")
+        raise ValueError(f"two runs of the sweep are called alike among {', '.join(names)}; rename a step or a control")
     return runs
 
 

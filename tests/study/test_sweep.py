@@ -214,6 +214,13 @@ def test_another_base_is_another_family_and_no_other_recipe(tmp_path: Path) -> N
     assert (ours.family, other.family) == ("toy", str(tmp_path / "other"))
 
 
+def test_steps_that_would_share_a_folder_are_refused(tmp_path: Path) -> None:
+    axis = "{rate: {a b: {train.learning_rate: 1e-4}, a_b: {train.learning_rate: 2e-4}}, "
+    (tmp_path / "alike.yaml").write_text(TINY.replace("grid: {", f"grid: {axis}"))
+    with pytest.raises(ValueError, match=r"are called alike among .*; rename a step or a control"):
+        planned_runs(load_sweep(tmp_path / "alike.yaml"))
+
+
 @pytest.mark.parametrize(
     ("axis", "words"),
     [
