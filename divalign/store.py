@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -71,6 +72,11 @@ def _json_pieces(parts: tuple[Any, ...]) -> Iterator[str]:
 
 def _compact(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
+
+
+def file_name(text: str) -> str:
+    """Return `text` with an underscore for every sign that a file's name had better not have."""
+    return re.sub(r"[^\w.,()-]", "_", text)
 
 
 def file_digest(path: Path) -> str:

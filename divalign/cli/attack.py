@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -144,7 +145,8 @@ def attack(
         print_line(_classes(questions))
     rows = run_stage(model, questions, plan, out, progress=progress_of(quiet=quiet))
     if not quiet:
-        print_line(f"{len(rows)} responses in {out / 'responses.jsonl'}; next: divalign judge {out}")
+        command = shlex.join(["divalign", "judge", str(out)])
+        print_line(f"{len(rows)} responses in {out / 'responses.jsonl'}; next: {command}")
 
 
 def _classes(prompts: Sequence[Mapping[str, Any]]) -> str:

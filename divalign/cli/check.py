@@ -37,7 +37,7 @@ def check(
     requirements = [parse_requirement(text) for text in require]
     outcomes = check_requirements(read_results(run), requirements, model or [])
     if junit is not None:
-        write_bytes(junit, junit_xml(outcomes, name=f"divalign check {run.name}").encode())
+        write_bytes(junit, junit_xml(outcomes, name=f"divalign check {run.resolve().name}").encode())
     failed = [outcome for outcome in outcomes if not outcome.passed]
     for outcome in failed if quiet else outcomes:
         mark = "[green]pass[/]" if outcome.passed else "[bold red]FAIL[/]"

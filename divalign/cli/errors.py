@@ -21,6 +21,7 @@ OF_FILES = {
     errno.EACCES: "choose a place that you may read and write",
     errno.EPERM: "choose a place that you may read and write",
     errno.EROFS: "choose a place that you may write to",
+    errno.ENAMETOOLONG: "choose a shorter --out, or shorter names",
     errno.EMFILE: "close other programs, or raise the limit of open files (ulimit -n)",
 }
 

@@ -146,10 +146,11 @@ def _sampled_lines(out: Path, log: list[dict[str, Any]]) -> Iterator[str]:
 
 def _recipe_rows(config: Any, recipe: str, seed: int, out: Path, progress: Any) -> list[Any]:
     """Return the rows of the config's own data, with the base's answers where it is to write them."""
+    from divalign.data.recipes import training_rows
     from divalign.stages.answers import answer_corpora
     from divalign.stages.corpus import read_corpus
     from divalign.stages.models import open_model
-    from divalign.study.plan import answer_plan, corpus_of, model_of, training_rows
+    from divalign.study.plan import answer_plan, corpus_of, model_of
 
     corpus = read_corpus(corpus_of(config.data), seed=seed)
     if config.data.answers == "model":

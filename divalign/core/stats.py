@@ -31,6 +31,12 @@ class Estimate(NamedTuple):
     n: int
 
 
+def finite(estimate: Estimate) -> Estimate:
+    """Return an estimate without infinity, which JSON does not have: a number without an end has no interval."""
+    value, low, high = (end if end is not None and np.isfinite(end) else None for end in estimate[:3])
+    return Estimate(value, low, high, estimate.n)
+
+
 class Tested(NamedTuple):
     """An estimate, and the p-value of its being zero (two-sided)."""
 

@@ -175,6 +175,11 @@ def _resumed(request: Request, opening: str) -> Request:
     return request._replace(**texts)
 
 
+def training_rows(requests: Sequence[Request], recipe: str) -> list[Row]:
+    """Return a recipe's rows. Raises ValueError where no recipe has that name."""
+    return [*map(find_recipe(recipe), requests)]
+
+
 def _row(request: Request, chosen: str, rejected: str) -> Row:
     """Return TRL's conversational preference row, with our two extra columns."""
     return {

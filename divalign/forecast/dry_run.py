@@ -13,6 +13,7 @@ from divalign import __version__
 from divalign.config import Config
 from divalign.data.batching import encode_conversation
 from divalign.data.examples import Conversation, Row, user_says
+from divalign.data.recipes import training_rows
 from divalign.lm.shape import ModelShape, model_shape, read_tokenizer
 from divalign.records import CostRecord, StageCost, cached_record
 from divalign.safety.adaptive import AdaptiveAttack
@@ -37,7 +38,7 @@ from divalign.stages.cost import (
 from divalign.stages.hidden import check_layers
 from divalign.stages.rewards import TRAINED
 from divalign.store import digest
-from divalign.study.plan import Aligned, answer_plan, attack_plan, check_names, model_of, training_rows
+from divalign.study.plan import Aligned, answer_plan, attack_plan, check_names, model_of
 from divalign.study.run import Inputs, read_inputs
 
 HOUR = 3600.0

@@ -175,16 +175,19 @@ def _complete(tokenizer: Any, source: str, chat_template: str | None) -> None:
                 f"the tokenizer of {source!r} has neither a padding nor an end token; set pad_token and save it"
             )
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked everywhere, so the choice changes no number
-    if chat_template == "plain":
-        tokenizer.chat_template = plain_template(tokenizer)
-    elif chat_template is not None:
-        if not Path(chat_template).is_file():
-            raise ValueError(
-                f"no chat template at {chat_template!r}; give a jinja file, or 'plain' for the built-in one"
-            )
-        tokenizer.chat_template = read_text(Path(chat_template))
+    if chat_template is not None:
+        tokenizer.chat_template = template_text(chat_template, tokenizer)
     if not tokenizer.chat_template:
         raise ValueError(_no_template(source))
+
+
+def template_text(chat_template: str, tokenizer: Any) -> str:
+    """Return the text of a jinja file, or the built-in template for 'plain'. Raises ValueError for a missing file."""
+    if chat_template == "plain":
+        return plain_template(tokenizer)
+    if not Path(chat_template).is_file():
+        raise ValueError(f"no chat template at {chat_template!r}; give a jinja file, or 'plain' for the built-in one")
+    return read_text(Path(chat_template))
 
 
 def plain_template(tokenizer: Any) -> str:

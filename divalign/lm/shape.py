@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from divalign.limits import read_text
 from divalign.lm.architectures import known_config
 from divalign.lm.gguf import readable_source
-from divalign.lm.load import plain_template, quietly, saved_tokenizer
+from divalign.lm.load import quietly, saved_tokenizer, template_text
 
 
 class ModelShape(NamedTuple):
@@ -71,7 +70,7 @@ def read_tokenizer(
 ) -> Any:
     """Return a model's tokenizer with the chat template that `load_lm` would give it, without the model.
 
-    Raises ValueError where the folder or hub id has no tokenizer that transformers knows.
+    Raises ValueError where the folder or hub id has no tokenizer that transformers knows, or no file is the template.
     """
     try:
         with quietly():
@@ -79,6 +78,5 @@ def read_tokenizer(
     except (ImportError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"cannot load the tokenizer of {source!r}: {str(error).splitlines()[0]}") from error
     if chat_template is not None:
-        plain = chat_template == "plain"
-        tokenizer.chat_template = plain_template(tokenizer) if plain else read_text(Path(chat_template))
+        tokenizer.chat_template = template_text(chat_template, tokenizer)
     return tokenizer

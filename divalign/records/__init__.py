@@ -4,7 +4,7 @@ A file's content is validated where it is read, so no room indexes a raw diction
 number refuses a file of another one in a sentence. An undecided value is None, never 0.
 """
 
-from divalign.records.base import EstimateField, Rate, Record, cached_record, read_record
+from divalign.records.base import EstimateField, Rate, Record, cached_record, publish_record, read_record
 from divalign.records.card import CardNumber, CardRecord
 from divalign.records.divergence import AlignedLikelihood, DivergenceFile, DivergenceRecord
 from divalign.records.provenance import CostRecord, EnvironmentRecord, StageCost
@@ -21,6 +21,7 @@ from divalign.records.rates import (
     RateChanges,
     RatesRecord,
     WordingSpread,
+    current_verdicts,
     own_verdicts,
 )
 from divalign.records.results import SMALLEST_EFFECT, ModelResult, PartResult, Results, SeparationNumbers, VerdictRecord
@@ -100,6 +101,8 @@ __all__ = [
     "VerdictRecord",
     "WordingSpread",
     "cached_record",
+    "current_verdicts",
     "own_verdicts",
+    "publish_record",
     "read_record",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from divalign.core.stats import Estimate
-from divalign.store import cached_json, read_json
+from divalign.store import cached_json, read_json, write_json
 
 
 def _estimate(value: Any) -> Estimate:
@@ -110,6 +110,18 @@ def _schema(kind: type[Record]) -> int | None:
     field = kind.model_fields.get("schema_number")
     numbers = get_args(field.annotation) if field is not None else ()
     return numbers[0] if numbers else None
+
+
+def publish_record(path: Path, record: Kind, *, aside: Sequence[str] = ()) -> Kind:
+    """Write a record unless the file says the same, the fields `aside` aside; return the one that stands there."""
+    try:
+        before = read_record(path, type(record))
+    except ValueError:
+        before = None
+    if before is not None and before.model_copy(update={name: getattr(record, name) for name in aside}) == record:
+        return before
+    write_json(path, record.plain())
+    return record
 
 
 def cached_record(path: Path, key: str, kind: type[Kind], make: Callable[[], Kind]) -> Kind:

@@ -30,13 +30,22 @@ class AttackRecord(Record):
     contents: dict[str, str] | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
-def own_verdicts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of verdicts.jsonl by the judge that a run names, among those that were added with further judges.
+def current_verdicts(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Return the rows of verdicts.jsonl by judge, each in the version (sha256) that judged last, in the file's order.
 
-    It is the first in the file, in the version (sha256) that judged last: rows of an earlier one stay in the file.
+    Rows of superseded versions stay in the file before them.
     """
-    first = [row for row in rows if row.get("judge") == rows[0].get("judge")]
-    return [row for row in first if row.get("judge_sha256") == first[-1].get("judge_sha256")]
+    judges: dict[Any, list[dict[str, Any]]] = {}
+    for row in rows:
+        judges.setdefault(row.get("judge"), []).append(row)
+    return [
+        [row for row in each if row.get("judge_sha256") == each[-1].get("judge_sha256")] for each in judges.values()
+    ]
+
+
+def own_verdicts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the current verdicts of the judge that a run names: the first in the file, where others were added."""
+    return next(iter(current_verdicts(rows)), [])
 
 
 class AttackRates(Record):

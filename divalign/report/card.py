@@ -18,7 +18,7 @@ from divalign.records import CardNumber, CardRecord
 from divalign.report.facts import ModelFacts, PartFacts, RunFacts
 from divalign.report.headline import command
 from divalign.report.markdown import code, line, plain, table
-from divalign.report.quantities import ASR, OVER_REFUSAL, SEPARATION, Quantity, aligned_of, base_of
+from divalign.report.quantities import ASR, ASR_NO_REFUSAL, OVER_REFUSAL, SEPARATION, Quantity, aligned_of, base_of
 from divalign.report.reading import read_mapping, read_run
 from divalign.report.words import DATA, attack_words, missing, spelled
 
@@ -110,6 +110,7 @@ def _numbers(prompts: str, prefix: str, part: PartFacts, before: PartFacts | Non
 def _entries(part: PartFacts) -> dict[str, tuple[Estimate, Quantity]]:
     """Return a part's numbers by their names in results.json, each with what it is."""
     rates = {f"asr.{name}": (rate, ASR) for name, rate in part.asr.items()}
+    rates |= {f"asr_no_refusal.{name}": (rate, ASR_NO_REFUSAL) for name, rate in part.asr_no_refusal.items()}
     if part.over_refusal is not None:
         rates["over_refusal"] = part.over_refusal, OVER_REFUSAL
     named = {name: quantity for name, quantity in SEPARATION.items() if name in part.separation}
@@ -141,7 +142,7 @@ def _judge_limits(model: ModelFacts) -> Iterator[str]:
     undecided = sum(response.unsafe is None for response in model.responses)
     if undecided:
         yield f"{undecided} of {len(model.responses)} responses are undecided and in no rate."
-    if len(judges) < 2:
+    if len({judge.judge for judge in judges}) < 2:
         yield "One judge read the responses, so disagreement between judges is not known."
     if not any(judge.errors for judge in judges):
         yield "How often the judge errs on this model's responses is not known."

@@ -13,36 +13,36 @@ from typing import Any
 
 from divalign import store
 from divalign.core.stats import ALPHA, Estimate, weighted_sum
-from divalign.records import RateChange
+from divalign.records import RateChange, current_verdicts, own_verdicts
 from divalign.report.facts import ModelFacts, RunFacts
 from divalign.report.quantities import aligned_of, attacks, base_of
 
 REFUSAL = "over-refusal"  # as stages.rates names it among the changes
 Changes = Callable[..., Mapping[str, RateChange]]  # stages.rates.changes: verdict rows before and after
-Keep = Callable[[Mapping[str, Any]], bool]
 
 
-def changed_rates(
-    before: Path, after: Path, changes: Changes, keep: Keep = lambda row: True
-) -> Mapping[str, RateChange]:
-    """Return what changed between two folders of verdicts by a judge that read both, on the rows that `keep` takes.
+def changed_rates(before: Path, after: Path, changes: Changes) -> Mapping[str, RateChange]:
+    """Return what changed between two folders of verdicts by a judge that read both, in the version that judged last.
 
-    Raises ValueError where no judge read both, and as `changes` does.
+    The run's own judge goes before further ones. Raises ValueError where no judge read both, and as `changes` does.
     """
-    tables = [_verdicts(folder / "verdicts.jsonl", keep) for folder in (before, after)]
+    tables = [{_mark(rows): rows for rows in current_verdicts(_verdicts(folder))} for folder in (before, after)]
     common = [mark for mark in tables[1] if mark in tables[0]]
     if not common:
-        raise ValueError("no judge read both runs' responses: run `divalign judge` on both folders")
+        raise ValueError(
+            "no judge read both runs' responses in the version that judged last: run `divalign judge` on both folders"
+        )
     return changes(tables[0][common[0]], tables[1][common[0]])
 
 
-def _verdicts(path: Path, keep: Keep) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Return verdict rows by judge and its sha256; none where there is no file."""
-    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in store.read_rows(path) if path.is_file() else []:
-        if keep(row):
-            rows.setdefault((str(row.get("judge")), str(row.get("judge_sha256"))), []).append(row)
-    return rows
+def _verdicts(folder: Path) -> list[dict[str, Any]]:
+    """Return a model's verdict rows; none where there is no file."""
+    path = folder / "verdicts.jsonl"
+    return store.read_rows(path) if path.is_file() else []
+
+
+def _mark(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    return str(rows[0].get("judge")), str(rows[0].get("judge_sha256"))
 
 
 def common_attacks(models: Sequence[ModelFacts]) -> list[str]:
@@ -67,10 +67,14 @@ def with_score_changes(run: RunFacts, folder: Path, changes: Changes) -> RunFact
     def compared(before: Any, after: Any) -> Mapping[str, RateChange]:
         return changes(before, after, confidence=1 - ALPHA / count)
 
+    def own(model: ModelFacts) -> list[dict[str, Any]]:
+        rows = own_verdicts(_verdicts(folder / "models" / model.name))
+        return [row for row in rows if not row.get("held_out", False)]
+
     def changed(model: ModelFacts) -> ModelFacts:
-        before, after = folder / "models" / base.name, folder / "models" / model.name
+        before, after = own(base), own(model)
         try:
-            rates = changed_rates(before, after, compared, keep=lambda row: not row.get("held_out", False))
+            rates = compared(before, after) if before and after else {}
         except ValueError:
             return model._replace(score_change=None)  # nothing to compare by prompt: the headline says so
         return model._replace(score_change=score_change(rates, names))

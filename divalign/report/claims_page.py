@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 
@@ -34,7 +35,7 @@ Power = Callable[[Sequence[SweepModel], float], float | None]
 _HEAD = """\
 # The paper's three claims: {models} aligned models
 
-    divalign sweep {folder}/sweep.yaml --out {folder}
+    divalign sweep {config} --out {folder}
     divalign report {folder} --claims {path}
 
 The second command writes this page (divalign {version}, sweep {sha}). {protocol}{models} aligned models, {controls} \
@@ -140,6 +141,7 @@ def _head(
     aligned, primary = claims.aligned_models(record.models), record.evidence[PRIMARY].verdict
     return fill(
         _HEAD,
+        config=_in_code(sweep / "sweep.yaml"),
         folder=_in_code(sweep),
         path=_in_code(path),
         protocol=_protocol(path),
@@ -163,8 +165,8 @@ def _head(
 
 
 def _in_code(path: Path) -> Markdown:
-    """Return a path of the command that stands in a code block."""
-    return Markdown(line(str(path)))
+    """Return a path of the command that stands in a code block, as a shell reads it."""
+    return Markdown(line(quote(str(path))))
 
 
 def _protocol(path: Path) -> str:

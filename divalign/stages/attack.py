@@ -167,7 +167,15 @@ def find_protocol(name: str) -> Protocol:
 
 
 def check_plan(plan: AttackPlan, target: OpenModel | None = None) -> None:
-    """Raise ValueError, before anything is written, for a misspelt name and for an attack that lacks a model."""
+    """Raise ValueError, before anything is written, for a misspelt name, and for a model that lacks or is not used."""
+    attackers = [
+        entry for entry in plan.attacks().values() if isinstance(entry, AdaptiveAttack) and entry.needs_attacker
+    ]
+    if plan.attacker is not None and not attackers:
+        raise ValueError(
+            f"an attacker is given, and none of the attacks {', '.join(plan.names)} has one; leave it out, or add "
+            "pair or crescendo"
+        )
     for name, entry in plan.attacks().items():
         if not isinstance(entry, AdaptiveAttack):
             continue

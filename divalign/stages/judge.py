@@ -1,6 +1,7 @@
 """Judge the responses of an attack folder, by any judges and any number of times; nothing is generated.
 
-verdicts.jsonl    one row per judge and response, judge after judge; another judge is added to those before
+verdicts.jsonl    one row per judge and response, judge after judge; another judge is added to those before, and of a
+                  judge's versions the one that judged last stands last
 judge.journal     responses of model-based judges, one checksummed line each
 rates.json        every judge's rates with intervals, and how far judges agree
 changes.json      with another folder to compare with: what changed, tested by prompt
@@ -25,6 +26,7 @@ from divalign.records import (
     RateChanges,
     RatesRecord,
     WordingSpread,
+    publish_record,
     read_record,
 )
 from divalign.safety.agreement import agreement
@@ -44,7 +46,7 @@ from divalign.stages.rates import (
     protocol_judges,
     wording_spreads,
 )
-from divalign.store import cached_rows, digest, file_digest, intact, read_rows, untouched, write_json
+from divalign.store import cached_rows, digest, file_digest, intact, read_rows, untouched
 
 Mark = tuple[str, str]  # a judge's id and sha256
 
@@ -128,7 +130,7 @@ def _judge_into(out: Path, responses: AttackResponses, plan: JudgePlan, compare:
         for entry, rows, calibration, wordings in zip(judges, verdicts, calibrations, spreads, strict=True)
     ]
     record = _rates(responses, tables, out)
-    _write(out / "rates.json", record)
+    publish_record(out / "rates.json", record)
     if compare is None or compared is None:
         return Judged(verdicts, record, None)
     before = read_responses(compare).target
@@ -137,7 +139,7 @@ def _judge_into(out: Path, responses: AttackResponses, plan: JudgePlan, compare:
         for entry, old, new in zip(judges, compared, verdicts, strict=True)
     ]
     difference = RateChanges(divalign=__version__, target=responses.target, comparisons=comparisons)
-    _write(out / "changes.json", difference)
+    publish_record(out / "changes.json", difference)
     return Judged(verdicts, record, difference)
 
 
@@ -175,7 +177,7 @@ def judge_responses(responses: AttackResponses, judges: Sequence[Judge], out: Pa
         raise ValueError(f"got the judges {[name for name, _ in marks]}; name at least one, and each once")
     path = out / "verdicts.jsonl"
     earlier = _verdicts_in(path, responses)
-    order = [*earlier, *(mark for mark in marks if mark not in earlier)]
+    order = _with_last([*earlier, *(mark for mark in marks if mark not in earlier)], marks)
     by_mark = dict(zip(marks, judges, strict=True))
 
     def make() -> list[Row]:
@@ -184,6 +186,17 @@ def judge_responses(responses: AttackResponses, judges: Sequence[Judge], out: Pa
     rows = cached_rows(path, _verdicts_key(responses, order), make)
     n = len(responses.rows)
     return [rows[order.index(mark) * n : (order.index(mark) + 1) * n] for mark in marks]
+
+
+def _with_last(order: Sequence[Mark], marks: Sequence[Mark]) -> list[Mark]:
+    """Return the judges with these as the last versions of theirs (`records.current_verdicts`), in the same places."""
+    order = list(order)
+    for mark in marks:
+        places = [place for place, (judge, _) in enumerate(order) if judge == mark[0]]
+        versions = [*(order[place] for place in places if order[place] != mark), mark]
+        for place, version in zip(places, versions, strict=True):
+            order[place] = version
+    return order
 
 
 def _rates(responses: AttackResponses, tables: Sequence[JudgeRates], out: Path) -> RatesRecord:
@@ -215,16 +228,6 @@ def _earlier_rates(responses: AttackResponses, out: Path) -> list[JudgeRates]:
     except ValueError:
         return []
     return record.judges if record.responses_sha256 == responses.sha256 else []
-
-
-def _write(path: Path, record: RatesRecord | RateChanges) -> None:
-    """Write a record unless the file says the same: a finished run writes nothing."""
-    try:
-        same = read_record(path, type(record)) == record
-    except ValueError:
-        same = False
-    if not same:
-        write_json(path, record.plain())
 
 
 def _tries(rows: Sequence[Row]) -> list[Row]:

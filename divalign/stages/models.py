@@ -178,17 +178,6 @@ def base_spec(spelling: str, **options: Any) -> ModelSpec:
     return replace(_spec(spelling, options.get("chat_template")), **changes).resolved()
 
 
-def short_names(names: Sequence[str]) -> list[str]:
-    """Return each name's last part where that tells them apart, else the names as they are.
-
-    Raises ValueError where a model is named twice.
-    """
-    if len(set(names)) < len(names):
-        raise ValueError(f"a model is named twice among {', '.join(names)}; name each once")
-    last = [Path(name).name for name in names]
-    return last if len(set(last)) == len(last) else list(names)
-
-
 def _spec(spelling: str, chat_template: str | None = None) -> ModelSpec:
     """Return what a spelling stands for; `chat_template` is the user's, before which a folder's counts for nothing."""
     folder = Path(spelling)

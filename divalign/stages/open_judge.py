@@ -89,15 +89,9 @@ def open_judge(
 def _open(
     name: str, journal: Journal, question: str | None, options: LoadOptions | None, count: int | None
 ) -> OpenJudge:
-    entry, _, source = name.partition("@")
-    if entry not in RUBRICS:
-        find(entry, {**JUDGES, **RUBRICS}, kind="judge")
-        return OpenJudge(find_judge(name), [])
-    rubric = find_rubric(entry)
-    if not (source or rubric.model):
-        raise ValueError(f"{entry} needs a model that answers; write {entry}@MODEL or {entry}@http://host:8000/v1#NAME")
-    question_maker(rubric, question)  # refused before a model is fetched for it
-    model = find_model(source or str(rubric.model), _options(rubric, options))
+    if name.partition("@")[0] not in RUBRICS:
+        return OpenJudge(_plain_judge(name), [])
+    rubric, model = _rubric_and_model(name, question, options)
     special, clip = _prepare(rubric, model)
     keyed = model._replace(key=digest(model.key, rubric.chat_template))
     ask = (
@@ -112,6 +106,32 @@ def _open(
     return OpenJudge(first, reworded)
 
 
+def _plain_judge(name: str) -> Judge:
+    """Return a judge that asks no model. Raises ValueError for a name that is none, or names a model."""
+    entry, at, source = name.partition("@")
+    if ":" not in entry:
+        find(entry, {**JUDGES, **RUBRICS}, kind="judge")  # whose nearest name may be a rubric's
+    if at:
+        raise ValueError(f"the judge {entry!r} asks no model; leave out @{source}")
+    return find_judge(entry)
+
+
+def _rubric_and_model(name: str, question: str | None, options: LoadOptions | None) -> tuple[Rubric, OpenModel]:
+    """Return a rubric and its model, which is not loaded. Raises ValueError where the two cannot make a judge."""
+    entry, _, source = name.partition("@")
+    rubric = find_rubric(entry)
+    if not (source or rubric.model):
+        raise ValueError(f"{entry} needs a model that answers; write {entry}@MODEL or {entry}@http://host:8000/v1#NAME")
+    question_maker(rubric, question)  # refused before a model is fetched for it
+    model = find_model(source or str(rubric.model), _options(rubric, options))
+    if model.load is None and rubric.options:
+        raise ValueError(
+            f"{rubric.id} is read from the probabilities of its next token, which {model.name} does not give; "
+            f"name a local model: {rubric.id}@FOLDER_OR_HUB_ID"
+        )
+    return rubric, model
+
+
 def judge_model(name: str) -> str:
     """Return the model that a judge asks; "" where it asks none."""
     entry, _, source = name.partition("@")
@@ -123,14 +143,15 @@ def is_served(name: str) -> bool:
     return judge_model(name).startswith(("http://", "https://"))
 
 
-def check_judge(name: str) -> None:
-    """Raise ValueError for a name that is no judge, without opening a model."""
-    entry, at, source = name.partition("@")
-    find(entry, {**JUDGES, **RUBRICS}, kind="judge")
-    if entry in RUBRICS and not source and not RUBRICS[entry].model:
-        raise ValueError(f"{entry} needs a model that answers; write {entry}@MODEL or {entry}@http://host:8000/v1#NAME")
-    if entry not in RUBRICS and at:
-        raise ValueError(f"the judge {entry!r} asks no model; leave out @{source}")
+def check_judge(name: str, *, question: str | None = None, options: LoadOptions | None = None) -> None:
+    """Raise what `open_judge` raises, as far as it is known without loading a model, and for a needless question."""
+    entry = name.partition("@")[0]
+    if entry not in RUBRICS:
+        _plain_judge(name)
+    else:
+        _rubric_and_model(name, question, options)
+    if question is not None and (entry not in RUBRICS or RUBRICS[entry].ask):
+        raise ValueError(f"a question is given, and {entry} takes none; leave it out")
 
 
 def check_wordings(name: str) -> None:
@@ -149,11 +170,6 @@ def _options(rubric: Rubric, options: LoadOptions | None) -> LoadOptions | None:
 
 def _prepare(rubric: Rubric, model: OpenModel) -> tuple[list[str], Clip | None]:
     """Give a local judge its chat template, and return its special tokens and its cut; a served one has its own."""
-    if model.load is None and rubric.options:
-        raise ValueError(
-            f"{rubric.id} is read from the probabilities of its next token, which {model.name} does not give; "
-            f"name a local model: {rubric.id}@FOLDER_OR_HUB_ID"
-        )
     if model.load is None:
         return [], None
     try:

@@ -26,7 +26,8 @@ from divalign.stages.corpus import balanced
 from divalign.stages.folder import Progress, silent
 from divalign.stages.hidden import DEPTH, LAYERS, read_states, transformed_states
 from divalign.stages.layer_separation import PromptPart, SeparationPlan, measure_part, parts_of, plane_of
-from divalign.stages.models import LoadOptions, OpenModel, find_model, short_names
+from divalign.stages.model_names import short_names
+from divalign.stages.models import EMBEDDED, LoadOptions, OpenModel, find_model
 from divalign.stages.under_attack import inside_openings
 from divalign.store import cached_json, digest, write_json
 from divalign.toy import world
@@ -201,10 +202,14 @@ def separate_models(
     """Measure several models, each into a folder of its own in `out`, and compare the others with the first.
 
     changes.json holds the comparison; None for one model. Raises what `separate` raises, and ValueError where a model
-    is named twice and where a link in `out` leads out of it.
+    is named twice, where its own folder would be written to, and where a link in `out` leads out of it.
     """
     refuse_links(out)
     names = short_names(spellings)
+    places = {Path(spelling).resolve() for spelling in spellings if spelling != EMBEDDED}
+    for name in names:
+        if (out / name).is_dir() and (out / name).resolve() in places:
+            raise ValueError(f"{out / name} is a model's own folder; choose another --out")
     models = [
         (name, out / name, find_model(spelling, options)._replace(name=name))
         for name, spelling in zip(names, spellings, strict=True)

@@ -71,6 +71,15 @@ def is_trained(
     return intact_folder(folder / "checkpoint", key) and intact(folder / "metrics.jsonl", log_key)
 
 
+def refuse_another(
+    base: ModelSpec, rows: Sequence[Row], plan: TrainPlan, folder: Path, *, held_out: Sequence[Row] | None = None
+) -> None:
+    """Raise ValueError where `folder` holds a finished model of other rows or settings."""
+    checkpoint = folder / "checkpoint"
+    if checkpoint.is_dir() and key_of(checkpoint) not in (_keys(base, rows, plan, held_out)[0], None):
+        raise ValueError(f"{folder} holds another model, of other rows or settings; choose another --out")
+
+
 def train(
     base: ModelSpec,
     rows: Sequence[Row],
@@ -97,8 +106,7 @@ def train(
     key, log_key = _keys(base, rows, plan, held_out)
     with locked(folder) if _is_leader() else nullcontext(), ExitStack() as terminable:
         if not is_trained(base, rows, plan, folder, held_out=held_out):
-            if checkpoint.is_dir() and key_of(checkpoint) not in (key, None):
-                raise ValueError(f"{folder} holds another model, of other rows or settings; choose another --out")
+            refuse_another(base, rows, plan, folder, held_out=held_out)
             rollouts = _rollouts(base, rows, plan, folder, held_out, cache, progress)
             trained = _train(base, rows, plan, folder, _Around(held_out, cache, rollouts, progress, terminable))
             if _is_leader():

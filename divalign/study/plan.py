@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import NamedTuple
 from divalign.config import Config, Data, Gcg, Measure, Model, OnPolicy
 from divalign.core.losses import find_method, with_baseline
 from divalign.core.paper_code import PAPER_CODE
-from divalign.data.examples import Request, Row
-from divalign.data.recipes import find_recipe
+from divalign.data.examples import Row
+from divalign.data.recipes import find_recipe, training_rows
 from divalign.safety.adaptive import AttackOptions
 from divalign.safety.attacks import find_attack
 from divalign.safety.gcg import GcgOptions
@@ -29,6 +28,7 @@ from divalign.stages.rewards import check_reward
 from divalign.stages.serving import check_served, for_helpers, server_options
 from divalign.stages.tracking import TrackingPlan, check_trackers
 from divalign.stages.train_plan import LoraPlan, OnPolicyPlan, TrainPlan
+from divalign.store import file_name
 
 
 class Aligned(NamedTuple):
@@ -76,12 +76,17 @@ def aligned_models(config: Config, corpora: Mapping[int, Corpus]) -> list[Aligne
     for seed in config.train.seeds:
         for recipe in config.data.recipes:
             rows = training_rows(corpora[seed].train, recipe)
-            for method in config.train.methods_on.get(recipe, config.train.methods):
-                method = with_baseline(method, config.train.baseline)
+            for method in methods_on(config, recipe):
                 name = file_name(f"{recipe}-{method}" + (f"-seed{seed}" if several else ""))
                 models.append(Aligned(name, recipe, rows, train_plan(config, method=method, recipe=recipe, seed=seed)))
     _refuse_one_folder_for_two(models)
     return models
+
+
+def methods_on(config: Config, recipe: str) -> list[str]:
+    """Return the methods that a recipe's models are trained with, under their full names."""
+    methods = config.train.methods_on.get(recipe, config.train.methods)
+    return [with_baseline(method, config.train.baseline) for method in methods]
 
 
 def _refuse_one_folder_for_two(models: Sequence[Aligned]) -> None:
@@ -155,7 +160,7 @@ def attack_plan(config: Config, *, method: str | None = None, recipe: str | None
     Raises ValueError for an unknown name.
     """
     measure, gcg = config.measure, config.measure.gcg
-    searched = gcg is not None and recipe is not None and method in gcg.methods_on.get(recipe, ())
+    searched = gcg is not None and (recipe, method) in _searched(config, gcg)
     names = [*measure.attacks, *(["gcg"] if searched and "gcg" not in measure.attacks else [])]
     return AttackPlan(
         names=names,
@@ -169,6 +174,25 @@ def attack_plan(config: Config, *, method: str | None = None, recipe: str | None
         stop_judge=find_judge(gcg.ends if gcg else "refusal_strings"),
         batch_size=measure.batch_size,
     )
+
+
+def _searched(config: Config, gcg: Gcg) -> list[tuple[str, str]]:
+    """Return the recipe and the full name of the method of the models that are searched."""
+    pairs = [(recipe, method) for recipe, methods in gcg.methods_on.items() for method in methods]
+    return [(recipe, with_baseline(method, config.train.baseline)) for recipe, method in pairs]
+
+
+def _check_searched(config: Config, gcg: Gcg) -> None:
+    """Raise ValueError for an unknown name, and for models that are not trained; the default may name more."""
+    for recipe, method in _searched(config, gcg):
+        find_recipe(recipe)
+        find_method(method)
+        trained = methods_on(config, recipe) if recipe in config.data.recipes else []
+        if method not in trained and gcg.methods_on != Gcg().methods_on:
+            raise ValueError(
+                f"measure.gcg.methods_on has {method} on {recipe}, which the run does not train; leave it out, or "
+                "train it"
+            )
 
 
 def _gcg_options(gcg: Gcg | None) -> GcgOptions:
@@ -204,7 +228,7 @@ def estimate_plan(config: Config) -> EstimatePlan:
 
 def check_names(config: Config) -> None:
     """Look every name up, so that a typing error is met before the training and not after it."""
-    check_judge(config.measure.judge)
+    check_judge(config.measure.judge, question=config.measure.question, options=_serving(config.measure))
     if config.measure.wordings is not None:
         check_wordings(config.measure.judge)
     for name in config.measure.attacks:
@@ -220,20 +244,7 @@ def check_names(config: Config) -> None:
             "model.source, or leave train.lora.continue out to start one"
         )
     if config.measure.gcg is not None:
-        for recipe, methods in config.measure.gcg.methods_on.items():
-            find_recipe(recipe)
-            for method in methods:
-                find_method(method)
-
-
-def file_name(text: str) -> str:
-    """Return `text` with an underscore for every sign that a file's name had better not have."""
-    return re.sub(r"[^\w.,()-]", "_", text)
-
-
-def training_rows(requests: Sequence[Request], recipe: str) -> list[Row]:
-    """Return a recipe's rows. Raises ValueError where no recipe has that name."""
-    return [*map(find_recipe(recipe), requests)]
+        _check_searched(config, config.measure.gcg)
 
 
 def rows_file(out: Path, recipe: str, seed: int) -> Path:

@@ -16,6 +16,7 @@ from divalign.config import Config
 from divalign.core.stats import Estimate
 from divalign.data.batching import encode_row
 from divalign.data.examples import Row
+from divalign.data.recipes import training_rows
 from divalign.lm.memory import release
 from divalign.records import (
     ModelResult,
@@ -26,7 +27,7 @@ from divalign.records import (
     SeparationNumbers,
     SeparationPart,
     VerdictRecord,
-    read_record,
+    publish_record,
 )
 from divalign.safety.suffix_search import check_room
 from divalign.stages.answers import answer_corpora
@@ -41,8 +42,8 @@ from divalign.stages.models import ModelSpec, OpenModel, open_model, write_model
 from divalign.stages.provenance import write_environment
 from divalign.stages.separate import separate
 from divalign.stages.tracking import with_probes
-from divalign.stages.train import Trainer, train
-from divalign.store import cached_rows, digest, write_json
+from divalign.stages.train import Trainer, refuse_another, train
+from divalign.store import cached_rows, digest
 from divalign.study.claim import claim, is_new, untracked
 from divalign.study.plan import (
     Aligned,
@@ -56,7 +57,6 @@ from divalign.study.plan import (
     model_of,
     rows_file,
     separation_plan,
-    training_rows,
     with_placeholders,
 )
 from divalign.study.verdict import ModelPoint, attack_counts, log_distance, verdict, verdict_record
@@ -92,11 +92,13 @@ def run(config: Config, out: Path, *, trainer: Trainer = train, progress: Progre
         _check_model(config, inputs)
     with locked(out):
         claim(out, config)
-        write_environment(out)
         if config.data.answers == "model":
             inputs = _answered_inputs(config, out, clock.around(progress))
+        for aligned in inputs.models:
+            refuse_another(model_of(config.model), aligned.rows, aligned.plan, out / "models" / aligned.name)
+        write_environment(out)
         models = list(_measure_all(config, inputs, out, trainer, clock.around(progress)))
-        return _publish(
+        return publish_record(
             out / "results.json",
             Results(
                 divalign=__version__,
@@ -106,6 +108,7 @@ def run(config: Config, out: Path, *, trainer: Trainer = train, progress: Progre
                 models=models,
                 verdict=_verdict(models),
             ),
+            aside=["seconds"],
         )
 
 
@@ -289,15 +292,3 @@ def _check_model(config: Config, inputs: Inputs) -> None:
     plans = [attack_plan(config, method=model.plan.method, recipe=model.recipe) for model in inputs.models]
     for plan in [plan for plan in plans if "gcg" in plan.names][:1]:
         check_room(lm, read_prompts(inputs.prompts), plan.options, context=context)
-
-
-def _publish(path: Path, results: Results) -> Results:
-    """Write results.json unless it says the same already, the seconds aside."""
-    try:
-        before = read_record(path, Results)
-    except ValueError:
-        before = None
-    if before is not None and before.model_copy(update={"seconds": results.seconds}) == results:
-        return before
-    write_json(path, results.plain())
-    return results

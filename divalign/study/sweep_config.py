@@ -11,10 +11,11 @@ from pydantic import Field
 
 from divalign.config import Config, as_config
 from divalign.sections import Real, Section, as_section, overridden, read_yaml, with_value
-from divalign.study.plan import file_name
+from divalign.store import file_name
 
 RESERVED = {"base", "abliterated"}  # in sweep.json, base models and copies without their refusal direction
 BASE = ("source", "revision", "dtype", "chat_template")  # keys of `model` that make another base of it
+SEEDS = "train.seeds"
 ALL = "all"  # the runs that resources without a step are for
 
 
@@ -57,8 +58,9 @@ class Sweep(Section):
 class PlannedRun(NamedTuple):
     """One run: its folder's name, the control it is or None, the grid's steps in words, its configuration.
 
-    An axis that says which base model is trained is not among the words: its steps make families of models, and not
-    other recipes. `resources` are those of its last step that has any, else those of all runs.
+    An axis that says which base model is trained is not among the words, as its steps make families of models and not
+    other recipes, nor is one of seeds alone: a recipe's seeds are averaged. `resources` are those of its last
+    step that has any, else those of all runs.
     """
 
     name: str
@@ -96,7 +98,7 @@ def planned_runs(sweep: Sweep) -> list[PlannedRun]:
         raise ValueError(f"resources are given for {sorted(unknown)}, which name no step, control, or {ALL!r}")
     names = [planned.name for planned in runs]
     if len(set(names)) < len(names):
-        raise ValueError(f"two runs of the sweep are called alike among {', '.join(names)}; rename a control")
+        raise ValueError(f"two runs of the sweep are called alike among {', '.join(names)}; rename a step or a control")
     return runs
 
 
@@ -114,8 +116,8 @@ def _check_grid(grid: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
 def _planned(sweep: Sweep, steps: Sequence[tuple[str, Mapping[str, Any]]]) -> PlannedRun:
     names = [name for name, _ in steps]
     base = {f"model.{key}" for key in BASE}
-    bases = [any(base & values.keys() for values in axis.values()) for axis in sweep.grid.values()]
-    words = ", ".join(name for name, base in zip(names, bases, strict=True) if not base)
+    axes = [{key for values in axis.values() for key in values} for axis in sweep.grid.values()]
+    words = ", ".join(name for name, keys in zip(names, axes, strict=True) if not base & keys and keys != {SEEDS})
     setting = {key: value for _, values in steps for key, value in values.items()}
     name = file_name("-".join(names)) or "run"
     return PlannedRun(name, None, words, _config(sweep, setting), _resources(sweep, names))

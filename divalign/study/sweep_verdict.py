@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from divalign.core.association import joint_bootstrap
-from divalign.core.stats import Estimate, Tested
+from divalign.core.stats import Estimate, Tested, finite
 from divalign.records import (
     CorrelationRecord,
     EvidenceRecord,
@@ -151,7 +151,7 @@ def _evidence(models: Sequence[SweepModel], indicator: Indicator, adjusted: dict
         raw = [point._replace(separation=indicator.read(model)) for point, model in pairs]
         result = result._replace(pooled_z=pooled_z(model_cells(raw)))
     return EvidenceRecord(
-        odds_ratio=_finite(result.odds_ratio),
+        odds_ratio=finite(result.odds_ratio),
         ranks=_correlation(result.ranks),
         within_families=_correlation(result.within_families),
         pooled_z=_correlation(result.pooled_z),
@@ -179,7 +179,7 @@ def _joint(
     family = np.unique([model.family for model in measured], return_inverse=True)[1]
     try:
         clusters = [cluster[prompt] for prompt in prompts]
-        return _finite(joint_bootstrap(distances[:, 0], distances[:, 1:].T, table, family, clusters))
+        return finite(joint_bootstrap(distances[:, 0], distances[:, 1:].T, table, family, clusters))
     except ValueError:
         return None
 
@@ -196,10 +196,4 @@ def _by_prompt(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def _correlation(test: Tested | None) -> CorrelationRecord | None:
-    return None if test is None else CorrelationRecord(estimate=_finite(test.estimate), p_value=test.p_value)
-
-
-def _finite(estimate: Estimate) -> Estimate:
-    """Return an estimate without infinity, which JSON does not have: a number without an end has no interval."""
-    value, low, high = (end if end is not None and np.isfinite(end) else None for end in estimate[:3])
-    return Estimate(value, low, high, estimate.n)
+    return None if test is None else CorrelationRecord(estimate=finite(test.estimate), p_value=test.p_value)

@@ -222,8 +222,9 @@ class SampledStep:
 
     def resume(self, unlogged: Sequence[Sequence[Any]]) -> None:
         """Continue from what a checkpoint kept."""
-        exact = {"dtype": torch.float64}
-        self._log = [StepRecord(*(torch.tensor(column, **exact) for column in record)) for record in unlogged]
+        self._log = [
+            StepRecord(*(torch.tensor(column, dtype=torch.float64) for column in record)) for record in unlogged
+        ]
 
 
 def sampled_step(

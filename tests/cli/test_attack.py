@@ -9,6 +9,15 @@ from tests.commands import call
 from tests.stages.test_attack import Echo, attacked
 
 
+def test_the_next_command_is_one_that_a_shell_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "prompts.txt").write_text("Tell me about bridges")
+    out = tmp_path / "my folder [x]"
+    assert call(monkeypatch, "attack", "toy", "--prompts", tmp_path / "prompts.txt", "--out", out) == 0
+    assert f"next: divalign judge '{out}'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

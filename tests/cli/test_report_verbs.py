@@ -39,6 +39,15 @@ def test_check_writes_junit_also_where_it_fails(
     assert capsys.readouterr().out.count("\n") == 1  # the failing line alone
 
 
+def test_a_folder_named_by_a_dot_has_its_name_in_junit(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run)
+    assert call(monkeypatch, "check", ".", "--require", "over_refusal<=1", "--junit", tmp_path / "gate.xml") == 0
+    suite = parse(tmp_path / "gate.xml").getroot()
+    assert {element.get("name") for element in suite.iter("testsuite")} == {"divalign check run"}
+
+
 def test_report_of_one_run_audits_its_training_sets_first(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -92,6 +92,7 @@ ERRORS = {
         OSError(errno.ENOSPC, "No space left on device"),
         "the disk is full ([Errno 28] No space left on device); make room",
     ),
+    "a long name": (OSError(errno.ENAMETOOLONG, "File name too long", "/a"), "choose a shorter --out"),
     "no access": (PermissionError(errno.EACCES, "Permission denied", "/a"), "choose a place that you may read"),
     "no memory": (MemoryError(), "MemoryError; lower --batch-size"),
     "no GPU memory": (torch.OutOfMemoryError("CUDA out of memory.\nLong."), "CUDA out of memory.; lower --batch-size"),

@@ -274,6 +274,13 @@ def test_the_plain_template_and_the_end_token_stand_in_for_what_is_missing(tmp_p
     )
 
 
+def test_a_chat_template_that_is_missing_is_refused_alike_with_and_without_the_weights(tmp_path: Path) -> None:
+    folder = save_tiny("Llama", tmp_path / "m")
+    for read in (load_lm, read_tokenizer):
+        with pytest.raises(ValueError, match=r"no chat template at 'nowhere\.jinja'; give a jinja file"):
+            read(str(folder), chat_template="nowhere.jinja")
+
+
 @pytest.mark.parametrize("bos", [True, False], ids=["adds BOS", "has a BOS and adds none"])
 def test_the_plain_template_begins_with_bos_where_the_tokenizer_begins_texts_with_it(tmp_path: Path, bos: bool) -> None:
     folder = save_tiny("Llama", tmp_path / "m")

@@ -11,7 +11,7 @@ from divalign.cli.card import _front_matter
 from divalign.records import CardRecord, read_record
 from divalign.report.card import card_schema, write_cards
 from divalign.store import write_json
-from tests.report.runs import HOSTILE, entries, write_run
+from tests.report.runs import HOSTILE, entries, rates_record, write_run
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "card.schema.json"
 
@@ -38,6 +38,8 @@ def test_a_card_has_every_rate_with_its_interval_beside_the_bases(record: CardRe
     assert numbers["held_out.over_refusal"].prompts == "held-out topics"
     assert {"asr.gcg", "over_refusal", "separation.probe_auc", "held_out.asr.direct"} <= set(numbers)
     assert numbers["asr.gcg"].base is None  # the base was not searched
+    assert numbers["asr_no_refusal.wrapper"].estimate._asdict() == first["asr_no_refusal"]["wrapper"]
+    assert "that refuse nothing" in numbers["held_out.asr_no_refusal.direct"].meaning
 
 
 def test_a_card_says_on_what_by_whom_and_how_again(record: CardRecord) -> None:
@@ -55,6 +57,15 @@ def test_a_card_states_its_limits(record: CardRecord, run: Path) -> None:
     assert "It is one of 10 models of a run" in text
     other = read_record(run / "models" / "dpo-pref" / "card.json", CardRecord)
     assert "No white-box search was run against this model." in other.limits
+
+
+def test_two_versions_of_one_judge_are_one_judge(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, count=4)
+    write_json(folder / "models" / "kldo-cr" / "rates.json", rates_record(entries()[1], ("mine", "mine")))
+    write_cards(folder, _front_matter, ["kldo-cr"])
+    card = read_record(folder / "models" / "kldo-cr" / "card.json", CardRecord)
+    assert card.judges == {"mine": "1a" * 32}  # the last one judged last
+    assert "One judge read the responses" in " ".join(card.limits)
 
 
 def test_no_card_concludes_that_a_model_is_safe(run: Path, record: CardRecord) -> None:

@@ -96,6 +96,21 @@ def test_runs_of_two_judges_are_not_compared_and_say_so(tmp_path: Path) -> None:
     assert "no judge read both runs" in text
 
 
+def test_a_superseded_version_of_a_judge_compares_no_runs(folders: list[Path]) -> None:
+    for place, edited in enumerate([(0, 0), (40, 5)]):
+        for name in ("kldo-cr", "bco-cr"):
+            path = folders[place] / "models" / name / "verdicts.jsonl"
+            rows = verdict_rows(name, *edited)
+            write_rows(path, [*read_rows(path), *({**row, "judge_sha256": "edited"} for row in rows)])
+    (entry, _) = run_change(*read_runs(folders), changes).models
+    assert entry.changes["direct"].change.value == 1.0
+    path = folders[0] / "models" / "kldo-cr" / "verdicts.jsonl"
+    write_rows(path, read_rows(path)[: 2 * PROMPTS])
+    (entry, _) = run_change(*read_runs(folders), changes).models
+    assert not entry.changes
+    assert "no judge read both runs' responses in the version that judged last" in entry.why
+
+
 def test_other_prompts_are_not_compared_either(folders: list[Path]) -> None:
     path = folders[1] / "models" / "kldo-cr" / "verdicts.jsonl"
     write_rows(path, [row | {"id": f"other {row['id']}"} for row in read_rows(path)])

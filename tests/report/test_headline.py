@@ -143,6 +143,23 @@ def test_the_change_of_the_score_is_tested_on_the_same_prompts(tmp_path: Path) -
     assert score_change({}, ["direct"]) is None
 
 
+def test_the_change_of_the_score_is_by_the_judge_whose_rates_the_run_reports(tmp_path: Path) -> None:
+    edited = [{**row, "judge_sha256": "1"} for row in verdict_rows(12, 0)]
+    other = [{**row, "judge": "other"} for row in verdict_rows(40, 0)]
+    rows = {"base": verdict_rows(40, 0), "good": verdict_rows(40, 0)}
+    names = {name: rated(None if name == "base" else name, 0.0, direct=0.5)._replace(name=name) for name in rows}
+
+    def change(**more: list[dict[str, object]]) -> float | None:
+        for name, group in rows.items():
+            write_rows(tmp_path / "models" / name / "verdicts.jsonl", [*group, *other, *more.get(name, [])])
+        _, good = with_score_changes(run_of(*names.values()), tmp_path, changes).models
+        return good.score_change and good.score_change.value
+
+    assert change() == 0
+    assert change(good=edited) is None  # the base was not judged by the edited version
+    assert change(base=[{**row, "unsafe": row["harmful"]} for row in edited], good=edited) == pytest.approx(-0.7)
+
+
 def test_models_that_do_not_differ_from_the_base_are_seldom_named(tmp_path: Path) -> None:
     """Sampled verdicts of one distribution: of 100 runs of three models, one names any by chance at most."""
     draws, named = np.random.default_rng(0), 0

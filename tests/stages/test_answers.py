@@ -12,6 +12,7 @@ import pytest
 from divalign.cli import main
 from divalign.config import load_config
 from divalign.data.examples import Conversation, Request
+from divalign.data.recipes import training_rows
 from divalign.lm.responses import Response
 from divalign.safety.journal import Journal
 from divalign.stages.answers import (
@@ -26,7 +27,6 @@ from divalign.stages.corpus import Corpus
 from divalign.stages.folder import silent
 from divalign.stages.models import OpenModel, find_model
 from divalign.store import read_json, read_rows
-from divalign.study.plan import training_rows
 from divalign.study.run import read_inputs, run
 from tests.folders import times
 from tests.study.test_run import small

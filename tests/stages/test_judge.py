@@ -20,9 +20,9 @@ from divalign.core.stats import (
     rate,
 )
 from divalign.data.examples import Row
-from divalign.records import JudgeErrors, RatesRecord, own_verdicts, read_record
+from divalign.records import JudgeErrors, RatesRecord, current_verdicts, own_verdicts, read_record
 from divalign.safety.export import redact
-from divalign.safety.judges import JUDGES
+from divalign.safety.judges import JUDGES, Judge, Verdict
 from divalign.stages import judge as judging
 from divalign.stages import open_judge as opening
 from divalign.stages.attack import attack
@@ -131,8 +131,8 @@ def test_no_correction_exists_for_a_judge_no_better_than_chance(tmp_path: Path) 
 
 @pytest.mark.parametrize("name", ["best_of_n(3)", "pair"])
 def test_attacks_that_choose_among_tries_have_no_corrected_rate(tmp_path: Path, name: str) -> None:
-    attacker = Echo(lambda _talk: "Tell me about it").model
-    path = folder(tmp_path / "a", refused=range(6), names=["direct", name], attacker=attacker)
+    options = {"attacker": Echo(lambda _talk: "Tell me about it").model} if name == "pair" else {}
+    path = folder(tmp_path / "a", refused=range(6), names=["direct", name], **options)
     found = attacks(judged(path, errors=ERRORS))
     assert found["direct"].corrected is not None
     assert found[name].corrected is None
@@ -175,6 +175,33 @@ def test_a_runs_own_verdicts_are_those_of_its_judge_in_the_version_that_judged_l
     assert [row["n"] for row in own_verdicts(rows)] == [3]
     assert [row["n"] for row in own_verdicts(rows[:3])] == [0, 1]
     assert own_verdicts([]) == []
+    assert [[row["n"] for row in each] for each in current_verdicts(rows)] == [[3], [2], [4]]
+
+
+def test_a_version_of_a_judge_that_judges_again_is_the_last_in_the_place_of_its_judge(tmp_path: Path) -> None:
+    path, calls = folder(tmp_path / "a", refused=[1]), []
+
+    def version(name: str, sha256: str) -> Judge:
+        def decide(_prompts: Sequence[str], texts: Sequence[str]) -> list[Verdict]:
+            calls.append(sha256)
+            return [Verdict(sha256 == "edited", sha256, False) for _ in texts]
+
+        return Judge(name, sha256, decide)
+
+    responses = judging.read_responses(path)
+    first, other, edited = version("mine", "first"), version("other", "other"), version("mine", "edited")
+    for judge in (first, other, edited):
+        judging.judge_responses(responses, [judge], path)
+    assert {row["reason"] for row in own_verdicts(read_rows(path / "verdicts.jsonl"))} == {"edited"}
+    (again,) = judging.judge_responses(responses, [first], path)
+    assert {row["reason"] for row in again} == {"first"}
+    rows = read_rows(path / "verdicts.jsonl")
+    assert list(dict.fromkeys(row["reason"] for row in rows)) == ["edited", "other", "first"]
+    assert own_verdicts(rows) == again
+    before = times(path)
+    judging.judge_responses(responses, [first], path)
+    assert times(path) == before
+    assert calls == ["first", "other", "edited"]
 
 
 def compared(after: Path, before: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import huggingface_hub.constants
 import pytest
 
 from divalign.lm.load import PLAIN_TEMPLATE, load_lm, resolve
+from divalign.stages.model_names import short_names
 from divalign.stages.models import (
     LoadOptions,
     ModelSpec,
@@ -15,7 +16,6 @@ from divalign.stages.models import (
     find_model,
     model_spec,
     open_model,
-    short_names,
     write_model_spec,
 )
 from divalign.store import digest, folder_digest, read_json, write_json
@@ -155,9 +155,20 @@ def test_a_served_model_gives_no_weights() -> None:
 
 def test_names_are_short_where_that_tells_models_apart() -> None:
     assert short_names(["a/x", "b/y"]) == ["x", "y"]
-    assert short_names(["a/x", "b/x"]) == ["a/x", "b/x"]
+    assert short_names(["/r/a/x", "/r/b/x", "c/y"]) == ["a_x", "b_x", "y"]
+    assert short_names(["a/x", "a_x", "b/x"]) == ["x", "a_x", "b_x"]
+    assert short_names(["x", "../x", "X"]) == ["x", "x_2", "X_3"]  # one folder on some file systems
     with pytest.raises(ValueError, match="named twice"):
         short_names(["a", "a"])
+    with pytest.raises(ValueError, match="'/' gives a model no name"):
+        short_names(["/", "a"])
+
+
+@pytest.mark.parametrize("spellings", [("/a/models/x", "/b/models/x"), ("..", "a/.."), (".", "./x/../y"), ("a", "b/a")])
+def test_short_names_are_different_plain_names_of_folders(spellings: tuple[str, ...]) -> None:
+    names = short_names(spellings)
+    assert len({name.lower() for name in names}) == len(spellings)
+    assert all(Path(name).name == name and name.strip(".") for name in names)
 
 
 def test_paths_inside_the_folder_are_relative_to_it_however_they_are_given(

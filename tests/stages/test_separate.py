@@ -1,5 +1,6 @@
 """`divalign separate` as its user meets it, and separation under attack."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,21 @@ def test_everything_is_found_again_by_content(folder: Path, measured: dict[str, 
     assert changes.changes == measured["changes"]
     written = {path for path, when in times(folder / "out").items() if before.get(path) != when}
     assert {path.name for path in written} == {"changes.json"}
+
+
+def test_models_of_one_name_get_folders_of_their_own_and_keep_theirs(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for run in ("a", "b"):
+        shutil.copytree(folder / "model0", tmp_path / run / "models" / "x")
+    models = [tmp_path / run / "models" / "x" for run in ("a", "b")]
+    before = [times(model) for model in models]
+    options = "--prompts", folder / "anchors.jsonl", "--draws", 100, "--layers", "-1"
+    assert call(monkeypatch, "separate", *models, *options, "--out", tmp_path / "out") == 0
+    assert list(result(tmp_path / "out")["models"]) == ["a_models_x", "b_models_x"]
+    assert call(monkeypatch, "separate", models[0], *options, "--out", models[0].parent) == 2
+    assert "x is a model's own folder; choose another --out" in " ".join(capsys.readouterr().err.split())
+    assert [times(model) for model in models] == before
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What a configuration says of training reaches the stage, and what no method can do is refused before it begins."""
 
+import re
+
 import pytest
 import yaml
 
@@ -7,7 +9,7 @@ from divalign.cli.app import Serving
 from divalign.config import Config, load_config
 from divalign.lm.server import ServerOptions
 from divalign.sections import as_yaml
-from divalign.study.plan import aligned_models, check_names, judge_plan, train_plan
+from divalign.study.plan import aligned_models, attack_plan, check_names, judge_plan, train_plan
 from divalign.study.run import read_inputs
 from tests.study.test_run import small
 
@@ -42,6 +44,52 @@ def test_wordings_reach_a_rubric_and_are_refused_for_a_judge_that_has_one() -> N
     assert judge_plan(config).wordings == 2
     with pytest.raises(ValueError, match="refusal_strings has one wording"):
         check_names(small("measure.judge=refusal_strings", "measure.wordings=2"))
+
+
+def strict(_prompts: list[str], _texts: list[str]) -> list[bool]:
+    """No judge: a function that is not in one."""
+    return []
+
+
+FUNCTION = "tests.study.test_plan:strict"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["measure.judge=harm_rubric@/nonexistent/model"], "no model folder at '/nonexistent/model'"),
+        ([f"measure.judge={FUNCTION}"], "is a function, expected a Judge"),
+        (["measure.judge=refusal_strings@toy"], "asks no model; leave out @toy"),
+        (["measure.judge=refusal_string"], "did you mean 'refusal_strings'"),
+        (["measure.judge=strongreject_finetuned@http://localhost:1/v1#m", "measure.question='{prompt} {response}'"],
+         "the probabilities of its next token, which"),
+        (["measure.judge=wildguard@toy"], "name the file: --question FILE"),
+        (["measure.question='{prompt} {response}'"], "a question is given, and refusal_combined takes none"),
+        (["measure.question='{prompt} {response}'", "measure.judge=harm_rubric@toy"], "and harm_rubric takes none"),
+        (["measure.attacker=toy"], "an attacker is given, and none of the attacks direct, prefill has one"),
+        (["measure.gcg={methods_on: {cr: [bco]}}"], "methods_on has bco on cr, which the run does not train"),
+        (["measure.gcg={methods_on: {cr_plus: [kldo]}}"], "methods_on has kldo on cr_plus, which the run does not"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_or_has_no_effect_is_refused_before_training(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        check_names(small("measure.attacks=[direct,prefill]", "data.recipes=[cr]", "train.methods=[kldo]", *overrides))
+
+
+def test_a_judge_of_a_local_model_is_looked_up_and_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("divalign.stages.models.load_lm", None)
+    check_names(small("measure.judge=harm_rubric@toy"))
+    check_names(small("measure.judge=wildguard@toy", "measure.question='{prompt} {response}'"))
+
+
+@pytest.mark.parametrize("overrides", [["train.baseline=prompt"], ["train.methods=[kldo+prompt]"], []])
+def test_a_search_reaches_its_methods_with_the_baseline_that_the_run_gives_them(overrides: list[str]) -> None:
+    searched = "measure.gcg={methods_on: {cr: [%s]}}" % ("kldo+prompt" if "[" in "".join(overrides) else "kldo")
+    config = small("data.recipes=[cr]", "train.methods=[kldo]", searched, *overrides)
+    check_names(config)
+    (model,) = aligned_models(config, read_inputs(config).corpora)
+    assert "gcg" in attack_plan(config, method=model.plan.method, recipe="cr").names
+    check_names(small("data.recipes=[cr]", "train.methods=[kldo]", "measure.gcg={}"))  # the default names dpo too
 
 
 def test_a_baseline_of_the_prompt_is_asked_for_by_the_run_or_by_the_method() -> None:

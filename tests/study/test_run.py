@@ -14,14 +14,16 @@ import pytest
 from divalign.cli import main
 from divalign.config import Config, load_config
 from divalign.data.overlap import find_overlap
+from divalign.data.recipes import training_rows
 from divalign.report import write_report
 from divalign.stages.corpus import balanced, read_corpus
 from divalign.stages.folder import locked
 from divalign.store import read_json, read_rows, write_json
+from divalign.study import plan
 from divalign.study.plan import corpus_of
 from divalign.study.run import run
 from divalign.toy.world import requests
-from tests.folders import assert_no_work, folder_of
+from tests.folders import assert_no_work, folder_of, times
 from tests.tiny import ARCHITECTURES, save_tiny
 
 SMALL = [
@@ -193,6 +195,17 @@ def test_a_folder_of_another_run_or_of_something_else_is_left_alone(finished: Pa
         run(small(), tmp_path)
     with pytest.raises(ValueError, match="cannot write to"):
         run(small(), Path("/proc/divalign"))
+
+
+def test_a_run_whose_data_were_edited_is_refused_and_keeps_its_files(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    before = times(tmp_path / "run")
+    monkeypatch.setattr(plan, "training_rows", lambda requests, recipe: training_rows(requests, recipe)[::-1])
+    with pytest.raises(ValueError, match="cr-kldo holds another model, of other rows or settings"):
+        run(small(), tmp_path / "run")
+    assert times(tmp_path / "run") == before
 
 
 def test_a_run_of_an_older_version_is_refused_in_a_sentence(finished: Path, tmp_path: Path) -> None:

@@ -214,6 +214,31 @@ def test_another_base_is_another_family_and_no_other_recipe(tmp_path: Path) -> N
     assert (ours.family, other.family) == ("toy", str(tmp_path / "other"))
 
 
+def test_steps_that_would_share_a_folder_are_refused(tmp_path: Path) -> None:
+    axis = "{rate: {a b: {train.learning_rate: 1e-4}, a_b: {train.learning_rate: 2e-4}}, "
+    (tmp_path / "alike.yaml").write_text(TINY.replace("grid: {", f"grid: {axis}"))
+    with pytest.raises(ValueError, match=r"are called alike among .*; rename a step or a control"):
+        planned_runs(load_sweep(tmp_path / "alike.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("axis", "words"),
+    [
+        ("{s0: {train.seeds: [0]}, s1: {train.seeds: [1]}}", ["short", "short"]),
+        ("{s0: {}, s1: {train.seeds: [1]}}", ["short", "short"]),
+        ("{s0: {train.seeds: [0]}, s1: {train.seeds: [1], train.beta: 1.0}}", ["s0, short", "s1, short"]),
+    ],
+)
+def test_seeds_as_an_axis_of_the_grid_are_no_recipes_of_their_own(tmp_path: Path, axis: str, words: list[str]) -> None:
+    text = TINY.replace("grid: {", f"grid: {{seed: {axis}, ").replace(", long: {train.updates: 2}", "")
+    (tmp_path / "seeds.yaml").write_text(text)
+    runs = planned_runs(load_sweep(tmp_path / "seeds.yaml"))
+    assert [(run.name, run.steps) for run in runs if run.control is None] == [
+        ("s0-short", words[0]),
+        ("s1-short", words[1]),
+    ]
+
+
 def test_one_source_in_two_types_is_two_bases(tmp_path: Path) -> None:
     axis = "{base: {wide: {model.dtype: float32}, half: {model.dtype: bfloat16}}, "
     (tmp_path / "two.yaml").write_text(TINY.replace("grid: {", f"grid: {axis}"))
