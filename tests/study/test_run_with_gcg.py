@@ -38,7 +38,7 @@ SMALL = [
     "measure.max_new_tokens=4",
     "measure.divergences=[js]",
 ]
-SEARCH = "measure.gcg={methods_on: {cr: [kldo], pref: [dpo]}, prompts: 3, steps: 3, width: 8, check_every: 2}"
+SEARCH = "measure.gcg={methods_on: {cr: [kldo]}, prompts: 3, steps: 3, width: 8, check_every: 2}"
 FILES = ("gcg.jsonl", "responses.jsonl", "verdicts.jsonl", "rates.json")
 
 
