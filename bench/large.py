@@ -77,6 +77,8 @@ def stages(share: float, folder: Path, names: Sequence[str]) -> Iterator[Measure
         "judge": (attacked, ["judge", str(attack), "--quiet"]),
         "separate": (n_prompts, ["separate", "toy", "--prompts", str(asked), *place]),
     }
+    if unknown := [name for name in names if name not in commands]:
+        raise SystemExit(f"no stage {unknown[0]!r}; expected {', '.join(commands)}")
     for stage, (count, arguments) in commands.items():
         if not names or stage in names:
             yield measure(stage, count, arguments)
