@@ -1,7 +1,7 @@
 """Many requests over the servers of one model: a shared queue, and failover when a server stops answering.
 
 Each request goes to the server with the fewest requests under way. A request that has failed on a server, retries
-included, or that a server rejects or finds too long, goes to another where it has not been. A server that has answered
+included, or that a server rejects or finds too long, goes to another that it has not tried. A server that has answered
 nothing since a request was sent that failed is down: it gets no more requests in this call, and for `REST` seconds
 after it none but those that have no other server left.
 """
@@ -55,12 +55,12 @@ class _Replica:
 
 
 class _Sent(NamedTuple):
-    """A request under way: its number, where it was sent, that server's replies until then, and where it was before."""
+    """A request under way: its number, its server, that server's replies until then, and the endpoints it has tried."""
 
     number: int
     replica: _Replica
     replies: int
-    been: frozenset[str]
+    excluded: frozenset[str]
 
 
 class _Declined(NamedTuple):
@@ -75,7 +75,7 @@ class _Declined(NamedTuple):
 class _Queue:
     """What is still to be sent, and what became of the rest; if `named`, responses tell their server.
 
-    Requests wait by the endpoints where they have been in vain. `rejected` are those that nobody answers and that are
+    Requests wait by the endpoints that they have tried, which are excluded. `rejected` are those that nobody answers and that are
     no outcome yet, as the servers that rejected them have not replied to any other.
     """
 
@@ -96,18 +96,18 @@ class _Queue:
         """
         if self.failure or len(self.rejected) > 1:
             return None
-        for been in sorted((been for been, numbers in self.waiting.items() if numbers), key=len, reverse=True):
-            left = self._left(been)
+        for excluded in sorted((excluded for excluded, numbers in self.waiting.items() if numbers), key=len, reverse=True):
+            left = self._left(excluded)
             awake = [replica for replica in left if not replica.resting] or left
             free = [replica for replica in awake if replica.running < replica.server.concurrency]
             if free:
                 replica = min(free, key=lambda replica: replica.running)
                 replica.running += 1
-                return _Sent(self.waiting[been].popleft(), replica, replica.replies, been)
+                return _Sent(self.waiting[excluded].popleft(), replica, replica.replies, excluded)
         return None
 
-    def _left(self, been: frozenset[str]) -> list[_Replica]:
-        return [replica for replica in self.replicas if not replica.down and replica.server.endpoint not in been]
+    def _left(self, excluded: frozenset[str]) -> list[_Replica]:
+        return [replica for replica in self.replicas if not replica.down and replica.server.endpoint not in excluded]
 
     def revive(self) -> bool:
         """Let requests try again what is left of the servers, where nothing runs and all of them have failed on it.
@@ -196,11 +196,11 @@ class _Queue:
             self.failure = self.failure or error
 
     def _wait_for_another(self, sent: _Sent) -> bool:
-        """Let a request wait for a server where it has not been. Returns False where there is none."""
-        been = sent.been | {sent.replica.server.endpoint}
-        if not self._left(been):
+        """Let a request wait for a server that it has not tried. Returns False where there is none."""
+        excluded = sent.excluded | {sent.replica.server.endpoint}
+        if not self._left(excluded):
             return False
-        self.waiting.setdefault(been, deque()).append(sent.number)
+        self.waiting.setdefault(excluded, deque()).append(sent.number)
         return True
 
 
