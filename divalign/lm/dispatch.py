@@ -75,8 +75,8 @@ class _Declined(NamedTuple):
 class _Queue:
     """What is still to be sent, and what became of the rest; if `named`, responses tell their server.
 
-    Requests wait by the endpoints that they have tried, which are excluded. `rejected` are those that nobody answers and that are
-    no outcome yet, as the servers that rejected them have not replied to any other.
+    Requests wait by the endpoints that they have tried, which are excluded. `rejected` are those that nobody answers
+    and that are no outcome yet, as the servers that rejected them have not replied to any other.
     """
 
     replicas: list[_Replica]
@@ -96,7 +96,8 @@ class _Queue:
         """
         if self.failure or len(self.rejected) > 1:
             return None
-        for excluded in sorted((excluded for excluded, numbers in self.waiting.items() if numbers), key=len, reverse=True):
+        pending = [endpoints for endpoints, numbers in self.waiting.items() if numbers]
+        for excluded in sorted(pending, key=len, reverse=True):
             left = self._left(excluded)
             awake = [replica for replica in left if not replica.resting] or left
             free = [replica for replica in awake if replica.running < replica.server.concurrency]
