@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from divalign.core.names import find
+from divalign.lm.endpoint import SCHEMES
 from divalign.safety.journal import Journal
 from divalign.safety.judges import JUDGES, Judge, find_judge
 from divalign.safety.model_judges import find_rubric, model_judge, question_maker, why_unavailable
@@ -140,7 +141,7 @@ def judge_model(name: str) -> str:
 
 def is_served(name: str) -> bool:
     """Tell whether a judge's model is on a server."""
-    return judge_model(name).startswith(("http://", "https://"))
+    return judge_model(name).startswith(SCHEMES)
 
 
 def check_judge(name: str, *, question: str | None = None, options: LoadOptions | None = None) -> None:
